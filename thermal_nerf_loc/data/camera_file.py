@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The cameras of a rig in one YAML file, and a frame of single images that they took.
+
+    rgb:                                      names as in transforms.json, see `nerfstudio`
+      w: 640
+      h: 480
+      fl_x: 457.0                             cx cy fl_y k1 .. camera_model as needed
+    thermal:
+      w: 320
+      h: 256
+      fl_x: 294.7
+      celsius_per_count: 0.01                 or planck_*; with neither, no temperatures
+      celsius_offset: -273.15
+      transform_rgb_thermal: [[..], ..]       p_rgb = transform_rgb_thermal @ p_thermal, OpenCV
+                                              axes, metres; the identity where it is missing
+
+The reference camera is the RGB camera, or, without an extrinsic, the thermal one. A size that is
+not given is taken from the image.
+"""
+
+from collections.abc import Mapping
+import difflib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import yaml
+
+from thermal_nerf_loc.data.files import read_text
+from thermal_nerf_loc.data.images import read_image
+from thermal_nerf_loc.data.intrinsics import camera_from_keys, INTRINSIC_KEYS
+from thermal_nerf_loc.data.scene import ImageRecord, load_image
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry.se3 import check_pose
+from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
+from thermal_nerf_loc.sensing.thermal import radiometry_from_mapping, RADIOMETRY_KEYS
+
+_EXTRINSIC = 'transform_rgb_thermal'
+
+
+def load_frame(cameras: Path, images: Mapping[str, Path]) -> Frame:
+    """Read images (modality: path) that the cameras of one YAML file took at one moment."""
+    if not images:
+        raise InputError('no image', expected='an RGB or a thermal image, or both')
+    blocks = read_blocks(cameras)
+    loaded = {}
+    for modality, path in images.items():
+        if modality not in blocks:
+            raise InputError(f'camera file has no {modality} camera', where=cameras,
+                             expected=f'a block "{modality}" with w, h, fl_x, ...',
+                             got=', '.join(blocks))
+        loaded[modality] = load_image(modality, _record(modality, path, blocks[modality],
+                                                        f'{cameras} {modality}'))
+    return Frame(0, loaded, name=next(iter(images.values())).name)
+
+
+def read_blocks(path: Path) -> dict[str, dict[str, Any]]:
+    """Camera keys by modality; unknown ones are named."""
+    try:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise InputError('is no YAML', where=path, got=' '.join(str(error).split())) from None
+    if not isinstance(content, dict) or not content:
+        raise InputError('is no camera file', where=path, expected='blocks "rgb" and "thermal"',
+                         got=f'a {type(content).__name__}' if content else 'nothing')
+    _check_keys(content, (RGB, THERMAL), str(path))
+    for modality, block in content.items():
+        where = f'{path} {modality}'
+        if not isinstance(block, dict):
+            raise InputError('block holds no keys', where=where, expected='w, h, fl_x, ...',
+                             got=repr(block))
+        _check_keys(block, INTRINSIC_KEYS if modality == RGB else
+                    (*INTRINSIC_KEYS, _EXTRINSIC, *RADIOMETRY_KEYS), where)
+    return content
+
+
+def _record(modality: str, path: Path, block: Mapping[str, Any], where: str) -> ImageRecord:
+    keys = {key: block[key] for key in INTRINSIC_KEYS if key in block}
+    camera = camera_from_keys(keys, where, lambda: _size(path))
+    if modality == RGB:
+        return ImageRecord(path, camera, np.eye(4))
+    return ImageRecord(path, camera, _extrinsic(block, f'{where} {_EXTRINSIC}'),
+                       radiometry=radiometry_from_mapping(block, where))
+
+
+def _extrinsic(block: Mapping[str, Any], where: str) -> NDArray[np.float64]:
+    if block.get(_EXTRINSIC) is None:
+        return np.eye(4)
+    try:
+        T = np.array(block[_EXTRINSIC], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError('is no matrix of numbers', where=where, expected='4x4 numbers',
+                         got=repr(block[_EXTRINSIC])[:60]) from None
+    return check_pose(T, where)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    height, width = read_image(path).shape[:2]
+    return width, height
+
+
+def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            raise InputError(f'unknown key {key!r}', where=where,
+                             expected='one of ' + ', '.join(known),
+                             hint=f'Did you mean {near[0]!r}?' if near else None)

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Posed image sets as nerfstudio's `transforms.json`, with a `thermal` block.
+
+`transform_matrix` is the reference camera's pose in the world, in OpenGL axes (x right, y up,
+z backwards); it becomes an OpenCV pose here, once. Thermal images (`thermal_file_path` of a frame)
+have their own camera in the top-level `thermal` block:
+
+    w h fl_x fl_y cx cy k1 .. camera_model    as at the top level
+    celsius_per_count, celsius_offset         deg C = counts * celsius_per_count + celsius_offset
+    planck_r1 planck_b planck_f planck_o ..   or FLIR's constants; with neither, no temperatures
+    transform_rgb_thermal                     p_rgb = transform_rgb_thermal @ p_thermal, both in
+                                              OpenCV axes (x right, y down, z forward), metres;
+                                              the identity where it is missing
+
+Where a set has no colour images, the thermal camera sits at `transform_matrix @
+transform_rgb_thermal` all the same. A frame may repeat any intrinsic, and may hold a `thermal`
+block of its own, to override the common one. Further keys of a frame: `depth_file_path`
+(`depth_unit_scale_factor` metres a count, 0.001 by default), `mask_path` (0: ignore), the same
+with `thermal_` before them, and `stamp_ns`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+import functools
+import logging
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.files import read_json, reading
+from thermal_nerf_loc.data.images import DEPTH_UNIT_M, read_image
+from thermal_nerf_loc.data.intrinsics import camera_from_keys, INTRINSIC_KEYS
+from thermal_nerf_loc.data.scene import GL_FROM_CV, ImageRecord, load_image, Scene, SceneFrame
+from thermal_nerf_loc.data.scene_writer import SceneWriter
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.geometry.se3 import check_pose
+from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.sensing.thermal import Radiometry, radiometry_from_mapping
+
+__all__ = ['HOLD_OUT_EVERY', 'SceneWriter', 'load_scene']
+
+HOLD_OUT_EVERY = 8  # frames, where the file names no split
+
+_log = logging.getLogger(__name__)
+_PREFIX = {RGB: '', THERMAL: 'thermal_'}
+_SPLIT_KEYS = ('train_filenames', 'val_filenames', 'test_filenames')
+
+
+def load_scene(path: Path) -> Scene:
+    """
+    Read a `transforms.json`, or the folder that holds one.
+
+    Images stay on disk until `Scene.load`. Those that are listed but not there are skipped, and
+    counted in `Scene.notices`.
+    """
+    path = Path(path)
+    with reading(path):
+        file = path / 'transforms.json' if path.is_dir() else path
+    content = _mapping(read_json(file), file)
+    entries = content.get('frames')
+    if not isinstance(entries, list) or not entries:
+        raise InputError('scene has no frames', where=file, expected='a list of frames',
+                         got='an empty list' if entries == [] else repr(entries)[:60])
+    reader = _Reader(file, content)
+    frames = [reader.frame(index, entry) for index, entry in enumerate(entries)]
+    _check_names(file, [name for names, _ in frames for name in names])
+    present = [(position, frame) for position, (_, frame) in enumerate(frames) if frame]
+    if not present:
+        raise InputError('none of the images is there', where=file,
+                         got=f'{len(entries)} frames, first missing {reader.missing[0][1]}',
+                         hint='Paths in the file are relative to its own folder.')
+    train, test = _split(content, file, frames, [position for position, _ in present])
+    scene = Scene(file.parent, tuple(frame for _, frame in present), train, test,
+                  reader.notices())
+    for notice in scene.notices:
+        _log.warning(notice)
+    _probe(scene)
+    return scene
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads frames one by one, remembering what was not there."""
+
+    file: Path
+    content: Mapping[str, Any]
+    missing: list[tuple[str, Path]] = field(default_factory=list)
+    listed: Counter[str] = field(default_factory=Counter)
+    cameras: dict[tuple[Any, ...], Camera] = field(default_factory=dict)
+
+    def frame(self, index: int, entry: Any) -> tuple[list[str], SceneFrame | None]:
+        """Names that the entry goes by, and the frame, unless none of its images is there."""
+        where = f'{self.file} frame {index}'
+        entry = _mapping(entry, where)
+        names = [_relative(entry[f'{prefix}file_path'], where) for prefix in _PREFIX.values()
+                 if f'{prefix}file_path' in entry]
+        if not names:
+            raise InputError('frame names no image', where=where,
+                             expected='file_path or thermal_file_path',
+                             got=', '.join(entry) or 'nothing')
+        where = f'{where} ({names[0]})'
+        if 'transform_matrix' not in entry:
+            raise InputError('frame has no pose', where=where, expected='transform_matrix')
+        T_world_cam = _pose(entry['transform_matrix'], f'{where} transform_matrix') @ GL_FROM_CV
+        stamp_ns = _stamp(entry, 'stamp_ns', 0, where)
+        records = {}
+        for modality, prefix in _PREFIX.items():
+            if f'{prefix}file_path' in entry:
+                record = self._record(modality, prefix, entry, stamp_ns, where)
+                if record is not None:
+                    records[modality] = record
+        frame = SceneFrame(names[0], T_world_cam, records, stamp_ns) if records else None
+        return names, frame
+
+    def notices(self) -> tuple[str, ...]:
+        """One sentence about everything that was not there."""
+        if not self.missing:
+            return ()
+        kinds = Counter(kind for kind, _ in self.missing)
+        counts = ', '.join(f'{count} of {self.listed[kind]} {kind} files'
+                              for kind, count in kinds.items())
+        return (f'{self.file}: {counts} are listed but not there and were skipped '
+                f'(first: {self.missing[0][1]})',)
+
+    def _record(self, modality: str, prefix: str, entry: Mapping[str, Any], stamp_ns: int,
+                where: str) -> ImageRecord | None:
+        path = self._existing(modality, entry, f'{prefix}file_path', where)
+        mask = self._existing(f'{modality} mask', entry, f'{prefix}mask_path', where)
+        depth = self._existing(f'{modality} depth', entry, f'{prefix}depth_file_path', where)
+        if path is None or (mask is None and f'{prefix}mask_path' in entry):
+            return None  # without its mask an image would teach what it was to leave out
+        block = self._block(modality, entry, where)
+        unit_m = entry.get('depth_unit_scale_factor',
+                           self.content.get('depth_unit_scale_factor', DEPTH_UNIT_M))
+        if not isinstance(unit_m, (int, float)) or not 0.0 < unit_m < np.inf:
+            raise InputError('depth_unit_scale_factor is no scale', where=where,
+                             expected='metres a count, above 0', got=repr(unit_m))
+        return ImageRecord(
+            path, self._camera(modality, block, path, where), self._extrinsic(block, where),
+            mask, depth,
+            self._radiometry(block, where) if modality == THERMAL else None, float(unit_m),
+            _stamp(entry, f'{prefix}image_stamp_ns', stamp_ns, where))
+
+    def _block(self, modality: str, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """The keys that describe a camera: common ones, overridden by the frame's own."""
+        if modality == RGB:
+            return {**{key: self.content[key] for key in INTRINSIC_KEYS if key in self.content},
+                    **{key: entry[key] for key in INTRINSIC_KEYS if key in entry}}
+        blocks = [_mapping(source['thermal'], f'{place} thermal') for source, place in
+                  ((self.content, str(self.file)), (entry, where)) if 'thermal' in source]
+        if not blocks:
+            raise InputError('thermal images have no camera', where=where,
+                             expected='a top-level block "thermal" with fl_x, w, h, ...',
+                             hint='For pixel-aligned images repeat the RGB intrinsics there.')
+        return functools.reduce(lambda common, own: {**common, **own}, map(dict, blocks))
+
+    def _camera(self, modality: str, block: Mapping[str, Any], path: Path, where: str) -> Camera:
+        keys = {key: block[key] for key in INTRINSIC_KEYS if key in block}
+        known = (modality, repr(sorted(keys.items())))
+        if known not in self.cameras:
+            self.cameras[known] = camera_from_keys(keys, f'{where} {modality} camera',
+                                                   _size_of(path))
+        return self.cameras[known]
+
+    def _extrinsic(self, block: Mapping[str, Any], where: str) -> NDArray[np.float64]:
+        if block.get('transform_rgb_thermal') is None:
+            return np.eye(4)
+        return _pose(block['transform_rgb_thermal'], f'{where} transform_rgb_thermal')
+
+    def _radiometry(self, block: Mapping[str, Any], where: str) -> Radiometry | None:
+        try:
+            return radiometry_from_mapping(block, f'{where} thermal')
+        except InputError as error:
+            raise error if error.where else InputError(
+                error.what, where=f'{where} thermal', expected=error.expected, got=error.got,
+                hint=error.hint) from None
+
+    def _existing(self, kind: str, entry: Mapping[str, Any], key: str,
+                  where: str) -> Path | None:
+        if entry.get(key) is None:
+            return None
+        self.listed[kind] += 1
+        path = self.file.parent / _relative(entry[key], where)
+        if not path.suffix and not path.exists():
+            path = path.with_suffix('.png')  # Blender's sets leave it out
+        with reading(path):
+            if path.is_file():
+                return path
+        self.missing.append((kind, path))
+        return None
+
+
+def _probe(scene: Scene) -> None:
+    """Decode one image of each modality now: a wrong size or kind shows before any long job."""
+    for modality in scene.modalities:
+        record = next(frame.records[modality] for frame in scene.frames
+                      if modality in frame.records)
+        load_image(modality, record)
+
+
+def _split(content: Mapping[str, Any], file: Path,
+           frames: Sequence[tuple[list[str], SceneFrame | None]],
+           present: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Indices (into the frames that are there) to train on and to hold out."""
+    position = {name: index for index, (names, _) in enumerate(frames) for name in names}
+    lists = {key: _named(content[key], f'{file} {key}', position) for key in _SPLIT_KEYS
+             if content.get(key) is not None}
+    everything = set(range(len(frames)))
+    if lists:
+        train, val, test = (lists.get(key) for key in _SPLIT_KEYS)
+        held = test if test is not None else val
+        if held is None:
+            held = everything - (train or set())
+        train = everything - held - (val or set()) if train is None else train
+        both = sorted(train & held)
+        if both:
+            raise InputError('a frame is both for training and held out', where=file,
+                             got=frames[both[0]][0][0])
+    else:
+        held = {index for index in everything if index % HOLD_OUT_EVERY == 0 and len(frames) > 1}
+        train = everything - held
+    return (tuple(new for new, old in enumerate(present) if old in train),
+            tuple(new for new, old in enumerate(present) if old in held))
+
+
+def _named(names: Any, where: str, position: Mapping[str, int]) -> set[int]:
+    if not isinstance(names, list):
+        raise InputError('split is no list of file names', where=where, got=repr(names)[:60])
+    unknown = [name for name in names if _relative(name, where) not in position]
+    if unknown:
+        raise InputError('split names frames that the scene does not have', where=where,
+                         expected='values of file_path',
+                         got=f'{len(unknown)} unknown, first {unknown[0]!r}')
+    return {position[_relative(name, where)] for name in names}
+
+
+def _check_names(file: Path, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError('the same image is listed twice', where=file,
+                         got=', '.join(twice[:3]) + (', ...' if len(twice) > 3 else ''))
+
+
+def _size_of(path: Path) -> Callable[[], tuple[int, int]]:
+    def size() -> tuple[int, int]:
+        height, width = read_image(path).shape[:2]
+        return width, height
+    return size
+
+
+def _pose(rows: Any, where: str) -> NDArray[np.float64]:
+    try:
+        T = np.array(rows, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError('pose is no matrix of numbers', where=where, expected='4x4 numbers',
+                         got=repr(rows)[:60]) from None
+    return check_pose(np.vstack([T, [0.0, 0.0, 0.0, 1.0]]) if T.shape == (3, 4) else T, where)
+
+
+def _mapping(value: Any, where: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError('holds no JSON object', where=where, expected='{...}',
+                         got=f'a {type(value).__name__}')
+    return value
+
+
+def _relative(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise InputError('path is no text', where=where, expected='a path', got=repr(value))
+    return str(PurePosixPath(value.replace('\\', '/')))
+
+
+def _stamp(entry: Mapping[str, Any], key: str, default: int, where: str) -> int:
+    value = entry.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f'{key} is no time stamp', where=where,
+                         expected='whole nanoseconds', got=repr(value))
+    return value

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Posed frames on disk: what the trainer, the localizer's tests and the simulator share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.images import (
+    CountImage, DEPTH_UNIT_M, read_counts, read_depth, read_mask, read_rgb)
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
+from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
+
+# OpenGL cameras (data sets: x right, y up, z backwards) to OpenCV ones and back
+GL_FROM_CV = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageRecord:
+    """One image of one frame, still on disk."""
+
+    path: Path
+    camera: Camera
+    T_cam_sensor: NDArray[np.float64]
+    mask_path: Path | None = None
+    depth_path: Path | None = None
+    radiometry: Radiometry | None = None  # thermal only; None: values are no temperatures
+    depth_unit_m: float = DEPTH_UNIT_M  # metres a count of the depth file
+    stamp_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SceneFrame:
+    """One posed moment; `records` by modality."""
+
+    name: str
+    T_world_cam: NDArray[np.float64]
+    records: Mapping[str, ImageRecord]
+    stamp_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """A posed image set with its split; `notices` is what its reader found worth telling."""
+
+    root: Path
+    frames: tuple[SceneFrame, ...]
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the frames hold, 'rgb' first; not every frame needs to hold all of it."""
+        present = {modality for frame in self.frames for modality in frame.records}
+        return tuple(sorted(present))
+
+    def split(self, name: str) -> tuple[int, ...]:
+        """Indices of the 'train', 'test' or 'all' frames."""
+        if name == 'all':
+            return tuple(range(len(self.frames)))
+        if name not in ('train', 'test'):
+            raise InputError('unknown split', where=self.root, expected='train, test or all',
+                             got=repr(name))
+        return self.train if name == 'train' else self.test
+
+    def require(self, *modalities: str) -> None:
+        """Refuse a scene that lacks one of these modalities."""
+        missing = [modality for modality in modalities if modality not in self.modalities]
+        if missing:
+            raise InputError(f'scene has no {" and no ".join(missing)} images', where=self.root,
+                             expected=', '.join(modalities), got=', '.join(self.modalities))
+
+    def load(self, index: int) -> Frame:
+        """Read and decode one frame's images; safe to call from several threads at once."""
+        if not 0 <= index < len(self.frames):
+            raise InputError('no such frame', where=self.root,
+                             expected=f'0 to {len(self.frames) - 1}', got=index)
+        frame = self.frames[index]
+        images = {modality: load_image(modality, record)
+                  for modality, record in frame.records.items()}
+        return Frame(frame.stamp_ns, images, frame.T_world_cam, frame.name)
+
+
+def load_image(modality: str, record: ImageRecord) -> SensorImage:
+    """Read one image with its mask and depth, each held against the camera's size."""
+    radiometric = True
+    if modality == RGB:
+        values, valid = read_rgb(record.path)
+    else:
+        counts = read_counts(record.path)
+        values, radiometric = _thermal_values(counts, record)
+        valid = counts.valid
+        unknown = ~np.isfinite(values)
+        if unknown.any():  # counts that no temperature gives: masked, and kept out of any blur
+            valid = ~unknown if valid is None else valid & ~unknown
+            values = np.where(unknown, np.median(values[~unknown]) if not unknown.all() else 0.0,
+                              values).astype(np.float32)
+        values = values[..., None]
+    _check_size(values.shape[:2], record.camera, record.path, f'{modality} image')
+    if record.mask_path is not None:
+        mask = read_mask(record.mask_path)
+        _check_size(mask.shape, record.camera, record.mask_path, 'mask')
+        valid = mask if valid is None else valid & mask
+    depth_m = None
+    if record.depth_path is not None:
+        depth_m = read_depth(record.depth_path, record.depth_unit_m)
+        _check_size(depth_m.shape, record.camera, record.depth_path, 'depth image')
+    return SensorImage(record.camera, values, record.stamp_ns, record.T_cam_sensor, valid,
+                       depth_m, radiometric)
+
+
+def _thermal_values(image: CountImage, record: ImageRecord) -> tuple[NDArray[np.float32], bool]:
+    """Counts to deg C; floating-point files hold a physical value already, scaled by the set."""
+    if np.issubdtype(image.counts.dtype, np.floating):
+        if record.radiometry is None:
+            raise InputError('floating-point thermal image has no scale', where=record.path,
+                             expected='celsius_per_count and celsius_offset',
+                             hint='For deg C give 1 and 0, for kelvin 1 and -273.15.')
+        return record.radiometry.to_celsius(image.counts), True
+    return decode_thermal(image.counts, record.radiometry, record.path)
+
+
+def _check_size(shape: tuple[int, ...], camera: Camera, path: Path, what: str) -> None:
+    if shape != (camera.height, camera.width):
+        raise InputError(f'{what} does not fit its camera', where=path,
+                         expected=f'{camera.width}x{camera.height} pixels',
+                         got=f'{shape[1]}x{shape[0]}',
+                         hint='Intrinsics belong to one resolution.')

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timed poses, and the TUM file format: `seconds x y z qx qy qz qw` a line."""
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.files import read_text, write_atomically
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
+
+Array = NDArray[np.float64]
+
+_NS = 10**9
+_COLUMNS = 8
+_TOLERANCE = 1e-5  # of |R^T R - I|
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trajectory:
+    """Poses in the order of time; what they are poses of is the owner's knowledge."""
+
+    stamps_ns: NDArray[np.int64]  # (n,) strictly rising
+    poses: Array  # (n, 4, 4)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no trajectory, and make both arrays read-only."""
+        stamps_ns = np.array(self.stamps_ns)
+        if stamps_ns.size and not np.issubdtype(stamps_ns.dtype, np.integer):
+            raise InputError('trajectory stamps are no integers', expected='nanoseconds',
+                             got=str(stamps_ns.dtype))
+        poses = np.array(self.poses, dtype=np.float64).reshape(-1, 4, 4)
+        if stamps_ns.ndim != 1 or len(stamps_ns) != len(poses):
+            raise InputError('trajectory has not one stamp for each pose', expected=len(poses),
+                             got=stamps_ns.shape)
+        falling = np.flatnonzero(np.diff(stamps_ns) <= 0)
+        if falling.size:
+            at = int(falling[0])
+            raise InputError('trajectory stamps do not rise', where=f'pose {at + 1}',
+                             expected=f'later than {stamps_ns[at]} ns',
+                             got=f'{stamps_ns[at + 1]} ns')
+        if not np.isfinite(poses).all():
+            bad = int(np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))[0])
+            raise InputError('pose holds NaN or infinity', where=f'pose {bad}')
+        R = poses[:, :3, :3]
+        skewed = np.abs(np.swapaxes(R, 1, 2) @ R - np.eye(3)).max(axis=(1, 2)) > _TOLERANCE
+        if skewed.any() or (np.linalg.det(R) < 0.0).any():
+            bad = int(np.flatnonzero(skewed | (np.linalg.det(R) < 0.0))[0])
+            raise InputError('pose is no rigid motion', where=f'pose {bad}',
+                             expected='a rotation: R^T R = I, det R = 1', got=R[bad].tolist())
+        stamps_ns = stamps_ns.astype(np.int64)
+        for name, array in (('stamps_ns', stamps_ns), ('poses', poses)):
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+    def __len__(self) -> int:
+        """Number of poses."""
+        return len(self.stamps_ns)
+
+    @property
+    def duration_ns(self) -> int:
+        """Time from the first pose to the last."""
+        return int(self.stamps_ns[-1] - self.stamps_ns[0]) if len(self) else 0
+
+    def at(self, stamp_ns: int, max_gap_ns: int | None = None) -> Array | None:
+        """
+        Pose at a moment, on the SE(3) geodesic between its neighbours.
+
+        None before the first and after the last pose, and inside a gap longer than `max_gap_ns`.
+        """
+        after = int(np.searchsorted(self.stamps_ns, stamp_ns))
+        if after < len(self) and self.stamps_ns[after] == stamp_ns:
+            return np.array(self.poses[after])
+        if after in (0, len(self)):
+            return None
+        start, end = int(self.stamps_ns[after - 1]), int(self.stamps_ns[after])
+        if max_gap_ns is not None and end - start > max_gap_ns:
+            return None
+        T: Array = se3.interpolate(self.poses[after - 1], self.poses[after],
+                                   (stamp_ns - start) / (end - start))
+        return T
+
+    def gaps(self, longer_than_ns: int) -> tuple[tuple[int, int], ...]:
+        """`(start_ns, end_ns)` wherever neighbours lie further apart than that."""
+        at = np.flatnonzero(np.diff(self.stamps_ns) > longer_than_ns)
+        return tuple((int(self.stamps_ns[i]), int(self.stamps_ns[i + 1])) for i in at)
+
+    def between(self, start_ns: int, end_ns: int) -> 'Trajectory':
+        """The poses from `start_ns` to `end_ns`, both included."""
+        kept = (self.stamps_ns >= start_ns) & (self.stamps_ns <= end_ns)
+        return Trajectory(self.stamps_ns[kept], self.poses[kept])
+
+
+def read_tum(path: Path) -> Trajectory:
+    """Read a TUM file; stamps stay exact to the nanosecond."""
+    stamps_ns, rows = [], []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = line.split('#')[0].replace(',', ' ').split()
+        if not words:
+            continue
+        where = f'{path} line {number}'
+        if len(words) != _COLUMNS:
+            raise InputError('is no TUM pose', where=where,
+                             expected='8 columns: seconds x y z qx qy qz qw',
+                             got=f'{len(words)} columns')
+        try:
+            stamps_ns.append(_nanoseconds(words[0]))
+            rows.append([float(word) for word in words[1:]])
+        except (ValueError, InvalidOperation, OverflowError):
+            raise InputError('is no TUM pose', where=where, expected='8 numbers',
+                             got=repr(line.strip()[:80])) from None
+        _check_row(rows[-1], where)
+        if len(stamps_ns) > 1 and stamps_ns[-1] <= stamps_ns[-2]:
+            raise InputError('stamps do not rise', where=where,
+                             expected=f'later than {_seconds(stamps_ns[-2])} s',
+                             got=f'{_seconds(stamps_ns[-1])} s',
+                             hint='Sort the file by its first column; no stamp may come twice.')
+    if not rows:
+        raise InputError('holds no pose', where=path, expected='lines of 8 columns')
+    table = np.array(rows)
+    return Trajectory(np.array(stamps_ns, dtype=np.int64),
+                      se3.from_quaternion(table[:, :3], table[:, 3:]))
+
+
+def write_tum(path: Path, trajectory: Trajectory) -> None:
+    """Write a TUM file: nine decimals of a second, and every bit of the poses."""
+    quaternions = se3.quaternion_from_matrix(trajectory.poses[:, :3, :3])
+    lines = ['# seconds x y z qx qy qz qw']
+    for stamp_ns, T, q in zip(trajectory.stamps_ns, trajectory.poses, quaternions, strict=True):
+        numbers = ' '.join(repr(float(value)) for value in (*T[:3, 3], *q))
+        lines.append(f'{_seconds(int(stamp_ns))} {numbers}')
+    write_atomically(path, '\n'.join(lines) + '\n')
+
+
+def _check_row(row: list[float], where: str) -> None:
+    if not np.isfinite(row).all():
+        raise InputError('pose holds NaN or infinity', where=where, expected='finite numbers')
+    norm = float(np.linalg.norm(row[3:]))
+    if abs(norm - 1.0) > 1e-2:  # files with three decimals are still fine
+        raise InputError('quaternion is not of unit length', where=where, expected='|q| = 1',
+                         got=f'|q| = {norm:.4g}')
+
+
+def _nanoseconds(seconds: str) -> int:
+    """Exact: a float holds the seconds of our age to some 200 ns only."""
+    value = Decimal(seconds)
+    if not value.is_finite():
+        raise ValueError(seconds)
+    return int((value * _NS).to_integral_value())
+
+
+def _seconds(stamp_ns: int) -> str:
+    sign, (whole, rest) = '-' if stamp_ns < 0 else '', divmod(abs(stamp_ns), _NS)
+    return f'{sign}{whole}.{rest:09d}'
