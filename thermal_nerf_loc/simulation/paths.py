@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How a simulated robot moves: twice differentiable paths through free space, and its odometry.
+
+The body frame `base` is ROS's: x forward, y left, z up.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import CubicSpline
+
+from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.simulation.world import World
+
+Array = NDArray[np.float64]
+
+KINDS = ('drone', 'planar')
+CLEARANCE_M = 0.30  # a path keeps this far from everything
+PLANAR_HEIGHT_M = 0.35  # of a ground robot's body centre
+
+_CHECKED_LAPS = 8
+_CHECKS_A_LAP = 200
+_TWIST_STEP_S = 1e-4
+_WAVES = 6  # x, y, z, yaw, pitch, roll
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Motion:
+    """Pose of the body as a function of time; goes on, never twice the same lap."""
+
+    position: CubicSpline  # by distance along the loop, periodic
+    yaw: CubicSpline  # what is left of the heading without its full turns
+    turns: int  # full turns a lap
+    lap_s: float
+    swing: Array  # (6,) amplitude of the waves in x, y, z (m), yaw, pitch, roll (rad)
+    cycles: Array  # (6,) of the waves in a lap
+    phases: Array  # (6,)
+
+    def poses(self, times_s: ArrayLike) -> Array:
+        """T_world_base at times (n,): (n, 4, 4)."""
+        laps = np.atleast_1d(np.asarray(times_s, dtype=np.float64)) / self.lap_s
+        along = laps * self.position.x[-1]
+        waves = self.swing * np.sin(2.0 * np.pi * laps[:, None] * self.cycles + self.phases)
+        yaw = self.yaw(along) + 2.0 * np.pi * self.turns * laps + waves[:, 3]
+        zero = np.zeros_like(yaw)
+        R = (se3.so3_exp(np.stack([zero, zero, yaw], axis=-1))
+             @ se3.so3_exp(np.stack([zero, waves[:, 4], zero], axis=-1))
+             @ se3.so3_exp(np.stack([waves[:, 5], zero, zero], axis=-1)))
+        return se3.from_parts(R, self.position(along) + waves[:, :3])
+
+    def twists(self, times_s: ArrayLike) -> Array:
+        """Velocity (v, w) in the body frame at times (n,): (n, 6)."""
+        times = np.atleast_1d(np.asarray(times_s, dtype=np.float64))
+        ahead, behind = self.poses(times + _TWIST_STEP_S), self.poses(times - _TWIST_STEP_S)
+        return se3.minus(ahead, behind) / (2.0 * _TWIST_STEP_S)
+
+
+def make_motion(world: World, kind: str = 'drone', seed: int = 0, *, held_out: bool = False,
+                speed_m_per_s: float | None = None, mast_m: float = 0.0) -> Motion:
+    """
+    Build a motion around the world's loop, with the camera `mast_m` above the body clear as well.
+
+    `held_out` swings to the other side than the same seed's other motion, so that it sees the
+    same things from places where that one never was.
+    """
+    if kind not in KINDS:
+        raise InputError('unknown trajectory', expected=' or '.join(KINDS), got=repr(kind))
+    loop = np.array(world.layout.waypoints)
+    speed = world.layout.speed_m_per_s if speed_m_per_s is None else speed_m_per_s
+    if kind == 'planar':
+        loop[:, 2] = PLANAR_HEIGHT_M
+    for share in (1.0, 0.7, 0.5, 0.3, 0.15, 0.0):
+        motion = _around(loop, world.layout.gaze_rad, kind, seed, held_out, speed, share)
+        if _is_clear(world, motion, mast_m):
+            return motion
+    raise RunError('no free path', where=world.name,
+                   expected=f'{CLEARANCE_M} m of clearance along the loop')
+
+
+def _around(loop: Array, gaze_rad: float, kind: str, seed: int, held_out: bool,
+            speed: float, share: float) -> Motion:
+    """Follow the loop, swinging by `share` of the full amplitude."""
+    rng = np.random.default_rng([seed, 21])
+    phases = rng.uniform(0.0, 2.0 * np.pi, _WAVES)
+    phases[:3] += np.pi * held_out
+    phases[3:] += rng.uniform(1.0, 2.0 * np.pi - 1.0, _WAVES - 3) * held_out
+    # irrational numbers of cycles: each lap differs from all before
+    cycles = np.array([0.618, 0.732, 1.414, 0.551, 1.303, 1.732])
+    drone = np.array([0.20, 0.20, 0.30, 1.1, 0.28, 0.08])
+    planar = np.array([0.20, 0.20, 0.0, 0.8, 0.0, 0.0])
+    swing = (drone if kind == 'drone' else planar) * np.array([share] * 3 + [1.0] * 3)
+    closed = np.concatenate([loop, loop[:1]])
+    knots = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(closed, axis=0), axis=1))])
+    path = CubicSpline(knots, closed, bc_type='periodic')
+    ahead = path(knots, 1)
+    heading = np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0]))
+    turns = round(float(heading[-1] - heading[0]) / (2.0 * np.pi))
+    rest = heading + gaze_rad - 2.0 * np.pi * turns * knots / knots[-1]
+    rest[-1] = rest[0]
+    return Motion(path, CubicSpline(knots, rest, bc_type='periodic'), turns,
+                  float(knots[-1] / speed), swing, cycles, phases)
+
+
+def _is_clear(world: World, motion: Motion, mast_m: float) -> bool:
+    times = np.linspace(0.0, _CHECKED_LAPS * motion.lap_s, _CHECKED_LAPS * _CHECKS_A_LAP)
+    body = motion.poses(times)
+    eye = body[:, :3, 3] + mast_m * body[:, :3, 2]
+    both = np.concatenate([body[:, :3, 3], eye])
+    return bool(world.is_free(both, CLEARANCE_M).all())
+
+
+class Odometry(NamedTuple):
+    """What wheels (or an inertial unit) tell: starts at the identity and drifts."""
+
+    T_odom_base: Array  # (n, 4, 4)
+    twists: Array  # (n, 6) in the body frame
+
+
+@dataclass(frozen=True, slots=True)
+class OdometryNoise:
+    """Typical of a small robot: 1 % and a degree or two each metre."""
+
+    scale: float = 0.01  # a constant error of all distances, drawn once
+    turn_scale: float = 0.01  # the same for angles
+    slip_m: float = 0.006  # random walk, each square root of a metre
+    slip_rad: float = 0.008  # random walk, each square root of a metre or radian
+
+
+CLEAN_ODOMETRY = OdometryNoise(0.0, 0.0, 0.0, 0.0)
+
+
+def simulate_odometry(motion: Motion, times_s: Array, seed: int, kind: str = 'drone',
+                      noise: OdometryNoise = OdometryNoise()) -> Odometry:
+    """Integrate the true steps with noise; a planar robot's stays in its plane."""
+    poses = motion.poses(times_s)
+    steps = se3.minus(poses[1:], poses[:-1])
+    rng = np.random.default_rng([seed, 22])
+    moved = np.linalg.norm(steps[:, :3], axis=1, keepdims=True)
+    turned = np.linalg.norm(steps[:, 3:], axis=1, keepdims=True)
+    scales = 1.0 + rng.normal(0.0, [noise.scale] * 3 + [noise.turn_scale] * 3)
+    slips = np.concatenate([noise.slip_m * np.sqrt(moved) * rng.standard_normal((len(steps), 3)),
+                            noise.slip_rad * np.sqrt(moved + turned)
+                            * rng.standard_normal((len(steps), 3))], axis=1)
+    wrong = steps * scales + slips
+    if kind == 'planar':
+        wrong[:, 2:5] = 0.0
+    out = [np.eye(4)]
+    for T_step in se3.exp(wrong):
+        out.append(out[-1] @ T_step)
+    gaps = np.diff(times_s)[:, None]
+    twists = wrong / gaps
+    return Odometry(np.array(out), np.concatenate([twists, twists[-1:]]))

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Send a simulated robot through a world and record it as a data set or as a rosbag2."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+import functools
+import heapq
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.config import check, setting
+from thermal_nerf_loc.data.bag import BagWriter
+from thermal_nerf_loc.data.scene_writer import SceneWriter
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.progress import Progress, silent
+from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
+from thermal_nerf_loc.sensing.thermal import LinearRadiometry
+from thermal_nerf_loc.simulation.paths import (
+    CLEAN_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry)
+from thermal_nerf_loc.simulation.sensors import (
+    CLEAN_RGB, CLEAN_THERMAL, RgbCamera, RgbSensor, ThermalCamera, ThermalSensor)
+from thermal_nerf_loc.simulation.world import make_world, World, WORLD_NAMES
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+
+RADIOMETRY = LinearRadiometry(0.01, -273.15)  # hundredths of a kelvin
+START_NS = 1_700_000_000_000_000_000  # simulated clocks start here
+BASE, ODOM, MAP = 'base_link', 'odom', 'map'
+OPTICAL = {RGB: 'rgb_optical_frame', THERMAL: 'thermal_optical_frame'}
+
+# camera axes (x right, y down, z forward) in body axes (x forward, y left, z up)
+_R_BASE_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+_FORWARD_M = 0.08  # of the RGB camera before the body's centre
+_MAST_M = {'drone': 0.04, 'planar': 0.55}  # of the RGB camera above the body's centre
+_THERMAL_OFFSET_M = (0.046, 0.012, -0.006)  # of the thermal camera in the RGB camera's axes
+_THERMAL_TILT_DEG = (0.6, -1.0, 0.4)
+_MILD_LENS = (-0.18, 0.05, 0.0008, -0.0005)
+_TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SimulationConfig:
+    """All of a simulation."""
+
+    scene: str = setting('room', 'the world', choices=WORLD_NAMES)
+    seed: int = setting(0, 'of paths and sensors; the world itself never changes', 0, 2**31)
+    frames: int = setting(80, 'training frames of a data set; a fifth as many are held out', 2,
+                          100_000)
+    size: tuple[int, int] = setting((160, 120), 'width and height of RGB images')
+    thermal_size: tuple[int, int] | None = setting(
+        None, 'width and height of thermal images; 3/4 of RGB unless given')
+    rgb_fov_deg: float = setting(70.0, 'horizontal field of view', 10, 150)
+    thermal_fov_deg: float = setting(57.0, 'horizontal field of view', 10, 150)
+    distorted: bool = setting(False, 'give the RGB camera a lens with distortion')
+    trajectory: str = setting('drone', 'how the robot moves', choices=KINDS)
+    speed_m_per_s: float | None = setting(
+        None, 'mean speed; what suits the scene unless given', 0.01, 10)
+    laps: float = setting(3.0, 'laps of a data set', 0.1, 1000)
+    seconds: float = setting(20.0, 'length of a bag', 0.1, 36_000)
+    storage: str = setting('mcap', 'of a bag', choices=('mcap', 'sqlite3'))
+    rgb_hz: float = setting(15.0, 'RGB images a second in a bag', 0.1, 200)
+    thermal_hz: float = setting(30.0, 'thermal images a second in a bag', 0.1, 200)
+    odometry_hz: float = setting(50.0, 'odometry and ground truth a second in a bag', 0.1, 1000)
+    supersampling: int = setting(2, 'rays along each side of a pixel', 1, 8)
+    clean: bool = setting(False, 'perfect cameras and odometry; darkness still holds')
+    rgb: RgbSensor = setting(RgbSensor(), 'the RGB camera')
+    thermal: ThermalSensor = setting(ThermalSensor(), 'the thermal camera')
+
+    def __post_init__(self) -> None:
+        """Check what the ranges of single fields cannot say."""
+        check(self, 'simulation')
+        for name in ('size', 'thermal_size'):
+            size = getattr(self, name)
+            if size is not None and (len(size) != 2 or not all(8 <= n <= 8192 for n in size)):
+                raise InputError('image size is impossible', where=f'simulation.{name}',
+                                 expected='two numbers from 8 to 8192', got=size)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rig:
+    """Both cameras on the robot."""
+
+    cameras: dict[str, Camera]
+    T_base_sensor: dict[str, Array]
+
+    @property
+    def T_rgb_thermal(self) -> Array:
+        """Pose of the thermal camera in the RGB camera."""
+        return se3.inverse(self.T_base_sensor[RGB]) @ self.T_base_sensor[THERMAL]
+
+
+def make_rig(settings: SimulationConfig) -> Rig:
+    """Mount the cameras; the thermal one looks another way, through another lens."""
+    width, height = settings.size
+    small = settings.thermal_size or (max(8, 3 * width // 4), max(8, 3 * height // 4))
+    lens = ({'model': CameraModel.OPENCV, 'distortion': _MILD_LENS} if settings.distorted else {})
+    T_base_rgb = se3.from_parts(_R_BASE_OPTICAL,
+                                (_FORWARD_M, 0.0, _MAST_M[settings.trajectory]))
+    T_rgb_thermal = se3.from_parts(se3.so3_exp(np.deg2rad(_THERMAL_TILT_DEG)), _THERMAL_OFFSET_M)
+    return Rig({RGB: Camera.from_fov(width, height, settings.rgb_fov_deg, **lens),
+                THERMAL: Camera.from_fov(*small, settings.thermal_fov_deg)},
+               {RGB: T_base_rgb, THERMAL: T_base_rgb @ T_rgb_thermal})
+
+
+def render_image(world: World, modality: str, camera: Camera, T_world_sensor: Array,
+                 supersampling: int = 1) -> Array32:
+    """Exact image (height, width, channels), each pixel the mean over its area."""
+    n = supersampling
+    fine = _rays(camera.resized(n * camera.width, n * camera.height))
+    directions = _rotated(T_world_sensor, fine)
+    origins = np.broadcast_to(T_world_sensor[:3, 3], directions.shape)
+    values = world.render_rays(modality, origins, directions).values
+    pixels = values.reshape(camera.height, n, camera.width, n, -1)
+    return np.asarray(pixels.mean(axis=(1, 3)), dtype=np.float32)
+
+
+def render_depth(world: World, camera: Camera, T_world_sensor: Array) -> Array32:
+    """Exact depth along z at the pixel centres, (height, width); 0: nothing there."""
+    rays = _rays(camera)
+    directions = _rotated(T_world_sensor, rays)
+    hits = world.cast(np.broadcast_to(T_world_sensor[:3, 3], directions.shape), directions)
+    depth = np.where(hits.face >= 0, hits.distance_m, 0.0) * rays[:, 2]
+    return depth.reshape(camera.height, camera.width).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=8)
+def _rays(camera: Camera) -> Array:
+    return camera.rays()
+
+
+def _rotated(T: Array, directions: Array) -> Array:
+    """Rotate without BLAS: its threads go on spinning for a while and would slow the tracing."""
+    return np.asarray(np.einsum('nj,ij->ni', directions, T[:3, :3]))
+
+
+class Robot:
+    """The rig with its sensors, somewhere on its motion; ask it in the order of time."""
+
+    def __init__(self, settings: SimulationConfig, held_out: bool, seed: int) -> None:
+        """Build world, rig, motion and sensors."""
+        self.settings, self.world = settings, make_world(settings.scene)
+        self.rig = make_rig(settings)
+        self.motion: Motion = make_motion(
+            self.world, settings.trajectory, settings.seed, held_out=held_out,
+            speed_m_per_s=settings.speed_m_per_s, mast_m=_MAST_M[settings.trajectory])
+        rgb = RgbSensor(**{**_fields(CLEAN_RGB), 'darkness': settings.rgb.darkness})
+        self._rgb = RgbCamera(rgb if settings.clean else settings.rgb, seed)
+        self.thermal = ThermalCamera(self.rig.cameras[THERMAL], CLEAN_THERMAL if settings.clean
+                                     else settings.thermal, seed)
+
+    def T_world_base(self, elapsed_ns: int) -> Array:
+        """Pose of the body."""
+        T: Array = self.motion.poses(elapsed_ns * 1e-9)[0]
+        return T
+
+    def see(self, modality: str, elapsed_ns: int, with_depth: bool = False) -> SensorImage:
+        """Take one image."""
+        camera = self.rig.cameras[modality]
+        T_world_sensor = self.T_world_base(elapsed_ns) @ self.rig.T_base_sensor[modality]
+        exact = render_image(self.world, modality, camera, T_world_sensor,
+                             self.settings.supersampling)
+        if modality == RGB:
+            values, T_cam_sensor = self._rgb.expose(exact, elapsed_ns), np.eye(4)
+        else:
+            values = self.thermal.expose(exact[..., 0], elapsed_ns).celsius[..., None]
+            T_cam_sensor = self.rig.T_rgb_thermal
+        depth = render_depth(self.world, camera, T_world_sensor) if with_depth else None
+        return SensorImage(camera, values, START_NS + elapsed_ns, T_cam_sensor, depth_m=depth)
+
+    def frame(self, elapsed_ns: int, name: str = '') -> Frame:
+        """Take both images at once, with depth and the true pose."""
+        images = {modality: self.see(modality, elapsed_ns, with_depth=True)
+                  for modality in (RGB, THERMAL)}
+        return Frame(START_NS + elapsed_ns, images,
+                     self.T_world_base(elapsed_ns) @ self.rig.T_base_sensor[RGB], name)
+
+
+def simulate_dataset(out: Path, settings: SimulationConfig = SimulationConfig(),
+                     progress: Progress = silent) -> None:
+    """Write a posed image set: a mapping drive to train on, another path held out."""
+    held_out = held_out_frames(settings)
+    total, done = settings.frames + held_out, 0
+    rig = make_rig(settings)
+    with SceneWriter(out, rig.cameras, rig.T_rgb_thermal, RADIOMETRY) as writer:
+        for split, count in (('train', settings.frames), ('test', held_out)):
+            for frame in _drive(settings, split, count):
+                writer.add(frame, split)
+                done += 1
+                progress(done, total, f'{split} frame {frame.name}')
+
+
+def held_out_frames(settings: SimulationConfig) -> int:
+    """How many frames a data set holds besides those to train on."""
+    return max(1, round(_TEST_SHARE * settings.frames))
+
+
+def _drive(settings: SimulationConfig, split: str, count: int) -> Iterator[Frame]:
+    """Frames at equal steps; one that the shutter would spoil waits until it opens."""
+    robot = Robot(settings, held_out=split == 'test', seed=2 * settings.seed + (split == 'test'))
+    span_ns = settings.laps * robot.motion.lap_s * 1e9
+    for i in range(count):
+        moment = robot.thermal.opens_ns(round((i + 0.5) / count * span_ns))
+        yield robot.frame(moment, f'{split}_{i:05d}')
+
+
+def simulate_bag(out: Path, settings: SimulationConfig = SimulationConfig(),
+                 progress: Progress = silent) -> None:
+    """Record a drive, on the held-out path, as a robot would."""
+    robot = Robot(settings, held_out=True, seed=2 * settings.seed + 1)
+    end_ns = round(settings.seconds * 1e9)
+    ticks = {'odometry': _ticks(settings.odometry_hz, end_ns),
+             RGB: _ticks(settings.rgb_hz, end_ns), THERMAL: _ticks(settings.thermal_hz, end_ns)}
+    noise = CLEAN_ODOMETRY if settings.clean else OdometryNoise()
+    odometry = simulate_odometry(robot.motion, np.asarray(ticks['odometry'] * 1e-9),
+                                 settings.seed, settings.trajectory, noise)
+    streams = [[(int(t), order, i) for i, t in enumerate(ticks[name])]
+               for order, name in enumerate(ticks)]
+    with BagWriter(out, settings.storage) as bag:
+        bag.transforms(START_NS, [(BASE, OPTICAL[name], T)
+                                  for name, T in robot.rig.T_base_sensor.items()], static=True)
+        for elapsed_ns, order, i in heapq.merge(*streams):
+            stamp = START_NS + elapsed_ns
+            if order == 0:
+                T = odometry.T_odom_base[i]
+                bag.odometry('/odom', stamp, ODOM, BASE, T, odometry.twists[i])
+                bag.transforms(stamp, [(ODOM, BASE, T)])
+                bag.pose('/ground_truth/pose', stamp, MAP, robot.T_world_base(elapsed_ns))
+            else:
+                _write_image(bag, RGB if order == 1 else THERMAL, robot, elapsed_ns)
+            progress(elapsed_ns * 1e-9, settings.seconds, 'seconds recorded')
+
+
+def _ticks(rate_hz: float, end_ns: int) -> NDArray[np.int64]:
+    """Moments at a rate, the first at 0, the last not after the end."""
+    count = int(end_ns * 1e-9 * rate_hz + 1e-9) + 1
+    return np.asarray(np.rint(np.arange(count) * (1e9 / rate_hz)), dtype=np.int64)
+
+
+def _write_image(bag: BagWriter, modality: str, robot: Robot, elapsed_ns: int) -> None:
+    image, frame_id = robot.see(modality, elapsed_ns), OPTICAL[modality]
+    stamp, topic = image.stamp_ns, f'/{modality}/image_raw'
+    if modality == RGB:
+        pixels = np.rint(image.values * 255.0).astype(np.uint8)
+        bag.image(topic, stamp, frame_id, pixels, 'rgb8')
+        bag.compressed_image(f'{topic}/compressed', stamp, frame_id, pixels, 'jpeg')
+    else:
+        counts = RADIOMETRY.to_counts(image.values[..., 0])
+        bag.image(topic, stamp, frame_id, counts, '16UC1')
+        bag.compressed_image(f'{topic}/compressed', stamp, frame_id, counts, 'png')
+    bag.camera_info(f'/{modality}/camera_info', stamp, frame_id, image.camera)
+
+
+def _fields(config: RgbSensor) -> dict[str, float]:
+    return {name: getattr(config, name) for name in RgbSensor.__slots__}
