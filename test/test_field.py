@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The field's parts against finite differences, closed forms and their own torch reference."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from thermal_nerf_loc.field.encoding import EncodingConfig, HashEncoding
+from thermal_nerf_loc.field.field import FieldConfig, RadianceField
+from thermal_nerf_loc.field.inference import CpuRenderer, render_torch
+from thermal_nerf_loc.field.kernels import reference as torch_reference
+from thermal_nerf_loc.field.proposal import DensityGrid, SamplingConfig
+from thermal_nerf_loc.field.render import composite, expected_distance, render, Samples, View
+from thermal_nerf_loc.field.space import Space, space_around_cameras
+
+SPACE = Space((0.5, -0.2, 1.0), (2.0, 1.5, 1.0))
+SMALL = EncodingConfig(levels=4, log2_rows=10, coarsest=4, finest=64)
+
+
+def field_with_surfaces(seed: int = 0) -> RadianceField:
+    """A random field with weights large enough to make light and dark places."""
+    torch.manual_seed(seed)
+    field = RadianceField(FieldConfig(encoding=SMALL), SPACE, {'rgb': 3, 'thermal': 1})
+    with torch.no_grad():
+        field.encoding.table.normal_(0.0, 1.0)
+    return field
+
+
+def random_rays(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rays from around the middle of the space."""
+    rng = np.random.default_rng(seed)
+    origins = (rng.normal(size=(count, 3)) * 0.5 + SPACE.center_m).astype(np.float32)
+    directions = rng.normal(size=(count, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    return origins, directions.astype(np.float32)
+
+
+@pytest.mark.parametrize('features', [2, 4])
+def test_cpu_kernels_equal_the_torch_reference(features: int) -> None:
+    """Encoding, table gradient and point gradient, dense and hashed levels, corners included."""
+    torch.manual_seed(0)
+    grid = HashEncoding(EncodingConfig(levels=5, features=features, log2_rows=9, coarsest=3,
+                                       finest=70))
+    assert grid.dense.any() and not grid.dense.all()
+    with torch.no_grad():
+        grid.table.normal_()
+    points = torch.rand(700, 3)
+    points[0], points[1] = 0.0, 1.0
+    upstream = torch.randn(700, grid.width)
+    results = []
+    for reference in (False, True):
+        grid.reference, grid.table.grad = reference, None
+        x = points.clone().requires_grad_()
+        out = grid(x)
+        (out * upstream).sum().backward()
+        results.append((out.detach(), grid.table.grad.clone(), x.grad[2:].clone()))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_encoding_slopes_equal_finite_differences() -> None:
+    """Position gradients of the CPU kernel, away from the cells' walls."""
+    torch.manual_seed(1)
+    grid = HashEncoding(EncodingConfig(levels=3, log2_rows=10, coarsest=2, finest=8))
+    with torch.no_grad():
+        grid.table.normal_()
+    points = (torch.randint(0, 8, (40, 3)) + 0.25 + 0.5 * torch.rand(40, 3)) / 8.0
+    points = points.clamp(0.01, 0.99).requires_grad_()
+    upstream = torch.randn(40, grid.width)
+    grid(points).mul(upstream).sum().backward()
+    step = 1e-3
+    for axis in range(3):
+        shift = torch.zeros(3)
+        shift[axis] = step
+        with torch.no_grad():
+            slope = ((grid(points + shift) - grid(points - shift)) * upstream).sum(1) / (2 * step)
+        near_wall = _wall_between(grid, points.detach(), axis, step)
+        torch.testing.assert_close(points.grad[~near_wall, axis], slope[~near_wall],
+                                   rtol=2e-2, atol=2e-2)
+
+
+def _wall_between(grid: HashEncoding, points: Tensor, axis: int, step: float) -> Tensor:
+    """True where a finite difference would step over a cell's wall on any level."""
+    crossed = torch.zeros(len(points), dtype=torch.bool)
+    for resolution in grid.resolutions.tolist():
+        low = ((points[:, axis] - step) * resolution).floor()
+        crossed |= low != ((points[:, axis] + step) * resolution).floor()
+    return crossed
+
+
+def test_coarse_to_fine_mask_silences_fine_levels() -> None:
+    """With 1.5 levels active, the first is whole, the second half, the rest zero."""
+    grid = HashEncoding(SMALL)
+    with torch.no_grad():
+        grid.table.fill_(1.0)
+    grid.active_levels = 1.5
+    out = grid(torch.rand(10, 3)).view(10, 4, 4)
+    torch.testing.assert_close(out[:, 0], torch.ones(10, 4))
+    torch.testing.assert_close(out[:, 1], torch.full((10, 4), 0.5))
+    assert not out[:, 2:].any()
+
+
+def test_contraction_keeps_the_box_and_reaches_infinity() -> None:
+    """Inside linear, outside bounded and continuous, inverse exact, slopes by autograd."""
+    inside = torch.tensor(SPACE.center_m) + torch.tensor([[1.0, -1.0, 0.5]])
+    expected = torch.tensor([[1.0 / 2.0, -1.0 / 1.5, 0.5]]) * 0.25 + 0.5
+    torch.testing.assert_close(SPACE.to_unit(inside), expected)
+    far = torch.randn(200, 3) * torch.logspace(-1, 5, 200)[:, None]
+    unit = SPACE.to_unit(far)
+    assert ((unit > 0.0) & (unit < 1.0)).all()
+    near = far[:120]
+    torch.testing.assert_close(SPACE.from_unit(SPACE.to_unit(near.double())), near.double())
+    points = torch.randn(5, 3, dtype=torch.float64) * 3.0
+    assert torch.autograd.gradcheck(SPACE.to_unit, points.requires_grad_())
+
+
+def test_space_around_cameras_holds_them() -> None:
+    """Every camera lies inside the box, with room around; one camera alone still works."""
+    poses = np.tile(np.eye(4), (5, 1, 1))
+    poses[:, :3, 3] = np.random.default_rng(0).normal(size=(5, 3)) * (3.0, 1.0, 0.1)
+    low, high = space_around_cameras(poses).bounds
+    assert (poses[:, :3, 3] > low + 0.5).all() and (poses[:, :3, 3] < high - 0.5).all()
+    assert space_around_cameras(poses[:1]).scale_m > 0.0
+
+
+def test_weights_of_a_constant_fog() -> None:
+    """Transmittance of constant density is exp(-sigma t); the far end takes what is left."""
+    width = torch.full((1, 50), 0.1)
+    weights = composite(torch.full((1, 50), 0.7), width)
+    edges = torch.exp(-0.7 * 0.1 * torch.arange(50))
+    expected = edges * (1.0 - np.exp(-0.07))
+    expected[-1] = edges[-1]
+    torch.testing.assert_close(weights[0], expected.float(), rtol=1e-4, atol=1e-6)
+    assert float(weights.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_expected_distance_of_two_walls() -> None:
+    """Mean and standard deviation of a two-point distribution."""
+    mean, spread = expected_distance(torch.tensor([[0.25, 0.75]]), torch.tensor([[1.0, 3.0]]))
+    assert float(mean) == pytest.approx(2.5)
+    assert float(spread) == pytest.approx(np.sqrt(0.25 * 2.25 + 0.75 * 0.25))
+
+
+@pytest.mark.parametrize('modality', ['rgb', 'thermal'])
+@pytest.mark.parametrize(('bfloat16', 'looser'), [(False, 1.0), (True, 10.0)])
+def test_cpu_renderer_equals_torch_rendering(modality: str, bfloat16: bool,
+                                             looser: float) -> None:
+    """Values, distances and spreads by kernels against the torch operations."""
+    field = field_with_surfaces()
+    grid = DensityGrid(SamplingConfig(grid_cells=16, bins=32), SPACE)
+    origins, directions = random_rays(300)
+    fast = CpuRenderer(field, grid, modality, bfloat16).render(origins, directions, 24, 0.1)
+    slow = render_torch(field, grid, modality, origins, directions, 24, 0.1)
+    for ours, theirs, tolerance in zip(fast, slow, (3e-3, 2e-3, 2e-2, 1e-5), strict=True):
+        limit = looser * tolerance * np.maximum(1.0, np.abs(theirs).max())
+        assert np.abs(ours - theirs).max() < limit
+
+
+def test_samples_are_sorted_and_find_the_dense_place() -> None:
+    """The proposal covers the ray, and most late samples fall where the grid is dense."""
+    grid = DensityGrid(SamplingConfig(grid_cells=32), SPACE)
+    origins = np.tile(np.array([[0.5, -0.2, 1.0]], np.float32), (4, 1))
+    directions = np.tile(np.array([[1.0, 0.0, 0.0]], np.float32), (4, 1))
+    wall = torch.tensor(origins[:1] + np.float32(1.2) * directions[:1])
+    rng = np.random.default_rng(0)
+    uniform, widths = grid.sample(origins, directions, 64, 1.0, rng)
+    assert (np.diff(uniform, axis=1) > 0.0).all() and (widths > 0.0).all()
+    assert uniform[:, 0].max() < 1.0 and uniform[:, -1].min() > 20.0
+    grid.values[:] = 0.0
+    grid.observe(wall, torch.tensor([500.0]))
+    focused, _ = grid.sample(origins, directions, 64, 0.1, rng)
+    assert (np.abs(focused - 1.2) < 0.3).mean() > 0.8
+
+
+def test_stopped_gradient_leaves_the_density_alone() -> None:
+    """The `separate` strategy: X trains its branch and nothing else."""
+    field = field_with_surfaces()
+    origins, directions = (torch.from_numpy(a) for a in random_rays(20))
+    samples = Samples(torch.linspace(0.2, 4.0, 16).expand(20, 16), torch.full((20, 16), 0.25))
+    seen = render(field, 'thermal', origins, directions, samples, View(stop_gradient=True))
+    seen.values.sum().backward()
+    assert all(p.grad is None for p in field.density_net.parameters())
+    assert field.encoding.table.grad is None
+    assert all(p.grad is not None for p in field.branches['thermal'].parameters())
+
+
+def test_pose_gradients_reach_the_rays() -> None:
+    """iNeRF needs d(value)/d(origin); the CPU path agrees with the torch reference."""
+    field = field_with_surfaces()
+    origins, directions = (torch.from_numpy(a) for a in random_rays(20))
+    samples = Samples(torch.linspace(0.2, 4.0, 16).expand(20, 16), torch.full((20, 16), 0.25))
+    gradients = []
+    for reference in (False, True):
+        field.encoding.reference = reference
+        o, d = origins.clone().requires_grad_(), directions.clone().requires_grad_()
+        render(field, 'rgb', o, d, samples).values.square().sum().backward()
+        gradients.append((o.grad, d.grad))
+    for ours, theirs in zip(*gradients, strict=True):
+        assert float(theirs.abs().max()) > 0.0
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('exploring', [0.0, 0.1, 1.0])
+def test_proposal_kernel_equals_the_torch_reference(exploring: float) -> None:
+    """The same distances and widths from the same grid and the same jitter."""
+    config = SamplingConfig(grid_cells=24, bins=48)
+    grid = DensityGrid(config, SPACE)
+    rng = np.random.default_rng(0)
+    grid.values[:] = rng.exponential(2.0, grid.values.shape) * (rng.random(
+        grid.values.shape) < 0.2)
+    origins, directions = random_rays(200)
+    ours = grid.sample(origins, directions, 12, exploring, np.random.default_rng(1))
+    jitter = np.random.default_rng(1).random((200, 12), dtype=np.float32)
+    scale = SPACE.scale_m
+    theirs = torch_reference.propose(
+        torch.from_numpy(origins), torch.from_numpy(directions), torch.from_numpy(grid.values),
+        SPACE, config.near * scale, 2.0 * scale, config.far * scale, 48, exploring,
+        torch.from_numpy(jitter))
+    for a, b in zip(ours, theirs, strict=True):
+        near = b.numpy() < 20.0  # single precision, disparity and far away do not go together
+        off = np.abs(a[near] / b.numpy()[near] - 1.0)
+        assert np.quantile(off, 0.99) < 1e-3 and off.max() < 0.05
+        assert near.mean() > 0.3
+
+
+def test_splat_kernel_equals_the_torch_reference() -> None:
+    """One sample a cell: up at once, down slowly, other cells untouched."""
+    grid = DensityGrid(SamplingConfig(grid_cells=16), SPACE)
+    rng = np.random.default_rng(0)
+    grid.values[:] = rng.random(grid.values.shape)
+    points = torch.from_numpy(rng.normal(size=(300, 3)).astype(np.float32) * 2.0)
+    theirs = torch.from_numpy(grid.values.copy())
+    cells = torch_reference.cell_index(points, theirs, SPACE)
+    _, once = np.unique(cells.numpy(), return_index=True)
+    density = torch.rand(len(once))
+    torch_reference.splat(points[once], density, theirs, SPACE, 0.1)
+    before = grid.values.copy()
+    grid.observe(points[once], density, decay=0.1)
+    np.testing.assert_allclose(grid.values, theirs.numpy(), rtol=1e-6)
+    assert (grid.values != before).sum() == len(once)

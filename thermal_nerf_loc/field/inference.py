@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendering without gradients: kernels and bfloat16 networks on the CPU, plain torch elsewhere."""
+
+import copy
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from thermal_nerf_loc.field.field import RadianceField, spherical_harmonics
+from thermal_nerf_loc.field.kernels import along_rays
+from thermal_nerf_loc.field.proposal import DensityGrid
+from thermal_nerf_loc.field.render import DARK, expected_distance, render, Samples
+
+Array32 = NDArray[np.float32]
+Seen = tuple[Array32, Array32, Array32, Array32]  # values, distance, spread, opacity
+
+
+def processor_has_bfloat16() -> bool:
+    """True where the CPU multiplies bfloat16 natively; elsewhere it would be slower."""
+    checks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
+    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
+
+
+class CpuRenderer:
+    """One branch of a trained field, laid out for the CPU."""
+
+    def __init__(self, field: RadianceField, grid: DensityGrid, modality: str,
+                 bfloat16: bool | None = None) -> None:
+        """Copy the networks; train on, and a new renderer is due."""
+        half = processor_has_bfloat16() if bfloat16 is None else bfloat16
+        self._grid, self._space, self._channels = grid, field.space, field.channels[modality]
+        self._type = torch.bfloat16 if half else torch.float32
+        self._density = copy.deepcopy(field.density_net).to(self._type).requires_grad_(False)
+        self._branch = copy.deepcopy(field.branches[modality]).to(self._type)
+        self._branch.requires_grad_(False)
+        self._sees_direction = field.sees_direction(modality)
+        encoding, config = field.encoding, field.config
+        self._encode = along_rays.encoder(config.encoding.features, half)
+        self._tables = (encoding.table.detach().numpy(), encoding.offsets, encoding.resolutions,
+                        encoding.dense)
+        self._inputs = encoding.width
+        self._scale = np.float32(1.0 / field.space.scale_m)
+        self._bias = np.float32(config.density_bias)
+
+    @torch.inference_mode()
+    def render(self, origins: Array32, directions: Array32, samples: int, exploring: float,
+               ) -> Seen:
+        """Look along rays (n, 3): place samples, ask the density, then value what matters."""
+        distances, widths = self._grid.sample(origins, directions, samples, exploring)
+        raw = _apply(self._density, self._encoded(origins, directions, distances))
+        weights, counts, distance, spread = self._weighed(raw, distances, widths)
+        values = self._values(raw, directions, weights, counts)
+        return values, distance, spread, np.ones(len(origins), np.float32)
+
+    def _encoded(self, origins: Array32, directions: Array32, distances: Array32) -> Tensor:
+        half = self._type == torch.bfloat16
+        out = np.empty((distances.size, self._inputs), np.uint16 if half else np.float32)
+        self._encode(origins, directions, distances, self._grid.center, self._grid.inverse_half,
+                     *self._tables, out)
+        tensor = torch.from_numpy(out)
+        return tensor.view(torch.bfloat16) if half else tensor
+
+    def _weighed(self, raw: Tensor, distances: Array32, widths: Array32,
+                 ) -> tuple[Array32, NDArray[np.int64], Array32, Array32]:
+        """Weights (rays, samples), how many samples of each ray matter, distance and spread."""
+        rays = len(distances)
+        weights, counts = np.empty_like(distances), np.empty(rays, np.int64)
+        distance, spread = np.empty(rays, np.float32), np.empty(rays, np.float32)
+        log_density = raw[:, 0].float().contiguous().numpy()
+        along_rays.weigh(log_density, widths, self._bias, self._scale, np.float32(DARK), weights,
+                         counts, distances, distance, spread)
+        return weights, counts, distance, spread
+
+    def _values(self, raw: Tensor, directions: Array32, weights: Array32,
+                counts: NDArray[np.int64]) -> Array32:
+        """Ask the branch about the samples that matter, and composite."""
+        kept = torch.from_numpy(np.flatnonzero(weights.reshape(-1)))
+        features = raw.index_select(0, kept)[:, 1:]
+        if self._sees_direction:
+            harmonics = spherical_harmonics(torch.from_numpy(directions)).to(self._type)
+            rays = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
+            features = torch.cat([features, harmonics.index_select(0, rays)], dim=1)
+        shown = torch.sigmoid(_apply(self._branch, features).float()).numpy()
+        values = np.empty((len(counts), self._channels), np.float32)
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        along_rays.accumulate(weights, starts, shown, values)
+        return values
+
+
+def _apply(network: torch.nn.Module, rows: Tensor) -> Tensor:
+    """
+    Apply a network to rows padded to one of few lengths.
+
+    oneDNN keeps a compiled primitive for each shape it ever saw, up to 1024 of them: with as many
+    lengths as there are frames, a node that runs for long grows by gigabytes.
+    """
+    count = len(rows)
+    step = 1 << max(9, count.bit_length() - 5)  # a sixteenth in vain at most
+    missing = -count % step
+    if missing:
+        rows = torch.cat([rows, rows.new_zeros((missing, rows.shape[1]))])
+    return cast(Tensor, network(rows))[:count]
+
+
+@torch.no_grad()
+def render_torch(field: RadianceField, grid: DensityGrid, modality: str, origins: Array32,
+                 directions: Array32, samples: int, exploring: float) -> Seen:
+    """The same by torch operations, on whatever device the field lies."""
+    drawn = Samples.from_numpy(*grid.sample(origins, directions, samples, exploring))
+    device = field.encoding.table.device
+    drawn = Samples(drawn.distance_m.to(device), drawn.width_m.to(device))
+    seen = render(field, modality, torch.from_numpy(origins).to(device),
+                  torch.from_numpy(directions).to(device), drawn)
+    distance, spread = expected_distance(seen.weights, drawn.distance_m)
+    parts = (seen.values, distance, spread, seen.weights.sum(dim=1))
+    values, distance_m, spread_m, opacity = (part.cpu().numpy() for part in parts)
+    return values, distance_m, spread_m, opacity

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The samplers in plain torch, for any device: what the CPU kernels are held against.
+
+Line by line the equations of `kernels/proposal.py`, over whole tensors.
+"""
+
+import torch
+from torch import Tensor
+
+from thermal_nerf_loc.field.space import Space
+
+
+def propose(origins: Tensor, directions: Tensor, grid: Tensor, space: Space, near: float,
+            middle: float, far: float, bins: int, exploring: float, jitter: Tensor,
+            ) -> tuple[Tensor, Tensor]:
+    """Sorted sample distances and interval lengths (rays, samples); see `kernels.proposal`."""
+    s = torch.linspace(0.0, 1.0, bins + 1, device=origins.device)
+    edges = torch.where(s < 0.5, near + 2.0 * s * (middle - near),
+                        1.0 / ((2.0 - 2.0 * s) / middle + (2.0 * s - 1.0) / far))
+    weights = torch.zeros(len(origins), bins, device=origins.device)
+    if exploring < 1.0:
+        weights = _grid_weights(origins, directions, grid, space, edges)
+    blurred = _blur(weights) + exploring / (1.0 - exploring + 1e-6) / bins
+    share = torch.cumsum(blurred, dim=1)
+    share = share / share[:, -1:]
+    u = (torch.arange(jitter.shape[1], device=jitter.device) + jitter) / jitter.shape[1]
+    b = torch.searchsorted(share, u.contiguous()).clamp(max=bins - 1)
+    before = torch.where(b > 0, share.gather(1, (b - 1).clamp(min=0)), 0.0)
+    inside = ((u - before) / (share.gather(1, b) - before).clamp(min=1e-9)).clamp(0.0, 1.0)
+    distances = edges[b] + inside * (edges[b + 1] - edges[b])
+    return distances, _widths(distances, near)
+
+
+def splat(points: Tensor, densities: Tensor, grid: Tensor, space: Space, decay: float) -> None:
+    """
+    Blend densities into the grid in place: the largest seen in a cell rules it.
+
+    The CPU kernel blends one sample after the other; here all samples of a cell count at once.
+    """
+    cell = cell_index(points, grid, space)
+    largest = torch.full_like(grid, -1.0)
+    largest.scatter_reduce_(0, cell, densities, 'amax')
+    seen = largest >= 0.0
+    grown = torch.where(largest > grid, largest, grid + decay * (largest - grid))
+    grid.copy_(torch.where(seen, grown, grid))
+
+
+def cell_index(points: Tensor, grid: Tensor, space: Space) -> Tensor:
+    """Flat cell numbers of world points (..., 3)."""
+    cells = round(grid.numel()**(1.0 / 3.0))
+    corner = (space.to_unit(points) * cells).long().clamp(0, cells - 1)
+    index: Tensor = (corner[..., 0] * cells + corner[..., 1]) * cells + corner[..., 2]
+    return index
+
+
+def _grid_weights(origins: Tensor, directions: Tensor, grid: Tensor, space: Space,
+                  edges: Tensor) -> Tensor:
+    """Share of the light that each interval would stop, were the grid the scene."""
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    points = origins[:, None] + middle[:, None] * directions[:, None]
+    depth = grid[cell_index(points, grid, space)] * (edges[1:] - edges[:-1])
+    before = torch.cumsum(depth, dim=1) - depth
+    weights = torch.exp(-before) * (1.0 - torch.exp(-depth))
+    weights[:, -1] += torch.exp(-depth.sum(dim=1))
+    return weights
+
+
+def _blur(weights: Tensor) -> Tensor:
+    left = torch.cat([weights[:, :1], weights[:, :-1]], dim=1)
+    right = torch.cat([weights[:, 1:], weights[:, -1:]], dim=1)
+    return 0.25 * (left + right) + 0.5 * weights
+
+
+def _widths(distances: Tensor, near: float) -> Tensor:
+    """Length that each sample stands for: between the mid points to its neighbours."""
+    between = 0.5 * (distances[:, 1:] + distances[:, :-1])
+    first = (1.5 * distances[:, :1] - 0.5 * distances[:, 1:2]).clamp(min=near)
+    starts = torch.cat([first, between], dim=1)
+    ends = torch.cat([between, 2.0 * distances[:, -1:] - starts[:, -1:]], dim=1)
+    return ends - starts

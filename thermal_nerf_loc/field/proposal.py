@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Sampling: a coarse grid of the densities seen so far says where a ray is worth a look.
+
+No network is asked. The grid lies in contracted space, so that it reaches infinity; it learns from
+the training samples themselves, and from a random share of its cells that is looked at anew.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.field.field import RadianceField
+from thermal_nerf_loc.field.kernels import proposal as kernels
+from thermal_nerf_loc.field.space import Space
+
+Array32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How a ray is divided."""
+
+    grid_cells: int = setting(128, 'cells of the density grid along an axis', 16, 512)
+    bins: int = setting(128, 'intervals of a ray that are weighed', 16, 1024)
+    near: float = setting(0.1, 'nearest sample, in scene scales', 0.0, 10.0)
+    far: float = setting(100.0, 'farthest sample, in scene scales', 1.0, 1e6)
+
+
+class DensityGrid:
+    """Densities per metre on a cube of cells over contracted space."""
+
+    def __init__(self, config: SamplingConfig, space: Space) -> None:
+        """Begin with the same small density everywhere: the first samples are uniform."""
+        self.config, self.space = config, space
+        self.values = np.full(config.grid_cells**3, 0.05 / space.scale_m, np.float32)
+        self.center = np.array(space.center_m, np.float32)
+        self.inverse_half = (1.0 / np.array(space.half_extent_m)).astype(np.float32)
+
+    def sample(self, origins: Array32, directions: Array32, count: int, exploring: float,
+               rng: np.random.Generator | None = None) -> tuple[Array32, Array32]:
+        """Distances and interval lengths (rays, count) in metres; without `rng` at mid points."""
+        shape = (len(origins), count)
+        jitter = (np.full(shape, 0.5, np.float32) if rng is None
+                  else rng.random(shape, dtype=np.float32))
+        distances, widths = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        scale = self.space.scale_m
+        near = np.full(len(origins), self.config.near * scale, np.float32)
+        kernels.propose(origins, directions, self.values, self.config.grid_cells, self.center,
+                        self.inverse_half, near, np.float32(2.0 * scale),
+                        np.float32(self.config.far * scale), self.config.bins,
+                        np.float32(exploring), jitter, distances, widths)
+        return distances, widths
+
+    def observe(self, points: Tensor, densities: Tensor, decay: float = 0.1) -> None:
+        """Learn from samples that training has paid for anyway."""
+        kernels.splat(points.detach().cpu().numpy(), densities.detach().cpu().numpy(), self.values,
+                      self.config.grid_cells, self.center, self.inverse_half,
+                      np.float32(decay))
+
+    @torch.no_grad()
+    def refresh(self, field: RadianceField, share: float, rng: np.random.Generator) -> None:
+        """Ask the field at random places of a random share of the cells."""
+        cells = self.config.grid_cells
+        chosen = rng.integers(0, cells**3, int(share * cells**3))
+        corner = np.stack(np.unravel_index(chosen, (cells,) * 3), axis=-1)
+        unit = (corner + rng.random(corner.shape)) / cells
+        points = self.space.from_unit(
+            torch.from_numpy(unit.astype(np.float32)).to(field.encoding.table.device))
+        sigma, _ = field.density(points)
+        self.observe(points, sigma, decay=0.3)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Volume rendering along rays, differentiable (training, iNeRF).
+
+    alpha_k = 1 - exp(-sigma_k dt_k),  w_k = alpha_k prod_{j<k} (1 - alpha_j),  value = sum w_k v_k
+
+The last sample is opaque: whatever no surface stopped is painted at the end of the contracted
+space, so that no ray leaves the scene and dark walls cannot hide behind a black background.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from thermal_nerf_loc.field.field import RadianceField
+
+_OPAQUE = 1e3  # optical depth of the far end
+DARK = 1e-3  # weight below which a sample says nothing of where the surface is
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """Where rays are looked at: (rays, samples) distances and interval lengths, metres."""
+
+    distance_m: Tensor
+    width_m: Tensor
+
+    @classmethod
+    def from_numpy(cls, distance_m: NDArray[np.float32], width_m: NDArray[np.float32],
+                   ) -> 'Samples':
+        """Wrap what the proposal drew."""
+        return cls(torch.from_numpy(distance_m), torch.from_numpy(width_m))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendering:
+    """What rays see; `weights`, `points` and `density` serve losses and the density grid."""
+
+    values: Tensor  # (rays, channels)
+    weights: Tensor  # (rays, samples)
+    points: Tensor  # (rays * samples, 3)
+    density: Tensor  # (rays * samples,) per metre
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a branch is looked at in training."""
+
+    direction_share: float = 1.0  # 0 hides the direction from the branch
+    stop_gradient: bool = False  # the branch learns, density and features do not
+    gradient_distance_m: float = 0.0  # below it gradients shrink with distance squared
+
+
+def render(field: RadianceField, modality: str, origins: Tensor, directions: Tensor,
+           samples: Samples, view: View = View()) -> Rendering:
+    """Look along rays (n, 3) at given samples."""
+    shape = samples.distance_m.shape
+    points = origins[:, None] + samples.distance_m[..., None] * directions[:, None]
+    points = points.reshape(-1, 3)
+    density, features = field.density(points)
+    sigma = density
+    if view.stop_gradient:
+        sigma, features = sigma.detach(), features.detach()
+    seen = (directions * view.direction_share)[:, None].expand(*shape, 3).reshape(-1, 3)
+    values = field.values(modality, features, seen).view(*shape, -1)
+    sigma = sigma.view(shape)
+    if view.gradient_distance_m > 0.0:
+        share = (samples.distance_m / view.gradient_distance_m).clamp(max=1.0)**2
+        sigma, values = _ScaleGradient.apply(sigma, values, share)  # type: ignore[no-untyped-call]
+    weights = composite(sigma, samples.width_m)
+    return Rendering((weights[..., None] * values).sum(dim=1), weights, points, density)
+
+
+def composite(sigma: Tensor, width_m: Tensor) -> Tensor:
+    """Weights of the samples of each ray (rays, samples); they sum to one."""
+    depth = sigma * width_m
+    depth = torch.cat([depth[:, :-1], depth[:, -1:] + _OPAQUE], dim=1)
+    before = torch.cumsum(depth, dim=1) - depth
+    return torch.exp(-before) * (1.0 - torch.exp(-depth))
+
+
+def expected_distance(weights: Tensor, distance_m: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Mean and standard deviation of the weight along each ray.
+
+    A thousandth of light that reaches the far end must not move a wall: what weighs less is left
+    out.
+    """
+    weights = torch.where(weights > DARK, weights, 0.0)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    mean = (weights * distance_m).sum(dim=1)
+    variance = (weights * (distance_m - mean[:, None])**2).sum(dim=1)
+    return mean, variance.clamp(min=0.0).sqrt()
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Near the camera a pixel's cone is thin and many rays meet: damp what they all pull at."""
+
+    @staticmethod
+    def forward(ctx: Any, sigma: Tensor, values: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Leave both as they are."""
+        ctx.save_for_backward(share)
+        return sigma.view_as(sigma), values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Scale both."""
+        share, = ctx.saved_tensors
+        return gradients[0] * share, gradients[1] * share[..., None], None

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Where the field lives: an inner box at full resolution, and all the rest contracted around it.
+
+With u = (x - centre) / half_extent and m = max|u|, points with m <= 1 stay, others go to
+u (2 - 1/m) / m, so that infinity lies on the cube [-2, 2]^3 (mip-NeRF 360, with the max norm as in
+MERF: it maps straight onto a grid). The field sees (u + 2) / 4 in [0, 1]^3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Inner box of the contraction, in world metres."""
+
+    center_m: tuple[float, float, float]
+    half_extent_m: tuple[float, float, float]
+
+    @property
+    def scale_m(self) -> float:
+        """One length for the whole scene: the mean half extent."""
+        return float(np.mean(self.half_extent_m))
+
+    @property
+    def bounds(self) -> NDArray[np.float64]:
+        """Lower and upper corner of the inner box: (2, 3)."""
+        center, half = np.array(self.center_m), np.array(self.half_extent_m)
+        return np.stack([center - half, center + half])
+
+    def to_unit(self, points: Tensor) -> Tensor:
+        """World points (..., 3) to [0, 1]^3; differentiable."""
+        u = (points - points.new_tensor(self.center_m)) / points.new_tensor(self.half_extent_m)
+        m = u.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
+        return u * ((2.0 - 1.0 / m) / m) * 0.25 + 0.5
+
+    def from_unit(self, unit: Tensor) -> Tensor:
+        """Inverse of `to_unit`, inside the open cube."""
+        u = (unit - 0.5) * 4.0
+        m = u.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
+        stretched = u / (m * (2.0 - m).clamp(min=1e-6))
+        return stretched * unit.new_tensor(self.half_extent_m) + unit.new_tensor(self.center_m)
+
+
+def space_around_cameras(poses: Sequence[ArrayLike] | NDArray[np.float64]) -> Space:
+    """
+    Guess the inner box from where the cameras were; the contraction forgives a wrong guess.
+
+    Rooms and machines are rarely farther away than the path of the cameras is long, so the box
+    is that path's extent, widened on all sides by its largest half extent.
+    """
+    positions = np.asarray(poses, dtype=np.float64)[:, :3, 3]
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    half = 0.5 * (high - low)
+    margin = max(float(half.max()), 1e-3)
+    half = half + 1.2 * margin
+    center = 0.5 * (low + high)
+    return Space((float(center[0]), float(center[1]), float(center[2])),
+                 (float(half[0]), float(half[1]), float(half[2])))

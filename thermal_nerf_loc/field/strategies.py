@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Four ways to let modalities share a field.
+
+As published in Ozer et al., "Exploring Multi-modal Neural Scene Representations With Applications
+on Thermal Imaging":
+- `rgbx`: one density, a branch for each modality, all learn together;
+- `separate`: the same, but X does not move the density;
+- `scratch`: one field for each modality;
+- `finetune`: RGB trains alone; then X starts from a copy of its field, with a fresh branch.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.field.field import FieldConfig, RadianceField
+from thermal_nerf_loc.field.proposal import DensityGrid, SamplingConfig
+from thermal_nerf_loc.field.space import Space
+
+STRATEGIES = ('rgbx', 'scratch', 'finetune', 'separate')
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learner:
+    """A field, its sampler, the modalities it shows, and which of those leave density alone."""
+
+    field: RadianceField
+    grid: DensityGrid
+    modalities: tuple[str, ...]
+    detached: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of the training, in shares of the whole, and the modalities that it trains."""
+
+    modalities: tuple[str, ...]
+    begin: float = 0.0
+    end: float = 1.0
+    inherits: bool = False  # begins with copies of the first field, whose surfaces stand
+
+
+def phases_for(strategy: str, modalities: tuple[str, ...]) -> tuple[Phase, ...]:
+    """Order of a strategy's training: all at once, but for `finetune`."""
+    if strategy not in STRATEGIES:
+        raise InputError('unknown strategy', expected=', '.join(STRATEGIES), got=strategy)
+    if strategy == 'finetune' and len(modalities) > 1:
+        return (Phase(modalities[:1], end=0.5),
+                Phase(modalities[1:], begin=0.5, inherits=True))
+    return (Phase(modalities),)
+
+
+def learners_for(strategy: str, field: FieldConfig, sampling: SamplingConfig, space: Space,
+                 channels: Mapping[str, int]) -> tuple[Learner, ...]:
+    """Fields of a strategy's first phase; a scene with one modality needs just one field."""
+    names = phases_for(strategy, tuple(channels))[0].modalities
+    groups = tuple((name,) for name in names) if strategy == 'scratch' else (names,)
+    detached = frozenset(names[1:]) if strategy == 'separate' else frozenset()
+    return tuple(Learner(RadianceField(field, space, {name: channels[name] for name in group}),
+                         DensityGrid(sampling, space), group, detached) for group in groups)
+
+
+@torch.no_grad()
+def inherit(parent: Learner, modality: str, channels: int) -> Learner:
+    """Copy a trained field, hash grid, density and sampler; its branches give way to a new one."""
+    field = RadianceField(parent.field.config, parent.field.space, {modality: channels})
+    field.encoding.load_state_dict(parent.field.encoding.state_dict())
+    field.density_net.load_state_dict(parent.field.density_net.state_dict())
+    return Learner(field, deepcopy(parent.grid), (modality,))
