@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A map comes back bit by bit, or not at all: truncated, flipped, foreign and newer files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
+import torch
+
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.field.encoding import EncodingConfig
+from thermal_nerf_loc.field.field import FieldConfig
+from thermal_nerf_loc.field.proposal import SamplingConfig
+from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.strategies import learners_for
+from thermal_nerf_loc.mapping.keyframes import Keyframes
+from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
+from thermal_nerf_loc.sensing.thermal import TemperatureRange
+
+CHANNELS = {'rgb': 3, 'thermal': 1}
+
+
+def small_map(strategy: str = 'rgbx') -> RadianceMap:
+    """An untrained map with every part of a real one."""
+    torch.manual_seed(0)
+    field = FieldConfig(encoding=EncodingConfig(levels=2, log2_rows=8, coarsest=4, finest=16))
+    learners = learners_for(strategy, field, SamplingConfig(grid_cells=16),
+                            Space((0.0, 1.0, 2.0), (1.0, 2.0, 3.0)), CHANNELS)
+    keyframes = Keyframes(np.tile(np.eye(4), (3, 1, 1)),
+                          {'rgb': np.full((3, 30, 40, 3), 0.5, np.float32)})
+    return RadianceMap(learners, TemperatureRange(10.0, 50.0),
+                       MapInfo('kitchen', {'steps': 7}, 7, 1.5), keyframes)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A map file."""
+    path = tmp_path / 'kitchen.map'
+    small_map().save(path)
+    return path
+
+
+@pytest.mark.parametrize('strategy', ['rgbx', 'scratch', 'separate'])
+def test_round_trip(tmp_path: Path, strategy: str) -> None:
+    """What is loaded renders exactly what was saved."""
+    before = small_map(strategy)
+    before.save(tmp_path / 'm')
+    after = RadianceMap.load(tmp_path / 'm')
+    rng = np.random.default_rng(0)
+    origins = rng.normal(size=(50, 3)).astype(np.float32)
+    directions = rng.normal(size=(50, 3))
+    directions = (directions / np.linalg.norm(directions, axis=1)[:, None]).astype(np.float32)
+    for modality in ('rgb', 'thermal'):
+        a, b = (m.render_rays(modality, origins, directions) for m in (before, after))
+        np.testing.assert_array_equal(a.values, b.values)
+        np.testing.assert_array_equal(a.distance_m, b.distance_m)
+    assert after.modalities == ('rgb', 'thermal')
+    assert after.temperature_range == TemperatureRange(10.0, 50.0)
+    assert after.info == before.info and after.scene_name == 'kitchen'
+    assert len(after.keyframes) == 3
+    np.testing.assert_array_equal(after.keyframes.thumbnails['rgb'], 0.5)
+    np.testing.assert_array_equal(after.bounds, before.bounds)
+
+
+def test_thermal_comes_in_celsius() -> None:
+    """The thermal branch answers within its temperature range."""
+    rays = np.zeros((4, 3), np.float32), np.tile(np.float32([[0, 0, 1]]), (4, 1))
+    values = small_map().render_rays('thermal', *rays).values
+    assert ((values > 10.0) & (values < 50.0)).all()
+
+
+def test_differentiable_rendering_agrees(saved: Path) -> None:
+    """iNeRF's rendering shows the same values as the fast one."""
+    radiance_map = RadianceMap.load(saved)
+    origins = np.zeros((5, 3), np.float32)
+    directions = np.tile(np.float32([[0, 0.6, 0.8]]), (5, 1))
+    for modality in ('rgb', 'thermal'):
+        fast = radiance_map.render_rays(modality, origins, directions).values
+        slow = radiance_map.render_differentiable(
+            modality, torch.from_numpy(origins).requires_grad_(), torch.from_numpy(directions))
+        assert slow.requires_grad
+        scale = 40.0 if modality == 'thermal' else 1.0
+        np.testing.assert_allclose(slow.detach().numpy(), fast, atol=3e-3 * scale)
+
+
+def test_flipped_bit_is_found(saved: Path) -> None:
+    """One bit in the middle of the weights."""
+    content = bytearray(saved.read_bytes())
+    content[len(content) // 2] ^= 4
+    saved.write_bytes(content)
+    with pytest.raises(InputError, match='checksum'):
+        RadianceMap.load(saved)
+
+
+@pytest.mark.parametrize('size', [0, 5, 200, -100])
+def test_truncated_file(saved: Path, size: int) -> None:
+    """Cut anywhere: one clear error with the path."""
+    saved.write_bytes(saved.read_bytes()[:size])
+    with pytest.raises(InputError, match='truncated, corrupt or no map') as caught:
+        RadianceMap.load(saved)
+    assert str(saved) in str(caught.value)
+
+
+def test_foreign_files(tmp_path: Path) -> None:
+    """A text file, a missing file, and somebody else's safetensors."""
+    text = tmp_path / 'notes.txt'
+    text.write_text('my map of the kitchen')
+    with pytest.raises(InputError, match='corrupt or no map'):
+        RadianceMap.load(text)
+    with pytest.raises(InputError, match='no such map file'):
+        RadianceMap.load(tmp_path / 'absent.map')
+    foreign = tmp_path / 'bert.safetensors'
+    save_file({'x': torch.zeros(3)}, str(foreign), {'format': 'pt'})
+    with pytest.raises(InputError, match='no radiance map'):
+        RadianceMap.load(foreign)
+
+
+def _rewrite(path: Path, **changes: object) -> None:
+    """The same tensors under changed metadata."""
+    with safe_open(str(path), framework='pt') as file:
+        facts = json.loads(file.metadata()['map'])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, str(path), {'map': json.dumps({**facts, **changes})})
+
+
+@pytest.mark.parametrize(('changes', 'expected'), [
+    ({'version': 99}, 'another format version'),
+    ({'learners': []}, 'inconsistent'),
+    ({'learners': [{'channels': {'rgb': 7}, 'detached': []}]}, 'inconsistent'),
+    ({'space': {}}, 'inconsistent'),
+    ({'temperature_range': {'low_celsius': 5, 'high_celsius': 1}}, 'temperature range is empty'),
+    ({'field': {'colour': 3}}, 'unknown key'),
+])
+def test_metadata_is_not_believed(saved: Path, changes: dict[str, object], expected: str) -> None:
+    """Newer versions and settings that do not fit the weights."""
+    _rewrite(saved, **changes)
+    with pytest.raises(InputError, match=expected):
+        RadianceMap.load(saved)
+
+
+def test_missing_modality_is_named(saved: Path) -> None:
+    """Asking for what the map does not show lists what it does."""
+    rays = np.zeros((1, 3), np.float32), np.float32([[0, 0, 1]])
+    with pytest.raises(InputError, match='does not show nir; expected rgb or thermal'):
+        RadianceMap.load(saved).render_rays('nir', *rays)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All training pixels of one modality as flat arrays, and random batches of rays from them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from thermal_nerf_loc.data.scratch import Allocate, in_memory
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.frame import SensorImage
+from thermal_nerf_loc.sensing.vignetting import radius_squared
+
+Array32 = NDArray[np.float32]
+
+_STEPS = np.float32(65535.0)  # 16 bits: 8-bit colour exactly, 1/60000 of a temperature range
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RayBatch:
+    """Rays and what was seen along them; depth along the ray, confidence 0 where unknown."""
+
+    origins: Array32  # (n, 3)
+    directions: Array32  # (n, 3) unit
+    truth: Tensor  # (n, channels) field values
+    depth_m: Tensor  # (n,)
+    confidence: Tensor  # (n,)
+    image: Tensor  # (n,) which training image of this modality
+    radius_squared: Tensor  # (n,) from the image centre; 1 in the corners
+
+    def on(self, device: torch.device) -> 'RayBatch':
+        """The same with its tensors on a device; rays stay where the sampler is."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in
+                                ('truth', 'depth_m', 'confidence', 'image', 'radius_squared')})
+
+
+class PixelSource:
+    """Posed images of one modality, ready to be drawn from."""
+
+    def __init__(self, cameras: Sequence[Camera], poses: Sequence[NDArray[np.float64]],
+                 load: Callable[[int], SensorImage], channels: int, has_depth: bool = False,
+                 allocate: Allocate = in_memory) -> None:
+        """
+        Ask `load` for one image after the other, its values in [0, 1]; none is kept.
+
+        `poses` are T_world_sensor; `allocate` makes the arrays, in memory or on disk.
+        """
+        if not cameras:
+            raise InputError('no training image of this modality')
+        self.channels, self.images = channels, len(cameras)
+        self._sizes = np.array([camera.size for camera in cameras])
+        self._poses = np.stack(list(poses)).astype(np.float32)
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes.prod(axis=1))])
+        self._tables, self._table_start = _direction_tables(cameras, allocate)
+        pixels = int(self._starts[-1])
+        self._values = allocate((pixels, channels), np.uint16)
+        self._depths = allocate((pixels,), np.float32) if has_depth else None
+        self._fill(cameras, load, allocate)
+
+    def __len__(self) -> int:
+        """Number of usable pixels."""
+        return len(self._values) if self._usable is None else len(self._usable)
+
+    def draw(self, count: int, rng: np.random.Generator) -> RayBatch:
+        """Random rays, each pixel equally likely."""
+        chosen = rng.integers(0, len(self), count)
+        return self.at(chosen if self._usable is None else self._usable[chosen])
+
+    def at(self, index: NDArray[np.int64]) -> RayBatch:
+        """Rays through given pixels of the flat order."""
+        image = np.searchsorted(self._starts, index, side='right') - 1
+        inside = index - self._starts[image]
+        pose, size = self._poses[image], self._sizes[image]
+        directions = np.einsum('nij,nj->ni', pose[:, :3, :3],
+                               self._tables[self._table_start[image] + inside])
+        pixels = np.stack([inside % size[:, 0], inside // size[:, 0]], axis=-1) + 0.5
+        truth = torch.from_numpy(self._values[index].astype(np.float32) / _STEPS)
+        depth = (np.full(len(index), np.nan, np.float32) if self._depths is None
+                 else np.asarray(self._depths[index]))
+        known = np.isfinite(depth)
+        return RayBatch(np.ascontiguousarray(pose[:, :3, 3]), directions, truth,
+                        torch.from_numpy(np.where(known, depth, 0.0).astype(np.float32)),
+                        torch.from_numpy(known.astype(np.float32)), torch.from_numpy(image),
+                        torch.from_numpy(radius_squared(pixels, size)))
+
+    def _fill(self, cameras: Sequence[Camera], load: Callable[[int], SensorImage],
+              allocate: Allocate) -> None:
+        """One image at a time into the flat arrays, and all of it into the digest."""
+        digest = hashlib.sha256(repr(cameras).encode() + self._poses.tobytes())
+        usable = allocate((len(self._values),), np.bool_)
+        for i in range(len(cameras)):
+            part = slice(self._starts[i], self._starts[i + 1])
+            image = load(i)
+            steps = np.nan_to_num(image.values) * _STEPS + np.float32(0.5)
+            self._values[part] = np.clip(steps, 0.0, _STEPS).reshape(-1, self.channels)
+            usable[part] = _usable(image)
+            if self._depths is not None:
+                forward = self._tables[self._table_start[i]:][:part.stop - part.start, 2]
+                self._depths[part] = _along_rays(image, forward)
+                digest.update(self._depths[part].data)
+            digest.update(self._values[part].data)
+            digest.update(usable[part].data)
+        self.digest = digest.hexdigest()  # of all that training can see of these images
+        self._usable = self._usable_pixels(usable, allocate)
+
+    def _usable_pixels(self, usable: NDArray[np.bool_], allocate: Allocate,
+                       ) -> NDArray[np.int64] | None:
+        """Flat indices of usable pixels; None where all are."""
+        count = int(np.count_nonzero(usable))
+        if count == 0:
+            raise InputError('masks and NaN leave no pixel to train on')
+        if count == len(usable):
+            return None
+        indices, filled = allocate((count,), np.int64), 0
+        for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True):
+            found = start + np.flatnonzero(usable[start:stop])
+            indices[filled:filled + len(found)] = found
+            filled += len(found)
+        return indices
+
+
+def bytes_needed(cameras: Sequence[Camera], channels: int, has_depth: bool) -> int:
+    """Size of a source's arrays, where every pixel is usable."""
+    pixels, seen = (sum(camera.width * camera.height for camera in some)
+                    for some in (cameras, set(cameras)))
+    return pixels * (2 * channels + 4 * has_depth + 1) + 12 * seen
+
+
+def _direction_tables(cameras: Sequence[Camera], allocate: Allocate,
+                      ) -> tuple[Array32, NDArray[np.int64]]:
+    """Each distinct camera's ray directions once, and where each image's table starts."""
+    distinct = list(dict.fromkeys(cameras))
+    ends = np.cumsum([camera.width * camera.height for camera in distinct])
+    tables: NDArray[Any] = allocate((int(ends[-1]), 3), np.float32)
+    start: dict[Camera, int] = {}
+    for camera, end in zip(distinct, ends, strict=True):
+        start[camera] = int(end) - camera.width * camera.height
+        tables[start[camera]:end] = camera.rays()
+    return tables, np.array([start[camera] for camera in cameras])
+
+
+def _along_rays(image: SensorImage, forward: Array32) -> Array32:
+    """Depth along the ray of every pixel, NaN where unknown; `forward` is each ray's z."""
+    if image.depth_m is None:
+        return np.full(len(forward), np.nan, np.float32)
+    z = image.depth_m.reshape(-1)
+    return np.where(z > 0.0, z / forward, np.nan).astype(np.float32)
+
+
+def _usable(image: SensorImage) -> NDArray[np.bool_]:
+    """Valid, finite pixels of an image, flat."""
+    finite = np.isfinite(image.values).all(axis=2)
+    return (finite if image.valid is None else finite & image.valid).reshape(-1)

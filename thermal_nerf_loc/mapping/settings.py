@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every choice of the trainer, with its range and meaning."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.field.field import FieldConfig
+from thermal_nerf_loc.field.proposal import SamplingConfig
+from thermal_nerf_loc.field.strategies import STRATEGIES
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """When what begins, in steps; short runs shorten it in proportion."""
+
+    uniform_steps: int = setting(400, 'steps with uniform samples', 0)
+    adaptive_steps: int = setting(800, 'step from which samples follow the density grid', 1)
+    direction_steps: int = setting(1000, 'step from which colour may depend on direction', 0)
+    uniform_samples: int = setting(24, 'samples a ray at first', 4, 1024)
+    adaptive_samples: int = setting(16, 'samples a ray later', 4, 1024)
+    exploring_share: float = setting(0.1, 'share of late samples that stay uniform', 0.0, 1.0)
+
+    def uniform_until(self, steps: float) -> float:
+        """Last uniform step, at most a fifth of the run."""
+        return max(1.0, min(self.uniform_steps, steps / 5))
+
+    def samples(self, step: float, steps: float) -> int:
+        """Samples a ray at this step."""
+        return self.uniform_samples if step < self.uniform_until(steps) else self.adaptive_samples
+
+    def exploring(self, step: float, steps: float) -> float:
+        """Share of samples drawn uniformly: all at first, then less and less."""
+        first = self.uniform_until(steps)
+        last = max(first + 1, min(self.adaptive_steps, 2 * steps / 5))
+        fade = min(max((step - first) / (last - first), 0.0), 1.0)
+        return 1.0 - fade * (1.0 - self.exploring_share)
+
+    def direction_share(self, step: float, steps: float) -> float:
+        """How much of the viewing direction the branches see."""
+        first = min(self.direction_steps, steps / 2)
+        return min(max((step - first) / max(first, 1), 0.0), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """Training settings; with `max_seconds` the result depends on the machine's speed."""
+
+    strategy: str = setting('rgbx', 'how modalities share the field', choices=STRATEGIES)
+    modality: str = setting('both', 'images to use', choices=('both', 'rgb', 'thermal'))
+    steps: int = setting(3000, 'optimisation steps', 1, 10_000_000)
+    max_seconds: float | None = setting(None, 'stop after this time, schedule fitted to it', 1.0)
+    checkpoint_seconds: float = setting(60.0, 'training time between checkpoints; 0: none', 0.0)
+    rays: int = setting(2048, 'rays a step, over all modalities', 16, 1_000_000)
+    seed: int = setting(0, 'seed of every random choice', 0)
+    device: str = setting('auto', 'where to train', choices=('auto', 'cpu', 'cuda'))
+    learning_rate: float = setting(0.02, 'of the hash tables', 1e-6, 1.0)
+    network_learning_rate: float = setting(0.005, 'of the networks', 1e-6, 1.0)
+    decay: float = setting(0.03, 'last learning rate over the first', 1e-6, 1.0)
+    memory_limit_mb: float = setting(1024.0, 'more pixels than this lie in a temporary file', 0.0)
+    loss: str = setting('l2', 'image loss', choices=('l2', 'huber'))
+    balance: str = setting('fixed', 'weights of the modalities', choices=('fixed', 'learned'))
+    thermal_weight: float = setting(1.0, 'weight of the thermal loss', 0.0, 100.0)
+    distortion: float = setting(0.003, 'weight of the spread along rays', 0.0, 10.0)
+    depth_weight: float = setting(0.0, 'weight of measured depth; 0 ignores it', 0.0, 10.0)
+    near_gradient: float = setting(1.0, 'gradients shrink nearer than this, in scene scales',
+                                   0.0, 10.0)
+    refresh_share: float = setting(0.01, 'grid cells looked at anew every 16 steps', 0.0, 1.0)
+    bfloat16: bool = setting(True, 'networks in bfloat16 where the processor has it')
+    field: FieldConfig = setting(FieldConfig(), 'networks')
+    sampling: SamplingConfig = setting(SamplingConfig(), 'sampling along rays')
+    schedule: ScheduleConfig = setting(ScheduleConfig(), 'order of events')
+
+    def identity(self) -> dict[str, Any]:
+        """Every setting that the trained map depends on."""
+        return {name: value for name, value in asdict(self).items()
+                if name not in ('checkpoint_seconds', 'memory_limit_mb')}
+
+    def resolved_device(self) -> str:
+        """'cpu' or 'cuda'."""
+        if self.device == 'cuda' and not torch.cuda.is_available():
+            raise InputError('no CUDA device is visible to torch', expected='--device auto or cpu',
+                             got='--device cuda')
+        if self.device == 'auto':
+            return 'cuda' if torch.cuda.is_available() else 'cpu'
+        return self.device

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a scene on disk to the pixels that training draws from, one image in memory at a time."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from thermal_nerf_loc.data.scene import ImageRecord, load_image, Scene
+from thermal_nerf_loc.data.scratch import Allocate, in_memory, on_disk
+from thermal_nerf_loc.mapping.pixels import bytes_needed, PixelSource
+from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
+from thermal_nerf_loc.sensing.thermal import TemperatureRange
+
+_Records = dict[int, ImageRecord]  # by frame
+
+
+def load_sources(scene: Scene, config: TrainConfig,
+                 ) -> tuple[dict[str, PixelSource], TemperatureRange | None]:
+    """Pixels of each modality of the training split, and the range that thermal was scaled by."""
+    wanted = scene.modalities if config.modality == 'both' else (config.modality,)
+    scene.require(*wanted)
+    order = sorted(wanted, key=lambda name: name != RGB)  # RGB first: X is what joins it
+    members = {name: _records(scene, name, config.depth_weight > 0.0) for name in order}
+    temperatures = _temperature_range(members[THERMAL]) if THERMAL in members else None
+    needed = sum(bytes_needed([record.camera for record in records.values()], _channels(name),
+                              _has_depth(records)) for name, records in members.items())
+    allocate = on_disk if needed > config.memory_limit_mb * 2**20 else in_memory
+    return {name: _source(scene, name, members[name], temperatures, allocate)
+            for name in order}, temperatures
+
+
+def _source(scene: Scene, name: str, members: _Records, temperatures: TemperatureRange | None,
+            allocate: Allocate) -> PixelSource:
+    """Pixels of a modality, temperatures scaled to [0, 1]."""
+    records = list(members.values())
+
+    def load(i: int) -> SensorImage:
+        image = load_image(name, records[i])
+        if name == THERMAL and temperatures is not None:
+            return replace(image, values=temperatures.to_field(image.values))
+        return image
+
+    poses = [scene.frames[index].T_world_cam @ record.T_cam_sensor
+             for index, record in members.items()]
+    return PixelSource([record.camera for record in records], poses, load, _channels(name),
+                       _has_depth(members), allocate)
+
+
+def _records(scene: Scene, name: str, with_depth: bool) -> _Records:
+    """Training images of a modality by frame; depth that nobody asks for stays on disk."""
+    found = {index: scene.frames[index].records[name] for index in scene.train
+             if name in scene.frames[index].records}
+    return found if with_depth else {index: replace(record, depth_path=None)
+                                     for index, record in found.items()}
+
+
+def _temperature_range(records: _Records) -> TemperatureRange:
+    """All temperatures of the training split, with head room for other days."""
+    extremes: list[float] = []
+    for record in records.values():
+        values = load_image(THERMAL, record).values
+        extremes += [float(np.nanmin(values)), float(np.nanmax(values))]
+    return TemperatureRange.covering(
+        extremes, max(0.1 * (max(extremes) - min(extremes)), 0.5) if extremes else 0.5)
+
+
+def _channels(name: str) -> int:
+    return 3 if name == RGB else 1
+
+
+def _has_depth(records: _Records) -> bool:
+    return any(record.depth_path is not None for record in records.values())

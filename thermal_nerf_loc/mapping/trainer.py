@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Building a map: rays through training pixels, one optimiser, a schedule that lets surfaces stand.
+
+The order matters more than any weight (measured on simulated rooms, where depth is known):
+1. rays are sampled uniformly, the direction is hidden from the colour branch: nothing but
+   parallax can explain the images, so surfaces condense where they are;
+2. samples move to the surfaces (density grid), an exploring share stays;
+3. the colour branch sees directions, once fog can no longer buy anything with them.
+A phase that inherits its surfaces (`finetune`) begins where this order ends.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+import json
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thermal_nerf_loc.data.scene import Scene
+from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.field.render import render, Rendering, Samples, View
+from thermal_nerf_loc.field.space import space_around_cameras
+from thermal_nerf_loc.field.strategies import inherit, Learner, learners_for, phases_for
+from thermal_nerf_loc.mapping import losses
+from thermal_nerf_loc.mapping.checkpoint import Checkpoint, State
+from thermal_nerf_loc.mapping.keyframes import keyframes_of
+from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
+from thermal_nerf_loc.mapping.pixels import PixelSource, RayBatch
+from thermal_nerf_loc.mapping.processes import joined, Processes
+from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.mapping.sources import load_sources
+from thermal_nerf_loc.progress import Progress, silent
+
+_REPORT_STEPS = 20
+_REFRESH_STEPS = 16
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingResult:
+    """A trained map and what it cost."""
+
+    map: RadianceMap
+    steps: int
+    seconds: float
+    rays_per_second: float
+    peak_memory_mb: float
+    final_loss: float
+
+
+def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress = silent,
+          checkpoint: Checkpoint | None = None) -> TrainingResult:
+    """
+    Train a map of the scene's training split; remove `checkpoint` once the map is saved.
+
+    Under torchrun every process calls this, and gets the same map.
+    """
+    device = config.resolved_device()
+    sources, temperatures = load_sources(scene, config)
+    with joined(device) as processes:
+        trainer = Trainer(config, sources, scene, processes)
+        seconds = _run(trainer, progress, checkpoint)
+    info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
+                   seconds=seconds)
+    radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(scene))
+    return TrainingResult(radiance_map, trainer.steps, seconds,
+                          trainer.steps * config.rays / max(seconds, 1e-9),
+                          resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
+                          trainer.loss)
+
+
+def _run(trainer: 'Trainer', progress: Progress, checkpoint: Checkpoint | None) -> float:
+    """Step until done; the seconds that it took, with those before an interruption."""
+    processes, period_s = trainer.processes, trainer.config.checkpoint_seconds
+    started = time.monotonic() - _resume(trainer, checkpoint)
+    seconds = processes.leaders(time.monotonic() - started)
+    while not trainer.finished(seconds):
+        trainer.step(seconds)
+        seconds = processes.leaders(time.monotonic() - started)
+        if trainer.steps % _REPORT_STEPS == 0 and processes.leads:
+            progress(trainer.share, 1.0, trainer.status(seconds))
+        if checkpoint and trainer.agreed and checkpoint.due(seconds, period_s):
+            state = trainer.state(seconds)
+            if processes.leads:
+                checkpoint.write(state, trainer.identity)
+    trainer.finish()
+    return seconds
+
+
+def _resume(trainer: 'Trainer', checkpoint: Checkpoint | None) -> float:
+    """Seconds that an interrupted training has taken, whose state the trainer gets."""
+    if checkpoint is None:
+        return 0.0
+    if not checkpoint.resume:
+        checkpoint.warn_if_left()
+        return 0.0
+    state = checkpoint.read(trainer.identity)
+    try:
+        trainer.restore(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError('checkpoint does not fit its own settings', where=checkpoint.path,
+                         got=f'{type(error).__name__}: {error}') from None
+    return float(state.facts['seconds'])
+
+
+class Trainer:
+    """One optimiser over the fields that learn at present; `step` is one batch each."""
+
+    def __init__(self, config: TrainConfig, sources: Mapping[str, PixelSource], scene: Scene,
+                 processes: Processes = Processes()) -> None:
+        """Build fields and optimiser from the seed."""
+        torch.manual_seed(config.seed)
+        self.rng = processes.random(config.seed)
+        self.config, self.sources, self.processes = config, sources, processes
+        space = space_around_cameras([scene.frames[i].T_world_cam for i in scene.train])
+        channels = {name: source.channels for name, source in sources.items()}
+        self._phases = phases_for(config.strategy, tuple(sources))
+        self.phase, self.phase_began = 0, 0
+        self.learners = learners_for(config.strategy, config.field, config.sampling, space,
+                                     channels)
+        for learner in self.learners:
+            learner.field.to(processes.device)
+        self.balance = losses.Balance(config.balance, {'thermal': config.thermal_weight})
+        self.optimizer = _optimizer(self.learning, config)
+        self.steps, self.share, self.loss = 0, 0.0, float('nan')
+        self.psnr: dict[str, float] = {}
+
+    @property
+    def learning(self) -> tuple[Learner, ...]:
+        """The learners of the present phase; those of earlier ones are done."""
+        present = set(self._phases[self.phase].modalities)
+        return tuple(learner for learner in self.learners if present & set(learner.modalities))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with this training: settings and pixels."""
+        return {'config': self.config.identity(), 'processes': self.processes.count,
+                'images': {name: source.digest for name, source in self.sources.items()}}
+
+    def finished(self, seconds: float) -> bool:
+        """True once the steps are done or the time is up."""
+        limit = self.config.max_seconds
+        return self.steps >= self.config.steps or (limit is not None and seconds >= limit)
+
+    def step(self, seconds: float) -> None:
+        """Draw, render, compare, descend."""
+        self.share = self._share(seconds)
+        if self.share >= self._phases[self.phase].end and self.phase + 1 < len(self._phases):
+            self.begin_phase(self.phase + 1)
+        self._set_learning_rate()
+        loss = torch.zeros((), device=self.processes.device)
+        for learner in self.learning:
+            for modality in learner.modalities:
+                batch = self.sources[modality].draw(self._rays_each(), self.rng)
+                loss = loss + self._loss(learner, modality, batch.on(self.processes.device))
+        if not torch.isfinite(loss):
+            raise RunError('training diverged: the loss is not finite', where=f'step {self.steps}',
+                           hint='Lower --learning-rate or check the poses.')
+        self.optimizer.zero_grad(set_to_none=False)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.processes.average([parameter.grad for group in self.optimizer.param_groups
+                                for parameter in group['params']])
+        self.optimizer.step()
+        self.loss = float(loss.detach())
+        self.steps += 1
+        self._refresh_grids()
+
+    def begin_phase(self, phase: int) -> None:
+        """Let the next modalities inherit what stands, under an optimiser of their own."""
+        torch.manual_seed(self.config.seed + phase)
+        self.phase, self.phase_began = phase, self.steps
+        self.learners += tuple(inherit(self.learners[0], name, self.sources[name].channels)
+                               for name in self._phases[phase].modalities)
+        for learner in self.learning:
+            learner.field.to(self.processes.device)
+        self.optimizer = _optimizer(self.learning, self.config)
+
+    @property
+    def agreed(self) -> bool:
+        """True while all processes hold the same state, but for their random numbers."""
+        return self.processes.count == 1 or self.steps % _REFRESH_STEPS == 0
+
+    def finish(self) -> None:
+        """Leave the same map in every process, ready to be rendered."""
+        self._merge()
+        for learner in self.learners:
+            learner.field.cpu()
+
+    def status(self, seconds: float) -> str:
+        """One line for a progress bar."""
+        quality = ' '.join(f'{name} {value:.1f} dB' for name, value in self.psnr.items())
+        return f'{quality} | {self.steps * self.config.rays / max(seconds, 1e-9):,.0f} rays/s'
+
+    def state(self, seconds: float) -> State:
+        """All that the next step depends on."""
+        tensors = {'torch_random': torch.get_rng_state()}
+        for i, learner in enumerate(self.learners):
+            tensors |= {f'field{i}.{key}': value
+                        for key, value in learner.field.state_dict().items()}
+            tensors[f'grid{i}'] = torch.from_numpy(learner.grid.values)
+        for i, moments in self.optimizer.state_dict()['state'].items():
+            tensors |= {f'adam{i}.{key}': value for key, value in moments.items()}
+        return State(tensors, {'steps': self.steps, 'seconds': seconds, 'phase': self.phase,
+                               'phase_began': self.phase_began, 'loss': self.loss,
+                               'psnr': self.psnr, 'variance': self.balance.variance,
+                               'random': self.processes.gather(
+                                   json.dumps(self.rng.bit_generator.state), 1024)})
+
+    def restore(self, state: State) -> None:
+        """Go on where `state` was taken."""
+        facts, tensors = state.facts, state.tensors
+        for phase in range(1, facts['phase'] + 1):
+            self.begin_phase(phase)
+        for i, learner in enumerate(self.learners):
+            learner.field.load_state_dict(_under(f'field{i}.', tensors))
+            learner.grid.values[:] = tensors[f'grid{i}'].numpy()
+        parameters = sum(len(group['params']) for group in self.optimizer.param_groups)
+        self.optimizer.load_state_dict({
+            'state': {i: _under(f'adam{i}.', tensors) for i in range(parameters)},
+            'param_groups': self.optimizer.state_dict()['param_groups']})
+        self.steps, self.phase_began = facts['steps'], facts['phase_began']
+        self.loss, self.psnr = facts['loss'], dict(facts['psnr'])
+        self.balance.variance = dict(facts['variance'])
+        self.rng.bit_generator.state = json.loads(facts['random'][self.processes.rank])
+        torch.set_rng_state(tensors['torch_random'])
+
+    def _loss(self, learner: Learner, modality: str, batch: RayBatch) -> Tensor:
+        config = self.config
+        samples, rendering = self._render(learner, modality, batch)
+        learner.grid.observe(rendering.points, rendering.density)
+        image = losses.photometric(rendering.values, batch.truth, config.loss)
+        self._note_psnr(modality, rendering.values, batch.truth)
+        loss = image * self.balance.weight(modality, image)
+        if modality in learner.detached:  # its weights move nothing
+            return loss
+        scale = learner.field.space.scale_m
+        done, total = self._moment()
+        ramp = min(1.0, done / config.schedule.uniform_until(total))
+        loss = loss + config.distortion * ramp * losses.distortion(
+            rendering.weights, samples, scale)
+        if config.depth_weight > 0.0 and bool(batch.confidence.any()):
+            loss = loss + config.depth_weight * losses.depth_error(
+                rendering.weights, samples, batch.depth_m, batch.confidence, 0.25 * scale)
+        return loss
+
+    def _render(self, learner: Learner, modality: str, batch: RayBatch,
+                ) -> tuple[Samples, Rendering]:
+        schedule, moment = self.config.schedule, self._moment()
+        samples = Samples.from_numpy(*learner.grid.sample(
+            batch.origins, batch.directions, schedule.samples(*moment),
+            schedule.exploring(*moment), self.rng))
+        view = View(schedule.direction_share(*moment), modality in learner.detached,
+                    self.config.near_gradient * learner.field.space.scale_m)
+        device = self.processes.device
+        samples = Samples(samples.distance_m.to(device), samples.width_m.to(device))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16):
+            rendering = render(learner.field, modality, torch.from_numpy(batch.origins).to(device),
+                               torch.from_numpy(batch.directions).to(device), samples, view)
+        return samples, rendering
+
+    def _moment(self) -> tuple[float, float]:
+        """How many steps the schedule has run, and of how many; inherited surfaces end it."""
+        phase = self._phases[self.phase]
+        total = self.config.steps * (phase.end - phase.begin)
+        if self.config.max_seconds is not None and self.steps:
+            expected = self.steps / max(self.share, 1e-9)
+            total = min(total, expected * (phase.end - phase.begin))
+        return (total if phase.inherits else self.steps - self.phase_began), total
+
+    def _rays_each(self) -> int:
+        """The batch is shared evenly, so that every strategy and any number of processes pay."""
+        shares = sum(len(learner.modalities) for learner in self.learning) * self.processes.count
+        return max(1, self.config.rays // shares)
+
+    def _share(self, seconds: float) -> float:
+        """How much of the training is done, by steps or by time."""
+        by_steps = self.steps / self.config.steps
+        limit = self.config.max_seconds
+        return by_steps if limit is None else max(by_steps, min(1.0, seconds / limit))
+
+    def _set_learning_rate(self) -> None:
+        phase = self._phases[self.phase]
+        warmup = min(1.0, (self.steps - self.phase_began + 1) / 50)
+        share = (self.share - phase.begin) / (phase.end - phase.begin)
+        for group in self.optimizer.param_groups:
+            group['lr'] = group['initial_lr'] * warmup * self.config.decay**share
+
+    def _refresh_grids(self) -> None:
+        if self.steps % _REFRESH_STEPS == 0:
+            for learner in self.learning:
+                learner.grid.refresh(learner.field, self.config.refresh_share, self.rng)
+            self._merge()
+
+    def _merge(self) -> None:
+        """Make one of what each process has learned beside the weights."""
+        self.processes.average([torch.from_numpy(learner.grid.values)
+                                for learner in self.learning])
+        variance = self.balance.variance
+        if not variance:
+            return
+        mean = torch.tensor([variance[name] for name in sorted(variance)], dtype=torch.float64)
+        self.processes.average([mean])
+        self.balance.variance = dict(zip(sorted(variance), mean.tolist(), strict=True))
+
+    def _note_psnr(self, modality: str, rendered: Tensor, truth: Tensor) -> None:
+        error = float(((rendered.detach() - truth)**2).mean())
+        now = -10.0 * float(np.log10(max(error, 1e-12)))
+        self.psnr[modality] = 0.95 * self.psnr.get(modality, now) + 0.05 * now
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
+            if name.startswith(prefix)}
+
+
+def _optimizer(learners: tuple[Learner, ...], config: TrainConfig) -> torch.optim.Adam:
+    """Adam; the hash tables with their own rate and a tiny epsilon, as most rows rest."""
+    tables = [learner.field.encoding.table for learner in learners]
+    others = [p for learner in learners for name, p in learner.field.named_parameters()
+              if not name.startswith('encoding.')]
+    optimizer = torch.optim.Adam(
+        [{'params': tables, 'lr': config.learning_rate, 'eps': 1e-15},
+         {'params': others, 'lr': config.network_learning_rate}], betas=(0.9, 0.99), fused=True)
+    for group in optimizer.param_groups:
+        group['initial_lr'] = group['lr']
+    return optimizer
