@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tracker: prediction, gating, fusion and states, with a localizer that does as it is told."""
+
+import numpy as np
+import pytest
+
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.localization.localizer import Localization
+from thermal_nerf_loc.localization.tracker import Tracker, TrackerConfig
+from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
+
+CAMERA = Camera.from_fov(8, 6, 60.0)
+STEP = se3.exp([0.05, 0.0, 0.1, 0.0, 0.05, 0.0])  # of the robot, each 0.1 s
+SIGMA = 0.01
+
+
+class FakeLocalizer:
+    """Answers with the truth and what the test makes of it; remembers what it was asked."""
+
+    def __init__(self):
+        self.truth, self.verdict, self.error = np.eye(4), 'ok', np.zeros(6)
+        self.guesses, self.covariances, self.frames = [], [], []
+
+    def localize(self, frame, T_world_cam_guess=None, guess_covariance=None):
+        self.guesses.append(np.array(T_world_cam_guess))
+        self.covariances.append(np.array(guess_covariance))
+        self.frames.append(frame)
+        reason = '' if self.verdict == 'ok' else 'told so'
+        return Localization(frame.stamp_ns, se3.plus(self.truth, self.error),
+                            SIGMA**2 * np.eye(6), 0.9, self.verdict, reason, 0.01, 100)
+
+
+class Drive:
+    """A robot that moves on, and its tracker."""
+
+    def __init__(self, start_error=(0.05, 0, 0, 0, 0.02, 0), odometry=True, **config):
+        self.fake = FakeLocalizer()
+        self.tracker = Tracker(self.fake, TrackerConfig(**config))
+        self.odometry, self.k = odometry, 0
+        self.T_odom_world = se3.exp([3.0, -2.0, 1.0, 0.3, 0.2, -0.1])
+        self.tracker.initialize(se3.plus(np.eye(4), start_error))
+
+    def step(self, verdict='ok', error=None, stand=False, images=None):
+        self.k += 1
+        if not stand and self.k > 1:
+            self.fake.truth = self.fake.truth @ STEP
+        self.fake.verdict = verdict
+        self.fake.error = np.zeros(6) if error is None else np.asarray(error, dtype=float)
+        T_odom = self.T_odom_world @ self.fake.truth if self.odometry else None
+        return self.tracker.step(make_frame(self.k, images), T_odom)
+
+    def error(self, update):
+        return se3.distance(update.T_world_cam, self.fake.truth)
+
+
+def make_frame(k, images=None):
+    stamp = k * 100_000_000
+    if images is None:
+        images = {RGB: SensorImage(CAMERA, np.full((6, 8, 3), k % 7 / 7, np.float32), stamp)}
+    return Frame(stamp, images)
+
+
+def settle(drive, count=4):
+    for _ in range(count):
+        update = drive.step()
+    assert update.state == 'tracking'
+    return update
+
+
+def test_nobody_said_where():
+    update = Tracker(FakeLocalizer()).step(make_frame(1))
+    assert update.state == 'initializing'
+    assert update.T_world_cam is None
+    assert 'initial pose' in update.reason
+
+
+def test_start_counts_when_confirmed():
+    drive = Drive()
+    assert drive.step().state == 'initializing'
+    update = drive.step()
+    assert update.state == 'tracking'
+    assert drive.error(update)[0] < 0.01
+
+
+def test_start_that_fixes_contradict_each_other_stays_open():
+    drive = Drive()
+    for k in range(6):
+        update = drive.step(error=[0.5 * (-1)**k, 0, 0, 0, 0, 0])
+        assert update.state == 'initializing'
+
+
+@pytest.mark.parametrize('odometry', [True, False])
+def test_prediction_follows_the_motion(odometry):
+    drive = Drive(odometry=odometry)
+    settle(drive, 8)
+    update = drive.step()
+    guess = drive.fake.guesses[-1]
+    assert se3.distance(guess, drive.fake.truth)[0] < 0.01
+    assert drive.error(update)[0] < 0.005
+
+
+@pytest.mark.parametrize('odometry', [True, False])
+def test_missing_fixes_degrade_then_lose(odometry):
+    drive = Drive(odometry=odometry, lost_after_s=3.0)
+    before = settle(drive)
+    states, last = [], before
+    for _ in range(60):
+        update = drive.step('lost')
+        states.append(update.state)
+        assert np.trace(update.covariance) >= np.trace(last.covariance) or update.state == 'lost'
+        last = update
+    assert states[0] == 'tracking'
+    assert 'degraded' in states
+    assert states[-1] == 'lost'
+    assert states == sorted(states, key=['tracking', 'degraded', 'lost'].index)
+    assert last.reason == 'told so'
+
+
+def test_odometry_bridges_a_gap():
+    drive = Drive()
+    settle(drive)
+    for _ in range(10):
+        update = drive.step('lost')
+    assert update.state == 'degraded'
+    assert drive.error(update)[0] < 0.05
+    assert drive.step().state == 'tracking'
+
+
+def test_a_wild_fix_is_not_followed():
+    drive = Drive()
+    settle(drive)
+    update = drive.step(error=[1.0, 0, 0, 0, 0.5, 0])
+    assert drive.error(update)[0] < 0.02
+    assert 'disagrees' in update.reason
+    assert drive.step().state == 'tracking'
+
+
+def test_ambiguous_fix_is_not_followed():
+    drive = Drive()
+    settle(drive)
+    update = drive.step('ambiguous', error=[0.05, 0, 0, 0, 0, 0])
+    assert drive.error(update)[0] < 0.02
+
+
+def test_agreeing_fixes_overrule_the_filter():
+    drive = Drive()
+    settle(drive)
+    away = [0.6, 0.0, 0.0, 0.0, 0.0, 0.0]  # the robot was carried; every fix says so
+    updates = [drive.step(error=away, stand=True) for _ in range(8)]
+    assert drive.error(updates[0])[0] < 0.05
+    metres, _ = se3.distance(updates[-1].T_world_cam, se3.plus(drive.fake.truth, away))
+    assert metres < 0.02
+    assert updates[-1].state == 'tracking'
+
+
+def test_lost_robot_is_found_again_by_agreeing_fixes():
+    drive = Drive(lost_after_s=0.5)
+    settle(drive)
+    for _ in range(10):
+        update = drive.step('lost')
+    assert update.state == 'lost'
+    assert drive.step().state == 'lost'
+    update = drive.step()
+    assert update.state == 'tracking'
+    assert drive.error(update)[0] < 0.01
+
+
+def test_fusion_is_sharper_than_its_parts():
+    drive = Drive()
+    update = settle(drive, 10)
+    fix_sigma = np.hypot(SIGMA, TrackerConfig().fix_sigma_m)
+    assert np.sqrt(update.covariance[0, 0]) < fix_sigma
+    assert np.linalg.eigvalsh(update.covariance)[0] > 0.0
+    noise = np.random.default_rng(0).normal(0.0, SIGMA, (60, 6))
+    errors = [drive.error(drive.step(error=xi))[0] for xi in noise]
+    assert np.mean(errors[5:]) < 0.8 * np.linalg.norm(noise[5:, :3], axis=1).mean()
+
+
+def test_frozen_image_is_not_localized():
+    drive = Drive()
+    settle(drive)
+    thermal = np.random.default_rng(0).normal(size=(6, 8, 1)).astype(np.float32)
+
+    def images(k, frozen):
+        values = thermal if frozen else thermal + k
+        return {RGB: SensorImage(CAMERA, np.full((6, 8, 3), 0.01 * k, np.float32), 0),
+                THERMAL: SensorImage(CAMERA, values, 0)}
+    drive.step(images=images(1, False))
+    assert set(drive.fake.frames[-1].images) == {RGB, THERMAL}
+    drive.step(images=images(2, True))
+    drive.step(images=images(3, True))
+    assert set(drive.fake.frames[-1].images) == {RGB}
+    only = {THERMAL: SensorImage(CAMERA, thermal, 0)}
+    asked = len(drive.fake.frames)
+    update = drive.step(images=only)
+    assert len(drive.fake.frames) == asked
+    assert 'frozen' in update.reason
+
+
+def test_late_image_is_seen_from_where_it_was_taken():
+    drive = Drive()
+    settle(drive, 6)
+    k = drive.k + 1
+    late_ns = k * 100_000_000 - 50_000_000
+    drive.step(images={RGB: SensorImage(CAMERA, np.full((6, 8, 3), 0.9, np.float32), late_ns)})
+    moved = drive.fake.frames[-1].images[RGB].T_cam_sensor
+    np.testing.assert_allclose(moved, se3.exp(-0.5 * se3.log(STEP)), atol=1e-9)
+
+
+def test_guess_comes_with_its_covariance():
+    drive = Drive(initial_sigma_m=0.3, initial_sigma_deg=12.0)
+    drive.step()
+    assert np.sqrt(drive.fake.covariances[0][0, 0]) == pytest.approx(0.3, rel=0.01)
+    settle(drive, 6)
+    assert np.sqrt(drive.fake.covariances[-1][0, 0]) < 0.05
+
+
+def test_covariance_of_a_motion_is_carried_by_the_adjoint():
+    config = {'odometry_sigma_m': 0.0, 'odometry_sigma_deg': 0.0, 'odometry_drift': 0.0}
+    drive = Drive(**config)
+    before = settle(drive)
+    after = drive.step('lost')
+    rng = np.random.default_rng(0)
+    L = np.linalg.cholesky(before.covariance)
+    samples = se3.plus(before.T_world_cam, rng.normal(size=(4000, 6)) @ L.T) @ STEP
+    xi = se3.minus(samples, after.T_world_cam)
+    np.testing.assert_allclose(np.cov(xi.T), after.covariance, atol=0.08 * after.covariance.max())
+
+
+def test_bad_input_is_named():
+    drive = Drive()
+    drive.step()
+    with pytest.raises(InputError, match='not newer'):
+        drive.tracker.step(make_frame(1))
+    with pytest.raises(InputError, match='NaN'):
+        drive.tracker.step(make_frame(9), np.full((4, 4), np.nan))
+    with pytest.raises(InputError, match='covariance'):
+        drive.tracker.initialize(np.eye(4), -np.eye(6))
+    with pytest.raises(InputError, match='out of range'):
+        Tracker(FakeLocalizer(), TrackerConfig(gate=0.0))
+
+
+def test_reset_forgets():
+    drive = Drive()
+    settle(drive)
+    drive.tracker.reset()
+    assert drive.step().T_world_cam is None
+
+
+def test_partial_fix_helps_only_where_the_view_holds_the_pose():
+    drive = Drive()
+    settle(drive)
+    for _ in range(6):
+        before = drive.step('lost')
+    seen = drive.fake.localize
+
+    def partial(frame, *guess):
+        found = seen(frame, *guess)
+        wide = np.diag([9.0, *[SIGMA**2] * 5])  # along x nothing is known
+        return Localization(found.stamp_ns, found.T_world_cam, wide, 0.4, 'ambiguous', 'bare wall',
+                            0.01, 100, partial=True)
+    drive.fake.localize = partial
+    after = drive.step('ambiguous')
+    assert after.state == 'tracking'
+    assert after.reason == 'bare wall'
+    assert after.covariance[2, 2] < 0.5 * before.covariance[2, 2]
+    assert after.covariance[0, 0] >= 0.9 * before.covariance[0, 0]

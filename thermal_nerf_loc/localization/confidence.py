@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Whether to believe a pose: its covariance, one number in [0, 1], and a verdict with its reason.
+
+Evidence: do the images agree with the map where they carry anything (correlation, corrected for
+the sensor's noise), how many points fit, how much of the map is in view, and how firmly the
+images hold the pose.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.localization.fit import Fit
+
+Array = NDArray[np.float64]
+
+OK, AMBIGUOUS, LOST = 'ok', 'ambiguous', 'lost'
+
+_WIDEST = np.array([3.0, 3.0, 3.0, 1.0, 1.0, 1.0])  # sigma (m, rad) of knowing nothing
+
+
+@dataclass(frozen=True, slots=True)
+class ConfidenceConfig:
+    """What a pose needs to be believed."""
+
+    inflation: float = setting(2.0, 'factor on the covariance: neighbouring residuals are not '
+                               'independent, and the map is not exact', 0.01, 1e4)
+    min_confidence: float = setting(0.5, 'below, the verdict is lost', 0.0, 1.0)
+    agreement: float = setting(0.6, 'noise-free correlation with the map at which the confidence '
+                               'is one half', 0.0, 1.0)
+    max_sigma_m: float = setting(0.25, 'looser positions are ambiguous', 0.0, 100.0)
+    max_sigma_deg: float = setting(6.0, 'looser orientations are ambiguous', 0.0, 180.0)
+    min_in_view: float = setting(0.3, 'share of the rendered points that must be in view', 0., 1.)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What to make of an aligned pose."""
+
+    confidence: float
+    verdict: str  # 'ok', 'ambiguous' or 'lost'
+    reason: str
+    partial: bool = False  # agrees with the map, yet some direction is not held
+
+
+def covariance_of(information: Array, config: ConfidenceConfig) -> Array:
+    """Covariance over the right tangent; directions nobody saw come out as wide as `_WIDEST`."""
+    return np.asarray(np.linalg.inv(information / config.inflation + np.diag(_WIDEST**-2.0)))
+
+
+def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig) -> Judgement:
+    """Weigh the evidence."""
+    if not fits:
+        return Judgement(0.0, LOST, 'no usable image')
+    in_view = max(fit.in_view for fit in fits.values())
+    if in_view < config.min_in_view:
+        return Judgement(0.0, LOST, 'hardly any of the map is in view')
+    sigma_m, sigma_deg = sigmas(covariance)
+    agreed, inliers = agreement(fits)
+    confidence = _logistic((agreed - config.agreement) / 0.08) * min(1.0, inliers / 0.6)
+    if confidence < config.min_confidence:
+        return Judgement(confidence, LOST, f'images and map disagree (agreement {agreed:.2f}, '
+                                           f'{inliers:.0%} of the points fit)')
+    looseness = max(sigma_m / config.max_sigma_m, sigma_deg / config.max_sigma_deg)
+    if looseness > 1.0:
+        return Judgement(min(confidence / looseness, 0.9 * config.min_confidence), AMBIGUOUS,
+                         f'the view holds the pose only to {sigma_m:.2g} m, {sigma_deg:.2g} deg',
+                         partial=True)
+    return Judgement(confidence, OK, '')
+
+
+def agreement(fits: Mapping[str, Fit]) -> tuple[float, float]:
+    """
+    Correlation with the map in small neighbourhoods, and inlier share.
+
+    Corrected for the sensor's noise (1 where everything else agrees); modalities weighted by what
+    they tell of the pose. Neighbourhoods, because a wrong pose too has its dark floor below.
+    """
+    weights, agreed, inliers = [], [], []
+    for fit in fits.values():
+        observed, rendered, covariance = (fit.detail / np.maximum(fit.scale, 1e-9)[:, None]**2).T
+        clean = observed - (fit.noise / np.maximum(fit.scale, 1e-9))**2
+        clean = np.maximum(clean, 0.05 * observed)
+        agreed.append(float(np.clip(covariance.sum() / np.sqrt(
+            max(float(clean.sum() * rendered.sum()), 1e-24)), 0.0, 1.0)))
+        inliers.append(float(np.mean(fit.inlier_share)))
+        signal = fit.information - fit.noise_information
+        weights.append(max(float(np.trace(signal[3:, 3:])), 0.0))
+    share = np.array(weights) / max(sum(weights), 1e-30)
+    return float(share @ agreed), float(share @ inliers)
+
+
+def sigmas(covariance: Array) -> tuple[float, float]:
+    """Worst standard deviation of the position (m) and of the orientation (deg)."""
+    return (float(np.sqrt(np.linalg.eigvalsh(covariance[:3, :3])[-1])),
+            float(np.rad2deg(np.sqrt(np.linalg.eigvalsh(covariance[3:, 3:])[-1]))))
+
+
+def _logistic(x: float) -> float:
+    return float(1.0 / (1.0 + np.exp(-np.clip(x, -50.0, 50.0))))

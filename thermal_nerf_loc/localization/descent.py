@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+One frame's way from a guess to the pose: render, align, render again, with ever less blur.
+
+A rough guess is searched around first: points rendered once with a wide view are scored at many
+turned poses, the best are aligned, and rivals are refined only while none convinces.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization import search
+from thermal_nerf_loc.localization.alignment import (
+    align, AlignConfig, Aligned, GainOffset, PosePrior, View)
+from thermal_nerf_loc.localization.lifting import (
+    render_grid, render_points, RenderedPoints, widened)
+from thermal_nerf_loc.localization.observation import make_layer, Observation
+from thermal_nerf_loc.localization.rays import draw_pixels, preferred_pixels, SAMPLERS
+from thermal_nerf_loc.sensing.frame import RGB
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+Array = NDArray[np.float64]
+
+_NOMINAL_WIDTH_PX = 160  # `sigmas_px` are meant for images of this width
+_MIN_SIGMA_PX = 0.4
+_NOMINAL_DEPTH_M = 2.0  # turns a shift of the guess into a motion of the image
+_UNKNOWN = 1e3
+_SEARCH_SIGMAS = 1.3  # how far the search reaches, in sigmas of the guess
+_MAX_REACH_RAD = np.deg2rad(65.0)
+_MAX_WIDE_RAYS = 4.0  # times `grid_rays`
+_WIDE_REACH_RAD = np.deg2rad(20.0)  # beyond, twice as many hypotheses
+_QUICK_ITERATIONS = 6  # of hypotheses: enough to rank them
+_QUICK_STEP_PX = 0.2
+_CONTENDER_SHARE = 0.6  # of the best score, for a rival to be looked at again
+
+
+@dataclass(frozen=True, slots=True)
+class DescentConfig:
+    """From coarse to fine."""
+
+    sigmas_px: tuple[float, ...] = setting(
+        (6.0, 3.0, 1.2, 0.8), 'blur of each round, coarse to fine, for images 160 px wide')
+    rays: int = setting(500, 'rays for each image and fine round', 20, 100000)
+    grid_rays: int = setting(300, 'rays for each image and coarse round', 20, 100000)
+    grid_above_px: float = setting(2.0, 'rounds blurred more than this use a regular grid', 0.0)
+    sampler: str = setting('random', 'pixels of the fine rounds, spread evenly', choices=SAMPLERS)
+    hypotheses: int = setting(4, 'poses aligned in the search around a rough guess', 1, 50)
+    contenders: int = setting(3, 'of them refined, while none convinces', 1, 20)
+    trust_celsius: bool = setting(False, 'the thermal camera has no drift: its offset is zero')
+    rgb_floor: float = setting(0.02, 'the map is never exact to less than this', 1e-6, 1.0)
+    thermal_floor_celsius: float = setting(0.1, 'the same for temperatures', 1e-6, 10.0)
+    align: AlignConfig = setting(AlignConfig(), 'one alignment')
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contender:
+    """A coarse pose to be refined; `rival` is the share of its score that another reached."""
+
+    T_world_cam: Array
+    rounds: tuple[float, ...]
+    prior: PosePrior
+    rival: float
+
+
+class Descent:
+    """Renders and aligns for one frame; counts its rays."""
+
+    def __init__(self, renderer: Renderer, config: DescentConfig,
+                 images: Mapping[str, Observation], seed: int) -> None:
+        """Nothing is rendered yet."""
+        self.renderer, self.config, self.images = renderer, config, images
+        self.rays = 0
+        self._rng = np.random.default_rng(seed)
+        self._preferred: dict[str, NDArray[np.bool_]] = {}
+
+    def contenders(self, T: Array, sigma_m: float, sigma_rad: float) -> list[Contender]:
+        """Where the pose may be, most likely first."""
+        motion_px = self._motion_px(sigma_m, sigma_rad)
+        rounds = needed_rounds(self.config.sigmas_px, motion_px)
+        prior = PosePrior(T, np.diag(np.repeat(
+            (1.0 / (3 * sigma_m + 1e-3)**2, 1.0 / (3 * sigma_rad + 1e-3)**2), 3)))
+        if motion_px <= 1.5 * rounds[0]:
+            return [Contender(T, rounds, prior, 0.0)]
+        reach = min(_SEARCH_SIGMAS * sigma_rad, _MAX_REACH_RAD)
+        views = self._look_around(T, rounds[0], reach)
+        found = self._search(views, T, reach, prior)
+        scores = np.array([search.scores(views, T, a.T_world_cam[None])[0] for a in found])
+        order = np.argsort(-scores, kind='stable')
+        kept: list[int] = []
+        for k in order:
+            if scores[k] >= _CONTENDER_SHARE * scores[order[0]] and all(
+                    apart(found[k].T_world_cam, found[j].T_world_cam) for j in kept):
+                kept.append(int(k))
+        best = max(float(scores[order[0]]), 1e-9)
+        rivals = [float(scores[k]) / best for k in kept[1:]] + [0.0]
+        return [Contender(found[k].T_world_cam, rounds[1:] or rounds, prior, rivals[0])
+                for k in kept[:self.config.contenders]]
+
+    def refine(self, contender: Contender) -> Aligned:
+        """Finish one contender, round by round."""
+        T = contender.T_world_cam
+        for sigma_px in contender.rounds:
+            found = align(self.look(T, sigma_px), T, T, self.config.align, contender.prior)
+            T = found.T_world_cam
+        return found
+
+    def measure(self, T: Array) -> tuple[Aligned, float]:
+        """How well a pose fits, unmoved; and how many pixels the aligner would move it."""
+        views = self.look(T, self.config.sigmas_px[-1])
+        left = se3.minus(align(views, T, T, self.config.align).T_world_cam, T)
+        left_px = self._motion_px(*(float(np.linalg.norm(part)) for part in (left[:3], left[3:])))
+        return align(views, T, T, replace(self.config.align, iterations=0)), left_px
+
+    def look(self, T: Array, sigma_px: float) -> list[View]:
+        """Render what one round needs."""
+        views = []
+        for name, image in self.images.items():
+            sigma = self._own_sigma(image, sigma_px)
+            where = self.renderer, name, T, image.T_cam_sensor, image.camera
+            if sigma_px > self.config.grid_above_px:
+                points = render_grid(*where, self.config.grid_rays, sigma)
+            else:
+                points = render_points(*where, self._pixels(name, image))
+            views.append(self._view(name, image, sigma, points))
+        return views
+
+    def _look_around(self, T: Array, sigma_px: float, reach_rad: float) -> list[View]:
+        """Render the view and its surroundings."""
+        views = []
+        for name, image in self.images.items():
+            camera = widened(image.camera, reach_rad)
+            share = camera.width * camera.height / (image.camera.width * image.camera.height)
+            rays = round(self.config.grid_rays * min(share, _MAX_WIDE_RAYS))
+            sigma = self._own_sigma(image, sigma_px)
+            points = render_grid(self.renderer, name, T, image.T_cam_sensor, camera, rays, sigma)
+            views.append(self._view(name, image, sigma, points))
+        return views
+
+    def _view(self, name: str, image: Observation, sigma: float, points: RenderedPoints) -> View:
+        layer = make_layer(image, sigma)
+        floor = (self.config.rgb_floor if name == RGB or not image.radiometric
+                 else self.config.thermal_floor_celsius)
+        self.rays += len(points)
+        return View(layer, points, image.T_cam_sensor, self._nuisance(name, image), floor)
+
+    def _own_sigma(self, image: Observation, sigma_px: float) -> float:
+        return max(sigma_px * image.camera.width / _NOMINAL_WIDTH_PX, _MIN_SIGMA_PX)
+
+    def _pixels(self, name: str, image: Observation) -> Array:
+        if name not in self._preferred:
+            self._preferred[name] = preferred_pixels(self.config.sampler, image)
+        return draw_pixels(self._preferred[name], image, self.config.rays, self._rng,
+                           balanced=True)
+
+    def _nuisance(self, name: str, image: Observation) -> GainOffset:
+        if name == RGB or not image.radiometric:
+            return GainOffset(None, 0.3, None, _UNKNOWN)
+        if self.config.trust_celsius:
+            return GainOffset(1.0, 0.02, 0.0, 0.1)
+        return GainOffset(1.0, 0.1, None, _UNKNOWN)
+
+    def _motion_px(self, sigma_m: float, sigma_rad: float) -> float:
+        """How far the guess' error moves the image, were it 160 px wide."""
+        camera = next(iter(self.images.values())).camera
+        return (camera.fx * _NOMINAL_WIDTH_PX / camera.width
+                * float(np.hypot(sigma_rad, sigma_m / _NOMINAL_DEPTH_M)))
+
+    def _search(self, views: Sequence[View], T: Array, reach_rad: float, prior: PosePrior,
+                ) -> list[Aligned]:
+        step = float(np.clip(0.4 * reach_rad, np.deg2rad(2.0), np.deg2rad(5.0)))
+        poses = search.turned_poses(T, reach_rad, step)
+        score = search.scores(views, T, poses)
+        count = self.config.hypotheses * (2 if reach_rad > _WIDE_REACH_RAD else 1)
+        starts = search.best_apart(poses, score, count, 1.5 * step)
+        quick = replace(self.config.align, iterations=_QUICK_ITERATIONS, step_px=_QUICK_STEP_PX)
+        return [align(views, T, poses[k], quick, prior) for k in starts]
+
+
+def needed_rounds(sigmas_px: tuple[float, ...], motion_px: float) -> tuple[float, ...]:
+    """Leave out the coarse rounds that a good guess does not need."""
+    first = 0
+    while first + 1 < len(sigmas_px) and sigmas_px[first + 1] >= 0.7 * motion_px:
+        first += 1
+    return sigmas_px[first:]
+
+
+def apart(T_a: Array, T_b: Array) -> bool:
+    """Whether two poses are different answers."""
+    metres, degrees = se3.distance(T_a, T_b)
+    return metres > 0.1 or degrees > 5.0

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+INeRF as published: invert the map by gradient descent on SE(3).
+
+Yen-Chen et al., "iNeRF: Inverting Neural Radiance Fields for Pose Estimation", 2021. The pose is
+`exp([S] theta) T_0` in exponential coordinates; each step renders a fresh batch of rays, compares
+them with the image in the mean square and steps theta by Adam (betas 0.9, 0.999), whose rate
+decays as `rate * 0.8^(step / 100)`. Rays come from one of the three samplers of `rays`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization.observation import Observation
+from thermal_nerf_loc.localization.rays import draw_pixels, preferred_pixels, SAMPLERS
+
+Array = NDArray[np.float64]
+
+_DECAY = 0.8
+_DECAY_STEPS = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class InerfConfig:
+    """The published settings."""
+
+    steps: int = setting(300, 'gradient steps', 1, 100000)
+    rays: int = setting(1024, 'rays of a step, shared by the images', 8, 1000000)
+    rate: float = setting(0.01, 'initial step of Adam', 1e-6, 10.0)
+    sampler: str = setting('interest_regions', 'where rays are drawn', choices=SAMPLERS)
+    dilations: int = setting(3, 'rounds of 5x5 dilation of the interest regions', 0, 50)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class InerfResult:
+    """Where the descent ended."""
+
+    T_world_cam: Array
+    losses: tuple[float, ...]
+    rays: int
+
+
+@runtime_checkable
+class DifferentiableRenderer(Protocol):
+    """A map whose rendering can be differentiated in the rays."""
+
+    def render_differentiable(self, modality: str, origins: Any, directions: Any) -> Any:
+        """Torch rays (n, 3) to torch values (n, channels), in the units of `Renderer`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Target:
+    """One image's rays and what they should see, scaled to unit contrast."""
+
+    modality: str
+    directions: Any  # (pixels, 3) in the reference camera
+    origin: Any  # (3,) of the sensor in the reference camera
+    values: Any  # (pixels, channels)
+    contrast: float
+
+
+def refine(renderer: object, images: Mapping[str, Observation], T_guess: Array,
+           config: InerfConfig, seed: int = 0) -> InerfResult:
+    """Descend from `T_guess`."""
+    import torch
+    if not isinstance(renderer, DifferentiableRenderer):
+        raise InputError('this map cannot be differentiated', expected='a radiance map',
+                         got=type(renderer).__name__, hint='Use the method align.')
+    rng = np.random.default_rng(seed)
+    targets = [_make_target(name, image) for name, image in images.items()]
+    preferred = [preferred_pixels(config.sampler, image, config.dilations)
+                 for image in images.values()]
+    share = max(config.rays // len(targets), 4)
+    theta = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    base = torch.tensor(T_guess, dtype=torch.float64)
+    optimizer = torch.optim.Adam([theta], lr=config.rate, betas=(0.9, 0.999))
+    losses, rays = [], 0
+    for step in range(config.steps):
+        optimizer.param_groups[0]['lr'] = config.rate * _DECAY**(step / _DECAY_STEPS)
+        T = _exp(theta) @ base
+        loss = torch.zeros((), dtype=torch.float64)
+        for target, mask, image in zip(targets, preferred, images.values()):
+            uv = draw_pixels(mask, image, share, rng)
+            loss = loss + _loss(renderer, target, _index(uv, image.camera.width), T)
+            rays += len(uv)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    T_final = se3.exp(theta.detach().numpy()) @ T_guess
+    return InerfResult(T_final, tuple(losses), rays)
+
+
+def _make_target(name: str, image: Observation) -> _Target:
+    import torch
+    directions = image.camera.rays() @ image.T_cam_sensor[:3, :3].T
+    values = image.values.reshape(len(directions), -1)
+    contrast = 1.0 if name == 'rgb' else max(float(np.subtract(
+        *np.quantile(values, (0.99, 0.01)))), 1e-6)  # deg C to about [0, 1], as colours are
+    return _Target(name, torch.tensor(directions), torch.tensor(image.T_cam_sensor[:3, 3].copy()),
+                   torch.tensor(values, dtype=torch.float64), contrast)
+
+
+def _loss(renderer: DifferentiableRenderer, target: _Target, pixels: Any, T: Any) -> Any:
+    """Mean squared photometric error of a batch."""
+    R, t = T[:3, :3], T[:3, 3]
+    directions = target.directions[pixels] @ R.T
+    origins = (R @ target.origin + t).expand(len(directions), 3)
+    rendered = renderer.render_differentiable(target.modality, origins.float(),
+                                              directions.float())
+    error = (rendered.double() - target.values[pixels]) / target.contrast
+    return (error**2).mean()
+
+
+def _exp(theta: Any) -> Any:
+    """Exponential of the twist (v, w), differentiable also at zero."""
+    import torch
+    v, w = theta[:3], theta[3:]
+    zero = torch.zeros((), dtype=theta.dtype)
+    twist = torch.stack([
+        torch.stack([zero, -w[2], w[1], v[0]]), torch.stack([w[2], zero, -w[0], v[1]]),
+        torch.stack([-w[1], w[0], zero, v[2]]), torch.stack([zero, zero, zero, zero])])
+    return torch.linalg.matrix_exp(twist)
+
+
+def _index(uv: Array, width: int) -> NDArray[np.intp]:
+    return (uv[:, 1].astype(np.intp) * width + uv[:, 0].astype(np.intp)).astype(np.intp)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Render a few rays at a pose and lift what they saw to 3D."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+Array = NDArray[np.float64]
+
+_MIN_OPACITY = 0.5  # less is fog: no surface to lift
+_WIDEST_RAD = np.deg2rad(85.0)
+_SPREAD_SHARE = 0.05  # a spread of this share of the distance halves a point's weight
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RenderedPoints:
+    """Surface points in the reference camera of the pose they were rendered at."""
+
+    points_cam: Array  # (n, 3)
+    values: Array  # (n, channels)
+    weight: Array  # (n,) in [0, 1]: how sure the map is
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.weight)
+
+
+def render_points(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_sensor: Array,
+                  camera: Camera, uv: Array) -> RenderedPoints:
+    """Look through the pixels `uv` (n, 2) of one sensor."""
+    directions = camera.unproject(uv)
+    T_world_sensor = T_world_cam @ T_cam_sensor
+    origins = np.broadcast_to(T_world_sensor[:3, 3], directions.shape)
+    seen = renderer.render_rays(modality, np.ascontiguousarray(origins, dtype=np.float32),
+                                (directions @ T_world_sensor[:3, :3].T).astype(np.float32))
+    distance, spread, opacity = (np.asarray(x, dtype=np.float64) for x in
+                                 (seen.distance_m, seen.spread_m, seen.opacity))
+    values = np.asarray(seen.values, dtype=np.float64)
+    good = (opacity >= _MIN_OPACITY) & (distance > 0.0) & np.isfinite(values).all(axis=-1)
+    good &= np.isfinite(distance) & np.isfinite(spread)
+    doubt = spread / np.where(good, _SPREAD_SHARE * distance, 1.0)
+    weight = np.where(good, opacity**2 / (1.0 + doubt**2), 0.0)
+    if camera.distortion:  # beyond the fold there is no such ray
+        weight = np.where(camera.reached(uv), weight, 0.0)
+    points = se3.transform(T_cam_sensor, directions * np.where(good, distance, 1.0)[:, None])
+    return RenderedPoints(points, np.where(good[:, None], values, 0.0), weight)
+
+
+def render_grid(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_sensor: Array,
+                camera: Camera, rays: int, sigma_px: float) -> RenderedPoints:
+    """Look through a regular grid of about `rays` pixels, blurred like an image of `sigma_px`."""
+    step = np.sqrt(camera.width * camera.height / rays)
+    columns, rows = (max(round(size / step), 4) for size in camera.size)
+    u = (np.arange(columns) + 0.5) * camera.width / columns
+    v = (np.arange(rows) + 0.5) * camera.height / rows
+    uv = np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2)
+    sharp = render_points(renderer, modality, T_world_cam, T_cam_sensor, camera, uv)
+    left = np.sqrt(max((sigma_px / step)**2 - 1 / 12, 0.0))
+    if left < 0.3:
+        return sharp
+    share = sharp.weight.reshape(rows, columns, 1)
+    image = sharp.values.reshape(rows, columns, -1) * share
+    blurred = cv2.GaussianBlur(np.concatenate([image, share], axis=-1), (0, 0), left)
+    values = blurred[..., :-1] / np.maximum(blurred[..., -1:], 1e-9)
+    return RenderedPoints(sharp.points_cam, values.reshape(len(uv), -1), sharp.weight)
+
+
+def widened(camera: Camera, reach_rad: float) -> Camera:
+    """Fisheye camera of the same resolution in its middle that sees further on every side."""
+    corners = np.array([[0.0, 0.5 * camera.height], [0.5 * camera.width, 0.0]])
+    half = np.arccos(np.clip(camera.unproject(corners)[:, 2], -1.0, 1.0)) + reach_rad
+    half = np.minimum(half, _WIDEST_RAD)
+    width, height = (max(round(2.0 * f * angle), 8)
+                     for f, angle in zip((camera.fx, camera.fy), half))
+    return Camera(width, height, camera.fx, camera.fy, 0.5 * width, 0.5 * height,
+                  CameraModel.OPENCV_FISHEYE, (0.0, 0.0, 0.0, 0.0))

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+`Localizer(renderer).localize(frame, guess)`: pose, covariance, and whether to believe them.
+
+Render a few rays at the guess, align what they saw to the images, render again there, with ever
+less blur (`descent`); or descend as iNeRF does (`inerf`). Then judge (`confidence`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+import time
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from thermal_nerf_loc.config import check, setting
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization import confidence, inerf
+from thermal_nerf_loc.localization.alignment import Aligned
+from thermal_nerf_loc.localization.confidence import ConfidenceConfig, Judgement
+from thermal_nerf_loc.localization.descent import apart, Descent, DescentConfig
+from thermal_nerf_loc.localization.fit import Fit, summarize
+from thermal_nerf_loc.localization.inerf import InerfConfig
+from thermal_nerf_loc.localization.observation import observe
+from thermal_nerf_loc.sensing.frame import Frame
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+Array = NDArray[np.float64]
+
+_RIVAL_SHARE = 0.85  # of the best's coarse score: a rival is refined before the best is believed
+_CLEARLY_WORSE = 0.9
+_CONVERGED_PX = 3.0  # how far a converged descent may be from the aligner's optimum
+_BOUNDS_MARGIN = 0.25  # of the map's size: a guess may lie so far outside
+
+
+@dataclass(frozen=True, slots=True)
+class LocalizerConfig:
+    """How a frame is localized."""
+
+    method: str = setting('align', 'align (fast) or inerf (the published method)',
+                          choices=('align', 'inerf'))
+    guess_sigma_m: float = setting(0.1, 'how far off a guess without covariance may be', 0.0, 10.)
+    guess_sigma_deg: float = setting(10.0, 'how far turned such a guess may be', 0.0, 180.0)
+    seed: int = setting(0, 'of every random draw', 0)
+    descent: DescentConfig = setting(DescentConfig(), 'the aligner')
+    confidence: ConfidenceConfig = setting(ConfidenceConfig(), 'when to believe a pose')
+    inerf: InerfConfig = setting(InerfConfig(), 'the published method')
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """A pose and what to make of it."""
+
+    T_world_cam: Array
+    covariance: Array
+    judged: Judgement
+    fits: Mapping[str, Fit]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Localization:
+    """What `localize` found; covariance over the right tangent (v, w)."""
+
+    stamp_ns: int
+    T_world_cam: Array
+    covariance: Array
+    confidence: float
+    verdict: str  # 'ok', 'ambiguous' or 'lost'
+    reason: str
+    seconds: float
+    rays: int
+    fits: Mapping[str, Fit] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why
+    partial: bool = False  # agrees with the map, yet some direction is not held: see covariance
+
+    def __post_init__(self) -> None:
+        """Freeze what is mutable."""
+        for name in ('T_world_cam', 'covariance'):
+            value = np.array(getattr(self, name), dtype=np.float64)
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, 'fits', MappingProxyType(dict(self.fits)))
+        object.__setattr__(self, 'ignored', MappingProxyType(dict(self.ignored)))
+
+
+class Localizer:
+    """Finds frames in one map; holds no state from frame to frame."""
+
+    def __init__(self, renderer: Renderer, config: LocalizerConfig | None = None) -> None:
+        """Check the configuration."""
+        self.renderer = renderer
+        self.config = LocalizerConfig() if config is None else config
+        check(self.config, 'localizer')
+        sigmas_px = self.config.descent.sigmas_px
+        if not sigmas_px or min(sigmas_px) <= 0.0:
+            raise InputError('a blur is needed for every round',
+                             where='localizer.descent.sigmas_px', expected='positive numbers',
+                             got=sigmas_px)
+
+    def localize(self, frame: Frame, T_world_cam_guess: ArrayLike | None = None,
+                 guess_covariance: ArrayLike | None = None) -> Localization:
+        """
+        Find the pose of a frame near a guess.
+
+        The covariance (6, 6) of the guess, where given, decides how widely to look; else the
+        configured sigmas do.
+        """
+        began = time.perf_counter()
+        T_guess = self._checked_guess(T_world_cam_guess)
+        sigma_m, sigma_rad = self._guess_sigmas(guess_covariance)
+        images, ignored = observe(frame, self._modalities(frame))
+        if not images:
+            nothing = confidence.covariance_of(np.zeros((6, 6)), self.config.confidence)
+            return Localization(frame.stamp_ns, T_guess, nothing, 0.0, confidence.LOST,
+                                '; '.join(ignored.values()), time.perf_counter() - began, 0,
+                                {}, ignored)
+        descent = Descent(self.renderer, self.config.descent, images, self.config.seed)
+        if self.config.method == 'inerf':
+            answer, rays = self._invert(descent, T_guess)
+        else:
+            answer = self._descend(descent, T_guess, sigma_m, sigma_rad)
+            rays = descent.rays
+        return Localization(
+            frame.stamp_ns, answer.T_world_cam, answer.covariance,
+            answer.judged.confidence, answer.judged.verdict, answer.judged.reason,
+            time.perf_counter() - began, rays, answer.fits, ignored,
+            answer.judged.partial)
+
+    def _descend(self, descent: Descent, T: Array, sigma_m: float, sigma_rad: float) -> _Answer:
+        """Refine one contender after the other until one convinces; else the best of them."""
+        best: _Answer | None = None
+        for contender in descent.contenders(T, sigma_m, sigma_rad):
+            answer = self._judged(descent, descent.refine(contender))
+            if best is not None and best.judged.verdict == confidence.OK:
+                return _doubted(best, answer)
+            if best is None or answer.judged.confidence > best.judged.confidence:
+                best = answer
+            if answer.judged.verdict == confidence.OK and contender.rival < _RIVAL_SHARE:
+                break
+        assert best is not None  # the guess itself is a contender
+        return best
+
+    def _invert(self, descent: Descent, T: Array) -> tuple[_Answer, int]:
+        """Run iNeRF, then look once where it ended, and whether it has ended at all."""
+        result = inerf.refine(self.renderer, descent.images, T, self.config.inerf,
+                              self.config.seed)
+        measured, left_px = descent.measure(result.T_world_cam)
+        answer = self._judged(descent, measured)
+        if left_px > _CONVERGED_PX:
+            early = Judgement(0.5 * min(answer.judged.confidence,
+                                        self.config.confidence.min_confidence), confidence.LOST,
+                              f'the descent ended {left_px:.1f} px off an optimum')
+            answer = replace(answer, judged=early)
+        return answer, result.rays + descent.rays
+
+    def _judged(self, descent: Descent, found: Aligned) -> _Answer:
+        fits, information = summarize(found, self.config.descent.align)
+        covariance = confidence.covariance_of(information, self.config.confidence)
+        named = dict(zip(descent.images, fits))
+        return _Answer(found.T_world_cam, covariance,
+                       confidence.judge(named, covariance, self.config.confidence), named)
+
+    def _modalities(self, frame: Frame) -> tuple[str, ...]:
+        if not frame.images:
+            raise InputError('frame has no image', where=frame.name or None,
+                             expected=' or '.join(self.renderer.modalities))
+        common = tuple(name for name in self.renderer.modalities if name in frame.images)
+        if not common:
+            raise InputError("the map has none of the frame's modalities",
+                             where=frame.name or None,
+                             expected=', '.join(self.renderer.modalities),
+                             got=', '.join(frame.images))
+        return common
+
+    def _checked_guess(self, T: ArrayLike | None) -> Array:
+        if T is None:
+            raise InputError('no guess of the pose', expected='T_world_cam_guess, 4x4',
+                             hint='Global localization without a guess is not offered yet.')
+        guess = se3.check_pose(T, 'T_world_cam_guess')
+        bounds = getattr(self.renderer, 'bounds', None)
+        if bounds is not None:
+            low, high = np.asarray(bounds, dtype=np.float64)
+            margin = _BOUNDS_MARGIN * (high - low)
+            if ((guess[:3, 3] < low - margin) | (guess[:3, 3] > high + margin)).any():
+                raise InputError('guess lies outside the map', where='T_world_cam_guess',
+                                 expected=f'{low.tolist()} to {high.tolist()} m',
+                                 got=guess[:3, 3].round(3).tolist())
+        return guess
+
+    def _guess_sigmas(self, covariance: ArrayLike | None) -> tuple[float, float]:
+        if covariance is None:
+            return self.config.guess_sigma_m, float(np.deg2rad(self.config.guess_sigma_deg))
+        P = np.asarray(covariance, dtype=np.float64)
+        if P.shape != (6, 6) or not np.isfinite(P).all():
+            raise InputError('covariance of the guess is none', expected='6x6 finite numbers',
+                             got=f'shape {P.shape}')
+        sigma_m, sigma_deg = confidence.sigmas(0.5 * (P + P.T))
+        return sigma_m, float(np.deg2rad(sigma_deg))
+
+
+def _doubted(best: _Answer, other: _Answer) -> _Answer:
+    """The better of two refined rivals; ambiguous where both convince, apart from each other."""
+    if other.judged.verdict != confidence.OK or not apart(best.T_world_cam,
+                                                          other.T_world_cam):
+        return best
+    first, second = sorted((best, other), key=lambda answer: -answer.judged.confidence)
+    doubt = Judgement(0.5 * first.judged.confidence, confidence.AMBIGUOUS,
+                      'another pose fits as well')
+    clear = second.judged.confidence < _CLEARLY_WORSE * first.judged.confidence
+    return first if clear else replace(first, judged=doubt)

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Observed images made ready for alignment: health, sensor noise, stripes, blurred layers.
+
+An image that carries nothing (black, saturated, flat) is told apart here, with its reason; what
+carries little fades out by itself through `Layer.signal`.
+"""
+
+from dataclasses import dataclass
+import functools
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
+
+Array32 = NDArray[np.float32]
+Array = NDArray[np.float64]
+
+_BLACK = 0.02  # sRGB: a lit scene has its brightest percent above
+_SATURATED = 0.98  # sRGB: clipped highlights lie above
+_SATURATED_SHARE = 0.7
+_MIN_VALID_SHARE = 0.1
+_LAYER_SIGMA_PX = 1.0  # a layer is halved while its own blur stays above
+_WANTED_SIGNAL = 0.8
+_MOST_DENOISING_PX = 3.0
+_SHRINKAGE = 1.5  # gradients with less than this share of noise's energy are taken for noise
+_STRIPE_LIMIT = 2.0  # stripes stronger than this many noise sigmas are scene, not sensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """One image that carries something."""
+
+    camera: Camera
+    values: Array32  # (height, width, channels), stripes removed, invalid pixels filled
+    valid: NDArray[np.bool_] | None
+    T_cam_sensor: Array
+    noise: Array  # (channels,) standard deviation of the pixel noise
+    radiometric: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """An observed image low-passed, with its gradients, at a matching resolution."""
+
+    camera: Camera
+    samples: Array32  # (height, width, channels, 3): value, d/du, d/dv; NaN where masked;
+    #                   gradients are shrunk towards zero where noise alone could have made them
+    noise: Array  # (channels,) what is left of the pixel noise
+    gradient_noise: Array  # (channels,) in each component of the gradient, before shrinking
+    signal: Array  # (channels,) in [0, 1]: share of the gradients' energy that is no noise
+
+
+def observe(frame: Frame, modalities: tuple[str, ...],
+            ) -> tuple[dict[str, Observation], dict[str, str]]:
+    """Usable images of the wanted modalities, and why the others are not."""
+    usable: dict[str, Observation] = {}
+    ignored: dict[str, str] = {}
+    for name in modalities:
+        if name in frame.images:
+            image = frame.images[name]
+            valid = _finite(image, name)
+            reason = _empty_reason(image, valid, name)
+            if reason:
+                ignored[name] = reason
+            else:
+                usable[name] = _prepare(image, valid, name)
+    return usable, ignored
+
+
+def make_layer(image: Observation, sigma_px: float) -> Layer:
+    """
+    Blur by at least `sigma_px` (in the image's own pixels), shrinking as far as that allows.
+
+    Where noise outweighs the gradients, blur more.
+    """
+    layer = _layer(image, sigma_px)
+    limit = max(sigma_px, _MOST_DENOISING_PX)
+    while layer.signal.max() < _WANTED_SIGNAL and sigma_px < limit:
+        sigma_px = min(max(1.6 * sigma_px, 0.6), limit)
+        layer = _layer(image, sigma_px)
+    return layer
+
+
+def _layer(image: Observation, sigma_px: float) -> Layer:
+    factor = 1
+    while sigma_px / (2 * factor) >= _LAYER_SIGMA_PX:
+        factor *= 2
+    width = max(image.camera.width // factor, 8)
+    height = max(image.camera.height // factor, 8)
+    camera = image.camera.resized(width, height)
+    small = image.values if factor == 1 else _shrunk(image.values, width, height)
+    left = math.sqrt(max((sigma_px / factor)**2 - (1 - factor**-2) / 12, 0.01))
+    blurred = cv2.GaussianBlur(small, (0, 0), left).reshape(height, width, -1)
+    samples = np.empty((*blurred.shape, 3), dtype=np.float32)
+    samples[..., 0] = blurred
+    for axis in (0, 1):  # Scharr's 3x3 derivative, most nearly isotropic
+        samples[..., axis + 1] = cv2.Scharr(blurred, cv2.CV_32F, 1 - axis, axis,
+                                            scale=1 / 32).reshape(blurred.shape)
+    noise, gradient_noise = _noise_left(image.noise, factor, left)
+    signal = _shrink_noise(samples, gradient_noise)
+    if image.valid is not None:
+        samples[_near_invalid(image.valid, width, height, left)] = np.nan
+    return Layer(camera, samples, noise, gradient_noise, signal)
+
+
+def noise_sigma(values: Array32, valid: NDArray[np.bool_] | None = None) -> Array:
+    """
+    Pixel noise of each channel, from the median of a high-pass that lines and edges cancel in.
+
+    Immerkaer, "Fast noise variance estimation" (1996), made robust.
+    """
+    kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32)
+    detail = np.abs(cv2.filter2D(values, cv2.CV_32F, kernel)).reshape(values.shape)[1:-1, 1:-1]
+    chosen = (detail.reshape(-1, values.shape[2]) if valid is None
+              else detail[valid[1:-1, 1:-1]])
+    if chosen.size == 0:
+        return np.zeros(values.shape[2])
+    return np.asarray(np.median(chosen, axis=0) * 1.4826 / 6.0, dtype=np.float64)
+
+
+def without_stripes(values: Array32) -> Array32:
+    """
+    Remove a thermal sensor's pattern of columns and rows: what whole lines differ by.
+
+    No more than `_STRIPE_LIMIT` noise sigmas, so that upright pipes stay.
+    """
+    limit = _STRIPE_LIMIT * noise_sigma(values)
+    detail = values - cv2.medianBlur(values, 5).reshape(values.shape)
+    out = values
+    for axis in (0, 1):
+        stripes = np.median(detail, axis=axis, keepdims=True)
+        out = out - np.clip(stripes, -limit, limit).astype(np.float32)
+    return out
+
+
+def _finite(image: SensorImage, name: str) -> NDArray[np.bool_] | None:
+    """Mask of the usable pixels; None where all are."""
+    finite = np.isfinite(image.values).all(axis=-1)
+    if not finite.any():
+        raise InputError(f'{name} image holds no finite value', got='NaN everywhere',
+                         hint='Check the temperature scale of the camera.')
+    valid = finite if image.valid is None else finite & image.valid
+    return None if valid.all() else np.asarray(valid)
+
+
+def _empty_reason(image: SensorImage, valid: NDArray[np.bool_] | None, name: str) -> str:
+    pixels = image.values.reshape(-1, image.values.shape[2])
+    pixels = pixels if valid is None else pixels[valid.ravel()]
+    if len(pixels) < _MIN_VALID_SHARE * image.camera.width * image.camera.height:
+        return f'{name} image is masked nearly everywhere'
+    if name == RGB:
+        if np.quantile(pixels, 0.99) < _BLACK:
+            return 'rgb image is black'
+        if (pixels.min(axis=1) > _SATURATED).mean() > _SATURATED_SHARE:
+            return 'rgb image is saturated'
+    low, middle, high = np.quantile(pixels, (0.02, 0.5, 0.98), axis=0)
+    if not (high > low).any():
+        top = middle >= pixels.max(axis=0)
+        return f'{name} image is flat' + (' (saturated?)' if top.all() else '')
+    return ''
+
+
+def _prepare(image: SensorImage, valid: NDArray[np.bool_] | None, name: str) -> Observation:
+    values = image.values
+    if valid is not None:
+        values = np.where(valid[..., None], values, np.median(values[valid], axis=0))
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if name != RGB:
+        values = without_stripes(values)
+    return Observation(image.camera, values, valid, image.T_cam_sensor,
+                       noise_sigma(values, valid), image.radiometric)
+
+
+def _shrunk(values: Array32, width: int, height: int) -> Array32:
+    return np.asarray(cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA),
+                      dtype=np.float32)
+
+
+def _noise_left(noise: Array, factor: int, sigma_px: float) -> tuple[Array, Array]:
+    """White noise after shrinking and blur: in the values, and in each gradient component."""
+    radius = max(round(4.0 * sigma_px), 1)  # as wide as OpenCV makes it for floats
+    blur = cv2.getGaussianKernel(2 * radius + 1, sigma_px)[:, 0]
+    across, along = np.convolve(blur, (3 / 16, 10 / 16, 3 / 16)), np.convolve(blur, (.5, 0, -.5))
+    return (noise / factor * float(blur @ blur),
+            noise / factor * float(np.sqrt((across @ across) * (along @ along))))
+
+
+def _shrink_noise(samples: Array32, gradient_noise: Array) -> Array:
+    """
+    James and Stein's shrinkage of gradients by 1 - k / x, x their energy over the noise's.
+
+    A flat wall's noise then has no gradient, and the few edges around it count. Tells each
+    channel's share of energy that is no noise.
+    """
+    noise = np.maximum(2.0 * gradient_noise**2, 1e-12).astype(np.float32)
+    gradient = samples[..., 1:]
+    energy = np.einsum('hwck,hwck->hwc', gradient, gradient)
+    x = energy @ (1.0 / (noise * len(noise)))
+    gradient *= np.maximum(1.0 - _SHRINKAGE / np.maximum(x, 1e-6), 0.0)[..., None, None]
+    mean = np.maximum(energy.mean(axis=(0, 1), dtype=np.float64), 1e-30)
+    return np.asarray(np.clip(1.0 - 2.0 * gradient_noise**2 / mean, 0.0, 1.0))
+
+
+def noise_in_gradients(steepness: Array, gradient_noise: Array) -> Array:
+    """
+    Variance of the noise in each component of shrunk gradients, (n, channels).
+
+    From their squares (n, channels). Along an edge noise stays as it was; where all was noise,
+    some has passed for a gradient.
+    """
+    noise = np.maximum(gradient_noise**2, 0.5e-12)
+    y = (steepness / (2.0 * noise)).mean(axis=-1) + 2.0 * _SHRINKAGE  # (x - k)^2 / x = y - 2 k
+    x = 0.5 * (y + np.sqrt(np.maximum(y**2 - 4.0 * _SHRINKAGE**2, 0.0)))
+    kept = (1.0 - _SHRINKAGE / x)**2 + _noise_passed(steepness.shape[1])
+    return np.asarray(kept[:, None] * noise)
+
+
+@functools.lru_cache(maxsize=8)
+def _noise_passed(channels: int) -> float:
+    """Share of pure noise's energy left after shrinking: E[x (1 - k / x)^2], x ~ Gamma."""
+    x = np.linspace(_SHRINKAGE, 30.0, 20000)
+    density = x**(channels - 1) * np.exp(-channels * x) * channels**channels
+    density /= math.factorial(channels - 1)
+    return float(np.sum(density * (x - _SHRINKAGE)**2 / x) * (x[1] - x[0]))
+
+
+def _near_invalid(valid: NDArray[np.bool_], width: int, height: int, sigma_px: float,
+                  ) -> NDArray[np.bool_]:
+    """Pixels of a layer that a masked pixel has leaked into."""
+    bad = cv2.resize((~valid).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    reach = 2 * math.ceil(1.5 * sigma_px + 1) + 1
+    return np.asarray(cv2.dilate(bad, np.ones((reach, reach), np.uint8)) > 0.0)
