@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How well a map shows what the cameras saw: image, temperature and depth errors by view.
+
+Views are rendered and scored one by one, so that a data set may be larger than the memory.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+import time
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.scene import load_image, Scene
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.progress import Progress, silent
+from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
+from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.sensing.vignetting import radius_squared
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+Perceptual = Callable[[Array32, Array32], float]  # two images (h, w, 3) in [0, 1] -> distance
+
+NEAR_M = 0.05  # what counts as a depth that fits
+_WARM_UP_RAYS = 64  # the first rays pay for loading the compiled kernels
+
+
+@dataclass(frozen=True, slots=True)
+class ViewScore:
+    """One view of one camera; None where there is nothing to compare with."""
+
+    name: str
+    modality: str
+    psnr: float  # dB: RGB against 1, thermal against the span of the temperatures seen
+    ssim: float
+    rays: int
+    seconds: float
+    lpips: float | None = None
+    mae_celsius: float | None = None
+    rmse_celsius: float | None = None
+    depth_median_error_m: float | None = None
+    depth_mean_error_m: float | None = None
+    depth_within_5cm: float | None = None  # share of the pixels
+
+
+@dataclass(frozen=True, slots=True)
+class MapQuality:
+    """Means over the split's views; None where the scene has nothing to compare with."""
+
+    frames: int
+    rgb_psnr: float | None = None  # dB
+    rgb_ssim: float | None = None
+    rgb_lpips: float | None = None
+    thermal_psnr: float | None = None  # dB, against the span of the temperatures seen
+    thermal_ssim: float | None = None
+    thermal_mae_celsius: float | None = None
+    thermal_rmse_celsius: float | None = None
+    depth_median_error_m: float | None = None
+    depth_mean_error_m: float | None = None
+    depth_within_5cm: float | None = None  # share of the pixels
+    render_rays_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ViewComparison:
+    """One rendered view beside what was seen."""
+
+    name: str
+    modality: str
+    seen: SensorImage
+    rendered: Array32  # (height, width, channels), units of the frame
+    depth_m: Array32  # (height, width) along z
+    seconds: float
+
+
+def evaluate_map(renderer: Renderer, scene: Scene, split: str = 'test',
+                 perceptual: Perceptual | None = None, progress: Progress = silent) -> MapQuality:
+    """Render every view of a split that the map can show, compare, and take means."""
+    return summarize(score_views(renderer, scene, split, perceptual, progress))
+
+
+def score_views(renderer: Renderer, scene: Scene, split: str = 'test',
+                perceptual: Perceptual | None = None, progress: Progress = silent,
+                ) -> tuple[ViewScore, ...]:
+    """Render and score every view of a split that the map can show."""
+    indices = scene.split(split)
+    if not indices:
+        raise InputError(f'the {split} split is empty', where=scene.root)
+    span = thermal_span(scene, indices) if THERMAL in renderer.modalities else 1.0
+    _warm_up(renderer, scene)
+    scores: list[ViewScore] = []
+    for done, index in enumerate(indices):
+        scores += [score_view(view, 1.0 if view.modality == RGB else span, perceptual)
+                   for view in compare_frame(renderer, scene, index)]
+        progress(done + 1, len(indices), f'{done + 1} of {len(indices)} frames')
+    if not scores:
+        raise InputError('map and data set share no modality', where=scene.root,
+                         expected=' or '.join(renderer.modalities),
+                         got=' and '.join(scene.modalities))
+    return tuple(scores)
+
+
+def compare_frame(renderer: Renderer, scene: Scene, index: int) -> list[ViewComparison]:
+    """Render one frame's cameras from where they stood."""
+    frame = scene.load(index)
+    assert frame.T_world_cam is not None  # scenes are posed
+    return [_compare(renderer, frame.name, modality, image, frame.T_world_cam)
+            for modality, image in frame.images.items() if modality in renderer.modalities]
+
+
+def score_view(view: ViewComparison, span: float, perceptual: Perceptual | None = None,
+               ) -> ViewScore:
+    """Hold one view against what was seen; a PSNR is measured against `span`."""
+    off = difference(view)
+    depth = depth_errors(view)
+    celsius = view.modality == THERMAL and view.seen.radiometric
+    return ViewScore(
+        view.name, view.modality, psnr(off, span),
+        ssim(view.rendered, view.seen.values, span, view.seen.valid),
+        view.depth_m.size, view.seconds,
+        lpips=_perceived(view, perceptual) if view.modality == RGB and perceptual else None,
+        mae_celsius=float(np.abs(off).mean()) if celsius else None,
+        rmse_celsius=float(np.sqrt((off**2).mean())) if celsius else None,
+        depth_median_error_m=float(np.median(depth)) if depth.size else None,
+        depth_mean_error_m=float(depth.mean()) if depth.size else None,
+        depth_within_5cm=float((depth <= NEAR_M).mean()) if depth.size else None)
+
+
+def summarize(scores: Sequence[ViewScore]) -> MapQuality:
+    """Means over views; depth over the views of one modality, RGB where it has any."""
+    rgb = [s for s in scores if s.modality == RGB]
+    thermal = [s for s in scores if s.modality == THERMAL]
+    deep = next((group for group in (rgb, thermal)
+                 if any(s.depth_median_error_m is not None for s in group)), [])
+    return MapQuality(
+        frames=len({s.name for s in scores}),
+        rgb_psnr=_mean([s.psnr for s in rgb]),
+        rgb_ssim=_mean([s.ssim for s in rgb]),
+        rgb_lpips=_mean([s.lpips for s in rgb]),
+        thermal_psnr=_mean([s.psnr for s in thermal]),
+        thermal_ssim=_mean([s.ssim for s in thermal]),
+        thermal_mae_celsius=_mean([s.mae_celsius for s in thermal]),
+        thermal_rmse_celsius=_mean([s.rmse_celsius for s in thermal]),
+        depth_median_error_m=_mean([s.depth_median_error_m for s in deep]),
+        depth_mean_error_m=_mean([s.depth_mean_error_m for s in deep]),
+        depth_within_5cm=_mean([s.depth_within_5cm for s in deep]),
+        render_rays_per_second=(sum(s.rays for s in scores)
+                                / max(sum(s.seconds for s in scores), 1e-9)))
+
+
+def psnr(difference: Array, span: float) -> float:
+    """Peak signal-to-noise ratio in dB."""
+    return float(20.0 * np.log10(span / max(float(np.sqrt((difference**2).mean())), 1e-9)))
+
+
+def ssim(a: Array32, b: Array32, span: float, valid: NDArray[np.bool_] | None = None) -> float:
+    """
+    Structural similarity (Wang et al. 2004): Gaussian window of sigma 1.5, mean over pixels.
+
+    Pixels that are not `valid` (height, width) differ in nothing, and have no part in the mean.
+    """
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    if valid is not None:
+        y = np.where(valid[..., None], y, x)
+    c1, c2 = (0.01 * span)**2, (0.03 * span)**2
+
+    def blur(image: Array) -> Array:
+        return np.asarray(cv2.GaussianBlur(image, (11, 11), 1.5), np.float64).reshape(x.shape)
+
+    mx, my = blur(x), blur(y)
+    vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+    score = ((2 * mx * my + c1) * (2 * cov + c2)
+             / ((mx * mx + my * my + c1) * (vx + vy + c2)))
+    return float(score.mean() if valid is None else score[valid].mean())
+
+
+def difference(view: ViewComparison) -> Array:
+    """Rendered minus seen, valid pixels only: (n, channels)."""
+    off = (view.rendered.astype(np.float64) - view.seen.values)
+    keep = np.isfinite(off).all(axis=2)
+    if view.seen.valid is not None:
+        keep &= view.seen.valid
+    if not keep.any():
+        raise InputError('view has no valid pixel to compare', where=view.name)
+    return np.asarray(off[keep])
+
+
+def depth_errors(view: ViewComparison) -> Array:
+    """Absolute depth errors where the truth is known; empty where there is none."""
+    if view.seen.depth_m is None:
+        return np.empty(0)
+    known = np.isfinite(view.seen.depth_m) & (view.seen.depth_m > 0.0)
+    return np.abs(view.depth_m[known].astype(np.float64) - view.seen.depth_m[known])
+
+
+def thermal_span(scene: Scene, indices: Sequence[int]) -> float:
+    """Range of the thermal values seen: what a thermal PSNR is measured against."""
+    low, high = np.inf, -np.inf
+    for index in indices:
+        record = scene.frames[index].records.get(THERMAL)
+        if record is not None:
+            image = load_image(THERMAL, record)
+            values = image.values if image.valid is None else image.values[image.valid]
+            if values.size:
+                low, high = min(low, float(values.min())), max(high, float(values.max()))
+    return max(high - low, 1e-6)
+
+
+def _warm_up(renderer: Renderer, scene: Scene) -> None:
+    """Let kernels compile or load before any clock runs."""
+    eye = np.zeros((_WARM_UP_RAYS, 3), np.float32) + scene.frames[0].T_world_cam[:3, 3]
+    ahead = np.broadcast_to(scene.frames[0].T_world_cam[:3, 2], eye.shape)
+    for modality in renderer.modalities:
+        renderer.render_rays(modality, eye.astype(np.float32), ahead.astype(np.float32))
+
+
+def _compare(renderer: Renderer, name: str, modality: str, image: SensorImage,
+             T_world_cam: Array) -> ViewComparison:
+    T = T_world_cam @ image.T_cam_sensor
+    rays = image.camera.rays()
+    directions = (rays @ T[:3, :3].T).astype(np.float32)
+    origins = np.broadcast_to(T[:3, 3].astype(np.float32), directions.shape).copy()
+    started = time.perf_counter()
+    seen = renderer.render_rays(modality, origins, directions)
+    seconds = time.perf_counter() - started
+    depth = (seen.distance_m * rays[:, 2]).astype(np.float32)
+    shape = image.values.shape
+    values = _as_seen(renderer, modality, image, seen.values)
+    return ViewComparison(name, modality, image, values.reshape(shape),
+                          depth.reshape(shape[:2]), seconds)
+
+
+def _as_seen(renderer: Renderer, modality: str, image: SensorImage, values: Array32) -> Array32:
+    """Add what the cameras themselves add, where the renderer knows it: maps do, worlds do not."""
+    show = getattr(renderer, 'as_seen', None)
+    if show is None:
+        return values
+    r_squared = radius_squared(image.camera.pixel_centers(), image.camera.size)
+    return np.asarray(show(modality, values, r_squared), np.float32)
+
+
+def _perceived(view: ViewComparison, perceptual: Perceptual) -> float:
+    seen = view.seen.values
+    if view.seen.valid is not None:
+        seen = np.where(view.seen.valid[..., None], seen, view.rendered)
+    return perceptual(view.rendered, seen)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
