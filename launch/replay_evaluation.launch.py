@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Play a bag to the real node and measure it.
+
+ros2 launch thermal_nerf_loc replay_evaluation.launch.py bag:=BAG map:=FILE out:=DIR
+"""
+
+from pathlib import Path
+import sys
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, Shutdown
+from launch.substitutions import LaunchConfiguration
+
+SHARE = Path(__file__).resolve().parents[1]  # the package's share folder, or its sources
+ARGUMENTS = (
+    ('bag', None, 'rosbag2 folder, .mcap or .db3 file'),
+    ('map', None, 'map file to localize in'),
+    ('out', None, 'folder for trajectory.tum, metrics.json and the report'),
+    ('modality', 'both', 'cameras to use: both, rgb or thermal'),
+    ('rate', '1.0', 'times real time'),
+    ('params_file', str(SHARE / 'config' / 'localizer.yaml'), 'parameters of the node'),
+    ('through_ros', 'true', 'false: every frame, as fast as it goes, without DDS'),
+)
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Describe one process, which starts node and player in a DDS domain of their own."""
+    return LaunchDescription([
+        *(DeclareLaunchArgument(name, default_value=default, description=text)
+          for name, default, text in ARGUMENTS),
+        OpaqueFunction(function=replay)])
+
+
+def replay(context: LaunchContext) -> list[ExecuteProcess]:
+    """Put the command together; launch ends when it does."""
+    given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
+    through_ros = _flag('through_ros', given['through_ros'])
+    command = [sys.executable, '-m', 'thermal_nerf_loc.cli', 'replay', given['map'], given['bag'],
+               '--out', given['out'], '--modality', given['modality'],
+               '--params-file', given['params_file']]
+    if through_ros:
+        command += ['--through-ros', '--rate', given['rate']]
+    return [ExecuteProcess(cmd=command, output='screen', name='replay',
+                           on_exit=Shutdown(reason='the replay has ended'))]
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in ('true', 'false'):
+        raise ValueError(f'{name}:={text}: expected true or false')
+    return text.lower() == 'true'

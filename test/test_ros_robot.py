@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a tracked camera to the robot's pose and its covariance; it needs no ROS."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.ros.intake import Observation
+from thermal_nerf_loc.ros.node_config import NodeConfig, read_parameter_file
+from thermal_nerf_loc.ros.robot import covariance_for_ros, RobotTracker
+from thermal_nerf_loc.sensing.frame import Frame
+
+T_MAP_BASE = se3.exp([1.0, -2.0, 0.5, 0.2, -0.1, 1.4])
+T_BASE_CAM = se3.exp([0.2, 0.1, 0.4, -1.2, 1.1, -1.0])
+T_ODOM_BASE = se3.exp([0.3, 0.8, 0.0, 0.0, 0.1, -0.7])
+
+
+class FakeTracker:
+    """Answers with a given pose and remembers what it was told."""
+
+    def __init__(self, state='tracking', covariance=None):
+        self.state, self.covariance = state, covariance
+        self.started, self.odometry, self.resets = [], [], 0
+
+    def initialize(self, T_world_cam, covariance=None):
+        self.started.append((T_world_cam, covariance))
+
+    def reset(self):
+        self.resets += 1
+
+    def step(self, frame, T_odom_cam=None):
+        self.odometry.append(T_odom_cam)
+        return SimpleNamespace(stamp_ns=frame.stamp_ns, state=self.state, reason='',
+                               localization=None, T_world_cam=T_MAP_BASE @ T_BASE_CAM,
+                               covariance=self.covariance)
+
+
+def observe(T_odom_base=T_ODOM_BASE, restarted=False):
+    return Observation(Frame(5, {}), T_BASE_CAM, T_odom_base, restarted, ())
+
+
+def test_the_cameras_pose_becomes_the_robots():
+    tracker = FakeTracker()
+    update = RobotTracker(tracker).step(observe())
+    np.testing.assert_allclose(update.T_map_base, T_MAP_BASE, atol=1e-12)
+    np.testing.assert_allclose(update.T_map_odom @ T_ODOM_BASE, T_MAP_BASE, atol=1e-12)
+    np.testing.assert_allclose(tracker.odometry[0], T_ODOM_BASE @ T_BASE_CAM, atol=1e-12)
+    assert update.stamp_ns == 5
+
+
+def test_without_odometry_there_is_no_map_to_odom():
+    update = RobotTracker(FakeTracker()).step(observe(None))
+    assert update.T_map_base is not None
+    assert update.T_map_odom is None
+
+
+@pytest.mark.parametrize('state', ['lost', 'initializing'])
+def test_without_trust_there_is_no_pose(state):
+    update = RobotTracker(FakeTracker(state)).step(observe())
+    assert (update.state, update.T_map_base, update.T_map_odom) == (state, None, None)
+
+
+def test_an_initial_pose_moves_on_with_odometry():
+    tracker = FakeTracker()
+    robot = RobotTracker(tracker)
+    given = np.diag([0.25, 0.25, 0.01, 0.0, 0.0, 0.07])
+    robot.start_at(np.eye(4), T_odom_base=np.eye(4), covariance=given)
+    robot.step(observe())
+    T_map_cam, covariance = tracker.started[0]
+    np.testing.assert_allclose(T_map_cam, T_ODOM_BASE @ T_BASE_CAM, atol=1e-12)
+    np.testing.assert_allclose(covariance_for_ros(covariance, T_ODOM_BASE, T_BASE_CAM), given,
+                               atol=1e-12)
+    robot.step(observe())
+    assert len(tracker.started) == 1
+
+
+def test_a_restart_of_time_resets_and_a_new_start_survives_it():
+    tracker = FakeTracker()
+    robot = RobotTracker(tracker)
+    robot.start_at(T_MAP_BASE)
+    robot.step(observe(restarted=True))
+    assert tracker.resets == 1
+    assert len(tracker.started) == 1
+
+
+def test_covariance_agrees_with_sampled_poses():
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(6, 6)) * 1e-3
+    samples = se3.plus(T_MAP_BASE @ T_BASE_CAM, rng.normal(size=(40000, 6)) @ root.T)
+    bases = samples @ se3.inverse(T_BASE_CAM)
+    turned = se3.so3_log(bases[:, :3, :3] @ T_MAP_BASE[:3, :3].T)  # about the map's fixed axes
+    sampled = np.cov(np.concatenate([bases[:, :3, 3], turned], axis=1).T)
+    computed = covariance_for_ros(root @ root.T, T_MAP_BASE, T_BASE_CAM)
+    assert np.abs(computed - sampled).max() < 0.03 * np.abs(sampled).max()
+
+
+def test_the_shipped_parameters_are_valid_and_equal_the_defaults(request):
+    path = request.config.rootpath / 'config' / 'localizer.yaml'
+    assert read_parameter_file(path) == NodeConfig()
+
+
+def test_parameter_files_may_be_dotted_or_nested(tmp_path):
+    path = tmp_path / 'p.yaml'
+    path.write_text('/r1/localizer:\n  ros__parameters:\n    use_sim_time: true\n'
+                    '    intake.max_skew_s: 0.2\n    intake: {base_frame: base}\n'
+                    '    localizer.seed: 77\n')
+    config = read_parameter_file(path)
+    assert config.intake.max_skew_s == 0.2
+    assert config.intake.base_frame == 'base'
+    assert config.localizer.seed == 77
+
+
+@pytest.mark.parametrize('text, message', [
+    ('a: [', 'is no YAML'), ('map: x\n', 'no ROS parameter file'),
+    ('/**:\n  ros__parameters:\n    maap: x\n', "Did you mean 'map'"),
+    ('/**:\n  ros__parameters:\n    intake: {max_skew_s: 9.0}\n', 'out of range'),
+    ('/**:\n  ros__parameters:\n    initial_pose: [1.0, 2.0]\n', 'x y z qx qy qz qw')])
+def test_wrong_parameter_files_say_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / 'p.yaml'
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_parameter_file(path)
+
+
+def test_a_robot_with_a_home_starts_there_and_again_when_time_starts_over():
+    tracker = FakeTracker()
+    robot = RobotTracker(tracker, home=T_MAP_BASE)
+    robot.step(observe())
+    assert len(tracker.started) == 1
+    np.testing.assert_allclose(tracker.started[0][0], T_MAP_BASE @ T_BASE_CAM, atol=1e-12)
+    robot.step(observe())
+    assert len(tracker.started) == 1
+    robot.step(observe(restarted=True))
+    assert (len(tracker.started), tracker.resets) == (2, 1)
+
+
+def test_starting_again_means_the_last_pose_moved_on_by_odometry():
+    tracker = FakeTracker()
+    robot = RobotTracker(tracker)
+    assert robot.start_again() is None
+    robot.step(observe())
+    np.testing.assert_allclose(robot.start_again(np.eye(6)), T_MAP_BASE, atol=1e-12)
+    moved = se3.exp([0.5, 0.0, 0.0, 0.0, 0.0, 0.3])
+    robot.step(observe(T_ODOM_BASE @ moved))
+    ((T_started, covariance),) = tracker.started
+    np.testing.assert_allclose(T_started, T_MAP_BASE @ moved @ T_BASE_CAM, atol=1e-9)
+    assert np.linalg.eigvalsh(covariance)[0] > 0.0
+    robot.forget()
+    assert robot.last is None
+    assert robot.start_again() is None
+
+
+def test_another_localizer_is_used_from_the_next_frame_on():
+    tracker = FakeTracker()
+    robot = RobotTracker(tracker)
+    robot.use('localizer', 'settings')
+    assert not hasattr(tracker, 'localizer')
+    robot.step(observe())
+    assert (tracker.localizer, tracker.config) == ('localizer', 'settings')
+
+
+def test_an_update_says_which_modality_carried_it():
+    def fit(share, told):
+        return SimpleNamespace(inlier_share=np.array([share]), information=told * np.eye(6),
+                               noise_information=np.zeros((6, 6)))
+    tracker = FakeTracker()
+    step = tracker.step
+    found = SimpleNamespace(fits={'rgb': fit(0.9, 3.0), 'thermal': fit(0.5, 1.0)}, seconds=0.1,
+                            ignored={'depth': 'none'})
+    tracker.step = lambda *args: SimpleNamespace(**{**vars(step(*args)), 'localization': found})
+    update = RobotTracker(tracker).step(observe())
+    assert update.carried_by == pytest.approx({'rgb': 0.75, 'thermal': 0.25})
+    assert update.inlier_share == pytest.approx(0.75 * 0.9 + 0.25 * 0.5)
+    assert update.ignored == {'depth': 'none'}

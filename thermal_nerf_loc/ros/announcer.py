@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the node tells the robot: tf, pose and odometry in the map."""
+
+from collections import deque
+import math
+import threading
+import time
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped
+from nav_msgs.msg import Odometry, Path
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from tf2_msgs.msg import TFMessage
+
+from thermal_nerf_loc.ros.convert import matrix_to_pose, matrix_to_transform, stamp_from_ns
+from thermal_nerf_loc.ros.node_config import NodeConfig
+from thermal_nerf_loc.ros.robot import RobotUpdate
+
+Array = NDArray[np.float64]
+
+_PATH_STEP_M = 0.02  # a path's poses lie at least so far apart
+_PATH_PERIOD_S = 0.5
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class Announcer:
+    """Publishes updates; the transform `map -> odom` is repeated at the odometry's rate."""
+
+    def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
+        """Create the publishers; they speak while the node is active."""
+        self.config = config
+        self._node = node
+        self._lock = threading.Lock()  # updates come from one thread, odometry from another
+        self._T_map_odom: Array | None = None
+        self._update_ns = 0
+        self._path_poses: deque[Any] = deque(maxlen=config.path_poses)
+        self._path_told_s = -1.0
+        self._pose = node.create_lifecycle_publisher(PoseWithCovarianceStamped, '~/pose', LATCHED)
+        self._path = node.create_lifecycle_publisher(Path, '~/path', LATCHED)
+        self._odometry = node.create_lifecycle_publisher(Odometry, '~/odometry', 10)
+        self._tf = node.create_lifecycle_publisher(TFMessage, '/tf', 100)
+
+    def announce(self, update: RobotUpdate, odometry_on_tf: bool) -> None:
+        """Publish an update; without a pose the transform falls silent."""
+        with self._lock:
+            self._T_map_odom = update.T_map_odom if odometry_on_tf else None
+            self._update_ns = update.stamp_ns
+        if update.T_map_base is None:
+            return
+        self._announce_pose(update, update.T_map_base)
+        if not odometry_on_tf:
+            self._broadcast(update.T_map_base, self.config.intake.base_frame, update.stamp_ns)
+        elif update.T_map_odom is not None:
+            self.repeat(update.stamp_ns)
+
+    def repeat(self, stamp_ns: int) -> None:
+        """
+        Stamp the last `map -> odom` anew: odometry arrived.
+
+        Odometry alone is not trusted for longer than the tracker trusts it.
+        """
+        with self._lock:
+            trusted_ns = round(self.config.tracker.lost_after_s * 1e9)
+            if stamp_ns - self._update_ns > trusted_ns:
+                self._T_map_odom = None
+            T_map_odom = self._T_map_odom
+        if T_map_odom is not None:
+            ahead_ns = round(self.config.transform_tolerance_s * 1e9)
+            self._broadcast(T_map_odom, self.config.intake.odom_frame, stamp_ns + ahead_ns)
+
+    def forget(self) -> None:
+        """Say nothing until the next update."""
+        with self._lock:
+            self._T_map_odom = None
+
+    def forget_path(self) -> None:
+        """Begin a new path: time started over, or the map is another one."""
+        self._path_poses.clear()
+
+    def destroy(self) -> None:
+        """Take the publishers back."""
+        for publisher in (self._pose, self._path, self._odometry, self._tf):
+            self._node.destroy_lifecycle_publisher(publisher)
+
+    def _broadcast(self, T_map_child: Array, child: str, stamp_ns: int) -> None:
+        if self.config.publish_tf:
+            self._tf.publish(TFMessage(transforms=[matrix_to_transform(
+                T_map_child, self.config.map_frame, child, stamp_ns)]))
+
+    def _announce_pose(self, update: RobotUpdate, T_map_base: Array) -> None:
+        covariance = np.zeros(36) if update.covariance is None else update.covariance.ravel()
+        pose = PoseWithCovarianceStamped()
+        odometry = Odometry(child_frame_id=self.config.intake.base_frame)
+        message: Any
+        for message in (pose, odometry):
+            message.header.frame_id = self.config.map_frame
+            message.header.stamp = stamp_from_ns(update.stamp_ns)
+            message.pose.pose = matrix_to_pose(T_map_base)
+            message.pose.covariance = covariance
+        self._pose.publish(pose)
+        self._odometry.publish(odometry)
+        self._extend_path(pose)
+
+    def _extend_path(self, pose: Any) -> None:
+        """Add the pose where the robot has moved; tell the path at times, if anyone listens."""
+        here = pose.pose.pose.position
+        last = self._path_poses[-1].pose.position if self._path_poses else None
+        if last is None or math.dist((here.x, here.y, here.z),
+                                     (last.x, last.y, last.z)) > _PATH_STEP_M:
+            self._path_poses.append(PoseStamped(header=pose.header, pose=pose.pose.pose))
+        now_s = time.monotonic()
+        if now_s - self._path_told_s > _PATH_PERIOD_S and self._path.get_subscription_count():
+            self._path_told_s = now_s
+            self._path.publish(Path(header=pose.header, poses=list(self._path_poses)))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the node is doing: counters, rates and latencies, as one diagnostics message."""
+
+from collections import Counter, deque
+from collections.abc import Mapping
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from thermal_nerf_loc.ros.robot import RobotUpdate
+
+_WINDOW = 200  # updates that rates and latencies are taken over
+_SILENT_S = 2.5  # without an update for so long, tracking is degraded
+
+WAITING, PAUSED = 'waiting for images', 'paused'
+
+
+class Health:
+    """Remembers updates and tells about them; safe to use from several threads."""
+
+    def __init__(self, map_name: str) -> None:
+        """Nothing happened yet."""
+        self.map_name = map_name
+        self.paused = False
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._latencies_s: deque[float] = deque(maxlen=_WINDOW)
+        self._steps_s: deque[float] = deque(maxlen=_WINDOW)
+        self._times_s: deque[float] = deque(maxlen=_WINDOW)
+        self._last: RobotUpdate | None = None
+        self._problem = ''
+
+    def note_update(self, update: RobotUpdate, latency_s: float, step_s: float) -> None:
+        """Count a tracked frame."""
+        with self._lock:
+            self._counts['updates'] += 1
+            self._counts[f'updates_{update.state}'] += 1
+            self._latencies_s.append(latency_s)
+            self._steps_s.append(step_s)
+            self._times_s.append(time.monotonic())
+            self._last = update
+
+    def note_problem(self, kind: str, text: str) -> None:
+        """Count something that went wrong and keep its text."""
+        with self._lock:
+            self._counts[kind] += 1
+            self._problem = text
+
+    def figures(self, intake_counts: Mapping[str, int], silent_limit_s: float,
+                ) -> dict[str, str]:
+        """Everything known, as text; without images for `silent_limit_s` the robot is lost."""
+        with self._lock:
+            span_s = time.monotonic() - self._times_s[0] if self._times_s else 0.0
+            last = self._last
+            state, reason = self._state(last, silent_limit_s)
+            return {
+                'state': state, 'reason': reason, 'map': self.map_name,
+                'modalities': ' '.join(last.modalities) if last else '',
+                'carried_by': _carried_by(last),
+                'inlier_share': ('' if last is None or last.inlier_share is None
+                                 else f'{last.inlier_share:.2f}'),
+                'updates_hz': f'{len(self._times_s) / span_s if span_s > 0.0 else 0.0:.2f}',
+                'latency_median_s': _quantile(self._latencies_s, 0.5),
+                'latency_p95_s': _quantile(self._latencies_s, 0.95),
+                'step_median_s': _quantile(self._steps_s, 0.5),
+                **{name: str(count) for name, count in sorted(self._counts.items())},
+                **{name: str(count) for name, count in sorted(
+                    {'frames_dropped': 0, **intake_counts}.items())},
+                'last_problem': self._problem}
+
+    def _state(self, last: RobotUpdate | None, silent_limit_s: float) -> tuple[str, str]:
+        if self.paused:
+            return PAUSED, 'call ~/resume to go on'
+        if last is None:
+            return WAITING, ''
+        silent_s = time.monotonic() - self._times_s[-1]
+        if silent_s > min(_SILENT_S, silent_limit_s):
+            state = 'lost' if silent_s > silent_limit_s else 'degraded'
+            worse = last.state in ('tracking', 'degraded')
+            return state if worse else last.state, f'no usable image for {silent_s:.1f} s'
+        return last.state, last.reason
+
+
+def diagnostics_message(name: str, figures: Mapping[str, str], stamp: Any) -> Any:
+    """diagnostic_msgs/DiagnosticArray with one status."""
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+    levels = {'tracking': DiagnosticStatus.OK, 'degraded': DiagnosticStatus.WARN,
+              'lost': DiagnosticStatus.ERROR}
+    status = DiagnosticStatus(
+        level=levels.get(figures['state'], DiagnosticStatus.WARN), name=name,
+        message=': '.join(filter(None, (figures['state'], figures['reason']))),
+        values=[KeyValue(key=key, value=value) for key, value in figures.items()])
+    message = DiagnosticArray(status=[status])
+    message.header.stamp = stamp
+    return message
+
+
+def _carried_by(last: RobotUpdate | None) -> str:
+    """Modalities by what they told of the pose, the strongest first."""
+    if last is None:
+        return ''
+    ordered = sorted(last.carried_by.items(), key=lambda item: -item[1])
+    return ' '.join([*(f'{name} {share:.0%}' for name, share in ordered),
+                     *(f'({name}: {why})' for name, why in last.ignored.items())])
+
+
+def _quantile(values: deque[float], share: float) -> str:
+    return f'{float(np.quantile(values, share)):.4f}' if values else ''

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Messages in, observations out: pairs images, looks up where their cameras were, decodes them.
+
+Used alike by the live node and by the offline replay. Each image counts at its own stamp: odometry
+tells how far the robot moved between the images of one frame. Only the newest images are kept.
+"""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+import threading
+from typing import Any
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.errors import InputError, RunError, UserError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.ros.convert import camera_from_info, stamp_ns, values_from_message
+from thermal_nerf_loc.ros.frames import TransformUnavailable
+from thermal_nerf_loc.ros.tf_buffer import Transforms
+from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
+from thermal_nerf_loc.sensing.thermal import Radiometry
+
+Array = NDArray[np.float64]
+
+_QUEUE = 8  # pairs that may wait for odometry
+JUMP_BACK_NS = 1_000_000_000  # a stamp older by this much: the bag was restarted
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeConfig:
+    """How images and transforms are brought together."""
+
+    odom_frame: str = setting('odom', 'frame that odometry moves in (REP-105)')
+    base_frame: str = setting('base_link', 'frame of the robot itself')
+    max_skew_s: float = setting(0.05, 'images further apart than this are no pair', 0.0, 1.0)
+    silent_after_s: float = setting(
+        0.3, 'a camera that sent nothing for so long is not waited for', 0.01, 10.0)
+    first_wait_s: float = setting(
+        1.0, 'how long the first frame waits for a camera that was never heard', 0.0, 60.0)
+    odometry_wait_s: float = setting(
+        0.15, 'how long an image waits for odometry of its stamp', 0.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """A frame with the robot around it; the frame's reference camera is rigid on the robot."""
+
+    frame: Frame
+    T_base_cam: Array
+    T_odom_base: Array | None  # at the frame's stamp; None without odometry
+    restarted: bool  # time jumped back before this frame
+    problems: tuple[str, ...]  # images that were left out, and why
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    message: Any
+    stamp_ns: int
+    arrival_ns: int
+    frame_id: str
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What is known about one camera."""
+
+    camera: Camera | None = None
+    frame_id: str = ''
+    waiting: _Image | None = None
+    newest_ns: int | None = None
+    checksum: int | None = None
+
+
+@dataclass(slots=True)
+class FrameIntake:
+    """Collect messages (any thread), hand out observations (one thread)."""
+
+    config: IntakeConfig
+    tf: Transforms
+    modalities: tuple[str, ...]
+    radiometry: Radiometry | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    _streams: dict[str, _Stream] = field(init=False)
+    _known: dict[str, _Stream] = field(default_factory=dict)  # also those not listened to
+    _ready: deque[dict[str, _Image]] = field(default_factory=deque)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _reference: str | None = None
+    _first_ns: int | None = None
+    _emitted_ns: int | None = None
+    _restarted: bool = False
+
+    def __post_init__(self) -> None:
+        """One stream for each modality."""
+        self._streams = {modality: _Stream() for modality in self.modalities}
+
+    def add_camera_info(self, modality: str, info: Any) -> None:
+        """Learn (or relearn) a camera's lens."""
+        camera = camera_from_info(info, where=f'{modality} camera_info')
+        with self._lock:
+            self._streams[modality].camera = camera
+            self._streams[modality].frame_id = info.header.frame_id
+            self._pair(stamp_ns(info.header.stamp))
+
+    def add_image(self, modality: str, message: Any, now_ns: int) -> None:
+        """Take an image in; it makes a frame once every camera that is alive has one."""
+        image = _Image(message, stamp_ns(message.header.stamp), now_ns,
+                       message.header.frame_id)
+        checksum = zlib.crc32(memoryview(message.data).cast('B'))
+        with self._lock:
+            self._notice_jump(image.stamp_ns)
+            stream = self._streams[modality]
+            frozen = modality == THERMAL and checksum == stream.checksum
+            stream.checksum = checksum
+            self.counts[f'{modality}_received'] += 1
+            if stream.newest_ns is not None and image.stamp_ns <= stream.newest_ns:
+                self.counts[f'{modality}_repeated'] += 1
+                return
+            if frozen:  # the shutter is closed: the same picture again is no news
+                self.counts[f'{modality}_frozen'] += 1
+                return
+            stream.newest_ns = image.stamp_ns
+            self._first_ns = image.stamp_ns if self._first_ns is None else self._first_ns
+            stream.waiting = image
+            self._pair(image.stamp_ns)
+
+    def take(self, now_ns: int, newest: bool) -> Observation | None:
+        """Hand out a frame whose odometry is there; `newest` drops older ones, counted."""
+        chosen = self._choose(now_ns, newest)
+        return None if chosen is None else self._observe(chosen)
+
+    def listen_to(self, modalities: tuple[str, ...]) -> None:
+        """Take images of these cameras from now on; what is known of a camera stays."""
+        with self._lock:
+            self._forget()
+            self.modalities = modalities
+            self._known |= self._streams
+            self._streams = {name: self._known.get(name, _Stream()) for name in modalities}
+            self._reference = None
+
+    def start_over(self) -> None:
+        """Time jumped back: forget all that moves; the next observation says so."""
+        with self._lock:
+            self._start_over()
+
+    def forget(self) -> None:
+        """Drop all that waits (pause, restart)."""
+        with self._lock:
+            self._forget()
+
+    def _notice_jump(self, stamp_ns: int) -> None:
+        newest = max((s.newest_ns for s in self._streams.values() if s.newest_ns is not None),
+                     default=stamp_ns)
+        if stamp_ns < newest - JUMP_BACK_NS:
+            self._start_over()
+
+    def _start_over(self) -> None:
+        self._forget()
+        self.tf.clear()
+        self._restarted = True
+
+    def _forget(self) -> None:
+        self._ready.clear()
+        self._first_ns = self._emitted_ns = None
+        for stream in self._streams.values():
+            stream.waiting = stream.newest_ns = stream.checksum = None
+
+    def _pair(self, now_ns: int) -> None:
+        """
+        Make the waiting images a frame when no live camera is missing.
+
+        An image that is too old for its partner is a frame of its own; the partner goes on waiting
+        for one of its own time, so that cameras that got out of step find together again.
+        """
+        images = {m: s.waiting for m, s in self._streams.items() if s.waiting is not None}
+        if not images:
+            return
+        latest_ns = max(image.stamp_ns for image in images.values())
+        oldest_ns = latest_ns - round(self.config.max_skew_s * 1e9)
+        late = {m: image for m, image in images.items() if image.stamp_ns < oldest_ns}
+        if late:
+            self._emit(late)
+        if not any(self._awaited(s, now_ns) for s in self._streams.values()):
+            self._emit({m: image for m, image in images.items() if m not in late})
+
+    def _emit(self, pair: dict[str, _Image]) -> None:
+        """Hand images over as one frame; frames never go back in time."""
+        for modality in pair:
+            self._streams[modality].waiting = None
+        stamp_ns = max(image.stamp_ns for image in pair.values())
+        if self._emitted_ns is not None and stamp_ns <= self._emitted_ns:
+            self.counts['images_unpaired'] += len(pair)
+            return
+        self._emitted_ns = stamp_ns
+        self._ready.append(pair)
+        if len(self._ready) > _QUEUE:
+            self._ready.popleft()
+            self.counts['frames_dropped'] += 1
+
+    def _awaited(self, stream: _Stream, now_ns: int) -> bool:
+        """Tell whether a camera (or its camera_info) that is not here yet is worth waiting for."""
+        first_ns = now_ns if self._first_ns is None else self._first_ns
+        starting = now_ns - first_ns < self.config.first_wait_s * 1e9
+        if stream.newest_ns is None:
+            return starting
+        if stream.waiting is not None:
+            return stream.camera is None and starting
+        return now_ns - stream.newest_ns < self.config.silent_after_s * 1e9
+
+    def _choose(self, now_ns: int, newest: bool) -> dict[str, _Image] | None:
+        with self._lock:
+            order = range(len(self._ready))
+            for place in reversed(order) if newest else order:
+                if self._odometry_is_there(self._ready[place], now_ns):
+                    for _ in range(place):
+                        self._ready.popleft()
+                        self.counts['frames_dropped'] += 1
+                    return self._ready.popleft()
+                if not newest:
+                    break
+            return None
+
+    def _odometry_is_there(self, pair: dict[str, _Image], now_ns: int) -> bool:
+        latest = max(pair.values(), key=lambda image: image.stamp_ns)
+        try:
+            self.tf.lookup_transform(self.config.odom_frame, self.config.base_frame,
+                                     latest.stamp_ns)
+        except TransformUnavailable as gap:
+            waited_ns = now_ns - latest.arrival_ns
+            return not (gap.too_new and waited_ns < self.config.odometry_wait_s * 1e9)
+        return True
+
+    def _observe(self, pair: dict[str, _Image]) -> Observation:
+        reference = self._reference_frame(pair)
+        T_base_cam = self._mounting(reference)
+        stamp_ns = max(image.stamp_ns for image in pair.values())
+        T_odom_base = self._odometry(stamp_ns)
+        images, problems = {}, []
+        for modality, image in pair.items():
+            try:
+                images[modality] = self._decode(modality, image, *self._moved(
+                    image, T_base_cam, T_odom_base, stamp_ns))
+            except UserError as error:
+                problems.append(str(error))
+                self.counts[f'{modality}_rejected'] += 1
+        if not images:
+            raise RunError('; '.join(problems))
+        restarted, self._restarted = self._restarted, False
+        return Observation(Frame(stamp_ns, images), T_base_cam, T_odom_base, restarted,
+                           tuple(problems))
+
+    def _decode(self, modality: str, image: _Image, T_cam_sensor: Array, stamp_ns: int,
+                ) -> SensorImage:
+        camera = self._streams[modality].camera
+        if camera is None:
+            raise InputError('no camera_info yet', where=f'{modality} camera')
+        values, radiometric = values_from_message(image.message, modality, self.radiometry)
+        if values.shape[:2] != (camera.height, camera.width):
+            raise InputError('image and camera_info differ in size', where=f'{modality} camera',
+                             expected=f'{camera.width}x{camera.height}',
+                             got=f'{values.shape[1]}x{values.shape[0]}')
+        finite = np.asarray(np.isfinite(values).all(axis=-1))  # no temperature has such a count
+        whole = bool(finite.all())
+        return SensorImage(camera, values if whole else np.nan_to_num(values), stamp_ns,
+                           T_cam_sensor, None if whole else finite, radiometric=radiometric)
+
+    def _reference_frame(self, pair: dict[str, _Image]) -> str:
+        """The RGB camera where it is known, else the thermal one; kept once chosen."""
+        if self._reference is None:
+            rgb = self._streams.get(RGB)
+            known = rgb is not None and rgb.camera is not None and rgb.frame_id
+            self._reference = (rgb.frame_id if rgb is not None and known else
+                               pair[RGB if RGB in pair else THERMAL].frame_id)
+        return self._reference
+
+    def _mounting(self, frame_id: str) -> Array:
+        """Where a camera sits on the robot."""
+        if not frame_id:
+            raise InputError('image has no frame_id', hint='The camera driver must set it.')
+        return self.tf.lookup_transform(self.config.base_frame, frame_id)
+
+    def _odometry(self, stamp_ns: int) -> Array | None:
+        try:
+            return self.tf.lookup_transform(self.config.odom_frame, self.config.base_frame,
+                                            stamp_ns)
+        except TransformUnavailable:
+            return None
+
+    def _moved(self, image: _Image, T_base_cam: Array, T_odom_base: Array | None,
+               frame_ns: int) -> tuple[Array, int]:
+        """
+        Where a sensor was in the frame's reference camera, and the moment that holds for.
+
+        With odometry: `T_cam(frame)_sensor(image)`, which holds at the frame's stamp. Without: the
+        mounting, at the image's own stamp; the tracker knows the velocity.
+        """
+        T_base_sensor = self._mounting(image.frame_id)
+        earlier = None if T_odom_base is None else self._odometry(image.stamp_ns)
+        if T_odom_base is None or earlier is None:
+            return se3.inverse(T_base_cam) @ T_base_sensor, image.stamp_ns
+        motion = se3.inverse(T_odom_base) @ earlier
+        return se3.inverse(T_base_cam) @ motion @ T_base_sensor, frame_ns

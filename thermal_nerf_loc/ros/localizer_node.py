@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The ROS 2 node: thermal and RGB images in, `map -> odom` out.
+
+A lifecycle node: configure loads and warms up the map, activate subscribes and starts tracking.
+With `autostart` (the default) it does both by itself and ends with an error where it cannot.
+"""
+
+import gc
+import threading
+import traceback
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+import numpy as np
+from numpy.typing import NDArray
+from rcl_interfaces.msg import SetParametersResult
+import rclpy
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.task import Future
+
+from thermal_nerf_loc.errors import InputError, RunError, UserError
+from thermal_nerf_loc.localization.localizer import Localizer
+from thermal_nerf_loc.mapping.map_file import RadianceMap
+from thermal_nerf_loc.ros.announcer import Announcer
+from thermal_nerf_loc.ros.health import diagnostics_message
+from thermal_nerf_loc.ros.inputs import Inputs
+from thermal_nerf_loc.ros.intake import Observation
+from thermal_nerf_loc.ros.live_parameters import changed_config
+from thermal_nerf_loc.ros.node_config import NodeConfig
+from thermal_nerf_loc.ros.parameters import declare_config
+from thermal_nerf_loc.ros.pictures import Pictures
+from thermal_nerf_loc.ros.robot import RobotUpdate
+from thermal_nerf_loc.ros.services import Services
+from thermal_nerf_loc.ros.session import load, LoadMap, Session
+from thermal_nerf_loc.ros.worker import Worker
+
+Array = NDArray[np.float64]
+
+_QUIET_S = 5.0  # the same complaint is logged once in so many seconds
+
+
+class LocalizerNode(LifecycleNode):
+    """Hands what arrives to the session's intake and tells what its tracker says."""
+
+    def __init__(self, load_map: LoadMap = RadianceMap.load) -> None:
+        """Declare parameters and services; nothing is loaded yet."""
+        super().__init__('localizer')
+        self.config = declare_config(self, NodeConfig)
+        self.failure: Exception | None = None
+        self._load_map = load_map
+        self._session: Session | None = None  # from configure to cleanup
+        self._inputs: Inputs | None = None  # from activate to deactivate
+        self._reloading = False
+        self._odometry_on_tf = False
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.add_post_set_parameters_callback(self._apply_parameters)
+        services = Services(self)
+        services.offer_empty('reinitialize_global_localization', self._search_widely)
+        services.offer_empty('request_nomotion_update', self._track_once)
+        services.offer_trigger('pause', self._pause)
+        services.offer_trigger('resume', self._resume)
+        services.offer_lengthy_trigger('reload_map', self._reload_map)
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the map and compile the kernels, so that the first frame is no slower."""
+        try:
+            self.get_logger().info(f'loading map {self.config.map}')
+            loaded = load(self.config, self._load_map)
+            self._session = Session(self.config, loaded, self._warn)
+            self._announcer = Announcer(self, self.config)
+            self._pictures = Pictures(self, self._on_problem)
+        except Exception as error:
+            self.failure = error
+            if rclpy.ok():
+                self.get_logger().fatal(_describe(error))
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Listen to the cameras and track."""
+        session = self._active_session()
+        self._worker = Worker(session.intake, session.robot, self._on_update,
+                              self._on_problem, self._on_leisure)
+        self._inputs = Inputs(self, self.config, session.intake, session.tf, self)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._beat = self.create_timer(self.config.diagnostics_period_s, self._tell_health,
+                                       clock=steady)
+        self._save = self.create_timer(self.config.pose_save_period_s, self._save_pose,
+                                       clock=steady)
+        told = super().on_activate(state)
+        self._worker.start()
+        self._pictures.show_map(session.loaded, self.config)
+        self.get_logger().info(f'active with {" and ".join(session.intake.modalities)}; '
+                               'waiting for images')
+        return told
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop listening; the pose is forgotten only by cleanup."""
+        self.stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let the map go."""
+        self._session = None
+        self._announcer.destroy()
+        self._pictures.destroy()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End in any state."""
+        self.stop()
+        return TransitionCallbackReturn.SUCCESS
+
+    def stop(self) -> None:
+        """Stop listening and tracking; keep the last pose."""
+        if self._inputs is None:
+            return
+        self._inputs.stop()
+        self._inputs = None
+        self.destroy_timer(self._beat)
+        self.destroy_timer(self._save)
+        self._pictures.stop()
+        self._worker.stop()
+        self._announcer.forget()
+        self._active_session().intake.forget()
+        self._save_pose()
+
+    # What the inputs tell (executor's thread).
+
+    def on_news(self) -> None:
+        """Something arrived that a frame may have waited for."""
+        self._worker.wake()
+
+    def on_odometry(self, stamp_ns: int) -> None:
+        """`odom -> base` arrived on tf."""
+        self._odometry_on_tf = True
+        self._announcer.repeat(stamp_ns)
+
+    def on_start(self, T_map_base: Array, T_odom_base: Array | None,
+                 covariance: Array | None) -> None:
+        """Somebody says where the robot is: what was said before no longer holds."""
+        self._active_session().robot.start_at(T_map_base, T_odom_base, covariance)
+        self._hush()
+        self.get_logger().info(f'initial pose set to {_position(T_map_base)}')
+
+    def on_jump(self) -> None:
+        """Time jumped back: nothing old may be announced."""
+        self._hush()
+        self._announcer.forget_path()
+        self.get_logger().warning('time jumped back: tracking starts anew')
+
+    def on_problem(self, error: Exception) -> None:
+        """A message was refused."""
+        self._on_problem(error)
+
+    # What the worker tells (its own thread).
+
+    def _on_update(self, update: RobotUpdate, observation: Observation, step_s: float) -> None:
+        session = self._active_session()
+        self._announcer.announce(update, self._odometry_on_tf)
+        now_ns = self.get_clock().now().nanoseconds
+        session.health.note_update(update, (now_ns - update.stamp_ns) / 1e9, step_s)
+        for problem in observation.problems:
+            self._on_problem(InputError(problem))
+
+    def _on_leisure(self, update: RobotUpdate, observation: Observation, step_s: float) -> None:
+        self._pictures.show_fit(self._active_session().loaded, self.config, update, observation)
+
+    def _on_problem(self, error: Exception) -> None:
+        session = self._session
+        if session is not None:
+            session.health.note_problem('problems' if isinstance(error, UserError) else 'faults',
+                                        str(error))
+        if rclpy.ok():
+            self.get_logger().warning(_describe(error), throttle_duration_sec=_QUIET_S)
+
+    # Timers.
+
+    def _tell_health(self) -> None:
+        session = self._active_session()
+        figures = session.health.figures(session.intake.counts, self.config.tracker.lost_after_s)
+        self._diagnostics.publish(diagnostics_message(
+            self.get_fully_qualified_name(), figures, self.get_clock().now().to_msg()))
+
+    def _save_pose(self) -> None:
+        try:
+            self._active_session().save_pose()
+        except UserError as error:
+            self._on_problem(error)
+
+    # Services.
+
+    def _search_widely(self) -> str:
+        session = self._running_session('there is nothing to search')
+        T, sigma_m, sigma_deg = session.search_widely()
+        self._hush()
+        return (f'searching within {sigma_m:g} m and {sigma_deg:g} deg (one sigma) of the last '
+                f'known pose {_position(T)}; a search of the whole map is not offered yet, so '
+                'publish on `initialpose` if the robot is elsewhere')
+
+    def _track_once(self) -> str:
+        self._running_session('no frame is tracked')
+        self._worker.track_once()
+        return 'the next frame is tracked'
+
+    def _pause(self) -> str:
+        self._running_session('there is nothing to pause').health.paused = True
+        self._worker.pause()
+        self._hush()
+        return 'paused: images are dropped, and no transform is published'
+
+    def _resume(self) -> str:
+        self._running_session('there is nothing to resume').health.paused = False
+        self._worker.resume()
+        return 'tracking goes on'
+
+    async def _reload_map(self) -> str:
+        """Load beside the running tracker; only a map that works takes the old one's place."""
+        session = self._active_session('there is no map to replace')
+        if self._reloading:
+            raise RunError('a map is being loaded already')
+        self._reloading, config = True, self.config
+        try:
+            outcome = await self._in_thread(config)
+        finally:
+            self._reloading = False
+        if isinstance(outcome, Exception):
+            if not isinstance(outcome, UserError):
+                self._on_problem(outcome)
+            raise RunError(f'the old map stays: {outcome}')
+        if session is not self._session:
+            raise RunError('the node was cleaned up meanwhile')
+        session.replace_map(outcome, self.config)
+        self._hush()
+        self._announcer.forget_path()
+        if self._inputs is not None:
+            self._pictures.show_map(outcome, self.config)
+        return f'map {config.map} is in use'
+
+    def _in_thread(self, config: NodeConfig) -> Future:
+        executor, future = self.executor, Future()
+
+        def work() -> None:
+            try:
+                future.set_result(load(config, self._load_map, self._active_session().loaded))
+            except Exception as error:  # handed to whoever awaits
+                future.set_result(error)
+            executor.wake()
+
+        threading.Thread(target=work, name='map loader', daemon=True).start()
+        return future
+
+    # Parameters.
+
+    def _check_parameters(self, parameters: list[Any]) -> SetParametersResult:
+        try:
+            config = changed_config(self.config, parameters, self._session is not None)
+            if self._session is not None:
+                Localizer(self._session.loaded.renderer, config.localizer)
+                config.chosen_modalities(self._session.loaded.renderer.modalities)
+        except UserError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _apply_parameters(self, parameters: list[Any]) -> None:
+        before = self.config
+        self.config = changed_config(before, parameters, configured=False)
+        if self._session is None:
+            return
+        self._announcer.config = self.config
+        cameras_changed = self._session.reconfigure(self.config)
+        if self._inputs is not None:
+            if cameras_changed:
+                self._inputs.listen_to_cameras()
+            self._beat.timer_period_ns = round(self.config.diagnostics_period_s * 1e9)
+            self._save.timer_period_ns = round(self.config.pose_save_period_s * 1e9)
+
+    def _hush(self) -> None:
+        """Take back what was announced; a frame that is being tracked is not told either."""
+        if self._inputs is not None:
+            self._worker.disown()
+        self._announcer.forget()
+
+    def _active_session(self, consequence: str = '') -> Session:
+        if self._session is None:
+            raise RunError(f'the node is not configured: {consequence}')
+        return self._session
+
+    def _running_session(self, consequence: str) -> Session:
+        if self._inputs is None:
+            raise RunError(f'the node is not active: {consequence}')
+        return self._active_session()
+
+    def _warn(self, text: str) -> None:
+        self.get_logger().warning(text)
+
+
+def main(args: list[str] | None = None, load_map: LoadMap = RadianceMap.load) -> int:
+    """Run the node until it is told to end; 0: ended well, 1 or 2: could not start."""
+    rclpy.init(args=args)
+    node = None
+    try:
+        executor = SingleThreadedExecutor()
+        node = LocalizerNode(load_map)
+        executor.add_node(node)
+        if node.config.autostart and not _autostart(node):
+            return getattr(node.failure, 'exit_code', 1) if rclpy.ok() else 0
+        executor.spin()
+    except UserError as error:
+        rclpy.logging.get_logger('localizer').fatal(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except Exception:
+        if rclpy.ok():  # else the signal came first, and all that needs the context fails
+            raise
+    finally:
+        if node is not None:
+            node.stop()
+            node.destroy_node()
+        rclpy.try_shutdown()
+        gc.freeze()  # collecting what torch and numba made takes a second that nobody gains from
+    return 0
+
+
+def _autostart(node: LocalizerNode) -> bool:
+    return all(step() == TransitionCallbackReturn.SUCCESS
+               for step in (node.trigger_configure, node.trigger_activate))
+
+
+def _describe(error: Exception) -> str:
+    """One line for what a user can put right, a trace for what only we can."""
+    if isinstance(error, UserError):
+        return str(error)
+    return ''.join(traceback.format_exception(error)).rstrip()
+
+
+def _position(T: Array) -> str:
+    return f'{np.round(T[:3, 3], 3).tolist()}'
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The map's surface as a latched point cloud, gathered in a thread of its own."""
+
+import array
+from collections.abc import Callable
+import threading
+from typing import Any
+
+import numpy as np
+
+from thermal_nerf_loc.ros.convert import stamp_from_ns
+from thermal_nerf_loc.ros.surface import Surface, SurfaceBuilder
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+_BREATH_S = 0.03  # between two looks, so that tracking comes first
+
+
+class MapPoints:
+    """Looks at a map bit by bit, then hands the surface over, once."""
+
+    def __init__(self, renderer: Renderer, spacing_m: float, done: Callable[[Surface], None],
+                 on_problem: Callable[[Exception], None]) -> None:
+        """Both callbacks run in the thread."""
+        self._builder = SurfaceBuilder(renderer, spacing_m)
+        self._done, self._on_problem = done, on_problem
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='map points', daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give up; nothing is handed over afterwards."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        try:
+            for _ in self._builder.steps():
+                if self._stopped.wait(_BREATH_S):
+                    return
+            self._done(self._builder.surface())
+        except Exception as error:  # a picture of the map must not end the localizer
+            if not self._stopped.is_set():
+                self._on_problem(error)
+
+
+def cloud_message(surface: Surface, frame_id: str, stamp_ns: int) -> Any:
+    """sensor_msgs/PointCloud2 with x, y, z and, where the map has them, rgb and temperature."""
+    from sensor_msgs.msg import PointCloud2, PointField
+    columns = [('x', surface.points_m[:, 0]), ('y', surface.points_m[:, 1]),
+               ('z', surface.points_m[:, 2])]
+    if surface.colours is not None:
+        columns.append(('rgb', _packed(surface)))
+    if surface.celsius is not None:
+        columns.append(('temperature', surface.celsius))
+    data = np.stack([column for _, column in columns], axis=-1).astype('<f4')
+    message = PointCloud2(height=1, width=len(surface), point_step=4 * len(columns),
+                          row_step=4 * len(columns) * len(surface), is_dense=True)
+    message.fields = [PointField(name=name, offset=4 * k, datatype=PointField.FLOAT32, count=1)
+                      for k, (name, _) in enumerate(columns)]
+    message.data = array.array('B', data.tobytes())
+    message.header.frame_id, message.header.stamp = frame_id, stamp_from_ns(stamp_ns)
+    return message
+
+
+def _packed(surface: Surface) -> Any:
+    """0x00RRGGBB, its bits read as a float: the way point clouds carry colour."""
+    assert surface.colours is not None
+    r, g, b = np.rint(np.clip(surface.colours, 0.0, 1.0) * 255.0).astype(np.uint32).T
+    return (r << 16 | g << 8 | b).astype('<u4').view('<f4')

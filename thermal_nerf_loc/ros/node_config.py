@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's settings: parameters are declared by walking these fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from thermal_nerf_loc.config import from_mapping, setting
+from thermal_nerf_loc.data.files import read_text
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.localization.localizer import LocalizerConfig
+from thermal_nerf_loc.localization.tracker import TrackerConfig
+from thermal_nerf_loc.ros.intake import IntakeConfig
+from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry
+
+TRANSPORTS = ('raw', 'compressed')
+_QUATERNION_TOLERANCE = 0.01  # typed by hand
+
+
+@dataclass(frozen=True, slots=True)
+class ThermalScale:
+    """What a 16-bit thermal count means: deg C = celsius_per_count * count + celsius_offset."""
+
+    radiometric: bool = setting(True, 'counts are temperatures (false: AGC images)')
+    celsius_per_count: float = setting(0.01, 'deg C for one count', -100.0, 100.0)
+    celsius_offset: float = setting(-273.15, 'deg C at count zero', -10000.0, 10000.0)
+
+    def radiometry(self) -> Radiometry | None:
+        """The scale as the sensing layer knows it."""
+        if not self.radiometric:
+            return None
+        return LinearRadiometry(self.celsius_per_count, self.celsius_offset)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Parameters of `localizer_node`."""
+
+    map: str = setting('', 'map file to localize in')
+    modality: str = setting('both', 'cameras to use', choices=('both', RGB, THERMAL))
+    rgb_transport: str = setting('raw', 'image topic to use', choices=TRANSPORTS)
+    thermal_transport: str = setting('raw', 'image topic to use', choices=TRANSPORTS)
+    reliable_images: bool = setting(
+        False, 'ask for reliable delivery of images (best effort works with every driver)')
+    thermal_scale: ThermalScale = setting(ThermalScale(), 'thermal counts to deg C')
+    map_frame: str = setting('map', 'frame of the map')
+    odometry: str = setting(
+        'tf', 'where odometry comes from: tf, the topic `odom`, or nowhere',
+        choices=('tf', 'topic', 'none'))
+    initial_pose: tuple[float, ...] = setting(
+        (), 'pose of the base in the map at the start: x y z qx qy qz qw; empty: unknown')
+    publish_tf: bool = setting(True, 'broadcast map -> odom (or map -> base)')
+    transform_tolerance_s: float = setting(
+        0.2, 'how far ahead map -> odom is stamped, as in AMCL', 0.0, 10.0)
+    pose_file: str = setting(
+        '', 'file that keeps the last pose over a restart; it goes before initial_pose; '
+        'empty: none')
+    pose_save_period_s: float = setting(2.0, 'between two writes of pose_file', 0.1, 3600.0)
+    path_poses: int = setting(2000, 'length of ~/path, in poses', 1, 100_000)
+    overlay_period_s: float = setting(
+        1.0, 'between two pictures on ~/debug/overlay, while somebody looks', 0.05, 60.0)
+    map_points: bool = setting(True, 'publish the surface of the map on ~/map_points')
+    map_points_spacing_m: float = setting(0.05, 'edge of a cell that holds one point', 0.005, 10.)
+    diagnostics_period_s: float = setting(1.0, 'between two diagnostics', 0.05, 60.0)
+    autostart: bool = setting(True, 'configure and activate without a lifecycle manager')
+    intake: IntakeConfig = setting(IntakeConfig(), 'pairing of images and transforms')
+    localizer: LocalizerConfig = setting(LocalizerConfig(), 'alignment of a frame with the map')
+    tracker: TrackerConfig = setting(TrackerConfig(), 'filtering of poses over time')
+
+    def __post_init__(self) -> None:
+        """Check what a range cannot say."""
+        if len(self.initial_pose) not in (0, 7):
+            raise InputError('initial pose has the wrong length', where='initial_pose',
+                             expected='x y z qx qy qz qw', got=f'{len(self.initial_pose)} numbers')
+        norm = math.hypot(*self.initial_pose[3:])
+        if self.initial_pose and not abs(norm - 1.0) < _QUATERNION_TOLERANCE:
+            raise InputError('initial pose has no unit quaternion', where='initial_pose',
+                             expected='qx qy qz qw of norm 1', got=f'norm {norm:.4g}')
+
+    def chosen_modalities(self, available: tuple[str, ...]) -> tuple[str, ...]:
+        """The cameras to use with a map of these modalities."""
+        wanted = available if self.modality == 'both' else (self.modality,)
+        missing = [name for name in wanted if name not in available]
+        if missing:
+            raise InputError(f'the map has no {missing[0]}', where='parameter modality',
+                             expected='one of ' + ', '.join(available), got=self.modality)
+        return tuple(name for name in wanted if name in (RGB, THERMAL))
+
+
+def read_parameter_file(path: Path) -> NodeConfig:
+    """Read a ROS parameter file as the node does, without ROS: `NODE: ros__parameters: ...`."""
+    try:
+        content = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise InputError('is no YAML', where=path, got=' '.join(str(error).split())) from None
+    blocks = list(content.values()) if isinstance(content, dict) else []
+    if len(blocks) != 1 or not isinstance(blocks[0], dict) or 'ros__parameters' not in blocks[0]:
+        raise InputError('is no ROS parameter file for one node', where=path,
+                         expected="'/**:' with 'ros__parameters:' below it")
+    values = _unfold(blocks[0]['ros__parameters'] or {})
+    values.pop('use_sim_time', None)  # rclpy's own
+    return from_mapping(NodeConfig, values, str(path))
+
+
+def _unfold(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """`a.b: 1` means `a: {b: 1}`."""
+    out: dict[str, Any] = {}
+    for key, value in parameters.items():
+        value = _unfold(value) if isinstance(value, dict) else value
+        for part in reversed(str(key).split('.')):
+            value = {part: value}
+        _merge(out, value)
+    return out
+
+
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be asked of a running node, on std_srvs; names as in nav2_amcl where it has them."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode
+from std_srvs.srv import Empty, Trigger
+
+from thermal_nerf_loc.errors import UserError
+
+Action = Callable[[], str]  # says what was done, or raises a `UserError`
+
+
+class Services:
+    """Offers actions as services; a refusal is an answer, never an exception."""
+
+    def __init__(self, node: LifecycleNode) -> None:
+        """Offer nothing yet."""
+        self._node = node
+
+    def offer_empty(self, name: str, action: Action) -> None:
+        """Offer an action whose outcome is only logged (std_srvs/Empty has no answer)."""
+        def answer(request: Any, response: Any) -> Any:
+            self._perform(name, action)
+            return response
+
+        self._node.create_service(Empty, f'~/{name}', answer)
+
+    def offer_trigger(self, name: str, action: Action) -> None:
+        """Offer an action that tells whether it worked."""
+        def answer(request: Any, response: Any) -> Any:
+            response.success, response.message = self._perform(name, action)
+            return response
+
+        self._node.create_service(Trigger, f'~/{name}', answer)
+
+    def offer_lengthy_trigger(self, name: str, action: Callable[[], Awaitable[str]]) -> None:
+        """Offer an action that takes long: messages keep arriving while it is awaited."""
+        async def answer(request: Any, response: Any) -> Any:
+            try:
+                response.success, response.message = True, await action()
+                self._node.get_logger().info(f'{name}: {response.message}')
+            except UserError as error:
+                response.success, response.message = False, str(error)
+                self._node.get_logger().error(f'{name}: {error}')
+            return response
+
+        self._node.create_service(Trigger, f'~/{name}', answer)
+
+    def _perform(self, name: str, action: Action) -> tuple[bool, str]:
+        try:
+            told = action()
+        except UserError as error:
+            self._node.get_logger().error(f'{name}: {error}')
+            return False, str(error)
+        self._node.get_logger().info(f'{name}: {told}')
+        return True, told

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configured node works with: map, tracker, intake, tf, and how to change them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.files import check_writable
+from thermal_nerf_loc.errors import InputError, UserError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization.localizer import Localizer
+from thermal_nerf_loc.localization.tracker import Tracker
+from thermal_nerf_loc.ros.health import Health
+from thermal_nerf_loc.ros.intake import FrameIntake
+from thermal_nerf_loc.ros.last_pose import read_pose, save_pose
+from thermal_nerf_loc.ros.node_config import NodeConfig
+from thermal_nerf_loc.ros.robot import RobotTracker
+from thermal_nerf_loc.ros.shared_map import SharedMap
+from thermal_nerf_loc.ros.tf_buffer import make_buffer
+from thermal_nerf_loc.ros.warm_up import warm_up
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+Array = NDArray[np.float64]
+
+_WIDE_SIGMA_M, _WIDE_SIGMA_DEG = 1.5, 45.0
+
+LoadMap = Callable[[Path], Renderer]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedMap:
+    """A map that has been looked at once."""
+
+    renderer: SharedMap
+    name: str  # of the file
+    identity: str  # of the place: saved poses belong to it
+    modalities: tuple[str, ...]  # to be used
+
+
+def load(config: NodeConfig, load_map: LoadMap, old: LoadedMap | None = None) -> LoadedMap:
+    """Load and warm up the map; one that is to replace `old` must show the same."""
+    if not config.map:
+        raise InputError('no map given', where='parameter map', expected='a map file',
+                         hint='Make one: thermal-nerf-loc train DATA --map FILE')
+    path = Path(config.map)
+    renderer = SharedMap(load_map(path))
+    modalities = config.chosen_modalities(renderer.modalities)
+    if old is not None and modalities != old.modalities:
+        raise InputError('map shows something else than the one in use', where=path,
+                         expected=' and '.join(old.modalities), got=' and '.join(modalities),
+                         hint='Restart the node with it, or set `modality` first.')
+    warm_up(Localizer(renderer, config.localizer), renderer, modalities)
+    return LoadedMap(renderer, path.name, str(getattr(renderer, 'scene_name', path.name)),
+                     modalities)
+
+
+class Session:
+    """From configure to cleanup; methods belong to the executor's thread."""
+
+    def __init__(self, config: NodeConfig, loaded: LoadedMap,
+                 warn: Callable[[str], None]) -> None:
+        """Bring everything together; nothing listens yet."""
+        self.loaded, self._config = loaded, config
+        self.tf = make_buffer()
+        if config.pose_file:
+            check_writable(Path(config.pose_file))
+        self._saved_ns = 0
+        localizer = Localizer(loaded.renderer, config.localizer)
+        self.robot = RobotTracker(Tracker(localizer, config.tracker), self._home(warn))
+        self.intake = FrameIntake(config.intake, self.tf, loaded.modalities,
+                                  config.thermal_scale.radiometry())
+        self.health = Health(loaded.name)
+
+    def reconfigure(self, config: NodeConfig) -> bool:
+        """Use other settings from the next frame on; tells whether other cameras are due."""
+        self._config = config
+        self.robot.use(Localizer(self.loaded.renderer, config.localizer), config.tracker)
+        self.intake.config = config.intake
+        self.intake.radiometry = config.thermal_scale.radiometry()
+        modalities = config.chosen_modalities(self.loaded.renderer.modalities)
+        if modalities == self.intake.modalities:
+            return False
+        self.intake.listen_to(modalities)
+        self.loaded = LoadedMap(self.loaded.renderer, self.loaded.name, self.loaded.identity,
+                                modalities)
+        return True
+
+    def replace_map(self, loaded: LoadedMap, config: NodeConfig) -> None:
+        """Go on in another map, from the pose in the old one; it has to be confirmed."""
+        same_place = loaded.identity == self.loaded.identity
+        self.loaded, self.health.map_name = loaded, loaded.name
+        self.robot.use(Localizer(loaded.renderer, config.localizer), config.tracker)
+        if same_place:
+            self.robot.start_again()
+        else:
+            self.robot.forget()
+
+    def search_widely(self) -> tuple[Array, float, float]:
+        """Look widely around the last pose; returns it with the sigmas (m, deg)."""
+        covariance = np.diag(np.repeat((_WIDE_SIGMA_M**2, np.deg2rad(_WIDE_SIGMA_DEG)**2), 3))
+        T = self.robot.start_again(covariance)
+        if T is None:
+            raise InputError('no pose is known to search around',
+                             hint='Publish on `initialpose`, or set `initial_pose`.')
+        return T, _WIDE_SIGMA_M, _WIDE_SIGMA_DEG
+
+    def save_pose(self) -> None:
+        """Write the newest pose to `pose_file`, where there is one and it is news."""
+        last = self.robot.last
+        if (not self._config.pose_file or last is None or last.T_map_base is None
+                or last.state != 'tracking' or last.stamp_ns == self._saved_ns):
+            return
+        self._saved_ns = last.stamp_ns
+        save_pose(Path(self._config.pose_file), self.loaded.identity, last.T_map_base,
+                  last.stamp_ns)
+
+    def _home(self, warn: Callable[[str], None]) -> Array | None:
+        """Where to start: the saved pose, else the given one."""
+        if self._config.pose_file:
+            try:
+                saved = read_pose(Path(self._config.pose_file), self.loaded.identity)
+            except UserError as error:
+                warn(f'the saved pose is not used: {error}')
+            else:
+                if saved is not None:
+                    return saved
+        pose = self._config.initial_pose
+        return se3.from_quaternion(pose[:3], pose[3:]) if pose else None

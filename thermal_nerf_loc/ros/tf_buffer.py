@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The tf buffer of the node: tf2's own where tf2_ros is installed, else `frames.TransformBuffer`.
+
+Both answer the same calls alike; one contract test holds them to it.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.ros.convert import matrix_from_transform, matrix_to_transform
+from thermal_nerf_loc.ros.frames import CACHE_NS, TransformBuffer, TransformUnavailable
+
+Array = NDArray[np.float64]
+
+
+class Transforms(Protocol):
+    """What is asked of a tf buffer here; see `frames.TransformBuffer`."""
+
+    def set_transform(self, parent: str, child: str, T_parent_child: Array, stamp_ns: int,
+                      static: bool = False) -> None:
+        """Remember where `child` is in `parent` at a moment (static: for ever)."""
+
+    def lookup_transform(self, target: str, source: str, stamp_ns: int | None = None) -> Array:
+        """`T_target_source` at a moment; None: the newest moment that the chain knows."""
+
+    def clear(self) -> None:
+        """Forget what moves; static transforms stay."""
+
+
+class Tf2Buffer:
+    """tf2's buffer behind matrices and nanoseconds."""
+
+    def __init__(self, cache_ns: int = CACHE_NS) -> None:
+        """Start empty."""
+        import rclpy.duration
+        import tf2_ros
+        self._tf2 = tf2_ros
+        self._cache = rclpy.duration.Duration(nanoseconds=cache_ns)
+        self._statics: dict[str, Any] = {}
+        self._buffer = tf2_ros.Buffer(cache_time=self._cache)
+
+    def set_transform(self, parent: str, child: str, T_parent_child: Array, stamp_ns: int,
+                      static: bool = False) -> None:
+        """Remember where `child` is in `parent`."""
+        parent, child = parent.lstrip('/'), child.lstrip('/')
+        if parent == child:
+            raise InputError('a frame cannot be its own parent', where=f'tf frame {child!r}')
+        T = se3.check_pose(T_parent_child, where=f'tf {parent} -> {child}')
+        message = matrix_to_transform(T, parent, child, stamp_ns)
+        if static:
+            self._statics[child] = message
+            self._buffer.set_transform_static(message, 'localizer')
+        else:
+            self._buffer.set_transform(message, 'localizer')
+
+    def lookup_transform(self, target: str, source: str, stamp_ns: int | None = None) -> Array:
+        """`T_target_source`; raises `TransformUnavailable` as our own buffer does."""
+        target, source = target.lstrip('/'), source.lstrip('/')
+        try:
+            found = self._buffer.lookup_transform_core(target, source, _time(stamp_ns))
+        except self._tf2.ExtrapolationException as error:
+            raise TransformUnavailable(f'tf: {error}', too_new=self._is_too_new(
+                target, source, stamp_ns)) from None
+        except self._tf2.TransformException as error:
+            raise TransformUnavailable(self._unconnected(target, source, error)) from None
+        return matrix_from_transform(found.transform)
+
+    def clear(self) -> None:
+        """Forget what moves; a fresh buffer, because tf2 keeps the tree of what it forgot."""
+        self._buffer = self._tf2.Buffer(cache_time=self._cache)
+        for message in self._statics.values():
+            self._buffer.set_transform_static(message, 'localizer')
+
+    def _is_too_new(self, target: str, source: str, stamp_ns: int | None) -> bool:
+        if stamp_ns is None:
+            return False
+        newest = self._buffer.get_latest_common_time(target, source)
+        return bool(stamp_ns > newest.nanoseconds)
+
+    def _unconnected(self, target: str, source: str, error: Exception) -> str:
+        known = set(self._buffer.all_frames_as_string().replace(',', ' ').split())
+        missing = [name for name in (target, source) if name not in known]
+        if missing:
+            return f'tf has no frame {" and no frame ".join(map(repr, missing))} ({error})'
+        return f'tf does not connect {source!r} with {target!r} ({error})'
+
+
+def make_buffer() -> Transforms:
+    """tf2's buffer where it is installed."""
+    try:
+        import tf2_ros  # noqa: F401
+    except ImportError:
+        return TransformBuffer()
+    return Tf2Buffer()
+
+
+def _time(stamp_ns: int | None) -> Any:
+    """Time for tf2; zero asks for the newest."""
+    from rclpy.time import Time
+    return Time(nanoseconds=stamp_ns or 0)
