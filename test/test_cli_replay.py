@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Replay from bag to report, and the demo: the exact simulated world stands for a good map."""
+
+import json
+
+import numpy as np
+import pytest
+
+from thermal_nerf_loc import cli
+from thermal_nerf_loc.cli import demo, live, replaying
+from thermal_nerf_loc.data.bag import BagReader, BagWriter
+from thermal_nerf_loc.data.trajectory import read_tum
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.mapping.map_file import RadianceMap
+from thermal_nerf_loc.ros.offline import read_truth
+from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
+from thermal_nerf_loc.simulation.world import make_world
+
+PROMISED = {'ate_rmse_m', 'ate_rmse_deg', 'rpe_rmse_m', 'success_5cm_5deg', 'lost_share',
+            'updates_hz', 'latency_p95_s'}
+
+
+@pytest.fixture(scope='module')
+def bag(tmp_path_factory):
+    path = tmp_path_factory.mktemp('bag') / 'drive'
+    simulate_bag(path, SimulationConfig(seconds=2.0, size=(96, 72), rgb_hz=8.0, thermal_hz=16.0,
+                                        supersampling=1))
+    return path
+
+
+@pytest.fixture
+def world_as_map(monkeypatch):
+    world = make_world('room')
+    monkeypatch.setattr(RadianceMap, 'load', lambda path: world)
+
+
+def test_a_bag_becomes_a_trajectory_and_a_report(world_as_map, bag, tmp_path, capsys):
+    out = tmp_path / 'result'
+    figures = tmp_path / 'figures.json'
+    assert cli.main(['replay', 'room.map', str(bag), '--out', str(out), '--json',
+                     str(figures)]) == 0, capsys.readouterr().err
+    told = json.loads(figures.read_text())
+    assert set(told) >= PROMISED
+    assert told['way'] == 'offline'
+    assert told['ate_rmse_m'] < 0.03
+    assert told['success_5cm_5deg'] > 0.8
+    assert json.loads((out / 'metrics.json').read_text())['ate_rmse_m'] == told['ate_rmse_m']
+    estimated, truth = read_tum(out / 'trajectory.tum'), read_tum(out / 'truth.tum')
+    errors = [se3.distance(T, truth.at(int(t)))[0]
+              for t, T in zip(estimated.stamps_ns, estimated.poses)]
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(told['ate_rmse_m'], rel=1e-3)
+    assert (out / 'trajectory.png').read_bytes().startswith(b'\x89PNG')
+    assert (out / 'errors.png').read_bytes().startswith(b'\x89PNG')
+    assert 'ate_rmse_m' in (out / 'report.html').read_text()
+    assert 'ate_rmse_m' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('modality', ['rgb', 'thermal'])
+def test_one_modality_alone_is_enough(world_as_map, bag, tmp_path, modality):
+    with BagReader(bag) as reader:
+        T = read_truth(reader).poses[0]
+    start = map(str, (*T[:3, 3], *se3.quaternion_from_matrix(T[:3, :3])))
+    parameters = tmp_path / 'p.yaml'
+    parameters.write_text('/**: {ros__parameters: {tracker: {initial_sigma_m: 0.05, '
+                          'initial_sigma_deg: 2.0}}}')
+    assert cli.main(['replay', 'room.map', str(bag), '--out', str(tmp_path / 'r'),
+                     '--modality', modality, '--initial-pose', *start, '--params-file',
+                     str(parameters)]) == 0
+    details = json.loads((tmp_path / 'r' / 'metrics.json').read_text())['details']
+    assert [key for key in details if key.endswith('_received')] == [f'{modality}_received']
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['no.map', 'BAG'], 'no such map file'),
+    (['no.map', 'nowhere'], 'bag does not exist'),
+    (['no.map', 'BAG', '--rgb-topic', '/camera'], 'bag has no /camera'),
+    (['no.map', 'BAG', '--initial-pose', '0', '0', '0', '0', '0', '0', '0'], 'quaternion'),
+    (['no.map', 'BAG', '--truth', 'no.tum'], 'no.tum: does not exist'),
+    (['no.map', 'BAG', '--params-file', 'no.yaml'], 'no.yaml: does not exist'),
+    (['no.map', 'BAG', '--rate', '0'], '--rate')])
+def test_what_cannot_be_replayed_is_one_error(bag, tmp_path, capsys, arguments, message):
+    arguments = [str(bag) if a == 'BAG' else a for a in arguments]
+    assert cli.main(['replay', *arguments, '--out', str(tmp_path)]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith('error: ')
+    assert message in err
+
+
+def test_a_bag_without_truth_needs_an_initial_pose(world_as_map, tmp_path, capsys):
+    with BagWriter(tmp_path / 'bare') as writer:
+        writer.image('/rgb/image_raw', 0, 'rgb', np.zeros((4, 4, 3), np.uint8), 'rgb8')
+        writer.camera_info('/rgb/camera_info', 0, 'rgb', make_camera())
+    arguments = ['replay', 'm', str(tmp_path / 'bare'), '--out', str(tmp_path / 'out')]
+    assert cli.main(arguments) == 2
+    assert '--initial-pose X Y Z QX QY QZ QW' in capsys.readouterr().err
+    assert cli.main([*arguments, '--initial-pose', *'0001']) == 2
+    assert cli.main([*arguments, '--initial-pose', *'0000001']) == 1
+    assert "no frame 'base_link' and no frame 'rgb'" in capsys.readouterr().err
+
+
+def test_a_start_in_the_wrong_place_ends_without_a_pose(world_as_map, bag, tmp_path, capsys):
+    assert cli.main(['replay', 'm', str(bag), '--out', str(tmp_path), '--modality', 'rgb',
+                     '--initial-pose', '0.3', '-0.4', '1.2', '0', '0', '1', '0']) == 1
+    assert 'no pose was found in 17 frames' in capsys.readouterr().err
+
+
+def test_through_ros_is_refused_where_there_is_none(bag, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(replaying, 'ros_is_here', lambda: False)
+    assert cli.main(['replay', 'm', str(bag), '--out', str(tmp_path), '--through-ros']) == 2
+    assert 'rclpy' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_demo_without_ros_says_so_and_leaves_everything(world_as_map, tmp_path, capsys,
+                                                            monkeypatch):
+    monkeypatch.setattr(live, 'ros_is_here', lambda: False)
+    monkeypatch.setattr(demo, 'QUICK', demo.Size(frames=6, training_s=2.0, bag_s=1.5))
+    out = tmp_path / 'demo'
+    for _ in range(2):  # a second demo may write over the first
+        assert cli.main(['demo', '--quick', '--out', str(out)]) == 0, capsys.readouterr().err
+        assert 'replayed offline' in ' '.join(capsys.readouterr().err.split())
+    told = json.loads((out / 'metrics.json').read_text())
+    assert set(told) >= PROMISED
+    assert told['map']['steps'] > 0
+    assert (out / 'map.safetensors').stat().st_size > 1000
+    assert {p.name for p in out.glob('*.png')} == {'trajectory.png', 'errors.png', 'renders.png'}
+    assert (out / 'dataset' / 'transforms.json').is_file()
+
+
+def test_a_folder_that_is_no_demo_is_left_alone(tmp_path, capsys):
+    (tmp_path / 'thesis.txt').write_text('years of work')
+    assert cli.main(['demo', '--quick', '--out', str(tmp_path)]) == 2
+    assert 'not empty' in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ['thesis.txt']
+
+
+def make_camera():
+    from thermal_nerf_loc.geometry.camera import Camera
+    return Camera.from_fov(4, 4, 60.0)

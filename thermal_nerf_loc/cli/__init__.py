@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `main(argv) -> exit code`; only the chosen command is imported."""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+import importlib
+from pathlib import Path
+import signal
+import sys
+import threading
+from typing import Any, NoReturn, Protocol
+
+from thermal_nerf_loc import __version__
+from thermal_nerf_loc.errors import InputError, UserError
+
+COMMANDS = {
+    'simulate': 'make a data set (and a rosbag) of a simulated scene',
+    'train': 'learn a radiance map from a data set',
+    'eval-map': 'hold a map against the images of a data set',
+    'compare-strategies': 'train every way of sharing a field, and measure them side by side',
+    'localize': 'find the camera poses of a data set in a map',
+    'replay': 'localize a rosbag in a map and measure the error',
+    'demo': 'simulate, train, localize through the real ROS node, report',
+}
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+class CommandModule(Protocol):
+    """What every `cli/<command>.py` offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+
+    def run(self, args: argparse.Namespace) -> Mapping[str, Any]:
+        """Do it and return the figures."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are errors like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise InputError(message, hint=f'See: {self.prog} --help')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0: done, 1: could not, 2: bad input, 130: interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbose = '--verbose' in arguments
+    try:
+        with _termination_as_interrupt():
+            return _run(arguments)
+    except SystemExit as ending:  # argparse: --help and --version
+        return int(ending.code or 0)
+    except KeyboardInterrupt:
+        return _complain('interrupted', _INTERRUPTED, verbose)
+    except UserError as error:
+        return _complain(str(error), error.exit_code, verbose)
+    except BrokenPipeError:  # `| head` went away
+        sys.stdout = None
+        return 1
+    except Exception as error:
+        what = f'unexpected {type(error).__name__}: {error}'
+        hint = '' if verbose else ' (a fault of this program; --verbose shows where)'
+        return _complain(what + hint, 1, verbose)
+
+
+def make_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser; the arguments of `command` alone are filled in."""
+    parser = Parser(prog='thermal-nerf-loc', description='Localize a robot by thermal and RGB '
+                    'images in a radiance map.', allow_abbrev=False)
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True,
+                                     title='commands', parser_class=Parser)
+    for name, summary in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, allow_abbrev=False,
+                                  description=summary[0].upper() + summary[1:] + '.')
+        if name == command:
+            _load(name).add_arguments(sub)
+        sub.add_argument('--json', type=Path, metavar='FILE', help='write the figures to FILE')
+        sub.add_argument('--verbose', action='store_true', help='show details and tracebacks')
+    return parser
+
+
+def _run(arguments: list[str]) -> int:
+    command = next((word for word in arguments if word in COMMANDS), None)
+    args = make_parser(command).parse_args(arguments)
+    from thermal_nerf_loc.cli import output
+    output.show_warnings(args.verbose)
+    figures = _load(args.command).run(args)
+    if args.json is not None:
+        from thermal_nerf_loc.data.files import write_json
+        write_json(args.json, dict(figures))
+    output.show_figures(args.command, figures)
+    return 0
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM clean up as Ctrl-C does: child processes end, half-written folders go."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _load(command: str) -> CommandModule:
+    name = command.replace('-', '_')
+    module: Any = importlib.import_module(f'thermal_nerf_loc.cli.{name}')
+    return module  # type: ignore[no-any-return]
+
+
+def _complain(message: str, code: int, verbose: bool) -> int:
+    from thermal_nerf_loc.cli import output
+    output.show_error(message, traceback=verbose)
+    return code

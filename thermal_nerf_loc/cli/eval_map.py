@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`eval-map M DATA`: how well a map shows what the cameras saw."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_MOST_VIEWS = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare."""
+    parser.add_argument('map', type=Path, metavar='M', help='map file')
+    parser.add_argument('data', type=Path, metavar='DATA', help='data set with transforms.json')
+    parser.add_argument('--split', choices=('train', 'test', 'all'), default='test',
+                        help='images to compare with (default: test)')
+    parser.add_argument('--sheet', type=Path, metavar='FILE.png',
+                        help='draw truth, render, errors and depth of a few views')
+    parser.add_argument('--views', type=int, default=3, metavar='N',
+                        help='frames on the sheet, from the best to the worst (default: 3)')
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Load both and compare."""
+    from dataclasses import asdict
+
+    from thermal_nerf_loc.cli.output import progress_bar, show_note
+    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.evaluation.map_quality import score_views, summarize
+    from thermal_nerf_loc.evaluation.perceptual import find_lpips
+    from thermal_nerf_loc.mapping.map_file import RadianceMap
+
+    if not 1 <= args.views <= _MOST_VIEWS:
+        raise InputError('number of views is out of range', where='--views',
+                         expected=f'1 to {_MOST_VIEWS}', got=args.views)
+    if args.sheet is not None and args.sheet.suffix.lower() != '.png':
+        raise InputError('sheet is a PNG', where='--sheet', expected='a name that ends in .png',
+                         got=args.sheet)
+    renderer, scene = RadianceMap.load(args.map), load_scene(args.data)
+    lpips = find_lpips()
+    if lpips.score is None:
+        show_note(f'LPIPS is left out ({lpips.reason})')
+    with progress_bar('compare') as progress:
+        scores = score_views(renderer, scene, args.split, lpips.score, progress)
+    figures = {'map': str(args.map), 'split': args.split, **asdict(summarize(scores)),
+               'lpips_left_out': lpips.reason or None,
+               'views': [asdict(score) for score in scores]}
+    if args.sheet is not None:
+        write_sheet(args.sheet, renderer, scene, scores, args.views)
+        figures['sheet'] = str(args.sheet)
+    return figures
+
+
+def write_sheet(path: Path, renderer: Any, scene: Any, scores: Any, most: int) -> None:
+    """Render a few of the scored frames once more, and draw them beside the truth."""
+    from thermal_nerf_loc.data.files import write_atomically
+    from thermal_nerf_loc.evaluation.map_quality import compare_frame
+    from thermal_nerf_loc.evaluation.sheet import draw_sheet, pick_views, png
+
+    index = {frame.name: i for i, frame in enumerate(scene.frames)}
+    views = [view for name in pick_views(scores, most)
+             for view in compare_frame(renderer, scene, index[name])]
+    of = {(score.name, score.modality): score for score in scores}
+    title = (f'Map {renderer.name!r} beside {scene.root.name!r}: '
+             f'{len({view.name for view in views})} of {len({s.name for s in scores})} views, '
+             'best to worst')
+    figure = draw_sheet(views, [of[view.name, view.modality] for view in views], title)
+    write_atomically(path, png(figure))
+
+
+def quality_figures(renderer: Any, scene: Any, split: str) -> dict[str, Any]:
+    """Figures of a split; those that a scene cannot give are None."""
+    from dataclasses import asdict
+
+    from thermal_nerf_loc.evaluation.map_quality import evaluate_map
+
+    return asdict(evaluate_map(renderer, scene, split))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line shows: tables, progress, warnings and errors."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+import logging
+import sys
+import time
+from typing import Any
+import warnings
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from thermal_nerf_loc.progress import Progress
+
+_PLAIN_PERIOD_S = 10.0  # without a terminal: one line in so many seconds
+
+
+def show_error(message: str, traceback: bool = False) -> None:
+    """One `error: ...` line on stderr; the traceback of the current exception on demand."""
+    console = Console(stderr=True)
+    if traceback and sys.exc_info()[0] is not None:
+        console.print_exception()
+    console.print('[bold red]error:[/bold red]', end=' ', soft_wrap=True)
+    console.print(' '.join(message.split()), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_warnings(verbose: bool) -> None:
+    """Send warnings and log records to stderr, one line each."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, stream=sys.stderr,
+                        format='%(levelname)s: %(message)s', force=True)
+    for level in (logging.INFO, logging.WARNING, logging.ERROR):
+        logging.addLevelName(level, logging.getLevelName(level).lower())
+
+    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int,
+             file: Any = None, line: str | None = None) -> None:
+        if issubclass(category, UserWarning) or verbose:
+            logging.getLogger('thermal_nerf_loc').warning(' '.join(str(message).split()))
+
+    warnings.showwarning = show
+
+
+def show_note(message: str) -> None:
+    """Say one line to the user, on stderr: stdout is for results."""
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_figures(title: str, figures: Mapping[str, Any]) -> None:
+    """End a command with a short table; lists are for the JSON file and stay out."""
+    table = Table(title=title, title_justify='left', header_style='bold')
+    table.add_column('figure')
+    table.add_column('value', justify='right', overflow='fold')
+    for name, value in flatten(figures):
+        table.add_row(name, _format(value))
+    if table.row_count:
+        Console().print(table)
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Progress]:
+    """Yield a `Progress` that draws a bar on a terminal and plain lines elsewhere."""
+    console = Console(stderr=True)
+    start = time.monotonic()
+    if console.is_terminal:
+        columns = (TextColumn(f'{title:<20}'), BarColumn(),
+                   TextColumn('{task.percentage:>3.0f} %'), TimeElapsedColumn(),
+                   TextColumn('{task.description}'))
+        with Bar(*columns, console=console) as bar:
+            task = bar.add_task('')
+
+            def draw(done: float, total: float, message: str = '') -> None:
+                bar.update(task, completed=done, total=total or 1.0, description=message)
+
+            yield draw
+            total = bar.tasks[0].total
+            bar.update(task, completed=total if total else 1.0, total=total or 1.0)
+    else:
+        yield _plain_lines(title, start)
+        show_note(f'{title}: done in {time.monotonic() - start:.1f} s')
+
+
+def _plain_lines(title: str, start: float) -> Progress:
+    last = start
+
+    def tell(done: float, total: float, message: str = '') -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _PLAIN_PERIOD_S:
+            last = now
+            show_note(f'{title}: {100.0 * done / (total or 1.0):3.0f} % after {now - start:.0f} s'
+                      + (f', {message}' if message else ''))
+
+    return tell
+
+
+def flatten(figures: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Nested figures as `outer.inner`; lists stay out."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f'{prefix}{name}.')
+        elif not isinstance(value, (list, tuple)):
+            yield prefix + str(name), value
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, float):
+        return f'{value:.4g}' if abs(value) < 1e4 else f'{value:,.0f}'
+    return '-' if value is None else str(value)

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`simulate OUT`: a data set of a simulated scene, and with `--bag` a robot's drive through it."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+import time
+from typing import Any
+
+_OPTIONS = ('scene', 'seed', 'frames', 'size', 'thermal_size', 'trajectory', 'seconds', 'storage',
+            'clean', 'distorted', 'supersampling')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare; what is not given keeps the default of `SimulationConfig`."""
+    parser.add_argument('out', type=Path, help='folder to make; the bag becomes OUT/bag')
+    parser.add_argument('--scene', metavar='NAME',
+                        help='room, hall or machine_room (default: room)')
+    parser.add_argument('--seed', type=int, help='of paths and sensor noise (default: 0)')
+    parser.add_argument('--frames', type=int, metavar='N',
+                        help='training frames; a fifth as many more are held out (default: 80)')
+    parser.add_argument('--size', type=image_size, metavar='WxH',
+                        help='RGB image size (default: 160x120)')
+    parser.add_argument('--thermal-size', type=image_size, metavar='WxH',
+                        help='thermal image size (default: 3/4 of the RGB size)')
+    parser.add_argument('--darkness', type=float, metavar='D',
+                        help='0: lit, 1: pitch black (default: 0)')
+    parser.add_argument('--trajectory', choices=('drone', 'planar'),
+                        help='how the robot moves (default: drone)')
+    parser.add_argument('--distorted', action='store_true', default=None,
+                        help='give the RGB camera a lens with distortion')
+    parser.add_argument('--clean', action='store_true', default=None,
+                        help='perfect cameras and odometry')
+    parser.add_argument('--supersampling', type=int, metavar='N',
+                        help='rays along each side of a pixel (default: 2)')
+    parser.add_argument('--bag', action='store_true',
+                        help='record a rosbag2 of a drive on another path as well')
+    parser.add_argument('--seconds', type=float, metavar='S', help='length of the bag '
+                        '(default: 20)')
+    parser.add_argument('--storage', choices=('mcap', 'sqlite3'),
+                        help='of the bag (default: mcap)')
+    parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Simulate and write."""
+    from thermal_nerf_loc.cli.output import progress_bar
+    from thermal_nerf_loc.config import load_yaml
+    from thermal_nerf_loc.simulation.record import (
+        held_out_frames, simulate_bag, simulate_dataset, SimulationConfig)
+
+    settings = load_yaml(SimulationConfig, args.config) if args.config else SimulationConfig()
+    given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
+    if args.darkness is not None:
+        given['rgb'] = replace(settings.rgb, darkness=args.darkness)
+    settings = replace(settings, **given)
+    start = time.monotonic()
+    with progress_bar('simulate a mapping') as progress:
+        simulate_dataset(args.out, settings, progress)
+    frames, held_out = settings.frames, held_out_frames(settings)
+    seconds = time.monotonic() - start
+    figures = {'data': str(args.out), 'scene': settings.scene, 'train_frames': frames,
+               'test_frames': held_out, 'seconds': seconds,
+               'frames_per_second': (frames + held_out) / seconds}
+    if args.bag:
+        with progress_bar('simulate a drive') as progress:
+            simulate_bag(args.out / 'bag', settings, progress)
+        figures |= {'bag': str(args.out / 'bag'), 'bag_seconds': settings.seconds,
+                    'bag_realtime_factor': settings.seconds / (time.monotonic() - start - seconds)}
+    return figures
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """`160x120` to (160, 120)."""
+    width, cross, height = text.lower().partition('x')
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f'{text!r} is no image size such as 160x120')
+    return int(width), int(height)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`train DATA --map M`: learn a radiance map and hold it against the images kept back."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+_OPTIONS = ('strategy', 'modality', 'steps', 'max_seconds', 'device', 'seed')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare; what is not given keeps the default of `TrainConfig`."""
+    parser.add_argument('data', type=Path, help='data set: a folder with transforms.json')
+    parser.add_argument('--map', type=Path, required=True, metavar='M', help='map file to write')
+    parser.add_argument('--strategy', choices=('rgbx', 'scratch', 'finetune', 'separate'),
+                        help='how colour and temperature share the field (default: rgbx)')
+    parser.add_argument('--modality', choices=('both', 'rgb', 'thermal'),
+                        help='images to use (default: both)')
+    parser.add_argument('--steps', type=int, metavar='N', help='optimisation steps')
+    parser.add_argument('--max-seconds', type=float, metavar='S',
+                        help='stop after this time; the schedule is fitted to it, so the map '
+                        'depends on how fast this machine is')
+    parser.add_argument('--resume', action='store_true',
+                        help='continue an interrupted training from M.checkpoint')
+    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='(default: auto)')
+    parser.add_argument('--seed', type=int, help='seed of every random choice (default: 0)')
+    parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Train, save, evaluate."""
+    from thermal_nerf_loc.cli.output import progress_bar
+    from thermal_nerf_loc.config import check, load_yaml
+    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.mapping.checkpoint import Checkpoint
+    from thermal_nerf_loc.mapping.processes import leads
+    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.mapping.trainer import train
+
+    config = load_yaml(TrainConfig, args.config) if args.config else TrainConfig()
+    given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
+    config = replace(config, **given)
+    check(config, 'option')
+    scene = load_scene(args.data)
+    if not leads():  # one process speaks for all that torchrun has started
+        train(scene, config, checkpoint=Checkpoint.beside(args.map, args.resume))
+        args.json = None
+        return {}
+    with progress_bar('train') as progress:
+        return train_map(scene, args.map, config, progress, args.resume)
+
+
+def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool = False,
+              ) -> dict[str, Any]:
+    """Train and save; figures as the command line promises them."""
+    from thermal_nerf_loc.cli.eval_map import quality_figures
+    from thermal_nerf_loc.data.files import check_writable
+    from thermal_nerf_loc.mapping.checkpoint import Checkpoint
+    from thermal_nerf_loc.mapping.trainer import train
+
+    check_writable(path)
+    checkpoint = Checkpoint.beside(path, resume)
+    result = train(scene, config, progress, checkpoint)
+    result.map.save(path)
+    checkpoint.remove()
+    figures = {'seconds': result.seconds, 'steps': result.steps,
+               'rays_per_second': result.rays_per_second,
+               'peak_memory_mb': result.peak_memory_mb}
+    return {**figures, 'test': quality_figures(result.map, scene, 'test'), 'map': str(path)}
