@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks share: options, interleaved runs, data of their own, tables, JSON."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+import os
+from pathlib import Path
+import platform
+import statistics
+import sys
+import time
+from typing import Any
+
+KEPT = Path(__file__).resolve().parents[1] / 'build' / 'benchmarks'
+
+
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """Options that every benchmark has; `text` is its docstring."""
+    made = argparse.ArgumentParser(description=(text or '').strip(),
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument('--quick', action='store_true', help='small and rough: does it run?')
+    made.add_argument('--json', type=Path, metavar='FILE', help='write the figures to FILE')
+    made.add_argument('--threads', type=int, default=2, metavar='N', help='(default: 2)')
+    return made
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Fix the number of threads of numba and torch alike."""
+    import thermal_nerf_loc  # noqa: F401  (before torch: idle OpenMP threads shall sleep)
+
+    import numba
+    import torch
+    numba.set_num_threads(min(args.threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(args.threads)
+
+
+def interleaved(runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1,
+                ) -> dict[str, list[float]]:
+    """Seconds of each run, A B A B, so that a busy moment meets both."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for round_ in range(warm_up + rounds):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if round_ >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def spread(values: Sequence[float]) -> str:
+    """The middle half of the values."""
+    if len(values) < 4:
+        return f'{min(values):.4g} to {max(values):.4g}'
+    low, _, high = statistics.quantiles(values, n=4)
+    return f'{low:.4g} to {high:.4g}'
+
+
+def room(frames: int = 80, size: tuple[int, int] = (160, 120), scene: str = 'room') -> Path:
+    """A simulated data set with both cameras at `size`, made once and kept under build/."""
+    from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
+
+    path = KEPT / f'{scene}-{frames}-{size[0]}x{size[1]}'
+    if not path.is_dir():
+        print(f'simulating {path.name} ...', flush=True)
+        simulate_dataset(path, SimulationConfig(scene=scene, frames=frames, size=size,
+                                                thermal_size=size))
+    return path
+
+
+def trained_map(data: Path, path: Path | None, seconds: float) -> Path:
+    """A map: the one that was given, else one trained now for so long and kept under build/."""
+    if path is not None:
+        return path
+    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.mapping.trainer import train
+
+    made = KEPT / f'{data.name}-{seconds:g}s.safetensors'
+    if not is_usable(made):
+        print(f'training {made.name} ...', flush=True)
+        train(load_scene(data), TrainConfig(max_seconds=seconds)).map.save(made)
+    return made
+
+
+def is_usable(path: Path) -> bool:
+    """False for a map that is not there, or was written by another version of the code."""
+    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    try:
+        RadianceMap.load(path)
+    except InputError:
+        return False
+    return True
+
+
+def camera_rays(scene: Any, indices: Sequence[int], modality: str) -> tuple[Any, Any]:
+    """Origins and unit directions (n, 3) float32 of all pixels of these frames."""
+    import numpy as np
+    parts = []
+    for index in indices:
+        record = scene.frames[index].records[modality]
+        T = scene.frames[index].T_world_cam @ record.T_cam_sensor
+        directions = (record.camera.rays() @ T[:3, :3].T).astype(np.float32)
+        parts.append((np.broadcast_to(T[:3, 3].astype(np.float32), directions.shape), directions))
+    origins, directions = (np.ascontiguousarray(np.concatenate(part)) for part in zip(*parts))
+    return origins, directions
+
+
+def torch_grid(grid: Any) -> Any:
+    """The same density grid, sampled and updated by plain torch instead of the CPU kernels."""
+    import torch
+
+    from thermal_nerf_loc.field.kernels import reference
+    from thermal_nerf_loc.field.proposal import DensityGrid
+
+    class TorchGrid(DensityGrid):
+        def sample(self, origins: Any, directions: Any, count: int, exploring: float,
+                   rng: Any = None) -> tuple[Any, Any]:
+            shape, scale = (len(origins), count), self.space.scale_m
+            jitter = (torch.full(shape, 0.5) if rng is None
+                      else torch.from_numpy(rng.random(shape, dtype='float32')))
+            drawn = reference.propose(
+                torch.from_numpy(origins), torch.from_numpy(directions),
+                torch.from_numpy(self.values), self.space, self.config.near * scale, 2.0 * scale,
+                self.config.far * scale, self.config.bins, exploring, jitter)
+            return drawn[0].numpy(), drawn[1].numpy()
+
+        def observe(self, points: Any, densities: Any, decay: float = 0.1) -> None:
+            reference.splat(points.detach(), densities.detach(), torch.from_numpy(self.values),
+                            self.space, decay)
+
+    made = TorchGrid(grid.config, grid.space)
+    made.values[:] = grid.values
+    return made
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; the first column is text."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify='left', header_style='bold')
+    for i, name in enumerate(columns):
+        table.add_column(name, justify='right' if i else 'left', no_wrap=True)
+    for row in rows:
+        table.add_row(*(cell(value) for value in row))
+    Console(width=110).print(table)
+
+
+def cell(value: Any) -> str:
+    """Four digits are enough for anybody."""
+    if value is None:
+        return '-'
+    if isinstance(value, float):
+        return f'{value:,.0f}' if abs(value) >= 1e4 else f'{value:.4g}'
+    return str(value)
+
+
+def finish(args: argparse.Namespace, figures: Mapping[str, Any]) -> int:
+    """Say how busy the machine was, and write the figures with it; the exit code."""
+    from thermal_nerf_loc.data.files import write_json
+
+    facts = machine()
+    print(f'{facts["processor"]}, {facts["cores"]} cores, {args.threads} threads, '
+          f'load {facts["load"]:.1f}')
+    if facts['load'] > facts['cores'] + 1:
+        print('the machine is busy with other things: ratios mean more than times')
+    if args.json is not None:
+        write_json(args.json, {**figures, 'machine': facts, 'quick': args.quick})
+    return 0
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """The exit code of `main`; what a user can put right is said in one line."""
+    from thermal_nerf_loc.errors import UserError
+    try:
+        return main()
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return error.exit_code
+
+
+def machine() -> dict[str, Any]:
+    """Where a figure was measured."""
+    import numba
+    import torch
+
+    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path(
+        '/proc/cpuinfo').is_file() else []
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return {'processor': names[0] if names else platform.processor(), 'cores': os.cpu_count(),
+            'load': os.getloadavg()[0], 'python': platform.python_version(),
+            'torch': torch.__version__, 'numba': numba.__version__}

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks of the localizer share: data and map, starts, trials, summaries."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+from _bench import room, trained_map
+
+MODALITIES = {'both': ('rgb', 'thermal'), 'rgb': ('rgb',), 'thermal': ('thermal',)}
+SUCCESS_M, SUCCESS_DEG = 0.05, 5.0
+WRONG_M, WRONG_DEG = 0.10, 5.0  # an 'ok' beyond is a lie
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One localization held against the truth."""
+
+    error_m: float
+    error_deg: float
+    seconds: float
+    verdict: str
+    chi2: float  # normalised estimation error squared
+
+    @property
+    def succeeded(self) -> bool:
+        """Within 5 cm and 5 deg."""
+        return self.error_m < SUCCESS_M and self.error_deg < SUCCESS_DEG
+
+    @property
+    def wrong_but_ok(self) -> bool:
+        """Believed, and wrong."""
+        return self.verdict == 'ok' and (self.error_m > WRONG_M or self.error_deg > WRONG_DEG)
+
+
+def add_inputs(made: argparse.ArgumentParser, frames: int) -> None:
+    """Options for data and map."""
+    made.add_argument('--data', type=Path, metavar='DIR',
+                      help='data set (default: the simulated room, made now)')
+    made.add_argument('--map', type=Path, metavar='FILE', help='map (default: one learned now)')
+    made.add_argument('--train-seconds', type=float, default=120.0, metavar='S',
+                      help='of a map learned now (default: 120)')
+    made.add_argument('--frames', type=int, default=frames, metavar='N',
+                      help='held-out images (default: %(default)s)')
+    made.add_argument('--seed', type=int, default=0, help='(default: 0)')
+
+
+def data_of(args: argparse.Namespace, scene: str = 'room') -> Path:
+    """The data set that was given, else a simulated one."""
+    made: Path = args.data or (room(12, (64, 48), scene) if args.quick else room(scene=scene))
+    return made
+
+
+def map_of(args: argparse.Namespace, data: Path) -> Any:
+    """The map that was given, else one learned from the data."""
+    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    return RadianceMap.load(trained_map(data, args.map, 8.0 if args.quick else args.train_seconds))
+
+
+def held_out(data: Path, count: int) -> list[Any]:
+    """At most `count` held-out frames, spread over the whole set."""
+    import numpy as np
+
+    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.errors import InputError
+
+    scene = load_scene(data)
+    if not scene.test or count < 1:
+        raise InputError('there is no view to find', where=data, expected='1 or more',
+                         got=f'{len(scene.test)} held out, --frames {count}')
+    chosen = np.unique(np.linspace(0, len(scene.test) - 1, min(count, len(scene.test))).round())
+    return [scene.load(scene.test[int(k)]) for k in chosen]
+
+
+def modalities_of(renderer: Any, frames: Sequence[Any]) -> list[str]:
+    """What both the map and every view have: names of `MODALITIES`."""
+    from thermal_nerf_loc.errors import InputError
+
+    common = set(renderer.modalities).intersection(*(frame.images for frame in frames))
+    names = [name for name, parts in MODALITIES.items() if common.issuperset(parts)]
+    if not names:
+        raise InputError('map and views have no modality in common',
+                         expected=', '.join(renderer.modalities))
+    return names
+
+
+def configured(start: tuple[float, float], method: str = 'align', seed: int = 0,
+               **inerf: Any) -> Any:
+    """A localizer's settings that know how rough (deg, m) the starts are."""
+    from thermal_nerf_loc.localization.localizer import LocalizerConfig
+
+    config = LocalizerConfig(method=method, seed=seed, guess_sigma_deg=start[0],
+                             guess_sigma_m=start[1])
+    return replace(config, inerf=replace(config.inerf, **inerf))
+
+
+def disturbed(T: Any, start: tuple[float, float], seed: Sequence[int]) -> Any:
+    """Turn by so many degrees and shift by so many metres, in random directions."""
+    from thermal_nerf_loc.cli.localize import disturbed as by_exactly
+    return by_exactly(T, *start, tuple(seed))
+
+
+def attempt(localizer: Any, frame: Any, modality: str, T_start: Any) -> Trial:
+    """Localize once."""
+    import numpy as np
+
+    from thermal_nerf_loc.geometry import se3
+
+    found = localizer.localize(frame.only(*MODALITIES[modality]), T_start)
+    metres, degrees = se3.distance(found.T_world_cam, frame.T_world_cam)
+    xi = se3.minus(frame.T_world_cam, found.T_world_cam)
+    return Trial(metres, degrees, found.seconds, found.verdict,
+                 float(xi @ np.linalg.solve(found.covariance, xi)))
+
+
+def attempts(localizer: Any, frames: Sequence[Any], modality: str, start: tuple[float, float],
+             seed: int) -> list[Trial]:
+    """Localize every frame, from the same starts whatever the localizer."""
+    return [attempt(localizer, frame, modality, disturbed(frame.T_world_cam, start, (seed, k)))
+            for k, frame in enumerate(frames)]
+
+
+def warm_up(localizers: Iterable[Any], frame: Any) -> None:
+    """Let kernels compile before the clock runs."""
+    for localizer in localizers:
+        localizer.localize(frame, frame.T_world_cam)
+
+
+def summary(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Medians and shares."""
+    import numpy as np
+    return {'trials': len(trials),
+            'median_m': float(np.median([t.error_m for t in trials])),
+            'median_deg': float(np.median([t.error_deg for t in trials])),
+            'success_5cm_5deg': float(np.mean([t.succeeded for t in trials])),
+            'median_seconds': float(np.median([t.seconds for t in trials])),
+            'ok_share': float(np.mean([t.verdict == 'ok' for t in trials])),
+            'wrong_but_ok': sum(t.wrong_but_ok for t in trials)}
+
+
+class Ticker:
+    """Says now and then how far a long run is, on stderr."""
+
+    def __init__(self, total: int, period_s: float = 20.0) -> None:
+        """Nothing is done yet."""
+        self.total, self.period_s, self.done = total, period_s, 0
+        self.began = self.told = time.monotonic()
+
+    def tick(self, what: str) -> None:
+        """One more is done."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self.told > self.period_s:
+            self.told = now
+            print(f'{self.done} of {self.total} after {now - self.began:.0f} s: {what}',
+                  file=sys.stderr, flush=True)

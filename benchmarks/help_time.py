@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long `--help` takes: python benchmarks/help_time.py [--repeats N] [--quick]."""
+
+import argparse
+from pathlib import Path
+import statistics
+import subprocess
+import sys
+import time
+
+from thermal_nerf_loc.cli import COMMANDS
+
+LIMIT_S = 0.5
+
+
+def main() -> int:
+    """Print a table; 1 where the slowest median is above the limit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--quick', action='store_true', help='one run each')
+    args = parser.parse_args()
+    repeats = 1 if args.quick else args.repeats
+    script = Path(sys.executable).with_name('thermal-nerf-loc')
+    program = [str(script)] if script.is_file() else [sys.executable, '-m', 'thermal_nerf_loc.cli']
+    print(f'{" ".join(program)}, {repeats} runs each, seconds')
+    print(f'{"command":<20} {"median":>7} {"worst":>7}')
+    slowest = 0.0
+    for command in ([], *([name] for name in COMMANDS)):
+        times = [measure([*program, *command, '--help']) for _ in range(repeats)]
+        slowest = max(slowest, statistics.median(times))
+        print(f'{" ".join(command) or "(none)":<20} {statistics.median(times):7.3f} '
+              f'{max(times):7.3f}')
+    print(f'slowest median {slowest:.3f} s, limit {LIMIT_S} s')
+    return int(slowest > LIMIT_S)
+
+
+def measure(command: list[str]) -> float:
+    """Wall-clock time of one run that must succeed."""
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Training steps with the CPU kernels against our own torch reference.
+
+Two trainers with the same seed draw the same batches for the same networks; one has the hash grid,
+the ray sampling and the density grid in plain torch (autograd). Steps are interleaved A B A B.
+Target: 5 times as many rays a second, over a whole run of the default schedule.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+import statistics
+import sys
+from typing import Any
+
+from _bench import finish, guarded, interleaved, parser, prepare, room, show, spread, torch_grid
+
+TARGET = 5.0
+WAYS = ('kernels', 'torch reference')
+
+
+def main() -> int:
+    """Measure both phases of the schedule."""
+    made = parser(__doc__)
+    made.add_argument('--data', type=Path, help='data set (default: the simulated room)')
+    made.add_argument('--steps', type=int, default=15, metavar='N', help='of each (default: 15)')
+    args = made.parse_args()
+    prepare(args)
+    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.mapping.settings import TrainConfig
+
+    rounds = 3 if args.quick else args.steps
+    scene = load_scene(args.data or (room(8, (32, 24)) if args.quick else room()))
+    config = TrainConfig()
+    begin = config.schedule.uniform_until(config.steps)
+    phases = {
+        f'uniform samples (first {begin:.0f} steps)': (config, begin / config.steps),
+        'samples at surfaces (all others)': (replace(config, schedule=replace(
+            config.schedule, uniform_steps=0, adaptive_steps=1, direction_steps=0)),
+            1.0 - begin / config.steps)}
+    rows, whole = [], {'kernels': 0.0, 'torch reference': 0.0}
+    for name, (setting, share) in phases.items():
+        seconds = measure(scene, setting, rounds)
+        medians = {way: statistics.median(times) for way, times in seconds.items()}
+        for way, times in seconds.items():
+            whole[way] += share * medians[way]
+            rows.append((name, way, 1e3 * medians[way], spread([1e3 * t for t in times]),
+                         config.rays / medians[way], medians['torch reference'] / medians[way]))
+    ratio = whole['torch reference'] / whole['kernels']
+    rows += [('whole run', way, 1e3 * s, '', config.rays / s, whole['torch reference'] / s)
+             for way, s in whole.items()]
+    show(f'training, {config.rays} rays a step', ('phase', 'way', 'ms a\nstep', 'middle\nhalf',
+                                                  'rays/s', 'times\nfaster'), rows)
+    print(f'whole run: {ratio:.1f} times the torch reference (target {TARGET:g})')
+    return finish(args, {'ratio': ratio, 'target': TARGET, 'rays_a_step': config.rays,
+                         'rays_per_second': config.rays / whole['kernels'],
+                         'rows': [dict(zip(('phase', 'way', 'ms', 'middle_half_ms', 'rays_per_s',
+                                            'times_faster'), row)) for row in rows]})
+
+
+def measure(scene: Any, config: Any, rounds: int, ways: tuple[str, ...] = WAYS,
+            ) -> dict[str, list[float]]:
+    """Seconds of single steps of both ways."""
+    from thermal_nerf_loc.mapping.sources import load_sources
+    from thermal_nerf_loc.mapping.trainer import Trainer
+
+    runs = {}
+    for way in ways:
+        sources, _ = load_sources(scene, config)
+        trainer = Trainer(config, sources, scene)
+        if way == 'torch reference':
+            trainer.learners = tuple(replace(learner, grid=torch_grid(learner.grid))
+                                     for learner in trainer.learners)
+            for learner in trainer.learners:
+                learner.field.encoding.reference = True
+        runs[way] = lambda trainer=trainer: trainer.step(0.0)
+    return interleaved(runs, rounds, warm_up=3)
+
+
+if __name__ == '__main__':
+    sys.exit(guarded(main))
