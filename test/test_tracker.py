@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tracker: prediction, gating, fusion and states, with a localizer that does as it is told."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,8 @@ from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 CAMERA = Camera.from_fov(8, 6, 60.0)
 STEP = se3.exp([0.05, 0.0, 0.1, 0.0, 0.05, 0.0])  # of the robot, each 0.1 s
 SIGMA = 0.01
+WIDE = np.diag([9.0, 9.0, 9.0, 1.0, 1.0, 1.0])  # of who knows nothing
+EXACT_ODOMETRY = {'odometry_sigma_m': 0.0, 'odometry_sigma_deg': 0.0, 'odometry_drift': 0.0}
 
 
 class FakeLocalizer:
@@ -27,6 +31,8 @@ class FakeLocalizer:
         self.guesses.append(np.array(T_world_cam_guess))
         self.covariances.append(np.array(guess_covariance))
         self.frames.append(frame)
+        if self.verdict == 'blind':  # the images carry nothing
+            return Localization(frame.stamp_ns, self.guesses[-1], WIDE, 0.0, 'lost', 'dark', 0.01, 0)
         reason = '' if self.verdict == 'ok' else 'told so'
         return Localization(frame.stamp_ns, se3.plus(self.truth, self.error),
                             SIGMA**2 * np.eye(6), 0.9, self.verdict, reason, 0.01, 100)
@@ -35,8 +41,8 @@ class FakeLocalizer:
 class Drive:
     """A robot that moves on, and its tracker."""
 
-    def __init__(self, start_error=(0.05, 0, 0, 0, 0.02, 0), odometry=True, **config):
-        self.fake = FakeLocalizer()
+    def __init__(self, start_error=(0.05, 0, 0, 0, 0.02, 0), odometry=True, hz=10, **config):
+        self.hz, self.fake = hz, FakeLocalizer()
         self.tracker = Tracker(self.fake, TrackerConfig(**config))
         self.odometry, self.k = odometry, 0
         self.T_odom_world = se3.exp([3.0, -2.0, 1.0, 0.3, 0.2, -0.1])
@@ -49,14 +55,14 @@ class Drive:
         self.fake.verdict = verdict
         self.fake.error = np.zeros(6) if error is None else np.asarray(error, dtype=float)
         T_odom = self.T_odom_world @ self.fake.truth if self.odometry else None
-        return self.tracker.step(make_frame(self.k, images), T_odom)
+        return self.tracker.step(make_frame(self.k, images, self.hz), T_odom)
 
     def error(self, update):
         return se3.distance(update.T_world_cam, self.fake.truth)
 
 
-def make_frame(k, images=None):
-    stamp = k * 100_000_000
+def make_frame(k, images=None, hz=10):
+    stamp = round(k * 1e9 / hz)
     if images is None:
         images = {RGB: SensorImage(CAMERA, np.full((6, 8, 3), k % 7 / 7, np.float32), stamp)}
     return Frame(stamp, images)
@@ -107,7 +113,7 @@ def test_missing_fixes_degrade_then_lose(odometry):
     before = settle(drive)
     states, last = [], before
     for _ in range(60):
-        update = drive.step('lost')
+        update = drive.step('blind')
         states.append(update.state)
         assert np.trace(update.covariance) >= np.trace(last.covariance) or update.state == 'lost'
         last = update
@@ -115,14 +121,14 @@ def test_missing_fixes_degrade_then_lose(odometry):
     assert 'degraded' in states
     assert states[-1] == 'lost'
     assert states == sorted(states, key=['tracking', 'degraded', 'lost'].index)
-    assert last.reason == 'told so'
+    assert last.reason == 'dark'
 
 
 def test_odometry_bridges_a_gap():
     drive = Drive()
     settle(drive)
     for _ in range(10):
-        update = drive.step('lost')
+        update = drive.step('blind')
     assert update.state == 'degraded'
     assert drive.error(update)[0] < 0.05
     assert drive.step().state == 'tracking'
@@ -218,15 +224,126 @@ def test_guess_comes_with_its_covariance():
 
 
 def test_covariance_of_a_motion_is_carried_by_the_adjoint():
-    config = {'odometry_sigma_m': 0.0, 'odometry_sigma_deg': 0.0, 'odometry_drift': 0.0}
-    drive = Drive(**config)
+    drive = Drive(**EXACT_ODOMETRY)
     before = settle(drive)
-    after = drive.step('lost')
+    after = drive.step('blind')
     rng = np.random.default_rng(0)
     L = np.linalg.cholesky(before.covariance)
     samples = se3.plus(before.T_world_cam, rng.normal(size=(4000, 6)) @ L.T) @ STEP
     xi = se3.minus(samples, after.T_world_cam)
     np.testing.assert_allclose(np.cov(xi.T), after.covariance, atol=0.08 * after.covariance.max())
+
+
+def elsewhere(decades):
+    """Probability of being elsewhere: prior odds of a thousandth, ten times more a decade."""
+    odds = 10.0**(decades - 3.0)
+    return odds / (1.0 + odds)
+
+
+def told_sigmas(update):
+    return np.sqrt(update.covariance[0, 0]), np.rad2deg(np.sqrt(update.covariance[3, 3]))
+
+
+def test_contradicting_images_spread_the_covariance_in_closed_form():
+    drive = Drive(lost_sigma_m=100.0, lost_sigma_deg=180.0, contradiction_s=0.5,
+                  carried_sigma_m=2.0, carried_sigma_deg=30.0, **EXACT_ODOMETRY)
+    settle(drive)
+    before = drive.step(stand=True).covariance
+    spread = np.diag(np.repeat((2.0**2, np.deg2rad(30.0)**2), 3))
+    for n in range(1, 20):
+        update = drive.step('lost', stand=True)
+        np.testing.assert_allclose(update.covariance, before + elsewhere(0.2 * n) * spread,
+                                   atol=1e-12)
+    np.testing.assert_allclose(update.covariance, before + 0.8633 * spread, rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize('hz', [30, 10, 5])
+@pytest.mark.parametrize('carried_m', [0.5, 1.0, 4.0])
+def test_a_carried_robot_is_given_up_before_it_is_confidently_wrong(hz, carried_m):
+    drive = Drive(hz=hz)
+    settle(drive, 8)
+    doomed_s = 0.25 * (3.0 - np.log10(1.5**2 / 0.5**2 - 1.0))  # p 1.5^2 = 0.5^2
+    for n in range(1, 2 * hz):
+        update = drive.step('lost', stand=True)
+        if n / hz > 0.5 and update.state != 'lost':
+            assert min(carried_m, 1.3) < 3.0 * told_sigmas(update)[0]
+        if n / hz > doomed_s:
+            assert update.state == 'lost'
+        elif n / hz < 0.8 * doomed_s:
+            assert update.state in ('tracking', 'degraded')
+        if update.state == 'lost':
+            assert n >= 2
+            return
+    raise AssertionError('never lost')
+
+
+def test_one_contradiction_never_decides_however_long_it_took():
+    drive = Drive(hz=0.5)
+    settle(drive, 8)
+    assert drive.step('lost').state == 'tracking'
+    assert drive.step('lost').state == 'lost'
+
+
+@pytest.mark.parametrize('hz', [30, 10])
+def test_images_that_tell_nothing_are_no_contradiction(hz):
+    drive = Drive(hz=hz, **EXACT_ODOMETRY)
+    settle(drive, 8)
+    before = drive.step('ok', stand=True)
+    for _ in range(2 * hz):
+        update = drive.step('blind', stand=True)
+    assert update.state == 'degraded'
+    np.testing.assert_allclose(update.covariance, before.covariance, atol=1e-12)
+
+
+def test_a_fix_elsewhere_is_a_contradiction_too():
+    drive = Drive(takeover=100, **EXACT_ODOMETRY)
+    settle(drive)
+    before = drive.step(stand=True).covariance
+    away = [0.6, 0.0, 0.0, 0.0, 0.0, 0.0]
+    update = drive.step(error=away, stand=True)
+    assert told_sigmas(update)[0] == pytest.approx(
+        np.sqrt(before[0, 0] + elsewhere(0.4) * 1.5**2), rel=1e-6)
+    states = [drive.step(error=away, stand=True).state for _ in range(7)]
+    assert states[:4] == ['degraded'] * 4
+    assert 'lost' in states
+    assert states[-1] == 'tracking'  # the fixes agree: that is where it is
+    assert drive.error(drive.step(error=away, stand=True))[0] == pytest.approx(0.6, abs=0.02)
+
+
+def test_a_good_fix_lifts_the_doubt_and_half_a_fix_does_not():
+    drive = Drive(**EXACT_ODOMETRY)
+    settle(drive)
+    before = drive.step(stand=True).covariance
+    for _ in range(3):
+        doubting = drive.step('lost', stand=True)
+    assert told_sigmas(doubting)[0] > 5.0 * np.sqrt(before[0, 0])
+    seen = drive.fake.localize
+    drive.fake.localize = lambda *asked: replace(seen(*asked), partial=True)
+    partly = drive.step('ambiguous', stand=True)
+    assert partly.state == 'tracking'
+    assert told_sigmas(partly)[0] == pytest.approx(told_sigmas(doubting)[0], rel=0.01)
+    drive.fake.localize = seen
+    sure = drive.step(stand=True)
+    assert told_sigmas(sure)[0] <= np.sqrt(before[0, 0])
+
+
+def test_who_doubts_looks_further():
+    drive = Drive(**EXACT_ODOMETRY)
+    settle(drive)
+    told = [drive.step('lost', stand=True) for _ in range(3)]
+    drive.step('lost', stand=True)
+    np.testing.assert_allclose(drive.fake.covariances[-1], told[-1].covariance, atol=1e-12)
+
+
+def test_a_lost_robot_is_searched_as_widely_as_it_was_doubted():
+    drive = Drive(**EXACT_ODOMETRY)
+    settle(drive)
+    while (update := drive.step('lost', stand=True)).state != 'lost':
+        pass
+    drive.step('lost', stand=True)
+    sigma_m = np.sqrt(drive.fake.covariances[-1][0, 0])
+    assert sigma_m == pytest.approx(told_sigmas(update)[0], rel=1e-6)
+    assert sigma_m > 0.5
 
 
 def test_bad_input_is_named():
@@ -253,7 +370,7 @@ def test_partial_fix_helps_only_where_the_view_holds_the_pose():
     drive = Drive()
     settle(drive)
     for _ in range(6):
-        before = drive.step('lost')
+        before = drive.step('blind')
     seen = drive.fake.localize
 
     def partial(frame, *guess):

@@ -4,7 +4,9 @@ A robot's pose over time: predict by odometry or constant velocity, localize, ga
 
 The filter holds a Gaussian on SE(3) over the right tangent. Only confirmed poses leave it as
 'tracking': a start or a lost robot must be found several times in a row, at places that agree,
-before it counts; a fix that disagrees with the filter is a miss until others confirm it.
+before it counts; a fix that disagrees with the filter is a miss until others confirm it. Images
+that contradict the filter make it doubt (see `doubt`); images that tell nothing (darkness, a
+closed shutter) do not: then odometry is trusted for a while.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from thermal_nerf_loc.config import check, setting
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.confidence import OK, sigmas
+from thermal_nerf_loc.localization.confidence import LOST as CONTRADICTED, OK, sigmas
+from thermal_nerf_loc.localization.doubt import Doubt
 from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.sensing.frame import Frame
 
@@ -56,6 +59,10 @@ class TrackerConfig:
     confirmations: int = setting(2, 'agreeing fixes that make a start or a find count', 1, 100)
     takeover: int = setting(5, 'agreeing fixes that overrule the filter', 2, 1000)
     degraded_after: int = setting(2, 'missed fixes in a row until degraded', 1, 1000)
+    contradiction_s: float = setting(0.25, 'images that contradict for so long make it ten times '
+                                     'as likely that the robot was carried away', 0.01, 60.0)
+    carried_sigma_m: float = setting(1.5, 'how far it may have been carried', 0.0, 100.0)
+    carried_sigma_deg: float = setting(45.0, 'how far it may have been turned', 0.0, 180.0)
     lost_sigma_m: float = setting(0.5, 'lost when the position is no better known', 0.01, 100.0)
     lost_sigma_deg: float = setting(15.0, 'lost when the heading is no better known', 0.1, 180.0)
     lost_after_s: float = setting(5.0, 'lost after so long without a fix', 0.1, 3600.0)
@@ -123,6 +130,7 @@ class Tracker:
         self._stamp_ns: int | None = None
         self._fix_ns: int | None = None
         self._misses = 0
+        self._doubt = Doubt(0)
         self._velocity: Array | None = None  # of the camera, a second; None: unknown
         self._T_odom_cam: Array | None = None
         self._images: dict[str, NDArray[np.float32]] = {}
@@ -163,8 +171,9 @@ class Tracker:
             self._velocity = se3.minus(self._belief.T, before.T) / elapsed_s
         elif self._fix_ns != frame.stamp_ns:
             self._velocity = None
-        return TrackerUpdate(frame.stamp_ns, self._state, self._belief.T.copy(),
-                             self._belief.P.copy(), found, reason)
+        told = self._doubted()
+        return TrackerUpdate(frame.stamp_ns, self._state, told.T.copy(), told.P.copy(), found,
+                             reason)
 
     def _motion(self, odometry: Array | None, elapsed_s: float) -> tuple[Array, Array]:
         """Motion of the camera since the last frame, and its covariance."""
@@ -193,10 +202,9 @@ class Tracker:
 
     def _localized(self, frame: Frame) -> tuple[Localization | None, str]:
         """Localize around the candidate, where there is one, else around the belief."""
-        assert self._belief is not None
         if not frame.images:
             return None, 'every image is a repetition of the last (frozen)'
-        start = self._candidate.belief if self._candidate is not None else self._belief
+        start = self._candidate.belief if self._candidate is not None else self._doubted()
         try:
             found = self.localizer.localize(frame, start.T, start.P)
         except InputError as error:
@@ -211,12 +219,14 @@ class Tracker:
         confirmed = self._state in (TRACKING, DEGRADED)
         if found is None or not (found.verdict == OK or (found.partial and confirmed)):
             self._misses += 1
+            if found is not None and self._candidate is None and self._contradicts(found):
+                self._contradict(stamp_ns)
             self._candidate = None if self._misses > 1 else self._candidate
             return reason
         fix = _Belief(np.asarray(found.T_world_cam), found.covariance + _diagonal(
             self.config.fix_sigma_m, self.config.fix_sigma_deg))
         if confirmed and self._belief.disagreement(fix) <= self.config.gate:
-            self._accept(self._belief.fused(fix), stamp_ns)
+            self._accept(self._belief.fused(fix), stamp_ns, found.verdict == OK)
             return reason
         candidate = self._candidate
         if candidate is None or candidate.belief.disagreement(fix) > self.config.gate:
@@ -228,12 +238,32 @@ class Tracker:
             self._accept(self._candidate.belief, stamp_ns)
             return ''
         self._misses += 1
+        self._contradict(stamp_ns)
         return ('fix disagrees with the filter' if confirmed else
                 f'{self._candidate.count} of {needed} agreeing fixes')
 
-    def _accept(self, belief: _Belief, stamp_ns: int) -> None:
+    def _accept(self, belief: _Belief, stamp_ns: int, whole: bool = True) -> None:
+        """Believe; a view that holds the pose only in part does not lift a doubt."""
         self._belief, self._candidate, self._misses = belief, None, 0
         self._state, self._fix_ns = TRACKING, stamp_ns
+        self._doubt = Doubt(stamp_ns) if whole else replace(self._doubt, tested_ns=stamp_ns)
+
+    def _contradicts(self, found: Localization) -> bool:
+        """Whether images that do not fit tell enough to have fitted; a bare wall does not."""
+        sigma_m, sigma_deg = sigmas(found.covariance)
+        return (found.verdict == CONTRADICTED and sigma_m <= self.config.lost_sigma_m
+                and sigma_deg <= self.config.lost_sigma_deg)
+
+    def _contradict(self, stamp_ns: int) -> None:
+        if self._state in (TRACKING, DEGRADED):
+            self._doubt = self._doubt.contradicted(stamp_ns, self.config.contradiction_s)
+
+    def _doubted(self) -> _Belief:
+        """The belief as it is told: perhaps the robot was carried away."""
+        assert self._belief is not None
+        elsewhere = self._doubt.elsewhere * _diagonal(self.config.carried_sigma_m,
+                                                      self.config.carried_sigma_deg)
+        return replace(self._belief, P=self._belief.P + elsewhere)
 
     def _judge_state(self, stamp_ns: int) -> None:
         """Degrade, and give up, by what the filter itself knows."""
@@ -242,10 +272,12 @@ class Tracker:
             self._cap()
             return
         assert self._fix_ns is not None
-        sigma_m, sigma_deg = sigmas(self._belief.P)
+        doubted = self._doubted()
+        sigma_m, sigma_deg = sigmas(doubted.P)
         if (sigma_m > self.config.lost_sigma_m or sigma_deg > self.config.lost_sigma_deg
                 or (stamp_ns - self._fix_ns) * _NS > self.config.lost_after_s):
             self._state, self._velocity = LOST, None
+            self._belief, self._doubt = doubted, Doubt(stamp_ns)
         elif self._misses >= self.config.degraded_after:
             self._state = DEGRADED
 
