@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from thermal_nerf_loc.evaluation.surface import Surface, SurfaceBuilder
 from thermal_nerf_loc.ros.convert import stamp_from_ns
-from thermal_nerf_loc.ros.surface import Surface, SurfaceBuilder
 from thermal_nerf_loc.sensing.rendering import Renderer
 
 _BREATH_S = 0.03  # between two looks, so that tracking comes first

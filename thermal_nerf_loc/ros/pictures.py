@@ -8,6 +8,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image, PointCloud2
 
+from thermal_nerf_loc.evaluation.surface import Surface
 from thermal_nerf_loc.ros.announcer import LATCHED
 from thermal_nerf_loc.ros.convert import image_to_message
 from thermal_nerf_loc.ros.intake import Observation
@@ -16,7 +17,6 @@ from thermal_nerf_loc.ros.node_config import NodeConfig
 from thermal_nerf_loc.ros.overlay import draw_overlay
 from thermal_nerf_loc.ros.robot import RobotUpdate
 from thermal_nerf_loc.ros.session import LoadedMap
-from thermal_nerf_loc.ros.surface import Surface
 
 
 class Pictures:
