@@ -314,9 +314,12 @@ BAD_INPUTS: dict[str, tuple[Case, tuple[str, ...]]] = {
     'folder that is no bag': (
         bag_without_metadata,
         ('in/mcap: is no rosbag2 folder', 'expected metadata.yaml', 'got mcap.mcap', 'reindex')),
-    'bag of ROS 1': (
+    'bag of ROS 1 without its header': (
         file('old.bag', b'#ROSBAG V2.0\n', lambda root: read_bag(root / 'old.bag')),
-        ('old.bag: is no rosbag2', 'rosbags-convert')),
+        ('old.bag: bag cannot be read', 'Header could not be read')),
+    'file that is no bag': (
+        file('old.bag', b'nothing', lambda root: read_bag(root / 'old.bag')),
+        ('old.bag: is no bag', 'expected a rosbag2 folder, or one .mcap, .db3 or .bag file')),
     'corrupt metadata': (
         file('mcap/metadata.yaml', b'a: [', lambda root: read_bag(root / 'mcap')),
         ('in/mcap: bag cannot be read', 'metadata.yaml')),

@@ -1,30 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rosbag2 (mcap and sqlite3) without ROS, by the `rosbags` package and the Jazzy message set."""
+"""
+Bags without ROS: rosbag2 (mcap, sqlite3; compressed, split) and ROS 1, by the `rosbags` package.
 
-from collections.abc import Iterable, Iterator
+Messages come out with the fields of ROS 2 whatever the bag is. `BagWriter` lives in `bag_writer`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-import functools
 from pathlib import Path
-import sqlite3
-from types import TracebackType
-from typing import Any, Final, NamedTuple
+import re
+import tempfile
+from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import yaml
 
-from thermal_nerf_loc.data.files import directory_beside, reading, writing
+from thermal_nerf_loc.data.bag_salvage import Channel, Item, ROS1_MAGIC, SalvagedBag
+from thermal_nerf_loc.data.bag_writer import BagWriter, jazzy, STORAGES
+from thermal_nerf_loc.data.files import reading
 from thermal_nerf_loc.data.messages import (
-    camera_from_info, decode_compressed, decode_image, encode_compressed, encode_image,
-    info_from_camera, stamp_ns)
-from thermal_nerf_loc.errors import InputError, RunError
-from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.geometry.se3 import quaternion_from_matrix
-
-STORAGES = ('mcap', 'sqlite3')
-_VERSION: Final = 9  # of the bag format: Jazzy's
+    camera_from_info, decode_compressed, decode_image, info_from_camera, stamp_ns)
+from thermal_nerf_loc.errors import InputError
 
 __all__ = ['STORAGES', 'BagMessage', 'BagReader', 'BagWriter', 'RawMessage', 'camera_from_info',
            'decode_compressed', 'decode_image', 'info_from_camera', 'stamp_ns']
+
+_KINDS = 'a rosbag2 folder, or one .mcap, .db3 or .bag file'
+_STORED = ('.mcap', '.db3', '.mcap.zst', '.db3.zst')
+_LISTED = 40  # topics in an error
 
 
 class BagMessage(NamedTuple):
@@ -44,167 +46,92 @@ class RawMessage(NamedTuple):
     data: bytes
 
 
-class BagWriter:
-    """A bag in the making; it stands at `path` when the `with` block has ended well."""
+class _Store(Protocol):
+    """An open bag, whoever reads it."""
 
-    def __init__(self, path: Path, storage: str = 'mcap') -> None:
-        """Choose the storage; nothing is written yet."""
-        if storage not in STORAGES:
-            raise InputError('unknown bag storage', where=path, expected=' or '.join(STORAGES),
-                             got=repr(storage))
-        self._path, self._storage = Path(path), storage
-        self._connections: dict[str, tuple[str, Any]] = {}
-        self._stack = ExitStack()
-        self._messages = _Messages()
+    counts: dict[Channel, int]
+    first_ns: int
+    last_ns: int
 
-    def __enter__(self) -> 'BagWriter':
-        """Open a bag beside the final one."""
-        from rosbags.rosbag2 import StoragePlugin, Writer
-        plugin = StoragePlugin.MCAP if self._storage == 'mcap' else StoragePlugin.SQLITE3
-        with ExitStack() as stack:
-            folder = stack.enter_context(directory_beside(self._path))
-            with writing(self._path):
-                folder.rmdir()  # rosbags wants to make it itself
-                self._writer = stack.enter_context(
-                    Writer(folder, version=_VERSION, storage_plugin=plugin))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
-        """Close and rename, or leave nothing after an error."""
-        with writing(self._path):
-            self._stack.__exit__(kind, error, trace)
-
-    def write(self, topic: str, kind: str, stamp_ns: int, message: Any) -> None:
-        """Write any message of the Jazzy set, recorded at `stamp_ns`."""
-        data = bytes(_typestore().serialize_cdr(message, kind))
-        connection = self._connection(topic, kind)
-        with writing(self._path):
-            try:
-                self._writer.write(connection, stamp_ns, data)
-            except sqlite3.Error as error:
-                raise RunError('cannot write the bag', where=self._path, got=error) from error
-
-    def image(self, topic: str, stamp_ns: int, frame_id: str, array: NDArray[Any],
-              encoding: str) -> None:
-        """Write pixels in RGB order or of one channel as `sensor_msgs/Image`."""
-        step, data = encode_image(array, encoding)
-        self.write(topic, 'sensor_msgs/msg/Image', stamp_ns, self._messages(
-            'sensor_msgs/msg/Image', header=self._messages.header(stamp_ns, frame_id),
-            height=array.shape[0], width=array.shape[1], encoding=encoding, is_bigendian=0,
-            step=step, data=np.frombuffer(data, np.uint8)))
-
-    def compressed_image(self, topic: str, stamp_ns: int, frame_id: str, array: NDArray[Any],
-                         format: str = 'jpeg') -> None:  # noqa: A002 - ROS' name
-        """Write pixels as `sensor_msgs/CompressedImage`: 'jpeg', or 'png' for 8 or 16 bits."""
-        data = encode_compressed(array, format)
-        self.write(topic, 'sensor_msgs/msg/CompressedImage', stamp_ns, self._messages(
-            'sensor_msgs/msg/CompressedImage', header=self._messages.header(stamp_ns, frame_id),
-            format=_compressed_format(array, format), data=np.frombuffer(data, np.uint8)))
-
-    def camera_info(self, topic: str, stamp_ns: int, frame_id: str, camera: Camera) -> None:
-        """Write a lens as `sensor_msgs/CameraInfo`."""
-        region = self._messages('sensor_msgs/msg/RegionOfInterest', x_offset=0, y_offset=0,
-                                height=0, width=0, do_rectify=False)
-        self.write(topic, 'sensor_msgs/msg/CameraInfo', stamp_ns, self._messages(
-            'sensor_msgs/msg/CameraInfo', header=self._messages.header(stamp_ns, frame_id),
-            height=camera.height, width=camera.width, binning_x=0, binning_y=0, roi=region,
-            **info_from_camera(camera)._asdict()))
-
-    def transforms(self, stamp_ns: int, transforms: Iterable[tuple[str, str, ArrayLike]],
-                   static: bool = False) -> None:
-        """Write `(parent, child, T_parent_child)` to /tf or /tf_static."""
-        stamped = [self._messages(
-            'geometry_msgs/msg/TransformStamped',
-            header=self._messages.header(stamp_ns, parent), child_frame_id=child,
-            transform=self._messages.transform(T)) for parent, child, T in transforms]
-        self.write('/tf_static' if static else '/tf', 'tf2_msgs/msg/TFMessage', stamp_ns,
-                   self._messages('tf2_msgs/msg/TFMessage', transforms=stamped))
-
-    def odometry(self, topic: str, stamp_ns: int, parent: str, child: str, T: ArrayLike,
-                 twist: ArrayLike, pose_covariance: ArrayLike | None = None,
-                 twist_covariance: ArrayLike | None = None) -> None:
-        """Write pose of `child` in `parent` and its twist (v, w) in `child`; 6x6 covariances."""
-        m = self._messages
-        speed = m('geometry_msgs/msg/Twist', linear=m.vector(np.asarray(twist)[:3]),
-                  angular=m.vector(np.asarray(twist)[3:]))
-        self.write(topic, 'nav_msgs/msg/Odometry', stamp_ns, m(
-            'nav_msgs/msg/Odometry', header=m.header(stamp_ns, parent), child_frame_id=child,
-            pose=m('geometry_msgs/msg/PoseWithCovariance', pose=m.pose(T),
-                   covariance=_covariance(pose_covariance)),
-            twist=m('geometry_msgs/msg/TwistWithCovariance', twist=speed,
-                    covariance=_covariance(twist_covariance))))
-
-    def pose(self, topic: str, stamp_ns: int, frame_id: str, T: ArrayLike) -> None:
-        """Write `geometry_msgs/PoseStamped`."""
-        m = self._messages
-        self.write(topic, 'geometry_msgs/msg/PoseStamped', stamp_ns, m(
-            'geometry_msgs/msg/PoseStamped', header=m.header(stamp_ns, frame_id),
-            pose=m.pose(T)))
-
-    def _connection(self, topic: str, kind: str) -> Any:
-        if topic not in self._connections:
-            self._connections[topic] = kind, self._writer.add_connection(
-                topic, kind, typestore=_typestore(),
-                offered_qos_profiles=[_qos(latched=topic == '/tf_static')])
-        known, connection = self._connections[topic]
-        if known != kind:
-            raise InputError('topic has another type already', where=topic, expected=known,
-                             got=kind)
-        return connection
+    def messages(self, topics: Iterable[str]) -> Iterator[Item]:
+        """Serialized messages of these topics."""
 
 
 class BagReader:
-    """A recorded bag: a folder with metadata.yaml, or one .mcap or .db3 file."""
+    """
+    A recorded bag: a rosbag2 folder, one .mcap or .db3 file, or a .bag of ROS 1.
 
-    def __init__(self, path: Path) -> None:
+    With `salvage`, of a bag that was cut short comes what is whole, and `loss` says what is not;
+    without, such a bag is refused.
+    """
+
+    def __init__(self, path: Path, salvage: bool = False) -> None:
         """Name the bag; it is opened by `with`."""
-        self._path = Path(path)
+        self._path, self._salvage = Path(path), salvage
+        self._stack = ExitStack()
 
     def __enter__(self) -> 'BagReader':
         """Open the bag, or say why it is none."""
-        from rosbags.rosbag2 import Reader
         with reading(self._path):
-            check_bag(self._path)
-        try:
-            self._reader = Reader(self._path)
-            self._reader.open()
-        except Exception as error:  # damaged files raise nearly anything from the parsers below
-            raise _damaged(self._path, error) from error
+            check_bag(self._path, self._salvage)
+            self._is_ros1 = _is_ros1(self._path)
+        self.loss = ''
+        with ExitStack() as stack:
+            try:
+                self._store: _Store = stack.enter_context(_Opened(self._path, self._is_ros1))
+            except Exception as error:  # damaged files raise nearly anything
+                if not self._salvage:
+                    raise _damaged(self._path, error) from error
+                self._store, self.loss = self._saved(stack, error)
+            self._stack = stack.pop_all()
+        self._decode_as = _decoder(self._store.counts, self._is_ros1)
         return self
 
     def __exit__(self, *error: object) -> None:
         """Close the bag."""
-        self._reader.close()
+        self._stack.close()
 
     @property
     def topics(self) -> dict[str, str]:
         """Type of each topic."""
-        return {c.topic: c.msgtype for c in self._reader.connections}
+        return {channel.topic: channel.msgtype for channel in self._store.counts}
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of messages on each topic."""
         counts: dict[str, int] = {}
-        for c in self._reader.connections:
-            counts[c.topic] = counts.get(c.topic, 0) + c.msgcount
+        for channel, count in self._store.counts.items():
+            counts[channel.topic] = counts.get(channel.topic, 0) + count
         return counts
+
+    @property
+    def first_ns(self) -> int:
+        """When the first message was recorded."""
+        return self._store.first_ns
 
     @property
     def duration_ns(self) -> int:
         """Time from the first message to the last."""
-        return max(0, self._reader.duration - 1)
+        return max(0, self._store.last_ns - self._store.first_ns)
 
     def messages(self, topics: Iterable[str] | None = None) -> Iterator[BagMessage]:
         """Decoded messages in the order of recording."""
-        for connection, recorded_ns, data in self._walk(topics):
-            yield BagMessage(connection.topic, recorded_ns, self._decode(connection, data))
+        for channel, recorded_ns, data in self._walk(topics):
+            try:
+                message = self._decode(channel, data)
+            except InputError:
+                if not self.loss:
+                    raise
+                continue  # the part that was torn off begins here
+            yield BagMessage(channel.topic, recorded_ns, message)
 
     def raw_messages(self, topics: Iterable[str] | None = None) -> Iterator[RawMessage]:
         """Messages as CDR bytes in the order of recording."""
-        for connection, recorded_ns, data in self._walk(topics):
-            yield RawMessage(connection.topic, connection.msgtype, recorded_ns, bytes(data))
+        if self._is_ros1:
+            raise InputError('a bag of ROS 1 cannot be played to ROS 2', where=self._path,
+                             hint='Convert it with `rosbags-convert`.')
+        for channel, recorded_ns, data in self._walk(topics):
+            yield RawMessage(channel.topic, channel.msgtype, recorded_ns, bytes(data))
 
     def require(self, topic: str, kind: str, option: str | None = None) -> None:
         """Refuse a bag without this topic, naming those of the same type."""
@@ -216,17 +143,30 @@ class BagReader:
                          got=f'topics {", ".join(self.topics) or "none"}',
                          hint=f'Pass {option}.' if option else None)
 
-    def _walk(self, topics: Iterable[str] | None) -> Iterator[tuple[Any, int, Any]]:
-        wanted = None if topics is None else set(topics)
-        unknown = sorted((wanted or set()) - set(self.topics))
+    def listing(self) -> str:
+        """Every topic with its type and count, for errors."""
+        counts = self.counts
+        parts = [f'{topic} ({kind.replace("/msg/", "/")}, {counts[topic]})'
+                 for topic, kind in sorted(self.topics.items())]
+        more = [f'and {len(parts) - _LISTED} more'] if len(parts) > _LISTED else []
+        return ', '.join([*parts[:_LISTED], *more]) or 'no topic'
+
+    def _saved(self, stack: ExitStack, error: Exception) -> tuple[SalvagedBag, str]:
+        """What can be saved of a bag that does not open, and what is lost."""
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        files, missing, packed, recorded = _files(self._path)
+        bag = SalvagedBag(files, missing, scratch, packed, recorded)
+        if not bag.counts:
+            raise _damaged(self._path, error) from error
+        return bag, bag.loss
+
+    def _walk(self, topics: Iterable[str] | None) -> Iterator[Item]:
+        wanted = set(self.topics) if topics is None else set(topics)
+        unknown = sorted(wanted - set(self.topics))
         if unknown:
             raise InputError(f'bag has no {", ".join(unknown)}', where=self._path,
                              got=f'topics {", ".join(self.topics) or "none"}')
-        connections = [c for c in self._reader.connections
-                       if wanted is None or c.topic in wanted]
-        if not connections:
-            return
-        stored = self._reader.messages(connections)
+        stored = self._store.messages(wanted)
         while True:
             try:
                 item = next(stored)
@@ -236,90 +176,131 @@ class BagReader:
                 raise _damaged(self._path, error) from error
             yield item
 
-    def _decode(self, connection: Any, data: Any) -> Any:
-        store = _typestore()
-        if connection.msgtype not in store.types:
-            raise InputError(f'{connection.topic} has a type that is not known', where=self._path,
-                             expected="one of ROS 2 Jazzy's own", got=connection.msgtype)
+    def _decode(self, channel: Channel, data: bytes) -> Any:
         try:
-            return store.deserialize_cdr(data, connection.msgtype)
+            return self._decode_as(data, channel.msgtype)
+        except KeyError:
+            raise InputError(f'{channel.topic} has a type that is not known', where=self._path,
+                             expected="one of ROS 2 Jazzy's own", got=channel.msgtype) from None
         except Exception as error:
-            raise _damaged(self._path, error, connection.topic) from error
+            raise _damaged(self._path, error, channel.topic) from error
 
 
-def check_bag(path: Path) -> None:
+class _Opened:
+    """A whole bag behind `_Store`."""
+
+    def __init__(self, path: Path, is_ros1: bool) -> None:
+        """Choose the reader."""
+        from rosbags import rosbag1, rosbag2
+        self._reader: Any = rosbag1.Reader(path) if is_ros1 else rosbag2.Reader(path)
+
+    def __enter__(self) -> '_Opened':
+        self._reader.open()
+        self._channels = {_key(c): Channel(c.topic, c.msgtype, c.msgdef.data)
+                          for c in self._connections}
+        self.counts: dict[Channel, int] = {}
+        for connection in self._connections:
+            channel = self._channels[_key(connection)]
+            self.counts[channel] = self.counts.get(channel, 0) + connection.msgcount
+        self.first_ns = self._reader.start_time
+        self.last_ns = self._reader.end_time - 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._reader.close()
+
+    @property
+    def _connections(self) -> list[Any]:
+        return list(self._reader.connections)
+
+    def messages(self, topics: Iterable[str]) -> Iterator[Item]:
+        """As rosbags reads them."""
+        wanted = set(topics)
+        chosen = [c for c in self._connections if c.topic in wanted]
+        if chosen:  # none would mean all
+            for connection, recorded_ns, data in self._reader.messages(chosen):
+                yield self._channels[_key(connection)], recorded_ns, data
+
+
+def check_bag(path: Path, salvage: bool = False) -> None:
     """Say what is missing before the bag is opened."""
     if not path.exists():
-        raise InputError('bag does not exist', where=path,
-                         expected='a rosbag2 folder, or one .mcap or .db3 file')
+        raise InputError('bag does not exist', where=path, expected=_KINDS)
     if path.is_dir() and not (path / 'metadata.yaml').exists():
-        inside = sorted(file.name for file in path.iterdir())[:5]
+        inside = sorted(file.name for file in path.iterdir())
+        if salvage and any(name.endswith(_STORED) for name in inside):
+            return
         raise InputError('is no rosbag2 folder', where=path, expected='metadata.yaml in it',
-                         got=', '.join(inside) or 'an empty folder',
+                         got=', '.join(inside[:5]) or 'an empty folder',
                          hint='After an interrupted recording `ros2 bag reindex` writes it anew.')
-    if path.is_file() and path.suffix not in ('.mcap', '.db3'):
-        hint = 'Convert ROS 1 bags with `rosbags-convert`.' if path.suffix == '.bag' else None
-        raise InputError('is no rosbag2', where=path, hint=hint,
-                         expected='a rosbag2 folder, or one .mcap or .db3 file')
+    if path.is_file() and path.suffix not in ('.mcap', '.db3') and not _is_ros1(path):
+        raise InputError('is no bag', where=path, expected=_KINDS)
 
 
-class _Messages:
-    """Makes messages of the Jazzy set."""
-
-    def __call__(self, kind: str, **fields: Any) -> Any:
-        return _typestore().types[kind](**fields)
-
-    def header(self, stamp_ns: int, frame_id: str) -> Any:
-        sec, nanosec = divmod(stamp_ns, 10**9)
-        return self('std_msgs/msg/Header', frame_id=frame_id,
-                    stamp=self('builtin_interfaces/msg/Time', sec=sec, nanosec=nanosec))
-
-    def vector(self, xyz: ArrayLike, kind: str = 'Vector3') -> Any:
-        x, y, z = (float(value) for value in np.asarray(xyz))
-        return self(f'geometry_msgs/msg/{kind}', x=x, y=y, z=z)
-
-    def quaternion(self, R: ArrayLike) -> Any:
-        x, y, z, w = (float(value) for value in quaternion_from_matrix(R))
-        return self('geometry_msgs/msg/Quaternion', x=x, y=y, z=z, w=w)
-
-    def pose(self, T: ArrayLike) -> Any:
-        T = np.asarray(T)
-        return self('geometry_msgs/msg/Pose', position=self.vector(T[:3, 3], 'Point'),
-                    orientation=self.quaternion(T[:3, :3]))
-
-    def transform(self, T: ArrayLike) -> Any:
-        T = np.asarray(T)
-        return self('geometry_msgs/msg/Transform', translation=self.vector(T[:3, 3]),
-                    rotation=self.quaternion(T[:3, :3]))
+def _is_ros1(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open('rb') as file:
+        return file.read(len(ROS1_MAGIC)) == ROS1_MAGIC
 
 
-@functools.cache
-def _typestore() -> Any:
-    from rosbags.typesys import get_typestore, Stores
-    return get_typestore(Stores.ROS2_JAZZY)
+def _files(path: Path) -> tuple[list[Path], list[str], bool, int | None]:
+    """Files of a bag, names of missing ones, whether messages are packed, how many there were."""
+    if path.is_file():
+        return [path], [], False, None
+    found = sorted((file for file in path.iterdir() if file.name.endswith(_STORED)),
+                   key=lambda file: [int(part) if part.isdigit() else part
+                                     for part in re.split(r'(\d+)', file.name)])
+    try:
+        told = yaml.safe_load((path / 'metadata.yaml').read_text(encoding='utf-8'))
+        told = told['rosbag2_bagfile_information']
+        names = [Path(name).name for name in told['relative_file_paths']]
+        packed = str(told.get('compression_mode', '')).lower() == 'message'
+        recorded = int(told['message_count'])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        return found, [], False, None
+    listed = [path / name for name in names]
+    return ([file for file in listed if file.exists()],
+            [file.name for file in listed if not file.exists()], packed, recorded)
 
 
-def _qos(latched: bool) -> Any:
-    """Reliable, as `ros2 bag play` should offer it; /tf_static waits for late subscribers."""
-    from rosbags.interfaces import (
-        Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime)
-    never = QosTime(0, 0)
-    return Qos(QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE,
-               QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE, never, never,
-               QosLiveliness.AUTOMATIC, never, False)
+def _decoder(channels: Iterable[Channel], is_ros1: bool) -> Callable[[bytes, str], Any]:
+    """Bytes and type to a message with the fields of ROS 2; KeyError: nobody knows the type."""
+    if not is_ros1:
+        store = jazzy()
+
+        def decode(data: bytes, kind: str) -> Any:
+            store.types[kind]
+            return store.deserialize_cdr(data, kind)
+
+        return decode
+    from rosbags.typesys import get_types_from_msg, get_typestore, Stores
+    noetic: Any = get_typestore(Stores.ROS1_NOETIC)
+    for channel in channels:
+        if channel.msgtype not in noetic.types:
+            types = get_types_from_msg(channel.definition, channel.msgtype)
+            noetic.register({name: fields for name, fields in types.items()
+                             if name not in noetic.types})
+
+    def decode_ros1(data: bytes, kind: str) -> Any:
+        noetic.types[kind]
+        message = noetic.deserialize_ros1(data, kind)
+        return _ros2_camera_info(message) if kind == 'sensor_msgs/msg/CameraInfo' else message
+
+    return decode_ros1
 
 
-def _covariance(matrix: ArrayLike | None) -> NDArray[np.float64]:
-    return (np.zeros(36) if matrix is None
-            else np.asarray(matrix, dtype=np.float64).reshape(36).copy())
+def _ros2_camera_info(old: Any) -> Any:
+    """ROS 1 wrote D, K, R and P in capitals."""
+    return jazzy().types['sensor_msgs/msg/CameraInfo'](
+        header=old.header, height=old.height, width=old.width,
+        distortion_model=old.distortion_model, d=old.D, k=old.K, r=old.R, p=old.P,
+        binning_x=old.binning_x, binning_y=old.binning_y, roi=old.roi)
 
 
-def _compressed_format(array: NDArray[Any], image_format: str) -> str:
-    """As image_transport writes it: `encoding; codec compressed target`."""
-    if array.ndim == 3:
-        return f'rgb8; {image_format} compressed bgr8'
-    encoding = 'mono8' if array.dtype == np.uint8 else '16UC1'
-    return f'{encoding}; {image_format} compressed {encoding if encoding == "mono8" else ""}'
+def _key(connection: Any) -> Any:
+    """What tells a connection apart; its message count changes while a bag is opened."""
+    return connection._replace(msgcount=0, owner=None, ext=None)
 
 
 def _damaged(path: Path, error: Exception, topic: str | None = None) -> InputError:

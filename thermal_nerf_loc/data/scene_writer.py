@@ -39,12 +39,13 @@ class SceneWriter:
     `cameras` by modality ('rgb', 'thermal'); `T_cam_thermal` is the thermal camera's pose in the
     frame's reference camera, None that of the first thermal image. `radiometry` says how deg C
     become 16-bit counts, None 0.01 kelvin a count; images that are not radiometric become plain
-    16-bit shares of [0, 1].
+    16-bit shares of [0, 1]. With `rig_per_frame` a thermal image may sit elsewhere than
+    `T_cam_thermal`, as one does that was taken a moment before or after the RGB image.
     """
 
     def __init__(self, root: Path, cameras: Mapping[str, Camera],
                  T_cam_thermal: ArrayLike | None = None, radiometry: Radiometry | None = None, *,
-                 rgb_format: str = 'png') -> None:
+                 rgb_format: str = 'png', rig_per_frame: bool = False) -> None:
         """Check what was given; nothing is written yet."""
         if not cameras or set(cameras) - set(_PREFIX):
             raise InputError('cannot write these modalities', where=root,
@@ -53,6 +54,7 @@ class SceneWriter:
             raise InputError('unknown image format', expected='png or jpg', got=rgb_format)
         self._root, self._cameras = root, dict(cameras)
         self._radiometry, self._rgb_format = radiometry, rgb_format
+        self._rig_per_frame = rig_per_frame
         self._T_cam_sensor = {RGB: np.eye(4)}
         if T_cam_thermal is not None:
             self._T_cam_sensor[THERMAL] = check_pose(T_cam_thermal, 'T_cam_thermal')
@@ -123,7 +125,10 @@ class SceneWriter:
             raise InputError(f'{modality} image has another camera than its data set', where=name,
                              expected=camera, got=image.camera)
         T_cam_sensor = self._T_cam_sensor.setdefault(modality, image.T_cam_sensor)
-        if np.abs(T_cam_sensor - image.T_cam_sensor).max() > _RIG_TOLERANCE:
+        moved = np.abs(T_cam_sensor - image.T_cam_sensor).max() > _RIG_TOLERANCE
+        if moved and self._rig_per_frame and modality == THERMAL:
+            entry['thermal'] = {'transform_rgb_thermal': image.T_cam_sensor.tolist()}
+        elif moved:
             raise InputError(f'{modality} image sits elsewhere in the rig than its data set says',
                              where=name, expected=T_cam_sensor.tolist(),
                              got=image.T_cam_sensor.tolist())

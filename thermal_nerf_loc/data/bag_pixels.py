@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image messages of one camera to `SensorImage`: decoded, scaled to deg C, rectified."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.images import opencv
+from thermal_nerf_loc.data.messages import decode_compressed, decode_image
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.frame import RGB, SensorImage
+from thermal_nerf_loc.sensing.thermal import decode_thermal, LinearRadiometry, Radiometry
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+
+CENTIKELVIN = LinearRadiometry(0.01, -273.15)  # what most radiometric drivers publish
+_PLAUSIBLE_CELSIUS = (-60.0, 200.0)  # of nearly all of an image
+
+
+class ImageReader:
+    """One camera of a bag; `camera` is the lens of what comes out, `told` its scale in words."""
+
+    def __init__(self, modality: str, lens: Camera, radiometry: Radiometry | None, rectify: bool,
+                 radiometric: bool) -> None:
+        """Give `radiometry` None to have it found by `probe`."""
+        self._modality, self._lens = modality, lens
+        self.radiometry, self._radiometric = radiometry, radiometric
+        self.camera = lens.undistorted() if rectify else lens
+        self._maps = _rectification(lens, self.camera) if self.camera != lens else None
+        self.told = ''
+
+    def probe(self, message: Any) -> str:
+        """Decode a first image, settle the scale, and return what the user should know."""
+        pixels = self._pixels(message)
+        self._check_size(pixels)
+        note = ''
+        if self._modality != RGB:
+            note = self._settle(pixels, message.header.frame_id)
+        self.image(message, 0, np.eye(4))
+        return note
+
+    def image(self, message: Any, stamp: int, T_cam_sensor: Array) -> SensorImage:
+        """Decode one message."""
+        pixels = self._pixels(message)
+        self._check_size(pixels)
+        radiometric = True
+        if self._modality == RGB:
+            values = _colour(pixels)
+        else:
+            values, radiometric = self._thermal(pixels)
+        valid = np.asarray(np.isfinite(values).all(axis=2))
+        if not valid.all():
+            values = np.where(valid[..., None], values, np.float32(
+                np.median(values[valid]) if valid.any() else 0.0)).astype(np.float32)
+        if self._maps is not None:
+            values, valid = self._rectified(values, valid)
+        return SensorImage(self.camera, values, stamp, T_cam_sensor,
+                           None if valid.all() else valid, radiometric=radiometric)
+
+    def _pixels(self, message: Any) -> NDArray[Any]:
+        if hasattr(message, 'encoding'):
+            return decode_image(message.encoding, message.height, message.width, message.step,
+                                bool(message.is_bigendian), message.data)
+        return decode_compressed(message.format, message.data,
+                                 f'image of {message.header.frame_id}')
+
+    def _check_size(self, pixels: NDArray[Any]) -> None:
+        if pixels.shape[:2] != (self._lens.height, self._lens.width):
+            raise InputError(f'{self._modality} image and its camera_info differ in size',
+                             expected=f'{self._lens.width}x{self._lens.height} pixels',
+                             got=f'{pixels.shape[1]}x{pixels.shape[0]}',
+                             hint='Give the lens for this resolution by --cameras FILE.')
+
+    def _settle(self, pixels: NDArray[Any], frame: str) -> str:
+        """Decide what counts mean, where nobody said; 8 bits are never temperatures."""
+        plane = _plane(pixels, frame)
+        is_float = np.issubdtype(plane.dtype, np.floating)
+        if plane.dtype == np.uint8 and self.radiometry is None:
+            self._radiometric = False
+        if not self._radiometric:
+            self.told = 'not radiometric'
+            return ('thermal images have 8 bits (AGC): shapes, no temperatures'
+                    if plane.dtype == np.uint8 else '')
+        if self.radiometry is not None:
+            self.told = _words(self.radiometry)
+            return _doubt(self.radiometry.to_celsius(plane), self.told)
+        if is_float:
+            self.told = 'deg C as published'
+            return _doubt(plane, self.told)
+        low, high = _span(CENTIKELVIN.to_celsius(plane))
+        if low < _PLAUSIBLE_CELSIUS[0] or high > _PLAUSIBLE_CELSIUS[1]:
+            raise InputError('nobody says what thermal counts mean', where=f'images of {frame}',
+                             expected='--thermal-camera NAME, --celsius-per-count and '
+                                      '--celsius-offset, or --not-radiometric',
+                             got=f'counts from {plane.min()} to {plane.max()}, which are no '
+                                 'hundredths of a kelvin')
+        self.radiometry, self.told = CENTIKELVIN, _words(CENTIKELVIN)
+        return (f'thermal counts are taken as hundredths of a kelvin ({low:.0f} to {high:.0f} '
+                'deg C in the first image); --thermal-camera says otherwise')
+
+    def _thermal(self, pixels: NDArray[Any]) -> tuple[Array32, bool]:
+        plane = _plane(pixels, self._modality)
+        if np.issubdtype(plane.dtype, np.floating):
+            if not self._radiometric:
+                raise InputError('floating-point thermal image called not radiometric',
+                                 expected='counts of 8 or 16 bits', got=plane.dtype)
+            celsius = plane if self.radiometry is None else self.radiometry.to_celsius(plane)
+            return celsius.astype(np.float32)[..., None], True
+        values, radiometric = decode_thermal(
+            plane, self.radiometry if self._radiometric else None, 'thermal images')
+        return values[..., None], radiometric
+
+    def _rectified(self, values: Array32, valid: NDArray[np.bool_],
+                   ) -> tuple[Array32, NDArray[np.bool_]]:
+        """Bilinear; a pixel is valid where all that it is mixed from is."""
+        assert self._maps is not None
+        cv2 = opencv()
+        x, y, inside = self._maps
+        out = cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        if not valid.all():
+            share = cv2.remap(valid.astype(np.float32), x, y, cv2.INTER_LINEAR)
+            inside = inside & (share > 1.0 - 1e-6)
+        out = out.reshape(*inside.shape, -1)
+        return np.where(inside[..., None], out, np.float32(out[inside].mean() if inside.any()
+                                                           else 0.0)), inside
+
+
+def _rectification(lens: Camera, target: Camera) -> tuple[Array32, Array32, NDArray[np.bool_]]:
+    """Where each pixel of `target` lies in the image of `lens`, in OpenCV's pixels."""
+    uv, visible = lens.project(target.rays())
+    at = uv - 0.5
+    inside = (visible & (at >= 0.0).all(axis=1)
+              & (at <= (lens.width - 1, lens.height - 1)).all(axis=1))
+    shape = (target.height, target.width)
+    return (at[:, 0].astype(np.float32).reshape(shape), at[:, 1].astype(np.float32).reshape(shape),
+            inside.reshape(shape))
+
+
+def _colour(pixels: NDArray[Any]) -> Array32:
+    if np.issubdtype(pixels.dtype, np.floating) or pixels.dtype == np.int16:
+        raise InputError('RGB image holds no colours', expected='8 or 16 bits a channel',
+                         got=pixels.dtype)
+    colour = np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels[..., :3]
+    full = np.float32(np.iinfo(pixels.dtype).max)
+    return np.asarray(np.divide(colour, full, dtype=np.float32))
+
+
+def _plane(pixels: NDArray[Any], where: str) -> NDArray[Any]:
+    if pixels.ndim == 2:
+        return pixels
+    if (pixels[..., :3] != pixels[..., :1]).any():
+        raise InputError('thermal image is in false colours', where=where, expected='one channel',
+                         got='three differing channels',
+                         hint="Record the driver's raw (radiometric) or mono topic.")
+    return pixels[..., 0]
+
+
+def _span(celsius: NDArray[Any]) -> tuple[float, float]:
+    low, high = np.nanpercentile(celsius, (1.0, 99.0))
+    return float(low), float(high)
+
+
+def _doubt(celsius: NDArray[Any], told: str) -> str:
+    low, high = _span(celsius)
+    if low < -100.0 or high > 2000.0:
+        return (f'with {told}, the first thermal image lies between {low:.0f} and {high:.0f} '
+                'deg C: is the scale right?')
+    return ''
+
+
+def _words(radiometry: Radiometry) -> str:
+    if isinstance(radiometry, LinearRadiometry):
+        return (f'deg C = {radiometry.celsius_per_count:g} x counts '
+                f'{radiometry.celsius_offset:+g}')
+    return "FLIR's Planck constants"

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which topics of a bag are the RGB and the thermal camera, and which may tell their poses."""
+
+from collections.abc import Mapping
+from pathlib import Path
+import re
+from typing import Any, NamedTuple
+
+from thermal_nerf_loc.data.bag import BagReader
+from thermal_nerf_loc.data.bag_poses import ODOMETRY, POSE_TYPES
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+
+_HOT = re.compile(r'therm|lwir|flir|boson|lepton|optris|seek|(^|[/_])ir([/_]|$)')
+_OTHER = re.compile(r'depth|disparity|infra\d|mask|segment|debug|overlay|label|confidence|theora|'
+                    r'palette|preview|match|detect')
+_COLOUR = re.compile(r'^(rgb|bgr|bayer|yuv|uyvy|yuyv)')
+_DEEP = ('mono16', '16UC1', '32FC1', '64FC1', '16SC1')
+_BEST_NAMES = ('image_raw', 'image', 'image_color', 'image_rect_color', 'image_rect')
+_LOOK_AT_MOST = 5000  # messages, to see what kind of pixels each topic has
+_RARE_HZ = 1.0  # poses that come less often are goals, not a track
+
+
+class CameraTopics(NamedTuple):
+    """Where a camera speaks; `info` is empty where nobody publishes its calibration."""
+
+    image: str
+    info: str
+
+    @property
+    def is_rectified(self) -> bool:
+        """True for image_rect and the like, by image_proc's naming."""
+        return '_rect' in _plain(self.image).rsplit('/', 1)[-1]
+
+
+def find_cameras(reader: BagReader, path: Path, given: Mapping[str, str],
+                 infos: Mapping[str, str], modality: str) -> dict[str, CameraTopics]:
+    """Topics by modality: those named, else the only ones of their kind."""
+    images = {topic for topic, kind in reader.topics.items()
+              if kind in (IMAGE, COMPRESSED) and reader.counts[topic]}
+    found = {}
+    wanted = (RGB, THERMAL) if modality == 'both' else (modality,)
+    guesses = None
+    for name in wanted:
+        topic = given.get(name, '')
+        if topic and topic not in images:
+            raise missing_topic(reader, path, topic, 'images', f'--{name}-topic')
+        if not topic:
+            guesses = _guess(reader, images) if guesses is None else guesses
+            topic = _only(reader, path, name, guesses[name])
+        if topic:
+            found[name] = CameraTopics(topic, _info(reader, path, topic, infos.get(name, ''),
+                                                    name))
+    if len({topics.image for topics in found.values()}) < len(found):
+        raise InputError('one topic cannot be both cameras', where=path,
+                         got=found[RGB].image)
+    if not found:
+        raise InputError(f'bag has no {" or ".join(wanted)} images that are known as such',
+                         where=path, got=reader.listing(),
+                         hint='Name them by --rgb-topic and --thermal-topic.')
+    return found
+
+
+def pose_topics(reader: BagReader, path: Path, given: str) -> list[str]:
+    """Topics that may tell poses: the one given, else stamped poses, else odometry."""
+    if given:
+        kind = reader.topics.get(given, '')
+        if kind not in POSE_TYPES or not reader.counts[given]:
+            raise missing_topic(reader, path, given, 'poses', '--pose-topic')
+        return [given]
+    seconds = max(reader.duration_ns / 1e9, 1e-9)
+    stamped, odometry = [], []
+    for topic, kind in sorted(reader.topics.items()):
+        often = reader.counts[topic] >= 2 and reader.counts[topic] / seconds >= _RARE_HZ
+        if kind in POSE_TYPES and often:
+            (odometry if kind == ODOMETRY else stamped).append(topic)
+    return stamped or odometry
+
+
+def missing_topic(reader: BagReader, path: Path, topic: str, what: str,
+                  option: str) -> InputError:
+    """The error for a topic that was named and is not there, with all that is."""
+    return InputError(f'bag has no {what} on {topic}', where=path, got=reader.listing(),
+                      hint=f'Pass another {option}.')
+
+
+def _guess(reader: BagReader, images: set[str]) -> dict[str, list[str]]:
+    """Candidates by modality, one for each camera; sure ones hide those that only may be."""
+    sure: dict[str, list[str]] = {RGB: [], THERMAL: []}
+    maybe: dict[str, list[str]] = {RGB: [], THERMAL: []}
+    for topic, pixels in _pixels(reader, images).items():
+        name = topic.lower()
+        if _OTHER.search(name):
+            continue
+        if _HOT.search(name):
+            (maybe if _COLOUR.match(pixels) else sure)[THERMAL].append(topic)
+        elif _COLOUR.match(pixels) or pixels in ('jpeg', 'jpg'):
+            sure[RGB].append(topic)
+        else:
+            maybe[THERMAL if pixels in _DEEP else RGB].append(topic)
+    return {name: _each_camera_once(reader, sure[name] or maybe[name]) for name in sure}
+
+
+def _pixels(reader: BagReader, images: set[str]) -> dict[str, str]:
+    """Encoding (or compressed format) of the first image of each topic."""
+    found: dict[str, str] = {}
+    for seen, (topic, _, message) in enumerate(reader.messages(images)):
+        if topic not in found:
+            found[topic] = (message.encoding if hasattr(message, 'encoding')
+                            else message.format.split(';')[0].strip())
+        if len(found) == len(images) or seen > _LOOK_AT_MOST:
+            break
+    return found
+
+
+def _each_camera_once(reader: BagReader, topics: list[str]) -> list[str]:
+    """Of raw, rectified and compressed images of one camera the first in that order."""
+    def rank(topic: str) -> tuple[int, bool]:
+        name = _plain(topic).rsplit('/', 1)[-1]
+        place = _BEST_NAMES.index(name) if name in _BEST_NAMES else len(_BEST_NAMES)
+        return place, reader.topics[topic] == COMPRESSED
+
+    best: dict[str, str] = {}
+    for topic in sorted(topics, key=rank):
+        best.setdefault(_plain(topic).rsplit('/', 1)[0], topic)
+    return sorted(best.values())
+
+
+def _only(reader: BagReader, path: Path, name: str, candidates: list[str]) -> str:
+    if len(candidates) > 1:
+        raise InputError(f'bag has several topics that may be the {name} camera', where=path,
+                         expected=f'one of {", ".join(candidates)}', got=reader.listing(),
+                         hint=f'Pass --{name}-topic.')
+    return candidates[0] if candidates else ''
+
+
+def _info(reader: BagReader, path: Path, image: str, given: str, name: str) -> str:
+    if given:
+        if reader.topics.get(given) != CAMERA_INFO or not reader.counts[given]:
+            raise missing_topic(reader, path, given, 'camera_info', f'--{name}-info-topic')
+        return given
+    beside = f'{_plain(image).rsplit("/", 1)[0]}/camera_info'
+    return beside if reader.counts.get(beside) else ''
+
+
+def _plain(topic: str) -> str:
+    """The image topic without its transport."""
+    return topic.removesuffix('/compressed').removesuffix('/compressedDepth')
+
+
+def first_message(reader: BagReader, topic: str) -> Any:
+    """The first message of a topic that has some."""
+    return next(iter(reader.messages([topic]))).message

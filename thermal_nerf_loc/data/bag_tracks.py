@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of a bag's poses to believe."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from thermal_nerf_loc.config import check, setting
+from thermal_nerf_loc.data.bag import BagReader
+from thermal_nerf_loc.data.bag_poses import body_of, ODOMETRY, PoseSource
+from thermal_nerf_loc.data.bag_survey import Survey
+from thermal_nerf_loc.data.trajectory import read_tum
+from thermal_nerf_loc.errors import InputError
+
+_MAP, _ODOM = ('map', 'world'), ('odom',)
+
+
+@dataclass(frozen=True, slots=True)
+class PoseOptions:
+    """Where poses come from; all empty: the best there is."""
+
+    file: Path | None = None  # TUM
+    topic: str = ''
+    world: str = ''  # tf frame
+    frame: str = ''  # what the poses of a file or a topic are of
+    max_gap_s: float = setting(0.5, 'between two poses that are interpolated', 1e-3, 3600.0)
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and that only one place is named."""
+        check(self, 'poses')
+        named = [option for option, value in (('--poses', self.file), ('--pose-topic', self.topic),
+                                              ('--world-frame', self.world)) if value]
+        if len(named) > 1:
+            raise InputError('poses can come from one place only', expected='one of them',
+                             got=' and '.join(named))
+
+
+def choose_source(bag: Path, options: PoseOptions, survey: Survey,
+                  topics: Sequence[str], camera_frame: str, reader: BagReader) -> PoseSource:
+    """
+    The place named, else the first of: tf from `map` or `world`, PoseStamped, odometry, tf `odom`.
+
+    What comes later drifts more. Of several topics of one kind none is chosen.
+    """
+    if options.file is not None:
+        trajectory = read_tum(options.file)
+        body = body_of('', options.frame, survey.tree, camera_frame)
+        return PoseSource(f'{options.file} of {body}', '', body, trajectory, survey.tree,
+                          _gap(options))
+    if options.world or not options.topic:
+        found = _from_tf(options, survey, camera_frame,
+                         (options.world,) if options.world else _MAP)
+        if found is not None:
+            return found
+        if options.world:
+            raise InputError(f'tf does not lead from {options.world!r} to {camera_frame!r}',
+                             where=bag, got=f'frames {", ".join(survey.tree.frames) or "none"}',
+                             hint='Pass another --world-frame.')
+    if len(topics) > 1:
+        raise InputError('bag has several topics that may tell poses', where=bag,
+                         expected=f'one of {", ".join(topics)}', got=reader.listing(),
+                         hint='Pass --pose-topic, --world-frame or --poses.')
+    if topics:
+        return _from_topic(topics[0], options, survey, camera_frame, reader)
+    found = _from_tf(options, survey, camera_frame, _ODOM)
+    if found is None:
+        raise InputError('bag tells no poses', where=bag,
+                         expected='tf from map or odom to the camera, nav_msgs/Odometry or '
+                                  'geometry_msgs/PoseStamped', got=reader.listing(),
+                         hint='Give them by --poses FILE.tum, or --world-frame for another root '
+                              'of tf.')
+    return found
+
+
+def _from_tf(options: PoseOptions, survey: Survey, camera_frame: str,
+             roots: tuple[str, ...]) -> PoseSource | None:
+    for root in roots:
+        chain = survey.tree.chain(root, camera_frame)
+        if chain and survey.tree.moves(chain):
+            return PoseSource(f'tf {root} -> {camera_frame}', root, '', None, survey.tree,
+                              _gap(options), root in _ODOM)
+    return None
+
+
+def _from_topic(topic: str, options: PoseOptions, survey: Survey, camera_frame: str,
+                reader: BagReader) -> PoseSource:
+    log = survey.poses[topic]
+    body = body_of(log.child, options.frame, survey.tree, camera_frame)
+    return PoseSource(f'{topic} of {body} in {log.parent or "its world"}', log.parent, body,
+                      log.trajectory(), survey.tree, _gap(options),
+                      reader.topics[topic] == ODOMETRY)
+
+
+def _gap(options: PoseOptions) -> int:
+    return round(options.max_gap_s * 1e9)
