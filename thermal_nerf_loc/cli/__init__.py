@@ -16,6 +16,7 @@ from thermal_nerf_loc.errors import InputError, UserError
 
 COMMANDS = {
     'simulate': 'make a data set (and a rosbag) of a simulated scene',
+    'import-bag': 'make a data set of a recorded drive (rosbag2 or ROS 1)',
     'train': 'learn a radiance map from a data set',
     'eval-map': 'hold a map against the images of a data set',
     'compare-strategies': 'train every way of sharing a field, and measure them side by side',
@@ -46,7 +47,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0: done, 1: could not, 2: bad input, 130: interrupted."""
+    """Run one command; 0: done, 1: could not, 2: bad input, 3: in part, 130: interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     verbose = '--verbose' in arguments
     try:
