@@ -4,9 +4,8 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from thermal_nerf_loc.field.encoding import EncodingConfig, HashEncoding
+from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig, RadianceField
 from thermal_nerf_loc.field.inference import CpuRenderer, render_torch
 from thermal_nerf_loc.field.kernels import reference as torch_reference
@@ -34,71 +33,6 @@ def random_rays(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     directions = rng.normal(size=(count, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     return origins, directions.astype(np.float32)
-
-
-@pytest.mark.parametrize('features', [2, 4])
-def test_cpu_kernels_equal_the_torch_reference(features: int) -> None:
-    """Encoding, table gradient and point gradient, dense and hashed levels, corners included."""
-    torch.manual_seed(0)
-    grid = HashEncoding(EncodingConfig(levels=5, features=features, log2_rows=9, coarsest=3,
-                                       finest=70))
-    assert grid.dense.any() and not grid.dense.all()
-    with torch.no_grad():
-        grid.table.normal_()
-    points = torch.rand(700, 3)
-    points[0], points[1] = 0.0, 1.0
-    upstream = torch.randn(700, grid.width)
-    results = []
-    for reference in (False, True):
-        grid.reference, grid.table.grad = reference, None
-        x = points.clone().requires_grad_()
-        out = grid(x)
-        (out * upstream).sum().backward()
-        results.append((out.detach(), grid.table.grad.clone(), x.grad[2:].clone()))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-def test_encoding_slopes_equal_finite_differences() -> None:
-    """Position gradients of the CPU kernel, away from the cells' walls."""
-    torch.manual_seed(1)
-    grid = HashEncoding(EncodingConfig(levels=3, log2_rows=10, coarsest=2, finest=8))
-    with torch.no_grad():
-        grid.table.normal_()
-    points = (torch.randint(0, 8, (40, 3)) + 0.25 + 0.5 * torch.rand(40, 3)) / 8.0
-    points = points.clamp(0.01, 0.99).requires_grad_()
-    upstream = torch.randn(40, grid.width)
-    grid(points).mul(upstream).sum().backward()
-    step = 1e-3
-    for axis in range(3):
-        shift = torch.zeros(3)
-        shift[axis] = step
-        with torch.no_grad():
-            slope = ((grid(points + shift) - grid(points - shift)) * upstream).sum(1) / (2 * step)
-        near_wall = _wall_between(grid, points.detach(), axis, step)
-        torch.testing.assert_close(points.grad[~near_wall, axis], slope[~near_wall],
-                                   rtol=2e-2, atol=2e-2)
-
-
-def _wall_between(grid: HashEncoding, points: Tensor, axis: int, step: float) -> Tensor:
-    """True where a finite difference would step over a cell's wall on any level."""
-    crossed = torch.zeros(len(points), dtype=torch.bool)
-    for resolution in grid.resolutions.tolist():
-        low = ((points[:, axis] - step) * resolution).floor()
-        crossed |= low != ((points[:, axis] + step) * resolution).floor()
-    return crossed
-
-
-def test_coarse_to_fine_mask_silences_fine_levels() -> None:
-    """With 1.5 levels active, the first is whole, the second half, the rest zero."""
-    grid = HashEncoding(SMALL)
-    with torch.no_grad():
-        grid.table.fill_(1.0)
-    grid.active_levels = 1.5
-    out = grid(torch.rand(10, 3)).view(10, 4, 4)
-    torch.testing.assert_close(out[:, 0], torch.ones(10, 4))
-    torch.testing.assert_close(out[:, 1], torch.full((10, 4), 0.5))
-    assert not out[:, 2:].any()
 
 
 def test_contraction_keeps_the_box_and_reaches_infinity() -> None:

@@ -127,7 +127,8 @@ def _rewrite(path: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(('changes', 'expected'), [
-    ({'version': 99}, 'another format version'),
+    ({'version': 99}, 'another format version.*expected 2; got 99. Upgrade'),
+    ({'version': 1}, 'another format version.*expected 2; got 1. Train the map again'),
     ({'learners': []}, 'inconsistent'),
     ({'learners': [{'channels': {'rgb': 7}, 'detached': []}]}, 'inconsistent'),
     ({'space': {}}, 'inconsistent'),

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         show_note(f'LPIPS is left out ({lpips.reason})')
     with progress_bar('compare') as progress:
         scores = score_views(renderer, scene, args.split, lpips.score, progress)
-    figures = {'map': str(args.map), 'split': args.split, **asdict(summarize(scores)),
+    figures = {'map': str(args.map), 'split': args.split, 'backend': renderer.backend,
+               **asdict(summarize(scores)),
                'lpips_left_out': lpips.reason or None,
                'views': [asdict(score) for score in scores]}
     if args.sheet is not None:

@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError(f'map has no {args.modality}', where=args.map,
                          expected=' or '.join(renderer.modalities))
     with progress_bar('localize') as progress:
-        figures = localize_scene(Localizer(renderer, config), scene, wanted, args, progress)
+        figures = {**localize_scene(Localizer(renderer, config), scene, wanted, args, progress),
+                   'backend': renderer.backend}
     if args.plot is not None:
         _plot(args.plot, figures['frames'])
     return figures

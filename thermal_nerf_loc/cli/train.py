@@ -67,5 +67,5 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     checkpoint.remove()
     figures = {'seconds': result.seconds, 'steps': result.steps,
                'rays_per_second': result.rays_per_second,
-               'peak_memory_mb': result.peak_memory_mb}
+               'peak_memory_mb': result.peak_memory_mb, 'backend': result.backend}
     return {**figures, 'test': quality_figures(result.map, scene, 'test'), 'map': str(path)}

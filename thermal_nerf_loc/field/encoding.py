@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiresolution hash encoding: numba on the CPU, plain torch anywhere else."""
+"""Multiresolution hash encoding: numba on the CPU, tiny-cuda-nn or plain torch on a GPU."""
 
 from dataclasses import dataclass
+import math
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,11 @@ import torch
 from torch import nn, Tensor
 
 from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.errors import RunError
+from thermal_nerf_loc.field.kernels import reference, tiny_cuda
+from thermal_nerf_loc.field.kernels.levels import lay_out
 
-_PRIMES = (1, 2654435761, 805459861)
+NUMBA, TINY_CUDA = 'numba', 'tiny-cuda-nn'
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +24,8 @@ class EncodingConfig:
     levels: int = setting(8, 'resolution levels', 1, 32)
     features: int = setting(4, 'features a level', 1, 8)
     log2_rows: int = setting(17, 'log2 of the table rows a level', 8, 24)
-    coarsest: int = setting(16, 'cells along an axis on the coarsest level', 2, 1024)
-    finest: int = setting(512, 'cells along an axis on the finest level', 2, 65536)
+    coarsest: int = setting(16, 'grid points along an axis on the coarsest level', 2, 1024)
+    finest: int = setting(512, 'grid points along an axis on the finest level', 2, 65536)
 
 
 class HashEncoding(nn.Module):
@@ -31,29 +35,36 @@ class HashEncoding(nn.Module):
         """Lay out the levels; all tables lie in one parameter."""
         super().__init__()
         self.config = config
-        growth = np.log(config.finest / config.coarsest) / max(config.levels - 1, 1)
-        resolution = config.coarsest * np.exp(np.arange(config.levels) * growth)
-        self.resolutions = np.floor(resolution + 1e-6).astype(np.int64)
-        corners = (self.resolutions + 1)**3
-        self.dense = corners <= 2**config.log2_rows
-        rows = np.minimum(corners, 2**config.log2_rows)
-        self.offsets = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
+        self.levels = lay_out(config.levels, config.log2_rows, config.coarsest, config.finest)
         self.table = nn.Parameter(
-            (torch.rand(int(self.offsets[-1]), config.features) * 2 - 1) * 1e-4)
+            (torch.rand(int(self.levels.offsets[-1]), config.features) * 2 - 1) * 1e-4)
         self.active_levels = float(config.levels)  # coarse to fine: finer levels read zero
-        self.reference = False  # True: the torch path even on the CPU
+        self.reference = False  # True: plain torch on any device
 
     @property
     def width(self) -> int:
         """Number of features a point gets."""
         return self.config.levels * self.config.features
 
+    @property
+    def backend(self) -> str:
+        """Name what reads the grid where it lies now."""
+        device = self.table.device.type
+        if not self.reference and device == 'cpu':
+            return NUMBA
+        if not self.reference and device == 'cuda' and tiny_cuda.serves(self.config):
+            return TINY_CUDA
+        return 'torch' if device == 'cpu' else f'torch on {device}'
+
     def forward(self, points: Tensor) -> Tensor:
         """Encode points; differentiable in the table and in the points."""
-        if points.device.type == 'cpu' and not self.reference:
+        backend = self.backend
+        if backend == NUMBA:
             encoded: Tensor = _CpuEncoding.apply(points.contiguous(), self.table, self)  # type: ignore[no-untyped-call]
+        elif backend == TINY_CUDA:
+            encoded = tiny_cuda.encode(points, self.table, self.config, self.levels)
         else:
-            encoded = self._forward_torch(points)
+            encoded = reference.read_grid(points, self.table, self.levels)
         if self.active_levels >= self.config.levels:
             return encoded
         return encoded * self.level_mask().to(encoded).repeat_interleave(self.config.features)
@@ -63,31 +74,8 @@ class HashEncoding(nn.Module):
         return (self.active_levels - torch.arange(self.config.levels)).clamp(0.0, 1.0)
 
     def layout(self) -> tuple[Any, ...]:
-        """What the CPU kernels need to know of the levels."""
-        used = min(int(np.ceil(self.active_levels)), self.config.levels)
-        return self.offsets, self.resolutions, self.dense, used
-
-    def _forward_torch(self, points: Tensor) -> Tensor:
-        """Reference in plain torch operations, for any device and for double precision."""
-        corner = torch.tensor([[c & 1, (c >> 1) & 1, (c >> 2) & 1] for c in range(8)],
-                              device=points.device)
-        outputs = []
-        for level, resolution in enumerate(self.resolutions.tolist()):
-            scaled = points.clamp(0.0, 1.0) * resolution
-            cell = scaled.detach().long().clamp(max=resolution - 1)
-            inside = (scaled - cell)[:, None]  # (n, 1, 3)
-            weight = torch.where(corner.bool(), inside, 1.0 - inside).prod(dim=-1)
-            rows = self._rows(cell[:, None] + corner, level, resolution)
-            outputs.append((weight[..., None] * self.table[rows]).sum(dim=1))
-        return torch.cat(outputs, dim=-1)
-
-    def _rows(self, xyz: Tensor, level: int, resolution: int) -> Tensor:
-        first, last = int(self.offsets[level]), int(self.offsets[level + 1])
-        if self.dense[level]:
-            stride = torch.tensor([1, resolution + 1, (resolution + 1)**2], device=xyz.device)
-            return first + (xyz * stride).sum(dim=-1)
-        mixed = (xyz * torch.tensor(_PRIMES, device=xyz.device)) & 0xffffffff
-        return first + ((mixed[..., 0] ^ mixed[..., 1] ^ mixed[..., 2]) & (last - first - 1))
+        """What the CPU kernels need to know: the levels, and how many of them to read."""
+        return *self.levels, min(int(np.ceil(self.active_levels)), self.config.levels)
 
 
 class _CpuEncoding(torch.autograd.Function):
@@ -95,8 +83,11 @@ class _CpuEncoding(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, grid: HashEncoding) -> Tensor:
-        """Read the grid."""
+        """Read the grid; a kernel would look up NaN far outside the table."""
         from thermal_nerf_loc.field.kernels import hash_grid
+        if not math.isfinite(float(points.sum())):
+            raise RunError('a point at which the map is to be read is not finite',
+                           hint='Check the poses and the cameras.')
         out = torch.empty(points.shape[0], grid.width)
         hash_grid.compiled(grid.config.features).encode(
             points.detach().numpy(), table.detach().numpy(), *grid.layout(), out.numpy())

@@ -22,7 +22,7 @@ from torch import Tensor
 from thermal_nerf_loc.data.files import read_bytes, remove, write_atomically
 from thermal_nerf_loc.errors import InputError
 
-FORMAT, VERSION = 'thermal_nerf_loc checkpoint', 1
+FORMAT, VERSION = 'thermal_nerf_loc checkpoint', 2  # 1: another hash grid
 _START_ANEW = 'Train without --resume to start anew.'
 
 

@@ -36,7 +36,7 @@ from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
-FORMAT, VERSION = 'thermal_nerf_loc map', 1
+FORMAT, VERSION = 'thermal_nerf_loc map', 2  # 1: another hash grid
 _CHUNK_RAYS = 8192  # what lies between grid and networks then stays near the processor
 _RENDER_SAMPLES, _RENDER_EXPLORING = 16, 0.05
 
@@ -72,6 +72,11 @@ class RadianceMap:
         return tuple(sorted(self._of, key=lambda name: name != RGB))
 
     @property
+    def backend(self) -> str:
+        """What reads the hash grid where the map lies now."""
+        return self.learners[0].field.encoding.backend
+
+    @property
     def scene_name(self) -> str:
         """Name of the data set the map was trained on."""
         return self.info.scene_name
@@ -98,10 +103,12 @@ class RadianceMap:
     def render_differentiable(self, modality: str, origins: Tensor, directions: Tensor) -> Tensor:
         """Values (n, channels) in sensor units, differentiable in origins and directions."""
         learner = self._learner(modality)
-        samples = Samples.from_numpy(*learner.grid.sample(
-            origins.detach().numpy(), directions.detach().numpy(), _RENDER_SAMPLES,
+        device = learner.field.encoding.table.device
+        distances, widths = (torch.from_numpy(drawn).to(device) for drawn in learner.grid.sample(
+            origins.detach().cpu().numpy(), directions.detach().cpu().numpy(), _RENDER_SAMPLES,
             _RENDER_EXPLORING))
-        values = render(learner.field, modality, origins, directions, samples).values
+        values = render(learner.field, modality, origins.to(device), directions.to(device),
+                        Samples(distances, widths)).values.to(origins.device)
         if modality == THERMAL and self.temperature_range is not None:
             low, high = self.temperature_range.low_celsius, self.temperature_range.high_celsius
             values = low + (high - low) * values
@@ -220,10 +227,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(facts, dict) or facts.get('format') != FORMAT:
         raise InputError('file is no radiance map', where=path, expected=FORMAT,
                          got='a foreign safetensors file')
-    if facts.get('version') != VERSION:
+    version = facts.get('version')
+    if version != VERSION:
+        older = isinstance(version, int) and version < VERSION
         raise InputError('map file has another format version', where=path, expected=VERSION,
-                         got=facts.get('version'),
-                         hint='Upgrade thermal_nerf_loc, or train the map again.')
+                         got=version, hint='Train the map again: the hash grid of an older '
+                         'version is read otherwise.' if older else
+                         'Upgrade thermal_nerf_loc, or train the map again.')
     if facts.get('checksum') != _checksum(tensors):
         raise InputError('map file is corrupt: its checksum does not fit', where=path,
                          hint='Copy it again, or train the map again.')

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.field.inference import has_bfloat16
 from thermal_nerf_loc.field.render import render, Rendering, Samples, View
 from thermal_nerf_loc.field.space import space_around_cameras
 from thermal_nerf_loc.field.strategies import inherit, Learner, learners_for, phases_for
@@ -50,6 +51,7 @@ class TrainingResult:
     rays_per_second: float
     peak_memory_mb: float
     final_loss: float
+    backend: str  # what read the hash grid
 
 
 def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress = silent,
@@ -63,6 +65,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     sources, temperatures = load_sources(scene, config)
     with joined(device) as processes:
         trainer = Trainer(config, sources, scene, processes)
+        backend = trainer.learners[0].field.encoding.backend
         seconds = _run(trainer, progress, checkpoint)
     info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
                    seconds=seconds)
@@ -70,7 +73,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     return TrainingResult(radiance_map, trainer.steps, seconds,
                           trainer.steps * config.rays / max(seconds, 1e-9),
                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
-                          trainer.loss)
+                          trainer.loss, backend)
 
 
 def _run(trainer: 'Trainer', progress: Progress, checkpoint: Checkpoint | None) -> float:
@@ -257,7 +260,8 @@ class Trainer:
                     self.config.near_gradient * learner.field.space.scale_m)
         device = self.processes.device
         samples = Samples(samples.distance_m.to(device), samples.width_m.to(device))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16):
+        half = self.config.bfloat16 and has_bfloat16(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             rendering = render(learner.field, modality, torch.from_numpy(batch.origins).to(device),
                                torch.from_numpy(batch.directions).to(device), samples, view)
         return samples, rendering

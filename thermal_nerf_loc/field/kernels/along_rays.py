@@ -13,7 +13,8 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from thermal_nerf_loc.field.kernels.hash_grid import corner_row, corner_weight, locate
+from thermal_nerf_loc.field.kernels.hash_grid import (
+    corner_row, corner_weight, find_cell, level_at)
 from thermal_nerf_loc.field.kernels.proposal import contract
 
 _OPTIONS = {'cache': True, 'fastmath': True, 'nogil': True}
@@ -25,7 +26,7 @@ def encoder(width: int, bfloat16: bool) -> Any:
     """Kernel for `width` features a level, writing float32 or the bits of bfloat16."""
     @nb.njit(parallel=True, **_OPTIONS)
     def encode(origins, directions, distances, center, inverse_half, table, offsets,  # type: ignore[no-untyped-def]
-               resolutions, dense, out):
+               scales, resolutions, dense, out):
         """Features of every sample (rays * samples, levels * width)."""
         rays, samples = distances.shape
         for block in nb.prange((rays + _BLOCK_RAYS - 1) // _BLOCK_RAYS):
@@ -41,13 +42,11 @@ def encoder(width: int, bfloat16: bool) -> Any:
             sums = np.empty(width, np.float32)
             bits = sums.view(np.uint32)
             for level in range(resolutions.shape[0]):
-                resolution, whole = nb.int32(resolutions[level]), dense[level]
-                base, column = offsets[level], level * width
-                rows = offsets[level + 1] - base
+                scale, resolution, base, rows, whole = level_at(
+                    level, offsets, scales, resolutions, dense)
+                column = level * width
                 for sample in range((last - first) * samples):
-                    ix, dx = locate(unit[sample, 0], resolution)
-                    iy, dy = locate(unit[sample, 1], resolution)
-                    iz, dz = locate(unit[sample, 2], resolution)
+                    ix, iy, iz, dx, dy, dz = find_cell(unit, sample, scale)
                     for f in range(width):
                         sums[f] = nb.float32(0.0)
                     for corner in range(8):

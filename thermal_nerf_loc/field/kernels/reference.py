@@ -1,14 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The samplers in plain torch, for any device: what the CPU kernels are held against.
+Hash grid and samplers in plain torch, for any device: what the CPU kernels are held against.
 
-Line by line the equations of `kernels/proposal.py`, over whole tensors.
+Line by line the equations of `kernels/levels.py` and `kernels/proposal.py`, over whole tensors.
 """
 
 import torch
 from torch import Tensor
 
+from thermal_nerf_loc.field.kernels.levels import Levels
 from thermal_nerf_loc.field.space import Space
+
+PRIME_Y, PRIME_Z = 2654435761, 805459861
+
+
+def read_grid(points: Tensor, table: Tensor, levels: Levels) -> Tensor:
+    """Features (n, levels * width) of points in [0, 1]^3; any precision, by autograd in both."""
+    bits = torch.arange(8, device=points.device)
+    corner = torch.stack([bits & 1, (bits >> 1) & 1, (bits >> 2) & 1], dim=-1)
+    points, outputs = points.clamp(0.0, 1.0), []
+    for level, scale in enumerate(levels.scales.tolist()):
+        position = points * scale + 0.5
+        cell = position.detach().floor()
+        inside = (position - cell)[:, None]  # (n, 1, 3)
+        weight = torch.where(corner.bool(), inside, 1.0 - inside).prod(dim=-1)
+        rows = grid_rows(cell.long()[:, None] + corner, levels, level)
+        outputs.append((weight[..., None] * table[rows]).sum(dim=1))
+    return torch.cat(outputs, dim=-1)
+
+
+def grid_rows(xyz: Tensor, levels: Levels, level: int) -> Tensor:
+    """Table rows of a level's grid points (..., 3)."""
+    first, last = int(levels.offsets[level]), int(levels.offsets[level + 1])
+    x, y, z = xyz.unbind(dim=-1)
+    if levels.dense[level]:
+        resolution = int(levels.resolutions[level])
+        row = x + resolution * (y + resolution * z)
+    else:
+        row = (x ^ (y * PRIME_Y) ^ (z * PRIME_Z)) & 0xffffffff
+    rows: Tensor = first + row % (last - first)
+    return rows
 
 
 def propose(origins: Tensor, directions: Tensor, grid: Tensor, space: Space, near: float,
