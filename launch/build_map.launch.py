@@ -1,24 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Train a map from a data set.
+Train a map from a data set, or from a bag, which is made a data set first.
 
-ros2 launch thermal_nerf_loc build_map.launch.py data:=DIR map:=FILE
+ros2 launch thermal_nerf_loc build_map.launch.py data:=DIR_OR_BAG map:=FILE
 """
 
 from pathlib import Path
+import shlex
 import sys
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 
 ARGUMENTS = (
-    ('data', None, 'folder with a transforms.json'),
+    ('data', None, 'folder with a transforms.json, or a bag'),
     ('map', None, 'map file to write'),
+    ('dataset', '', 'where a bag is imported to (default: the map with _data added)'),
+    ('import_options', '', "more options of import-bag, such as '--thermal-camera flir-boson'"),
     ('strategy', '', 'how the branches share a field: rgbx, scratch, finetune or separate'),
     ('steps', '', 'training steps'),
     ('max_seconds', '', 'time limit'),
 )
+PROGRAM = (sys.executable, '-m', 'thermal_nerf_loc.cli')
+CUT_SHORT = 3  # exit code of import-bag: a part of the bag is lost, the data set stands
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -26,22 +32,34 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         *(DeclareLaunchArgument(name, default_value=default, description=text)
           for name, default, text in ARGUMENTS),
-        OpaqueFunction(function=train)])
+        OpaqueFunction(function=build)])
 
 
-def train(context: LaunchContext) -> list[ExecuteProcess]:
-    """Put the command together; launch ends when it does."""
+def build(context: LaunchContext) -> list[ExecuteProcess]:
+    """Put the commands together; launch ends when the last one does."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
-    if _is_bag(Path(given['data'])):
-        raise ValueError(f'data:={given["data"]} is a bag, not a data set: maps are trained on '
-                         'posed images (a folder with transforms.json)')
-    command = [sys.executable, '-m', 'thermal_nerf_loc.cli', 'train', given['data'],
-               '--map', given['map']]
+    if not _is_bag(Path(given['data'])):
+        return [train(given['data'], given)]
+    dataset = given['dataset'] or str(Path(given['map']).with_suffix('')) + '_data'
+
+    def go_on(event: ProcessExited, context: LaunchContext) -> list[ExecuteProcess | Shutdown]:
+        if event.returncode in (0, CUT_SHORT):
+            return [train(dataset, given)]
+        return [Shutdown(reason='the bag could not be imported')]
+
+    command = [*PROGRAM, 'import-bag', given['data'], dataset,
+               *shlex.split(given['import_options'])]
+    return [ExecuteProcess(cmd=command, output='screen', name='import_bag', on_exit=go_on)]
+
+
+def train(data: str, given: dict[str, str]) -> ExecuteProcess:
+    """Train from a data set."""
+    command = [*PROGRAM, 'train', data, '--map', given['map']]
     for name in ('strategy', 'steps', 'max_seconds'):
         if given[name]:
             command += [f'--{name.replace("_", "-")}', given[name]]
-    return [ExecuteProcess(cmd=command, output='screen', name='train',
-                           on_exit=Shutdown(reason='the training has ended'))]
+    return ExecuteProcess(cmd=command, output='screen', name='train',
+                          on_exit=Shutdown(reason='the training has ended'))
 
 
 def _is_bag(path: Path) -> bool:

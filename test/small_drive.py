@@ -19,7 +19,8 @@ from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 START_NS = 1_732_180_000_000_000_000
 SECONDS = 3.0
 RGB_HZ, THERMAL_HZ, THERMAL_LATE_NS = 10.0, 9.0, 17_000_000
-RGB = Camera(64, 48, 60.0, 61.0, 32.4, 23.8, CameraModel.OPENCV, (-0.1, 0.02, 0.001, -0.001, 0.003))
+RGB = Camera(64, 48, 60.0, 61.0, 32.4, 23.8, CameraModel.OPENCV,
+             (-0.1, 0.02, 0.001, -0.001, 0.003))
 THERMAL = Camera(16, 12, 14.0, 14.0, 8.0, 6.0)
 T_BASE_RGB = se3.from_parts([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], (0.1, 0.0, 0.3))
 T_RGB_THERMAL = se3.from_parts(se3.so3_exp((0.01, -0.02, 0.005)), (0.05, 0.01, 0.0))

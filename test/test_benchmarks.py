@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
-PROGRAMS = ('localization', 'map_cost', 'nerfacto', 'pose_basin', 'ray_sampling',
+PROGRAMS = ('import_bag', 'localization', 'map_cost', 'nerfacto', 'pose_basin', 'ray_sampling',
             'rendering_speed', 'roofline', 'training_curve', 'training_throughput')
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags become data sets: every image at the pose of its own moment, whatever the bag is."""
 
+import itertools
 import json
 from pathlib import Path
 import shutil
@@ -322,7 +323,7 @@ def test_standing_still_adds_no_keyframe():
     windows = choose_windows(poses, KeyframeRule(min_m=0.2))
     assert 5 <= len(windows) <= 6
     assert all(len(window) <= 9 for window in windows)
-    assert all(a.stop <= b.start for a, b in zip(windows, windows[1:]))
+    assert all(a.stop <= b.start for a, b in itertools.pairwise(windows))
 
 
 def test_blur_lowers_sharpness():

@@ -73,7 +73,8 @@ def pose_topics(reader: BagReader, path: Path, given: str) -> list[str]:
             raise missing_topic(reader, path, given, 'poses', '--pose-topic')
         return [given]
     seconds = max(reader.duration_ns / 1e9, 1e-9)
-    stamped, odometry = [], []
+    stamped: list[str] = []
+    odometry: list[str] = []
     for topic, kind in sorted(reader.topics.items()):
         often = reader.counts[topic] >= 2 and reader.counts[topic] / seconds >= _RARE_HZ
         if kind in POSE_TYPES and often:
