@@ -2,6 +2,7 @@
 """One hash grid on every backend: numba, plain torch, and tiny-cuda-nn (or its transcription)."""
 
 from collections.abc import Iterator
+from pathlib import Path
 import sys
 import types
 
@@ -10,11 +11,16 @@ import tiny_cuda_grid
 import torch
 from torch import Tensor
 
+from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.errors import RunError
 from thermal_nerf_loc.field.encoding import EncodingConfig, HashEncoding
 from thermal_nerf_loc.field.field import FieldConfig, RadianceField
 from thermal_nerf_loc.field.kernels import reference, tiny_cuda
+from thermal_nerf_loc.field.proposal import SamplingConfig
 from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.mapping.trainer import train
+from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 SMALL = EncodingConfig(levels=4, log2_rows=10, coarsest=4, finest=64)
 # the default; one cell and a step of two; no hashing; one level; more than 1625 points an axis
@@ -179,6 +185,28 @@ def test_a_field_learns_alike_through_tiny_cuda_nn(bfloat16: bool,
     assert list(field.state_dict()) == names
     for ours, theirs in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_training_is_the_same_on_every_backend(tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first ray to the finished map: the same losses and weights, told by name."""
+    stand_in(monkeypatch, tiny_cuda_grid.module())
+    simulate_dataset(tmp_path / 'room', SimulationConfig(frames=9, size=(32, 24)))
+    scene = load_scene(tmp_path / 'room')
+    config = TrainConfig(steps=3, rays=64, bfloat16=False, field=FieldConfig(encoding=SMALL),
+                         sampling=SamplingConfig(grid_cells=16, bins=16))
+    losses, tables = [], []
+    for backend in ('numba', 'torch', 'tiny-cuda-nn'):
+        monkeypatch.setattr(HashEncoding, 'backend', backend)
+        result = train(scene, config)
+        assert result.backend == backend
+        losses.append(result.final_loss)
+        tables.append(result.map.learners[0].field.encoding.table)
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-3)
+    moved = tables[0].abs() > 2e-4  # tables begin within 1e-4
+    assert moved.float().mean() > 0.3
+    for table in tables[1:]:  # Adam turns rounding into a step where gradients all but vanish
+        assert ((table - tables[0]).abs()[moved] < 1e-5).float().mean() > 0.95
 
 
 def test_another_order_of_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
