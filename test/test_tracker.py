@@ -32,7 +32,8 @@ class FakeLocalizer:
         self.covariances.append(np.array(guess_covariance))
         self.frames.append(frame)
         if self.verdict == 'blind':  # the images carry nothing
-            return Localization(frame.stamp_ns, self.guesses[-1], WIDE, 0.0, 'lost', 'dark', 0.01, 0)
+            return Localization(frame.stamp_ns, self.guesses[-1], WIDE, 0.0, 'lost', 'dark',
+                                0.01, 0)
         reason = '' if self.verdict == 'ok' else 'told so'
         return Localization(frame.stamp_ns, se3.plus(self.truth, self.error),
                             SIGMA**2 * np.eye(6), 0.9, self.verdict, reason, 0.01, 100)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How far to trust a pose that the images contradict: was the robot carried away?
+How far to trust a pose that the images contradict: the robot may have been carried away.
 
 Two hypotheses: it is where the filter says, or somewhere else within `sigma`. Images that
 contradict for `time_s` make the second ten times as likely; what is told is the spread of both

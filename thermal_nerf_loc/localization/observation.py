@@ -6,7 +6,7 @@ An image that carries nothing (black, saturated, flat) is told apart here, with 
 carries little fades out by itself through `Layer.signal`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import functools
 import math
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.localization.gradients import shrunk_gradients
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
 
 Array32 = NDArray[np.float32]
@@ -25,6 +26,9 @@ _BLACK = 0.02  # sRGB: a lit scene has its brightest percent above
 _SATURATED = 0.98  # sRGB: clipped highlights lie above
 _SATURATED_SHARE = 0.7
 _MIN_VALID_SHARE = 0.1
+_WORKING_WIDTH_PX = 320  # larger images are halved first: even the sharpest layer is no larger
+_JUDGED_PX = 60  # across the shorter side, enough to tell whether an image carries anything
+_NOISE_PX = 20_000  # a median over more pixels is no better
 _LAYER_SIGMA_PX = 1.0  # a layer is halved while its own blur stays above
 _WANTED_SIGNAL = 0.8
 _MOST_DENOISING_PX = 3.0
@@ -34,7 +38,7 @@ _STRIPE_LIMIT = 2.0  # stripes stronger than this many noise sigmas are scene, n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """One image that carries something."""
+    """One image that carries something, at the resolution that is worked with."""
 
     camera: Camera
     values: Array32  # (height, width, channels), stripes removed, invalid pixels filled
@@ -63,13 +67,12 @@ def observe(frame: Frame, modalities: tuple[str, ...],
     ignored: dict[str, str] = {}
     for name in modalities:
         if name in frame.images:
-            image = frame.images[name]
-            valid = _finite(image, name)
-            reason = _empty_reason(image, valid, name)
+            image = _working_size(frame.images[name], _finite(frame.images[name], name))
+            reason = _empty_reason(image, name)
             if reason:
                 ignored[name] = reason
             else:
-                usable[name] = _prepare(image, valid, name)
+                usable[name] = _prepare(image, name)
     return usable, ignored
 
 
@@ -97,13 +100,9 @@ def _layer(image: Observation, sigma_px: float) -> Layer:
     small = image.values if factor == 1 else _shrunk(image.values, width, height)
     left = math.sqrt(max((sigma_px / factor)**2 - (1 - factor**-2) / 12, 0.01))
     blurred = cv2.GaussianBlur(small, (0, 0), left).reshape(height, width, -1)
-    samples = np.empty((*blurred.shape, 3), dtype=np.float32)
-    samples[..., 0] = blurred
-    for axis in (0, 1):  # Scharr's 3x3 derivative, most nearly isotropic
-        samples[..., axis + 1] = cv2.Scharr(blurred, cv2.CV_32F, 1 - axis, axis,
-                                            scale=1 / 32).reshape(blurred.shape)
     noise, gradient_noise = _noise_left(image.noise, factor, left)
-    signal = _shrink_noise(samples, gradient_noise)
+    samples, energy = shrunk_gradients(blurred, gradient_noise, _SHRINKAGE)
+    signal = np.clip(1.0 - 2.0 * gradient_noise**2 / np.maximum(energy, 1e-30), 0.0, 1.0)
     if image.valid is not None:
         samples[_near_invalid(image.valid, width, height, left)] = np.nan
     return Layer(camera, samples, noise, gradient_noise, signal)
@@ -116,12 +115,13 @@ def noise_sigma(values: Array32, valid: NDArray[np.bool_] | None = None) -> Arra
     Immerkaer, "Fast noise variance estimation" (1996), made robust.
     """
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32)
-    detail = np.abs(cv2.filter2D(values, cv2.CV_32F, kernel)).reshape(values.shape)[1:-1, 1:-1]
-    chosen = (detail.reshape(-1, values.shape[2]) if valid is None
-              else detail[valid[1:-1, 1:-1]])
+    step = max(round(math.sqrt(values.shape[0] * values.shape[1] / _NOISE_PX)), 1)
+    some = slice(1, -1, step), slice(1, -1, step)
+    detail = np.abs(cv2.filter2D(values, cv2.CV_32F, kernel).reshape(values.shape)[some])
+    chosen = detail.reshape(-1, values.shape[2]) if valid is None else detail[valid[some]]
     if chosen.size == 0:
         return np.zeros(values.shape[2])
-    return np.asarray(np.median(chosen, axis=0) * 1.4826 / 6.0, dtype=np.float64)
+    return np.asarray(np.median(chosen.T.copy(), axis=1) * 1.4826 / 6.0, dtype=np.float64)
 
 
 def without_stripes(values: Array32) -> Array32:
@@ -141,6 +141,8 @@ def without_stripes(values: Array32) -> Array32:
 
 def _finite(image: SensorImage, name: str) -> NDArray[np.bool_] | None:
     """Mask of the usable pixels; None where all are."""
+    if math.isfinite(float(image.values.sum())):  # quick: one that is not would spoil the sum
+        return None if image.valid is None or image.valid.all() else image.valid
     finite = np.isfinite(image.values).all(axis=-1)
     if not finite.any():
         raise InputError(f'{name} image holds no finite value', got='NaN everywhere',
@@ -149,25 +151,49 @@ def _finite(image: SensorImage, name: str) -> NDArray[np.bool_] | None:
     return None if valid.all() else np.asarray(valid)
 
 
-def _empty_reason(image: SensorImage, valid: NDArray[np.bool_] | None, name: str) -> str:
-    pixels = image.values.reshape(-1, image.values.shape[2])
-    pixels = pixels if valid is None else pixels[valid.ravel()]
-    if len(pixels) < _MIN_VALID_SHARE * image.camera.width * image.camera.height:
+def _working_size(image: SensorImage, valid: NDArray[np.bool_] | None) -> SensorImage:
+    """Halve a large image until no layer could use more; masked pixels count for nothing."""
+    factor = 1
+    while image.camera.width // (2 * factor) >= _WORKING_WIDTH_PX:
+        factor *= 2
+    if factor == 1:
+        return replace(image, valid=valid, depth_m=None)
+    width, height = image.camera.width // factor, image.camera.height // factor
+    values: Array32 = image.values
+    mask = None
+    if valid is not None:
+        share = _shrunk(valid.astype(np.float32), width, height)
+        mask, values = share > 0.5, np.where(valid[..., None], values, np.float32(0.0))
+    values = _shrunk(values, width, height).reshape(height, width, -1)
+    if valid is not None:
+        values = np.divide(values, np.maximum(share, 1e-6)[..., None], dtype=np.float32)
+    return replace(image, camera=image.camera.resized(width, height), values=values, valid=mask,
+                   depth_m=None)
+
+
+def _empty_reason(image: SensorImage, name: str) -> str:
+    step = max(min(image.camera.size) // _JUDGED_PX, 1)
+    if image.valid is None:
+        values = image.values[::step, ::step]
+        pixels = values.reshape(-1, values.shape[2])
+    elif image.valid.mean() < _MIN_VALID_SHARE:
         return f'{name} image is masked nearly everywhere'
+    else:
+        pixels = image.values[image.valid][::step]
     if name == RGB:
         if np.quantile(pixels, 0.99) < _BLACK:
             return 'rgb image is black'
         if (pixels.min(axis=1) > _SATURATED).mean() > _SATURATED_SHARE:
             return 'rgb image is saturated'
-    low, middle, high = np.quantile(pixels, (0.02, 0.5, 0.98), axis=0)
+    low, middle, high = np.quantile(pixels.T.copy(), (0.02, 0.5, 0.98), axis=1)
     if not (high > low).any():
         top = middle >= pixels.max(axis=0)
         return f'{name} image is flat' + (' (saturated?)' if top.all() else '')
     return ''
 
 
-def _prepare(image: SensorImage, valid: NDArray[np.bool_] | None, name: str) -> Observation:
-    values = image.values
+def _prepare(image: SensorImage, name: str) -> Observation:
+    values, valid = image.values, image.valid
     if valid is not None:
         values = np.where(valid[..., None], values, np.median(values[valid], axis=0))
     values = np.ascontiguousarray(values, dtype=np.float32)
@@ -189,22 +215,6 @@ def _noise_left(noise: Array, factor: int, sigma_px: float) -> tuple[Array, Arra
     across, along = np.convolve(blur, (3 / 16, 10 / 16, 3 / 16)), np.convolve(blur, (.5, 0, -.5))
     return (noise / factor * float(blur @ blur),
             noise / factor * float(np.sqrt((across @ across) * (along @ along))))
-
-
-def _shrink_noise(samples: Array32, gradient_noise: Array) -> Array:
-    """
-    James and Stein's shrinkage of gradients by 1 - k / x, x their energy over the noise's.
-
-    A flat wall's noise then has no gradient, and the few edges around it count. Tells each
-    channel's share of energy that is no noise.
-    """
-    noise = np.maximum(2.0 * gradient_noise**2, 1e-12).astype(np.float32)
-    gradient = samples[..., 1:]
-    energy = np.einsum('hwck,hwck->hwc', gradient, gradient)
-    x = energy @ (1.0 / (noise * len(noise)))
-    gradient *= np.maximum(1.0 - _SHRINKAGE / np.maximum(x, 1e-6), 0.0)[..., None, None]
-    mean = np.maximum(energy.mean(axis=(0, 1), dtype=np.float64), 1e-30)
-    return np.asarray(np.clip(1.0 - 2.0 * gradient_noise**2 / mean, 0.0, 1.0))
 
 
 def noise_in_gradients(steepness: Array, gradient_noise: Array) -> Array:

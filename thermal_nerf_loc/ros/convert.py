@@ -52,7 +52,7 @@ def values_from_message(message: Any, modality: str, radiometry: Radiometry | No
         return values[..., None], radiometric
     colour = np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels[..., :3]
     full = 1.0 if np.issubdtype(colour.dtype, np.floating) else np.iinfo(colour.dtype).max
-    return (colour / np.float32(full)).astype(np.float32), True
+    return np.divide(colour, np.float32(full), dtype=np.float32, casting='unsafe'), True
 
 
 def stamp_from_ns(ns: int) -> Any:
