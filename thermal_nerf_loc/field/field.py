@@ -55,9 +55,11 @@ class RadianceField(nn.Module):
         return sigma / self.space.scale_m, raw[:, 1:]
 
     def values(self, modality: str, features: Tensor, directions: Tensor) -> Tensor:
-        """What a branch says of samples with these features, seen along unit `directions`."""
+        """What a branch says of samples (rays * samples) with such features; a direction a ray."""
         if self.sees_direction(modality):
-            features = torch.cat([features, spherical_harmonics(directions)], dim=-1)
+            samples = len(features) // max(len(directions), 1)
+            harmonics = spherical_harmonics(directions).repeat_interleave(samples, dim=0)
+            features = torch.cat([features, harmonics], dim=-1)
         return torch.sigmoid(self.branches[modality](features).float())
 
     def sees_direction(self, modality: str) -> bool:

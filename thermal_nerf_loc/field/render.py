@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from thermal_nerf_loc.field.field import RadianceField
 
@@ -65,21 +66,31 @@ def render(field: RadianceField, modality: str, origins: Tensor, directions: Ten
     sigma = density
     if view.stop_gradient:
         sigma, features = sigma.detach(), features.detach()
-    seen = (directions * view.direction_share)[:, None].expand(*shape, 3).reshape(-1, 3)
-    values = field.values(modality, features, seen).view(*shape, -1)
+    values = field.values(modality, features, directions * view.direction_share).view(*shape, -1)
     sigma = sigma.view(shape)
+    share = torch.ones_like(samples.distance_m)
     if view.gradient_distance_m > 0.0:
         share = (samples.distance_m / view.gradient_distance_m).clamp(max=1.0)**2
+    if uses_kernels(field, sigma):
+        seen, weights = _CpuCompositing.apply(sigma, values, samples.width_m, share)  # type: ignore[no-untyped-call]
+    else:
         sigma, values = _ScaleGradient.apply(sigma, values, share)  # type: ignore[no-untyped-call]
-    weights = composite(sigma, samples.width_m)
-    return Rendering((weights[..., None] * values).sum(dim=1), weights, points, density)
+        weights = composite(sigma, samples.width_m)
+        seen = (weights[..., None] * values).sum(dim=1)
+    return Rendering(seen, weights, points, density)
+
+
+def uses_kernels(field: RadianceField, values: Tensor) -> bool:
+    """Whether the CPU kernels serve here; else plain torch does."""
+    return (values.device.type == 'cpu' and values.dtype == torch.float32
+            and not field.encoding.reference)
 
 
 def composite(sigma: Tensor, width_m: Tensor) -> Tensor:
     """Weights of the samples of each ray (rays, samples); they sum to one."""
     depth = sigma * width_m
     depth = torch.cat([depth[:, :-1], depth[:, -1:] + _OPAQUE], dim=1)
-    before = torch.cumsum(depth, dim=1) - depth
+    before = functional.pad(torch.cumsum(depth[:, :-1], dim=1), (1, 0))
     return torch.exp(-before) * (1.0 - torch.exp(-depth))
 
 
@@ -95,6 +106,34 @@ def expected_distance(weights: Tensor, distance_m: Tensor) -> tuple[Tensor, Tens
     mean = (weights * distance_m).sum(dim=1)
     variance = (weights * (distance_m - mean[:, None])**2).sum(dim=1)
     return mean, variance.clamp(min=0.0).sqrt()
+
+
+class _CpuCompositing(torch.autograd.Function):
+    """Ties `kernels.compositing` into autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, sigma: Tensor, values: Tensor, width_m: Tensor, share: Tensor,
+                ) -> tuple[Tensor, Tensor]:
+        """What rays see (rays, channels), and the weights (rays, samples)."""
+        from thermal_nerf_loc.field.kernels import compositing
+        sigma, values = sigma.contiguous(), values.contiguous()
+        weights = torch.empty_like(sigma)
+        seen = torch.empty(len(sigma), values.shape[2])
+        compositing.composite(*(x.detach().numpy() for x in (sigma, width_m, values, weights,
+                                                             seen)))
+        ctx.save_for_backward(values, width_m, share, weights)
+        return seen, weights
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Slopes in densities and values, damped by `share`."""
+        from thermal_nerf_loc.field.kernels import compositing
+        values, width_m, share, weights = ctx.saved_tensors
+        for_sigma, for_values = torch.empty_like(weights), torch.empty_like(values)
+        compositing.composite_gradient(*(x.detach().contiguous().numpy() for x in (
+            width_m, values, weights, share, *gradients)), for_sigma.numpy(), for_values.numpy())
+        return for_sigma, for_values, None, None
 
 
 class _ScaleGradient(torch.autograd.Function):

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What training minimises: image differences, their balance, and tidy weights along rays."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from thermal_nerf_loc.field.render import Samples
 
+_NOMINAL_VARIANCE = 0.04  # of field values in a colourful room
+_LEAST_VARIANCE = 4e-4  # below it is mostly noise
 
 def photometric(rendered: Tensor, truth: Tensor, kind: str) -> Tensor:
     """L2 as published, or Huber (against moving things) with a knee at 0.1."""
@@ -15,13 +21,17 @@ def photometric(rendered: Tensor, truth: Tensor, kind: str) -> Tensor:
     return functional.mse_loss(rendered, truth)
 
 
-def distortion(weights: Tensor, samples: Samples, scale_m: float) -> Tensor:
+def distortion(weights: Tensor, samples: Samples, scale_m: float, kernels: bool = False,
+               ) -> Tensor:
     """
     Spread of the weight along each ray (mip-NeRF 360), in O(samples) by prefix sums.
 
     Distances are bounded as s = t / (t + scale), so that far fog costs no more than near fog:
-    sum_ij w_i w_j |s_i - s_j| + 1/3 sum_i w_i^2 ds_i.
+    sum_ij w_i w_j |s_i - s_j| + 1/3 sum_i w_i^2 ds_i. With `kernels` the CPU's own serve.
     """
+    if kernels:
+        loss: Tensor = _CpuDistortion.apply(weights, samples, scale_m)  # type: ignore[no-untyped-call]
+        return loss
     t = samples.distance_m
     s = t / (t + scale_m)
     ds = samples.width_m * scale_m / (t + scale_m)**2
@@ -43,12 +53,43 @@ def depth_error(weights: Tensor, samples: Samples, depth_m: Tensor, confidence: 
     return ((weights * off).sum(dim=1) * confidence).sum() / confidence.sum().clamp(min=1.0)
 
 
-class Balance:
-    """Weights of the modalities' losses: fixed, or each divided by its own residual variance."""
+class _CpuDistortion(torch.autograd.Function):
+    """Ties the kernel into autograd; it finds value and slopes in one go."""
 
-    def __init__(self, kind: str, fixed: dict[str, float]) -> None:
-        """`kind` is 'fixed' or 'learned'."""
-        self.kind, self.fixed = kind, fixed
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, samples: Samples, scale_m: float) -> Tensor:
+        """Mean over the rays."""
+        from thermal_nerf_loc.field.kernels import compositing
+        losses, slopes = torch.empty(len(weights)), torch.empty_like(weights)
+        compositing.distortion(weights.detach().contiguous().numpy(), samples.distance_m.numpy(),
+                               samples.width_m.numpy(), np.float32(scale_m), losses.numpy(),
+                               slopes.numpy())
+        ctx.save_for_backward(slopes)
+        return losses.mean()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        """Slopes of the mean."""
+        slopes, = ctx.saved_tensors
+        return slopes * (gradients[0] / len(slopes)), None, None
+
+
+class Balance:
+    """
+    Weights of the modalities' losses.
+
+    An error counts relative to the variance of its modality's images: the shapes of a dull scene
+    are worth those of a bright one, and the terms on geometry mean the same in both. On top of it
+    comes a fixed weight for each, or one learned from the residuals' own variance.
+    """
+
+    def __init__(self, kind: str, fixed: Mapping[str, float], contrast: Mapping[str, float],
+                 ) -> None:
+        """`kind` is 'fixed' or 'learned'; `contrast` holds the variance of each one's images."""
+        self.kind, self.fixed = kind, dict(fixed)
+        self.contrast = {name: _NOMINAL_VARIANCE / max(variance, _LEAST_VARIANCE)
+                         for name, variance in contrast.items()}
         self.variance: dict[str, float] = {}
 
     def weight(self, modality: str, loss: Tensor) -> float:
@@ -56,13 +97,12 @@ class Balance:
         Factor for this step's loss of a modality.
 
         The maximum of a Gaussian likelihood in its variance is the mean squared residual, so the
-        learned weight is its running inverse, scaled to leave RGB at one.
+        learned weight is its running inverse, scaled to leave RGB where a fixed one has it.
         """
-        fixed = self.fixed.get(modality, 1.0)
         if self.kind == 'fixed':
-            return fixed
+            return self.fixed.get(modality, 1.0) * self.contrast[modality]
         now = float(loss.detach())
         self.variance[modality] = 0.98 * self.variance.get(modality, now) + 0.02 * now
-        anchor = self.variance.get('rgb', self.variance[modality])
-        ratio = anchor / max(self.variance[modality], 1e-8)
-        return fixed * min(max(ratio, 0.1), 10.0)
+        anchor = 'rgb' if 'rgb' in self.variance else modality
+        ratio = self.variance[anchor] / max(self.variance[modality], 1e-8)
+        return self.contrast[anchor] * min(max(ratio, 0.1), 10.0)

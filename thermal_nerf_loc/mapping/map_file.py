@@ -35,6 +35,7 @@ from thermal_nerf_loc.mapping.keyframes import Keyframes
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
+from thermal_nerf_loc.sensing.vignetting import falloff
 
 FORMAT, VERSION = 'thermal_nerf_loc map', 2  # 1: another hash grid
 _CHUNK_RAYS = 8192  # what lies between grid and networks then stays near the processor
@@ -56,11 +57,19 @@ class RadianceMap:
     """Colour, temperature and geometry of a place, to be looked at along rays."""
 
     def __init__(self, learners: tuple[Learner, ...], temperature_range: TemperatureRange | None,
-                 info: MapInfo, keyframes: Keyframes | None = None, name: str = '') -> None:
-        """Join trained fields; `temperature_range` is due when there is a thermal branch."""
+                 info: MapInfo, keyframes: Keyframes | None = None, name: str = '',
+                 vignetting: Mapping[str, tuple[float, float]] | None = None) -> None:
+        """
+        Join trained fields; `temperature_range` is due when there is a thermal branch.
+
+        `vignetting` is what the cameras add towards their corners (`sensing/vignetting.py`).
+        """
         self.learners, self.temperature_range, self.info = learners, temperature_range, info
         self.keyframes = keyframes or Keyframes(np.empty((0, 4, 4)), {})
         self.name = name or info.scene_name
+        self.vignetting = dict(vignetting or {})
+        # (factor, floor m) of covariances by modalities; see `localization/calibration.py`
+        self.calibration: dict[str, tuple[float, float]] = {}
         self._of = {name: learner for learner in learners for name in learner.modalities}
         self._fast: dict[str, CpuRenderer] = {}
         for learner in learners:
@@ -100,6 +109,12 @@ class RadianceMap:
                                              for part in zip(*chunks, strict=True))
         return RayRendering(self._to_sensor(modality, values), distance, spread, opacity)
 
+    def as_seen(self, modality: str, values: Array32, r_squared: Array32) -> Array32:
+        """Rendered values (n, channels) with what the map's own cameras add at these r^2 (n,)."""
+        if modality not in self.vignetting:
+            return values
+        return values + falloff(self.vignetting[modality], r_squared)[:, None]
+
     def render_differentiable(self, modality: str, origins: Tensor, directions: Tensor) -> Tensor:
         """Values (n, channels) in sensor units, differentiable in origins and directions."""
         learner = self._learner(modality)
@@ -126,6 +141,7 @@ class RadianceMap:
                               for learner in self.learners],
                  'temperature_range': (asdict(self.temperature_range)
                                        if self.temperature_range else None),
+                 'vignetting': self.vignetting, 'calibration': self.calibration,
                  'checksum': _checksum(tensors)}
         write_atomically(Path(path), save(tensors, {'map': json.dumps(facts)}))
 
@@ -163,8 +179,12 @@ class RadianceMap:
         if not learners or set(tensors) != set(_tensors(tuple(learners), keyframes)):
             raise ValueError('weights and settings tell of different fields')
         celsius = facts['temperature_range']
-        return cls(tuple(learners), TemperatureRange(**celsius) if celsius else None,
-                   MapInfo(**facts['info']), keyframes, facts['name'])
+        made = cls(tuple(learners), TemperatureRange(**celsius) if celsius else None,
+                   MapInfo(**facts['info']), keyframes, facts['name'],
+                   {name: _coefficients(pair) for name, pair in facts['vignetting'].items()})
+        made.calibration = {name: _calibration(pair)
+                            for name, pair in facts.get('calibration', {}).items()}
+        return made
 
     def _learner(self, modality: str) -> Learner:
         if modality not in self._of:
@@ -186,6 +206,20 @@ class RadianceMap:
             self._fast[modality] = CpuRenderer(learner.field, learner.grid, modality)
         return self._fast[modality].render(origins, directions, _RENDER_SAMPLES,
                                            _RENDER_EXPLORING)
+
+
+def _coefficients(pair: Any) -> tuple[float, float]:
+    k2, k4 = (float(value) for value in pair)
+    if not np.isfinite((k2, k4)).all():
+        raise ValueError('vignetting is not finite')
+    return k2, k4
+
+
+def _calibration(pair: Any) -> tuple[float, float]:
+    factor, floor_m = (float(value) for value in pair)
+    if not (0.0 < factor < 1e6 and 0.0 <= floor_m < 100.0):
+        raise ValueError(f'calibration {pair} is none')
+    return factor, floor_m
 
 
 def _tensors(learners: tuple[Learner, ...], keyframes: Keyframes) -> dict[str, Tensor]:

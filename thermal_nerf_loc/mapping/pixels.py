@@ -94,12 +94,15 @@ class PixelSource:
         """One image at a time into the flat arrays, and all of it into the digest."""
         digest = hashlib.sha256(repr(cameras).encode() + self._poses.tobytes())
         usable = allocate((len(self._values),), np.bool_)
+        moments = np.zeros((3, self.channels))  # of the usable values: count, sum, squares
         for i in range(len(cameras)):
             part = slice(self._starts[i], self._starts[i + 1])
             image = load(i)
             steps = np.nan_to_num(image.values) * _STEPS + np.float32(0.5)
             self._values[part] = np.clip(steps, 0.0, _STEPS).reshape(-1, self.channels)
             usable[part] = _usable(image)
+            seen = image.values.reshape(-1, self.channels)[usable[part]].astype(np.float64)
+            moments += (np.full(self.channels, len(seen)), seen.sum(axis=0), (seen**2).sum(axis=0))
             if self._depths is not None:
                 forward = self._tables[self._table_start[i]:][:part.stop - part.start, 2]
                 self._depths[part] = _along_rays(image, forward)
@@ -107,6 +110,8 @@ class PixelSource:
             digest.update(self._values[part].data)
             digest.update(usable[part].data)
         self.digest = digest.hexdigest()  # of all that training can see of these images
+        mean, square = moments[1:] / np.maximum(moments[0], 1.0)
+        self.variance = float((square - mean**2).mean())  # over all images
         self._usable = self._usable_pixels(usable, allocate)
 
     def _usable_pixels(self, usable: NDArray[np.bool_], allocate: Allocate,

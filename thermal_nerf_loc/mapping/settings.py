@@ -63,7 +63,9 @@ class TrainConfig:
     memory_limit_mb: float = setting(1024.0, 'more pixels than this lie in a temporary file', 0.0)
     loss: str = setting('l2', 'image loss', choices=('l2', 'huber'))
     balance: str = setting('fixed', 'weights of the modalities', choices=('fixed', 'learned'))
-    thermal_weight: float = setting(1.0, 'weight of the thermal loss', 0.0, 100.0)
+    thermal_weight: float = setting(0.25, 'weight of the thermal loss; colour has 1', 0.0, 100.0)
+    formation: bool = setting(True, 'learn what the cameras add: drift, exposure, vignetting')
+    formation_learning_rate: float = setting(0.001, 'of what the cameras add', 1e-7, 1.0)
     distortion: float = setting(0.003, 'weight of the spread along rays', 0.0, 10.0)
     depth_weight: float = setting(0.0, 'weight of measured depth; 0 ignores it', 0.0, 10.0)
     near_gradient: float = setting(1.0, 'gradients shrink nearer than this, in scene scales',

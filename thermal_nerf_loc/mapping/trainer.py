@@ -19,16 +19,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.field.inference import has_bfloat16
-from thermal_nerf_loc.field.render import render, Rendering, Samples, View
+from thermal_nerf_loc.field.render import render, Rendering, Samples, uses_kernels, View
 from thermal_nerf_loc.field.space import space_around_cameras
 from thermal_nerf_loc.field.strategies import inherit, Learner, learners_for, phases_for
 from thermal_nerf_loc.mapping import losses
 from thermal_nerf_loc.mapping.checkpoint import Checkpoint, State
+from thermal_nerf_loc.mapping.formation import Formation
 from thermal_nerf_loc.mapping.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
 from thermal_nerf_loc.mapping.pixels import PixelSource, RayBatch
@@ -36,6 +37,7 @@ from thermal_nerf_loc.mapping.processes import joined, Processes
 from thermal_nerf_loc.mapping.settings import TrainConfig
 from thermal_nerf_loc.mapping.sources import load_sources
 from thermal_nerf_loc.progress import Progress, silent
+from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 _REPORT_STEPS = 20
 _REFRESH_STEPS = 16
@@ -69,7 +71,8 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
         seconds = _run(trainer, progress, checkpoint)
     info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
                    seconds=seconds)
-    radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(scene))
+    radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(scene),
+                               vignetting=trainer.vignetting(temperatures))
     return TrainingResult(radiance_map, trainer.steps, seconds,
                           trainer.steps * config.rays / max(seconds, 1e-9),
                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
@@ -127,8 +130,13 @@ class Trainer:
                                      channels)
         for learner in self.learners:
             learner.field.to(processes.device)
-        self.balance = losses.Balance(config.balance, {'thermal': config.thermal_weight})
-        self.optimizer = _optimizer(self.learning, config)
+        self.balance = losses.Balance(
+            config.balance, {'thermal': config.thermal_weight},
+            {name: source.variance for name, source in sources.items()})
+        self.formations = nn.ModuleDict(
+            {name: Formation(name, source.images) for name, source in sources.items()})
+        self.formations.to(processes.device)
+        self.optimizer = self._optimizer()
         self.steps, self.share, self.loss = 0, 0.0, float('nan')
         self.psnr: dict[str, float] = {}
 
@@ -180,7 +188,7 @@ class Trainer:
                                for name in self._phases[phase].modalities)
         for learner in self.learning:
             learner.field.to(self.processes.device)
-        self.optimizer = _optimizer(self.learning, self.config)
+        self.optimizer = self._optimizer()
 
     @property
     def agreed(self) -> bool:
@@ -190,8 +198,15 @@ class Trainer:
     def finish(self) -> None:
         """Leave the same map in every process, ready to be rendered."""
         self._merge()
+        self.formations.cpu()
         for learner in self.learners:
             learner.field.cpu()
+
+    def vignetting(self, temperatures: TemperatureRange | None) -> dict[str, tuple[float, float]]:
+        """What each thermal camera adds towards its corners, in the unit of its images."""
+        unit = temperatures.span_celsius if temperatures else 1.0
+        return {name: formation.vignetting(unit) for name, formation in self._formations()
+                if not formation.multiplies}
 
     def status(self, seconds: float) -> str:
         """One line for a progress bar."""
@@ -205,6 +220,8 @@ class Trainer:
             tensors |= {f'field{i}.{key}': value
                         for key, value in learner.field.state_dict().items()}
             tensors[f'grid{i}'] = torch.from_numpy(learner.grid.values)
+        tensors |= {f'formation.{key}': value
+                    for key, value in self.formations.state_dict().items()}
         for i, moments in self.optimizer.state_dict()['state'].items():
             tensors |= {f'adam{i}.{key}': value for key, value in moments.items()}
         return State(tensors, {'steps': self.steps, 'seconds': seconds, 'phase': self.phase,
@@ -221,6 +238,7 @@ class Trainer:
         for i, learner in enumerate(self.learners):
             learner.field.load_state_dict(_under(f'field{i}.', tensors))
             learner.grid.values[:] = tensors[f'grid{i}'].numpy()
+        self.formations.load_state_dict(_under('formation.', tensors))
         parameters = sum(len(group['params']) for group in self.optimizer.param_groups)
         self.optimizer.load_state_dict({
             'state': {i: _under(f'adam{i}.', tensors) for i in range(parameters)},
@@ -235,16 +253,19 @@ class Trainer:
         config = self.config
         samples, rendering = self._render(learner, modality, batch)
         learner.grid.observe(rendering.points, rendering.density)
-        image = losses.photometric(rendering.values, batch.truth, config.loss)
-        self._note_psnr(modality, rendering.values, batch.truth)
+        done, total = self._moment()
+        begun = done >= config.schedule.uniform_until(total)
+        seen = (self.formations[modality](rendering.values, batch) if config.formation and begun
+                else rendering.values)
+        image = losses.photometric(seen, batch.truth, config.loss)
+        self._note_psnr(modality, seen, batch.truth)
         loss = image * self.balance.weight(modality, image)
         if modality in learner.detached:  # its weights move nothing
             return loss
         scale = learner.field.space.scale_m
-        done, total = self._moment()
         ramp = min(1.0, done / config.schedule.uniform_until(total))
         loss = loss + config.distortion * ramp * losses.distortion(
-            rendering.weights, samples, scale)
+            rendering.weights, samples, scale, uses_kernels(learner.field, rendering.weights))
         if config.depth_weight > 0.0 and bool(batch.confidence.any()):
             loss = loss + config.depth_weight * losses.depth_error(
                 rendering.weights, samples, batch.depth_m, batch.confidence, 0.25 * scale)
@@ -293,6 +314,28 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group['lr'] = group['initial_lr'] * warmup * self.config.decay**share
 
+    def _formations(self) -> list[tuple[str, Formation]]:
+        return [(name, module) for name, module in self.formations.items()
+                if isinstance(module, Formation)]
+
+    def _optimizer(self) -> torch.optim.Adam:
+        """Adam; the hash tables with their own rate and a tiny epsilon, as most rows rest."""
+        config, learners = self.config, self.learning
+        present = {name for learner in learners for name in learner.modalities}
+        tables = [learner.field.encoding.table for learner in learners]
+        networks = [p for learner in learners for name, p in learner.field.named_parameters()
+                    if not name.startswith('encoding.')]
+        cameras = [p for name, formation in self._formations() if name in present
+                   for p in formation.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(
+            [{'params': tables, 'lr': config.learning_rate, 'eps': 1e-15},
+             {'params': networks, 'lr': config.network_learning_rate},
+             {'params': cameras, 'lr': config.formation_learning_rate}],
+            betas=(0.9, 0.99), fused=True)
+        for group in optimizer.param_groups:
+            group['initial_lr'] = group['lr']
+        return optimizer
+
     def _refresh_grids(self) -> None:
         if self.steps % _REFRESH_STEPS == 0:
             for learner in self.learning:
@@ -320,16 +363,3 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors whose names begin so, without that beginning."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
             if name.startswith(prefix)}
-
-
-def _optimizer(learners: tuple[Learner, ...], config: TrainConfig) -> torch.optim.Adam:
-    """Adam; the hash tables with their own rate and a tiny epsilon, as most rows rest."""
-    tables = [learner.field.encoding.table for learner in learners]
-    others = [p for learner in learners for name, p in learner.field.named_parameters()
-              if not name.startswith('encoding.')]
-    optimizer = torch.optim.Adam(
-        [{'params': tables, 'lr': config.learning_rate, 'eps': 1e-15},
-         {'params': others, 'lr': config.network_learning_rate}], betas=(0.9, 0.99), fused=True)
-    for group in optimizer.param_groups:
-        group['initial_lr'] = group['lr']
-    return optimizer

@@ -145,16 +145,19 @@ class TemperatureRange:
             raise InputError('no temperature to take a range from', expected='finite values')
         return cls(float(values.min()) - margin_celsius, float(values.max()) + margin_celsius)
 
+    @property
+    def span_celsius(self) -> float:
+        """Deg C from a field's 0 to its 1."""
+        return self.high_celsius - self.low_celsius
+
     def to_field(self, celsius: ArrayLike) -> Array32:
         """Deg C to [0, 1], clipped."""
-        span = self.high_celsius - self.low_celsius
-        share = (np.asarray(celsius, dtype=np.float64) - self.low_celsius) / span
+        share = (np.asarray(celsius, dtype=np.float64) - self.low_celsius) / self.span_celsius
         return np.clip(share, 0.0, 1.0).astype(np.float32)
 
     def to_celsius(self, field: ArrayLike) -> Array32:
         """[0, 1] to deg C."""
-        span = self.high_celsius - self.low_celsius
-        celsius = self.low_celsius + np.asarray(field, dtype=np.float64) * span
+        celsius = self.low_celsius + np.asarray(field, dtype=np.float64) * self.span_celsius
         return celsius.astype(np.float32)
 
 
