@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _OPTIONS = ('strategy', 'modality', 'steps', 'max_seconds', 'device', 'seed')
+_CALIBRATION_VIEWS = 24  # some seconds of work
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,22 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     result = train(scene, config, progress, checkpoint)
     result.map.save(path)
     checkpoint.remove()
+    calibration = _calibrate(result.map, scene)
+    if calibration:
+        result.map.save(path)
     figures = {'seconds': result.seconds, 'steps': result.steps,
                'rays_per_second': result.rays_per_second,
                'peak_memory_mb': result.peak_memory_mb, 'backend': result.backend}
-    return {**figures, 'test': quality_figures(result.map, scene, 'test'), 'map': str(path)}
+    return {**figures, 'test': quality_figures(result.map, scene, 'test'),
+            'calibration': {name: {'covariance_factor': factor, 'floor_m': floor_m}
+                            for name, (factor, floor_m) in calibration.items()},
+            'map': str(path)}
+
+
+def _calibrate(radiance_map: Any, scene: Any) -> dict[str, tuple[float, float]]:
+    """Hold the localizer's covariances against the views kept back; {}: too few of them."""
+    from thermal_nerf_loc.localization.calibration import calibrate
+
+    chosen = scene.test[::max(1, -(-len(scene.test) // _CALIBRATION_VIEWS))]
+    frames = [scene.load(index) for index in chosen]
+    return calibrate(radiance_map, frames)

@@ -57,6 +57,7 @@ class View:
     T_cam_sensor: Array
     prior: GainOffset
     noise_floor: float  # residuals are never trusted below
+    trust: float = 1.0  # weight of this modality against others, from the map's calibration
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,7 +194,8 @@ def _rescaled(sight: Sight, config: AlignConfig) -> Sight:
 def _normal(sight: Sight, config: AlignConfig) -> _Normal:
     """Normal equations and cost, points out of view counted as fitting like those in view."""
     H, g, back, robust, priors, in_view = normal_equations(sight, config,
-                                                           sight.view.layer.signal)
+                                                           sight.view.layer.signal
+                                                           * sight.view.trust)
     everything = float(sight.view.points.weight.sum())
     if in_view <= 1e-3 * everything:
         return _Normal(H, g, back, float('inf') if everything > 0.0 else 0.0)

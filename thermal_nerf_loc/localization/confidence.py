@@ -47,9 +47,15 @@ class Judgement:
     partial: bool = False  # agrees with the map, yet some direction is not held
 
 
-def covariance_of(information: Array, config: ConfidenceConfig) -> Array:
-    """Covariance over the right tangent; directions nobody saw come out as wide as `_WIDEST`."""
-    return np.asarray(np.linalg.inv(information / config.inflation + np.diag(_WIDEST**-2.0)))
+def covariance_of(information: Array, config: ConfidenceConfig, factor: float = 1.0,
+                  floor_m: float = 0.0) -> Array:
+    """
+    Covariance over the right tangent; directions nobody saw come out as wide as `_WIDEST`.
+
+    `factor` and `floor_m` (of the position) are the map's own, from its `calibration`.
+    """
+    P = np.linalg.inv(information / (factor * config.inflation) + np.diag(_WIDEST**-2.0))
+    return np.asarray(P + floor_m**2 * np.diag(np.repeat((1.0, 0.0), 3)))
 
 
 def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig) -> Judgement:

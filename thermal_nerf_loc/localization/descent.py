@@ -45,7 +45,8 @@ class DescentConfig:
 
     sigmas_px: tuple[float, ...] = setting(
         (6.0, 3.0, 1.2, 0.8), 'blur of each round, coarse to fine, for images 160 px wide')
-    rays: int = setting(500, 'rays for each image and fine round', 20, 100000)
+    rays: int = setting(500, 'rays for each image and fine round but the last', 20, 100000)
+    last_rays: int = setting(1000, 'rays for each image and the last round', 20, 100000)
     grid_rays: int = setting(300, 'rays for each image and coarse round', 20, 100000)
     grid_above_px: float = setting(2.0, 'rounds blurred more than this use a regular grid', 0.0)
     sampler: str = setting('random', 'pixels of the fine rounds, spread evenly', choices=SAMPLERS)
@@ -105,19 +106,20 @@ class Descent:
         """Finish one contender, round by round."""
         T = contender.T_world_cam
         for sigma_px in contender.rounds:
-            found = align(self.look(T, sigma_px), T, T, self.config.align, contender.prior)
+            views = self.look(T, sigma_px, last=sigma_px == contender.rounds[-1])
+            found = align(views, T, T, self.config.align, contender.prior)
             T = found.T_world_cam
         return found
 
     def measure(self, T: Array) -> tuple[Aligned, float]:
         """How well a pose fits, unmoved; and how many pixels the aligner would move it."""
-        views = self.look(T, self.config.sigmas_px[-1])
+        views = self.look(T, self.config.sigmas_px[-1], last=True)
         left = se3.minus(align(views, T, T, self.config.align).T_world_cam, T)
         left_px = self._motion_px(*(float(np.linalg.norm(part)) for part in (left[:3], left[3:])))
         return align(views, T, T, replace(self.config.align, iterations=0)), left_px
 
-    def look(self, T: Array, sigma_px: float) -> list[View]:
-        """Render what one round needs."""
+    def look(self, T: Array, sigma_px: float, last: bool = False) -> list[View]:
+        """Render what one round needs; the last one's pixels decide how exact the pose is."""
         views = []
         for name, image in self.images.items():
             sigma = self._own_sigma(image, sigma_px)
@@ -125,7 +127,8 @@ class Descent:
             if sigma_px > self.config.grid_above_px:
                 points = render_grid(*where, self.config.grid_rays, sigma)
             else:
-                points = render_points(*where, self._pixels(name, image))
+                count = self.config.last_rays if last else self.config.rays
+                points = render_points(*where, self._pixels(name, image, count))
             views.append(self._view(name, image, sigma, points))
         return views
 
@@ -146,16 +149,17 @@ class Descent:
         floor = (self.config.rgb_floor if name == RGB or not image.radiometric
                  else self.config.thermal_floor_celsius)
         self.rays += len(points)
-        return View(layer, points, image.T_cam_sensor, self._nuisance(name, image), floor)
+        factor, _ = getattr(self.renderer, 'calibration', {}).get(name, (1.0, 0.0))
+        return View(layer, points, image.T_cam_sensor, self._nuisance(name, image), floor,
+                    1.0 / factor)
 
     def _own_sigma(self, image: Observation, sigma_px: float) -> float:
         return max(sigma_px * image.camera.width / _NOMINAL_WIDTH_PX, _MIN_SIGMA_PX)
 
-    def _pixels(self, name: str, image: Observation) -> Array:
+    def _pixels(self, name: str, image: Observation, count: int) -> Array:
         if name not in self._preferred:
             self._preferred[name] = preferred_pixels(self.config.sampler, image)
-        return draw_pixels(self._preferred[name], image, self.config.rays, self._rng,
-                           balanced=True)
+        return draw_pixels(self._preferred[name], image, count, self._rng, balanced=True)
 
     def _nuisance(self, name: str, image: Observation) -> GainOffset:
         if name == RGB or not image.radiometric:

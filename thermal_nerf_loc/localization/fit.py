@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How well, and how firmly, the images hold an aligned pose."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,10 +37,13 @@ class Fit:
 def summarize(aligned: Aligned, config: AlignConfig) -> tuple[tuple[Fit, ...], Array]:
     """Each view's fit, and what all of them together say about the pose (6, 6)."""
     fits = tuple(_fit(sight, config) for sight in aligned.sights)
-    information = information_without_noise(
-        np.sum([fit.information for fit in fits], axis=0),
-        np.sum([fit.noise_information for fit in fits], axis=0))
-    return fits, information
+    return fits, information_of(fits)
+
+
+def information_of(fits: Sequence[Fit]) -> Array:
+    """What all fits together say about the pose (6, 6)."""
+    return information_without_noise(np.sum([fit.information for fit in fits], axis=0),
+                                     np.sum([fit.noise_information for fit in fits], axis=0))
 
 
 def information_without_noise(H: Array, H_noise: Array) -> Array:
@@ -66,8 +70,9 @@ def _fit(sight: Sight, config: AlignConfig) -> Fit:
     uv, J_lens, _ = layer.camera.project_with_jacobian(se3.transform(T_sensor_cam, p_cam))
     gain, offset = sight.nuisance.T
     r2 = (sight.values - gain * points.values - offset)**2
-    H = normal_equations(sight, config, np.ones(len(gain)))[0]
-    H_noise = _noise_information(sight, config, r2, p_cam, J_lens @ T_sensor_cam[:3, :3])
+    H = normal_equations(sight, config, np.full(len(gain), sight.view.trust))[0]
+    H_noise = sight.view.trust * _noise_information(sight, config, r2, p_cam,
+                                                    J_lens @ T_sensor_cam[:3, :3])
     if chosen.sum() < _MIN_POINTS:
         zero = np.zeros(len(gain))
         return Fit(gain, offset, sight.scale, layer.noise, zero, np.zeros((len(zero), 3)), zero,

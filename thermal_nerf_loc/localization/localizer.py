@@ -6,8 +6,9 @@ Render a few rays at the guess, align what they saw to the images, render again 
 less blur (`descent`); or descend as iNeRF does (`inerf`). Then judge (`confidence`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 import time
 from types import MappingProxyType
 
@@ -17,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from thermal_nerf_loc.config import check, setting
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization import confidence, inerf
 from thermal_nerf_loc.localization.alignment import Aligned
 from thermal_nerf_loc.localization.confidence import ConfidenceConfig, Judgement
@@ -24,8 +26,9 @@ from thermal_nerf_loc.localization.descent import apart, Descent, DescentConfig
 from thermal_nerf_loc.localization.fit import Fit, summarize
 from thermal_nerf_loc.localization.inerf import InerfConfig
 from thermal_nerf_loc.localization.observation import observe
-from thermal_nerf_loc.sensing.frame import Frame
+from thermal_nerf_loc.sensing.frame import Frame, RGB
 from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.sensing.vignetting import falloff, radius_squared
 
 Array = NDArray[np.float64]
 
@@ -110,7 +113,7 @@ class Localizer:
         began = time.perf_counter()
         T_guess = self._checked_guess(T_world_cam_guess)
         sigma_m, sigma_rad = self._guess_sigmas(guess_covariance)
-        images, ignored = observe(frame, self._modalities(frame))
+        images, ignored = observe(self._without_vignetting(frame), self._modalities(frame))
         if not images:
             nothing = confidence.covariance_of(np.zeros((6, 6)), self.config.confidence)
             return Localization(frame.stamp_ns, T_guess, nothing, 0.0, confidence.LOST,
@@ -157,10 +160,25 @@ class Localizer:
 
     def _judged(self, descent: Descent, found: Aligned) -> _Answer:
         fits, information = summarize(found, self.config.descent.align)
-        covariance = confidence.covariance_of(information, self.config.confidence)
+        factor, floor_m = getattr(self.renderer, 'calibration', {}).get(
+            set_name(tuple(descent.images)), (1.0, 0.0))
+        if len(descent.images) == 1:  # is in the information already
+            factor = 1.0
+        covariance = confidence.covariance_of(information, self.config.confidence, factor, floor_m)
         named = dict(zip(descent.images, fits))
         return _Answer(found.T_world_cam, covariance,
                        confidence.judge(named, covariance, self.config.confidence), named)
+
+    def _without_vignetting(self, frame: Frame) -> Frame:
+        """Take away what the map knows its cameras to add towards their corners."""
+        known: Mapping[str, tuple[float, float]] = getattr(self.renderer, 'vignetting', {})
+        images = dict(frame.images)
+        for name in known.keys() & images.keys():
+            image = images[name]
+            if image.radiometric or name == RGB:
+                images[name] = replace(image, values=image.values - _added(
+                    image.camera, known[name]))
+        return replace(frame, images=images)
 
     def _modalities(self, frame: Frame) -> tuple[str, ...]:
         if not frame.images:
@@ -198,6 +216,18 @@ class Localizer:
                              got=f'shape {P.shape}')
         sigma_m, sigma_deg = confidence.sigmas(0.5 * (P + P.T))
         return sigma_m, float(np.deg2rad(sigma_deg))
+
+
+@lru_cache(maxsize=8)
+def _added(camera: Camera, coefficients: tuple[float, float]) -> NDArray[np.float32]:
+    """Vignetting of a whole image, (height, width, 1)."""
+    r_squared = radius_squared(camera.pixel_centers(), camera.size)
+    return falloff(coefficients, r_squared).reshape(camera.height, camera.width, 1)
+
+
+def set_name(modalities: Sequence[str]) -> str:
+    """Under which a map keeps what holds for a set of modalities."""
+    return '+'.join(sorted(modalities))
 
 
 def _doubted(best: _Answer, other: _Answer) -> _Answer:
