@@ -174,7 +174,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=False)
         loss.backward()  # type: ignore[no-untyped-call]
         self.processes.average([parameter.grad for group in self.optimizer.param_groups
-                                for parameter in group['params']])
+                                for parameter in group['params']
+                                if parameter.grad is not None])
         self.optimizer.step()
         self.loss = float(loss.detach())
         self.steps += 1
