@@ -22,6 +22,8 @@ COMMANDS = {
     'compare-strategies': 'train every way of sharing a field, and measure them side by side',
     'localize': 'find the camera poses of a data set in a map',
     'replay': 'localize a rosbag in a map and measure the error',
+    'render': "film a camera's way through a map: colour, temperature, depth",
+    'export': "write a map's surface as a PLY file: points with temperature, or a mesh",
     'demo': 'simulate, train, localize through the real ROS node, report',
 }
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
-from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.sensing.rendering import RayRendering, Renderer
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -25,6 +25,7 @@ _ALL_ROUND_RAYS = 12_000  # from the middle of a map without keyframes
 _CHUNK_RAYS = 1200
 _MIN_OPACITY = 0.7
 _MAX_SPREAD = 0.1  # of the distance: fog is no surface
+_REACH = 3.0  # half extents of the map's box
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +35,7 @@ class Surface:
     points_m: Array32  # (n, 3)
     colours: Array32 | None  # (n, 3) sRGB in [0, 1]
     celsius: Array32 | None  # (n,)
+    seen_from_m: Array32 | None = None  # (n, 3) where the camera was
 
     def __len__(self) -> int:
         """How many points there are."""
@@ -42,63 +44,100 @@ class Surface:
 
 @dataclass(slots=True)
 class SurfaceBuilder:
-    """Collects points, one for each cell of `spacing_m`."""
+    """
+    Collects points, one for each cell of `spacing_m` that enough rays ended in.
+
+    It is the one nearest to the middle of all that fell into the cell: a mean would lie beside
+    edges. What is farther from the map's box than the box is large stays out.
+    """
 
     renderer: Renderer
     spacing_m: float
-    _cells: set[tuple[int, int, int]] = field(default_factory=set)
+    camera: Camera = _CAMERA
+    at_least: int = 1  # rays in a cell: a single one may have gone astray
     _rows: list[Array32] = field(default_factory=list)
 
     def steps(self) -> Iterator[float]:
         """Look a little at a time; yields the share done."""
-        views = list(_views(self.renderer))
+        views = list(_views(self.renderer, self.camera))
         for done, (origin, directions) in enumerate(views, start=1):
             self._look(origin, directions)
             yield done / len(views)
 
     def surface(self) -> Surface:
         """All that was seen so far."""
-        rows = np.concatenate(self._rows) if self._rows else np.empty((0, 7), np.float32)
+        rows = np.concatenate(self._rows) if self._rows else np.empty((0, 10), np.float32)
+        rows = rows[_one_for_each_cell(rows[:, :3], self.spacing_m, self.at_least)]
         has = self.renderer.modalities
         return Surface(rows[:, :3], rows[:, 3:6] if RGB in has else None,
-                       rows[:, 6] if THERMAL in has else None)
+                       rows[:, 6] if THERMAL in has else None, rows[:, 7:])
 
     def _look(self, origin: Array, directions: Array32) -> None:
         origins = np.tile(origin.astype(np.float32), (len(directions), 1))
-        rows = np.zeros((len(directions), 7), np.float32)
+        rows = np.zeros((len(directions), 10), np.float32)
+        rows[:, 7:] = origins
         good = np.ones(len(directions), np.bool_)
         for i, modality in enumerate(self.renderer.modalities):
             seen = self.renderer.render_rays(modality, origins, directions)
             if i == 0:  # all modalities share one geometry
-                good = ((seen.opacity >= _MIN_OPACITY) & np.isfinite(seen.distance_m)
-                        & (seen.spread_m <= _MAX_SPREAD * np.maximum(seen.distance_m, 1e-6)))
+                good = is_surface(seen)
                 rows[:, :3] = origins + seen.distance_m[:, None] * directions
+                good &= _near(self.renderer, rows[:, :3])
             if modality == RGB:
                 rows[:, 3:6] = seen.values
             elif modality == THERMAL:
                 rows[:, 6] = seen.values[:, 0]
-        self._keep(rows[good & np.isfinite(rows).all(axis=1)])
-
-    def _keep(self, rows: Array32) -> None:
-        cells = np.floor(rows[:, :3] / self.spacing_m).astype(np.int64).tolist()
-        fresh = []
-        for k, cell in enumerate(map(tuple, cells)):
-            if cell not in self._cells:
-                self._cells.add(cell)
-                fresh.append(k)
-        self._rows.append(rows[fresh])
+        self._rows.append(rows[good & np.isfinite(rows).all(axis=1)])
 
 
-def _views(renderer: Renderer) -> Iterator[tuple[Array, Array32]]:
-    """Origins and unit directions, at most `_CHUNK_RAYS` at once."""
+def is_surface(seen: RayRendering) -> NDArray[np.bool_]:
+    """Rays that end at one place: neither in fog nor nowhere."""
+    return np.asarray((seen.opacity >= _MIN_OPACITY) & np.isfinite(seen.distance_m)
+                      & (seen.spread_m <= _MAX_SPREAD * np.maximum(seen.distance_m, 1e-6)))
+
+
+def viewpoints(renderer: Renderer) -> Array | None:
+    """Keyframes to look from, thinned evenly; None for a map without."""
     keyframes = getattr(renderer, 'keyframes', None)
-    if keyframes is not None and len(keyframes):
-        rays = _CAMERA.rays()
-        for T in keyframes.poses[::max(1, -(-len(keyframes) // _MOST_KEYFRAMES))]:
+    if keyframes is None or not len(keyframes):
+        return None
+    return np.asarray(keyframes.poses[::max(1, -(-len(keyframes) // _MOST_KEYFRAMES))])
+
+
+def _near(renderer: Renderer, points: Array32) -> NDArray[np.bool_]:
+    """Within the map's box, made three times as wide: what is painted far away is no surface."""
+    bounds = getattr(renderer, 'bounds', None)
+    if bounds is None:
+        return np.ones(len(points), np.bool_)
+    low, high = np.asarray(bounds)
+    off = np.abs(points - 0.5 * (low + high))
+    return np.asarray((off <= _REACH * 0.5 * (high - low)).all(axis=1))
+
+
+def _one_for_each_cell(points: Array32, spacing_m: float, at_least: int) -> NDArray[np.intp]:
+    """Of each cell's points, the index of the one nearest to their mean."""
+    if not len(points):
+        return np.empty(0, np.intp)
+    cells = np.floor(points / np.float32(spacing_m)).astype(np.int64)
+    _, cell, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    cell = cell.reshape(-1)
+    mean = np.stack([np.bincount(cell, points[:, k], len(counts)) for k in range(3)], axis=1)
+    off = np.linalg.norm(points - (mean / counts[:, None])[cell], axis=1)
+    order = np.lexsort((off, cell))
+    first = np.searchsorted(cell[order], np.arange(len(counts)))
+    return np.asarray(order[first[counts >= at_least]])
+
+
+def _views(renderer: Renderer, camera: Camera) -> Iterator[tuple[Array, Array32]]:
+    """Origins and unit directions, few at once."""
+    poses = viewpoints(renderer)
+    if poses is not None:
+        rays = camera.rays()
+        for T in poses:
             yield T[:3, 3], (rays @ T[:3, :3].T).astype(np.float32)
         return
     middle = np.mean(np.asarray(getattr(renderer, 'bounds', np.zeros((2, 3)))), axis=0)
-    directions = _all_round(_ALL_ROUND_RAYS)
+    directions = _all_round(_ALL_ROUND_RAYS * (camera.width * camera.height) // _CHUNK_RAYS)
     for i in range(0, len(directions), _CHUNK_RAYS):
         yield middle, directions[i:i + _CHUNK_RAYS]
 

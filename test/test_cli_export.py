@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`export`: points and triangles that lie on the surfaces, read back by a parser of its own."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from viewed_world import install, ViewedWorld
+
+from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.data.ply import write_ply
+from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.evaluation import points
+from thermal_nerf_loc.evaluation.mesh import DistanceField, surface_nets
+from thermal_nerf_loc.evaluation.normals import estimate_normals
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.rendering import RayRendering
+
+LETTERS = {'float': 'f', 'uchar': 'B', 'int': 'i'}
+
+
+def read_ply(path):
+    """Parse as the format's description has it, row by row; nothing shared with the writer."""
+    head, body = path.read_bytes().split(b'end_header\n', 1)
+    lines = head.decode('ascii').splitlines()
+    assert lines[:2] == ['ply', 'format binary_little_endian 1.0']
+    elements, comments = [], []
+    for line in lines[2:]:
+        words = line.split()
+        if words[0] == 'comment':
+            comments.append(line)
+        elif words[0] == 'element':
+            elements.append((words[1], int(words[2]), []))
+        else:
+            assert words[0] == 'property'
+            elements[-1][2].append(words[1:])
+    out, at = {}, 0
+    for name, count, properties in elements:
+        rows = []
+        for _ in range(count):
+            row = {}
+            for words in properties:
+                if words[0] == 'list':
+                    (length,) = struct.unpack_from('<' + LETTERS[words[1]], body, at)
+                    kind, at = f'<{length}{LETTERS[words[2]]}', at + struct.calcsize(
+                        LETTERS[words[1]])
+                    row[words[3]] = struct.unpack_from(kind, body, at)
+                else:
+                    kind = '<' + LETTERS[words[0]]
+                    (row[words[1]],) = struct.unpack_from(kind, body, at)
+                at += struct.calcsize(kind)
+            rows.append(row)
+        out[name] = {words[-1]: np.array([row[words[-1]] for row in rows])
+                     for words in properties}
+    assert at == len(body), 'bytes left over'
+    return out, comments
+
+
+def positions(table):
+    return np.stack([table[name] for name in 'xyz'], axis=1)
+
+
+@pytest.fixture
+def world(monkeypatch):
+    monkeypatch.setattr(points, 'CAMERA', Camera.from_fov(48, 36, 70.0))
+    monkeypatch.setattr(points.gather, '__defaults__',
+                        (*points.gather.__defaults__[:-1], points.CAMERA))
+    return install(monkeypatch)
+
+
+def test_points_have_place_direction_colour_and_temperature(tmp_path, world):
+    out, figures = tmp_path / 'room.ply', tmp_path / 'f.json'
+    assert main(['export', 'm', str(out), '--spacing', '0.1', '--json', str(figures)]) == 0
+    tables, comments = read_ply(out)
+    table, facts = tables['vertex'], json.loads(figures.read_text())
+    assert list(tables) == ['vertex'] and len(table['x']) == facts['points'] > 1000
+    p = positions(table)
+    assert np.abs(world.world.clearance_m(p)).max() < 1e-3
+    # A ray at a point, from where a camera was, finds the same.
+    normals = np.stack([table[f'n{name}'] for name in 'xyz'], axis=1)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=1), 1.0, atol=1e-5)
+    eye = world.bounds.mean(axis=0)
+    look = p - eye
+    look /= np.linalg.norm(look, axis=1, keepdims=True)
+    assert (np.einsum('ij,ij->i', normals, look) < 0.2).mean() > 0.98, 'they face the cameras'
+    heat = world.render_rays('thermal', np.tile(eye, (len(p), 1)), look).values[:, 0]
+    assert np.median(np.abs(heat - table['temperature'])) < 0.01
+    light = world.render_rays('rgb', np.tile(eye, (len(p), 1)), look).values
+    shown = np.stack([table[name] for name in ('red', 'green', 'blue')], axis=1)
+    assert np.median(np.abs(shown / 255.0 - light)) < 0.01
+    assert any('as seen' in comment for comment in comments)
+
+
+def test_colours_can_stand_for_heat(tmp_path, world):
+    out = tmp_path / 'room.ply'
+    assert main(['export', 'm', str(out), '--spacing', '0.2', '--colours', 'temperature']) == 0
+    tables, comments = read_ply(out)
+    table = tables['vertex']
+    hot = table['temperature'] > np.quantile(table['temperature'], 0.98)
+    cold = table['temperature'] < np.quantile(table['temperature'], 0.5)
+    assert table['red'][hot].mean() > table['red'][cold].mean() + 50.0
+    assert any('deg C' in comment for comment in comments)
+
+
+def test_a_mesh_lies_on_the_surfaces_and_faces_the_cameras(tmp_path, world):
+    out = tmp_path / 'room.ply'
+    assert main(['export', 'm', str(out), '--what', 'mesh', '--spacing', '0.12']) == 0
+    tables, _ = read_ply(out)
+    p, faces = positions(tables['vertex']), tables['face']['vertex_indices']
+    assert faces.shape[1] == 3 and faces.min() == 0 and faces.max() < len(p)
+    off = np.abs(world.world.clearance_m(p))
+    assert np.median(off) < 0.02 and np.quantile(off, 0.95) < 0.12
+    a, b, c = (p[faces[:, k]] for k in range(3))
+    normals, middle = np.cross(b - a, c - a), (a + b + c) / 3.0
+    area = np.linalg.norm(normals, axis=1)
+    facing = np.einsum('ij,ij->i', normals, world.bounds.mean(axis=0) - middle) > 0.0
+    assert area[facing].sum() > 0.9 * area.sum()
+    assert area.sum() / 2.0 > 15.0  # m2: most of the walls
+    assert 15.0 < tables['vertex']['temperature'].min() < 30.0
+    assert 'nx' not in tables['vertex']
+
+
+def test_a_map_without_a_modality_says_so(tmp_path, monkeypatch, capsys):
+    install(monkeypatch, modalities=('rgb',))
+    out = tmp_path / 'room.ply'
+    assert main(['export', 'm', str(out), '--colours', 'temperature']) == 2
+    assert 'map has no temperature; expected colour' in capsys.readouterr().err
+    assert not out.exists()
+    monkeypatch.undo()
+    install(monkeypatch, modalities=('thermal',))
+    assert main(['export', 'm', str(out), '--spacing', '0.3']) == 0
+    table = read_ply(out)[0]['vertex']
+    assert 'temperature' in table and np.ptp(table['red']) > 100, 'false colours'
+
+
+@pytest.mark.parametrize('words, told', [
+    (['room.obj'], 'ends in .ply'), (['a.ply', '--spacing', '0'], '--spacing'),
+    (['no/such/folder/a.ply'], 'folder does not exist')])
+def test_mistakes_are_told(tmp_path, monkeypatch, capsys, words, told):
+    install(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert main(['export', 'm', *words]) == 2
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fog_gives_no_points():
+    fog = ViewedWorld()
+
+    def render_rays(modality, origins, directions):
+        one = np.ones(len(origins), np.float32)
+        return RayRendering(one[:, None], 2.0 * one, 0.5 * one, one)
+    fog.render_rays = render_rays
+    with pytest.raises(RunError, match='every ray ends in fog'):
+        points.gather(fog, 0.1, camera=Camera.from_fov(8, 6, 70.0))
+    fog.keyframes = None
+    with pytest.raises(InputError, match='no keyframes'):
+        points.triangulate(fog, None, 0.1)
+
+
+def test_a_single_stray_ray_and_what_is_far_away_stay_out():
+    wall = ViewedWorld(modalities=('thermal',), cameras=1)
+
+    def render_rays(modality, origins, directions):
+        distance = 2.0 / np.maximum(directions @ wall.keyframes.poses[0, :3, 2], 1e-3)
+        distance[5] = 0.7
+        distance[6] = 80.0
+        distance = distance.astype(np.float32)
+        return RayRendering(np.full((len(distance), 1), 20.0, np.float32), distance,
+                            np.zeros_like(distance), np.ones_like(distance))
+    wall.render_rays = render_rays
+    found = points.gather(wall, 0.3, camera=Camera.from_fov(40, 30, 70.0))
+    depth = (found.points_m - wall.keyframes.poses[0, :3, 3]) @ wall.keyframes.poses[0, :3, 2]
+    np.testing.assert_allclose(depth, 2.0, atol=1e-4)
+
+
+def test_surface_nets_find_a_sphere():
+    x, y, z = np.mgrid[-1.5:1.5:31j, -1.5:1.5:31j, -1.5:1.5:31j]
+    vertices, faces = surface_nets((np.sqrt(x**2 + y**2 + z**2) - 1.0).astype(np.float32))
+    p = -1.5 + 0.1 * vertices
+    np.testing.assert_allclose(np.linalg.norm(p, axis=1), 1.0, atol=0.01)
+    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all(), 'closed'
+    assert len(p) - len(edges) // 2 + len(faces) == 2, 'Euler'
+    a, b, c = (p[faces[:, k]] for k in range(3))
+    assert (np.einsum('ij,ij->i', np.cross(b - a, c - a), a) > 0.0).all(), 'faces outward'
+    volume = np.einsum('ij,ij->i', a, np.cross(b, c)).sum() / 6.0
+    assert volume == pytest.approx(4.0 / 3.0 * np.pi, rel=0.02)
+
+
+def test_what_one_view_saw_alone_gives_no_triangle():
+    camera, T = Camera.from_fov(32, 24, 70.0), np.eye(4)
+    distance = (2.0 / camera.rays()[:, 2]).reshape(24, 32).astype(np.float32)
+    grid = DistanceField(np.array([-1.0, -1.0, 1.0]), np.array([1.0, 1.0, 3.0]), 0.1)
+    good = np.ones((24, 32), bool)
+    grid.add(camera, T, distance, good)
+    assert not len(grid.mesh().faces)
+    grid.add(camera, T, distance, good)
+    mesh = grid.mesh()
+    np.testing.assert_allclose(mesh.vertices_m[:, 2], 2.0, atol=0.03)
+    a, b, c = (mesh.vertices_m[mesh.faces[:, k]] for k in range(3))
+    assert (np.cross(b - a, c - a)[:, 2] < 0.0).all(), 'towards the camera'
+
+
+def test_normals_of_few_points():
+    one = np.array([[0.0, 0.0, 2.0]], np.float32)
+    np.testing.assert_allclose(estimate_normals(one, np.zeros_like(one)), [[0.0, 0.0, -1.0]])
+    assert estimate_normals(one[:0], one[:0]).shape == (0, 3)
+
+
+def test_a_bare_ply(tmp_path):
+    p = np.array([[1.0, 2.0, 3.0]], np.float32)
+    write_ply(tmp_path / 'a.ply', p, np.array([[1, 2, 255]], np.uint8), comments=['a\nb'])
+    tables, comments = read_ply(tmp_path / 'a.ply')
+    assert {name: values.tolist() for name, values in tables['vertex'].items()} == {
+        'x': [1.0], 'y': [2.0], 'z': [3.0], 'red': [1], 'green': [2], 'blue': [255]}
+    assert comments == ['comment a b']

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exact simulated room in place of any map file, for tests and as a program."""
+
+import sys
+
+import numpy as np
+
+from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.evaluation.camera_path import look_along
+from thermal_nerf_loc.mapping.keyframes import Keyframes
+from thermal_nerf_loc.mapping.map_file import RadianceMap
+from thermal_nerf_loc.sensing.thermal import TemperatureRange
+from thermal_nerf_loc.simulation.world import make_world
+
+UP = np.array([0.0, 0.0, 1.0])
+
+
+class ViewedWorld:
+    """Looks like a `RadianceMap`, with cameras in a ring in its middle that look outward."""
+
+    def __init__(self, modalities=('rgb', 'thermal'), cameras=12):
+        self.world, self.modalities = make_world('room'), modalities
+        self.name, self.bounds = 'room', self.world.bounds
+        self.temperature_range = TemperatureRange(15.0, 45.0)
+        self.render_rays = self.world.render_rays
+        angle = np.linspace(0.0, 2.0 * np.pi, cameras, endpoint=False)[:, None]
+        look = np.concatenate([np.cos(angle), np.sin(angle), np.full((cameras, 1), -0.2)], axis=1)
+        poses = look_along(self.bounds.mean(axis=0) + 0.3 * look, look, UP)
+        channels = {'rgb': 3, 'thermal': 1}
+        self.keyframes = Keyframes(poses, {
+            name: np.full((cameras, 30, 40, channels[name]), 0.5 if name == 'rgb' else 25.0,
+                          np.float32) for name in modalities})
+
+
+def install(monkeypatch, **facts):
+    """Let every map file be that world."""
+    seen = ViewedWorld(**facts)
+    monkeypatch.setattr(RadianceMap, 'load', classmethod(lambda cls, path: seen))
+    return seen
+
+
+if __name__ == '__main__':
+    RadianceMap.load = classmethod(lambda cls, path: ViewedWorld())
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Where a camera goes to show a map: through the map's keyframes, in a circle, along a trajectory.
+
+Poses are `T_world_cam`, cameras look along +z with y down.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.trajectory import Trajectory
+from thermal_nerf_loc.geometry import se3
+
+Array = NDArray[np.float64]
+
+# A robot's base has x ahead, y to the left and z up (REP-103).
+T_BASE_CAM: Array = np.array([[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0],
+                              [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+_FINE = 64  # places between two keyframes at which the path is measured
+_CIRCLE_SHARE = 0.8  # of the distance at which the map's own cameras were
+
+
+def up_direction(poses: Array) -> Array:
+    """The world's up: what the cameras (n, 4, 4) hold up on average, snapped to a near axis."""
+    mean = -np.asarray(poses)[:, :3, 1].sum(axis=0) if len(poses) else np.zeros(3)
+    if np.linalg.norm(mean) < 1e-6:
+        return np.array([0.0, 0.0, 1.0])
+    mean /= np.linalg.norm(mean)
+    axis = np.zeros(3)
+    axis[np.argmax(np.abs(mean))] = np.sign(mean[np.argmax(np.abs(mean))])
+    return axis if axis @ mean > np.cos(np.deg2rad(20.0)) else mean
+
+
+def through(poses: Array, count: int) -> Array:
+    """
+    `count` poses on a smooth way through all of `poses`, at even speed.
+
+    Position and orientation each follow a centripetal Catmull-Rom spline, the latter on SO(3); a
+    turn counts as a way, in proportion to the size of the place.
+    """
+    poses = np.asarray(poses, dtype=np.float64)
+    size_m = float(np.linalg.norm(np.ptp(poses[:, :3, 3], axis=0))) or 1.0
+    step = _way(poses, size_m)
+    poses = poses[np.concatenate([[True], step > 1e-9])]
+    if len(poses) < 2:
+        return np.repeat(poses[:1], count, axis=0)
+    knots = np.concatenate([[0.0], np.cumsum(np.sqrt(_way(poses, size_m)))])
+    fine = np.interp(np.linspace(0.0, len(knots) - 1.0, _FINE * (len(knots) - 1) + 1),
+                     np.arange(len(knots)), knots)
+    gone = np.concatenate([[0.0], np.cumsum(_way(_spline(poses, knots, fine), size_m))])
+    return _spline(poses, knots, np.interp(np.linspace(0.0, gone[-1], count), gone, fine))
+
+
+def orbit(poses: Array, count: int) -> Array:
+    """
+    `count` poses on a level circle that look across its middle.
+
+    Where the map's cameras all look at one thing, the circle goes around it at their distance;
+    else it lies among them.
+    """
+    poses = np.asarray(poses, dtype=np.float64)
+    up = up_direction(poses)
+    positions, looks = poses[:, :3, 3], poses[:, :3, 2]
+    target, share = _focus(positions, looks), 1.0
+    ahead = np.einsum('ij,ij->i', target - positions, looks) > 0.0
+    if ahead.mean() < 0.9:
+        target, share = positions.mean(axis=0), _CIRCLE_SHARE
+    away = positions - target
+    height = float(np.median(away @ up))
+    radius = share * float(np.median(np.linalg.norm(away - np.outer(away @ up, up), axis=1)))
+    first = np.cross(up, np.eye(3)[np.argmin(np.abs(up))])
+    first /= np.linalg.norm(first)
+    angle = np.linspace(0.0, 2.0 * np.pi, count, endpoint=False)[:, None]
+    outward = np.cos(angle) * first + np.sin(angle) * np.cross(up, first)
+    # From the middle itself one looks straight ahead.
+    look = -outward * max(radius, 1e-6) - (height if share == 1.0 else 0.0) * up
+    return look_along(target + radius * outward + height * up, look, up)
+
+
+def look_along(positions: Array, look: Array, up: Array) -> Array:
+    """Cameras (n, 4, 4) at `positions` (n, 3) that look along `look` (n, 3), upright."""
+    z = look / np.linalg.norm(look, axis=-1, keepdims=True)
+    x = np.cross(z, up)
+    x /= np.linalg.norm(x, axis=-1, keepdims=True)
+    return se3.from_parts(np.stack([x, np.cross(z, x), z], axis=-1), positions)
+
+
+def along(trajectory: Trajectory, count: int) -> Array:
+    """`count` poses at even times from the first to the last pose of a trajectory."""
+    stamps = np.linspace(trajectory.stamps_ns[0], trajectory.stamps_ns[-1], count)
+    found = [trajectory.at(int(stamp)) for stamp in np.clip(
+        np.rint(stamps).astype(np.int64), trajectory.stamps_ns[0], trajectory.stamps_ns[-1])]
+    return np.stack([T for T in found if T is not None])
+
+
+def _way(poses: Array, size_m: float) -> Array:
+    """Metres from each pose to the next (n - 1,); half a turn is as far as the place is wide."""
+    metres = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
+    R = poses[:, :3, :3]
+    radians = np.linalg.norm(se3.so3_log(np.swapaxes(R[:-1], 1, 2) @ R[1:]), axis=-1)
+    return np.asarray(np.hypot(metres, size_m / np.pi * radians))
+
+
+def _spline(poses: Array, knots: Array, times: Array) -> Array:
+    """
+    Cubic Hermite pieces with Catmull-Rom slopes; the first and the last step keep their own.
+
+    Orientation is R_i exp(phi), phi from 0 to w = log(R_i^T R_i+1): its rate at the end is the
+    right Jacobian's inverse times the angular velocity there.
+    """
+    p, R = poses[:, :3, 3], poses[:, :3, :3]
+    turn = se3.so3_log(np.swapaxes(R[:-1], 1, 2) @ R[1:])
+    step = np.concatenate([np.diff(p, axis=0), turn], axis=1)
+    dt = np.diff(knots)[:, None]
+    pace = step / dt
+    slopes = np.concatenate([pace[:1], (dt[1:] * pace[:-1] + dt[:-1] * pace[1:])
+                             / (dt[1:] + dt[:-1]), pace[-1:]])
+    i = np.clip(np.searchsorted(knots, times, side='right') - 1, 0, len(knots) - 2)
+    s = (times[:, None] - knots[i, None]) / dt[i]
+    start, end = dt[i] * slopes[i], dt[i] * slopes[i + 1]
+    end[:, 3:] = (se3.left_jacobian_inverse(-turn[i]) @ end[:, 3:, None])[..., 0]
+    moved = s * (1 - s)**2 * start + s**2 * (3 - 2 * s) * step[i] + s**2 * (s - 1) * end
+    return se3.from_parts(R[i] @ se3.so3_exp(moved[:, 3:]), p[i] + moved[:, :3])
+
+
+def _focus(positions: Array, looks: Array) -> Array:
+    """The point nearest to all optical axes (least squares), drawn a little to the cameras."""
+    across = np.eye(3) - looks[:, :, None] * looks[:, None, :]
+    mean = positions.mean(axis=0)
+    A = across.mean(axis=0) + 1e-3 * np.eye(3)
+    b = np.einsum('nij,nj->i', across, positions - mean) / len(positions)
+    return np.asarray(mean + np.linalg.solve(A, b))

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a map shows from a pose: colour, temperature and depth beside each other, with their bars.
+
+Titles and bars are drawn once; a frame of a video only pastes its pictures between them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.evaluation.colour_map import (
+    CELSIUS, ColourScale, DEPTH, draw_bar, fitted_scale, GRAY, HEAT, METRES, Picture)
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+
+COLOUR, TEMPERATURE, DISTANCE = 'colour', 'temperature', 'depth'
+KINDS = {COLOUR: RGB, TEMPERATURE: THERMAL, DISTANCE: None}  # the modality that each needs
+_HEAD_PX, _BAR_PX, _GAP_PX = 24, 64, 8
+_SCOUTS, _SCOUT_WIDTH_PX = 24, 48
+
+
+def shown_kinds(renderer: Renderer, asked: Sequence[str] | None = None) -> tuple[str, ...]:
+    """What to show: all that the map has, or what was asked for where it has that."""
+    has = tuple(kind for kind, modality in KINDS.items()
+                if modality is None or modality in renderer.modalities)
+    if asked is None:
+        return has
+    for kind in asked:
+        if kind not in KINDS:
+            raise InputError('cannot show that', where=kind or 'an empty name',
+                             expected='some of ' + ','.join(KINDS))
+        if kind not in has:
+            raise InputError(f'map has no {kind}', expected='some of ' + ','.join(has), got=kind,
+                             hint=f'It was trained without {KINDS[kind]} images.')
+    if len(set(asked)) != len(asked):
+        raise InputError('the same twice', expected='each once', got=','.join(asked))
+    return tuple(asked)
+
+
+def look(renderer: Renderer, camera: Camera, T_world_cam: Array, kinds: Sequence[str],
+         ) -> dict[str, Array32]:
+    """Images by kind: colour (h, w, 3) in [0, 1], deg C (h, w), metres along z (h, w)."""
+    rays = camera.rays()
+    directions = (rays @ T_world_cam[:3, :3].T).astype(np.float32)
+    origins = np.tile(T_world_cam[:3, 3].astype(np.float32), (len(rays), 1))
+    shape = (camera.height, camera.width)
+    wanted = [modality for kind in kinds if (modality := KINDS[kind])]
+    images, distance = {}, None
+    for modality in wanted or renderer.modalities[-1:]:  # thermal is the cheaper one
+        seen = renderer.render_rays(modality, origins, directions)
+        distance = seen.distance_m
+        images[modality] = (np.clip(seen.values, 0.0, 1.0).reshape(*shape, 3)
+                            if modality == RGB else seen.values[:, 0].reshape(shape))
+    out = {kind: images[modality] for kind in kinds if (modality := KINDS[kind])}
+    if DISTANCE in kinds and distance is not None:
+        out[DISTANCE] = (distance * rays[:, 2]).astype(np.float32).reshape(shape)
+    return {kind: out[kind] for kind in kinds}
+
+
+def scales_for(renderer: Renderer, camera: Camera, poses: Array, kinds: Sequence[str],
+               celsius: tuple[float, float] | None = None) -> dict[str, ColourScale]:
+    """Scales that fit a whole path, from small views of some of its poses."""
+    height = max(2, round(_SCOUT_WIDTH_PX * camera.height / camera.width))
+    small = camera.resized(_SCOUT_WIDTH_PX, height)
+    others = [kind for kind in kinds if kind != COLOUR]
+    chosen = poses[np.unique(np.linspace(0, len(poses) - 1, _SCOUTS).round().astype(int))]
+    views = [look(renderer, small, T, others) for T in chosen] if others else []
+    unit = thermal_unit(renderer)
+    fitted = {TEMPERATURE: (HEAT, unit), DISTANCE: (DEPTH, METRES)}
+    scales = {kind: fitted_scale(*fitted[kind], [view[kind] for view in views])
+              for kind in others}
+    if celsius is not None and TEMPERATURE in scales:
+        scales[TEMPERATURE] = ColourScale(HEAT, *celsius, unit)
+    return scales
+
+
+def thermal_unit(renderer: Renderer) -> str:
+    """deg C, but for maps that were trained on images without radiometry."""
+    return GRAY if getattr(renderer, 'temperature_range', True) is None else CELSIUS
+
+
+class Panels:
+    """Pictures of one size in a row, each under its title and before its colour bar."""
+
+    def __init__(self, kinds: Sequence[str], size: tuple[int, int],
+                 scales: Mapping[str, ColourScale]) -> None:
+        """Draw all that stays the same; `size` is (width, height) of one picture."""
+        self._kinds, self._scales, (width, height) = tuple(kinds), scales, size
+        self._left, right = {}, 0
+        for kind in self._kinds:
+            self._left[kind] = right
+            right += width + (_BAR_PX if kind in scales else _GAP_PX)
+        # Video codecs want even sizes.
+        self._ground = np.full((_even(height + _HEAD_PX + _GAP_PX), _even(right), 3), 255,
+                               np.uint8)
+        for kind, left in self._left.items():
+            _write(self._ground, kind, left + 4)
+            if kind in scales:
+                # OpenCV's letters have no degree sign.
+                unit = scales[kind].unit.replace(CELSIUS, 'deg C')
+                _write(self._ground, unit, left + width + 6)
+                bar = draw_bar(scales[kind], (_BAR_PX, height))
+                self._ground[_HEAD_PX:_HEAD_PX + height, left + width:left + width + _BAR_PX] = bar
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the whole."""
+        return self._ground.shape[1], self._ground.shape[0]
+
+    def compose(self, images: Mapping[str, Array32]) -> Picture:
+        """One frame (height, width, 3), sRGB of 8 bits."""
+        frame = self._ground.copy()
+        for kind in self._kinds:
+            painted = paint(kind, images[kind], self._scales)
+            left, (height, width) = self._left[kind], painted.shape[:2]
+            frame[_HEAD_PX:_HEAD_PX + height, left:left + width] = painted
+        return frame
+
+
+def paint(kind: str, image: Array32, scales: Mapping[str, ColourScale]) -> Picture:
+    """One image of `look` as sRGB of 8 bits."""
+    if kind == COLOUR:
+        return np.asarray(np.rint(image * 255.0), np.uint8)
+    return scales[kind].paint(image)
+
+
+def _write(picture: Picture, text: str, left: int) -> None:
+    import cv2
+
+    cv2.putText(picture, text, (left, _HEAD_PX - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (30, 30, 30),
+                1, cv2.LINE_AA)
+
+
+def _even(pixels: int) -> int:
+    return pixels + pixels % 2

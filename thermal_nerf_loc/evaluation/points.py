@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a map's surface is exported as: points or a mesh, coloured by light or by heat."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.evaluation.colour_map import ColourScale, fitted_scale, HEAT, Picture
+from thermal_nerf_loc.evaluation.mesh import fuse, Mesh
+from thermal_nerf_loc.evaluation.panels import thermal_unit
+from thermal_nerf_loc.evaluation.surface import Surface, SurfaceBuilder, viewpoints
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.progress import Progress, silent
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+Array32 = NDArray[np.float32]
+
+CAMERA = Camera.from_fov(96, 72, 70.0)
+_LEAST_RAYS = 2
+_CELLS = 200.0  # spacings along the longest side of the map's box
+_NEAREST = 4  # points that a vertex takes its looks from
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Looks:
+    """Colours for a viewer, and what they mean."""
+
+    colours: Picture  # (n, 3)
+    scale: ColourScale | None  # of colours that stand for temperatures
+
+
+def default_spacing_m(renderer: Renderer) -> float:
+    """A two-hundredth of the map's box."""
+    bounds = np.asarray(getattr(renderer, 'bounds', np.array([[0.0] * 3, [2.0] * 3])))
+    return float((bounds[1] - bounds[0]).max() / _CELLS)
+
+
+def gather(renderer: Renderer, spacing_m: float, progress: Progress = silent,
+           camera: Camera = CAMERA) -> Surface:
+    """Points of the map's surface; what the map is unsure of is left out."""
+    builder = SurfaceBuilder(renderer, spacing_m, camera, _LEAST_RAYS)
+    for share in builder.steps():
+        progress(share, 1.0)
+    surface = builder.surface()
+    if not len(surface):
+        raise RunError('map shows no surface: every ray ends in fog or far away',
+                       hint='Was it trained long enough? eval-map tells.')
+    return surface
+
+
+def triangulate(renderer: Renderer, points: Surface, voxel_m: float, progress: Progress = silent,
+                camera: Camera = CAMERA) -> tuple[Mesh, Surface]:
+    """A mesh, and what its vertices look like, taken from the nearest points."""
+    if viewpoints(renderer) is None:
+        raise InputError('map has no keyframes to look from, so it gives points, but no mesh')
+    mesh = fuse(renderer, points, voxel_m, camera, progress)
+    if not len(mesh.faces):
+        raise RunError('map shows no surface that triangles could be laid on',
+                       hint='Try a larger --spacing.')
+    near_m, near = cKDTree(points.points_m).query(mesh.vertices_m,
+                                                  k=min(_NEAREST, len(points)))
+    near, near_m = (a.reshape(len(mesh.vertices_m), -1) for a in (near, near_m))
+    weight = 1.0 / (near_m + 0.1 * voxel_m)
+    weight /= weight.sum(axis=1, keepdims=True)
+
+    def mixed(values: Array32 | None) -> Array32 | None:
+        if values is None:
+            return None
+        return np.asarray(np.einsum('nk,nk...->n...', weight, values[near]), np.float32)
+
+    return mesh, Surface(mesh.vertices_m, mixed(points.colours), mixed(points.celsius))
+
+
+def looks_of(renderer: Renderer, surface: Surface, by_heat: bool) -> Looks:
+    """Colour each point as cameras saw it, or by its temperature."""
+    if not by_heat and surface.colours is not None:
+        return Looks(np.rint(np.clip(surface.colours, 0.0, 1.0) * 255.0).astype(np.uint8), None)
+    if surface.celsius is None:
+        raise InputError('map has no temperature', expected='colour',
+                         hint='It was trained without thermal images.')
+    scale = fitted_scale(HEAT, thermal_unit(renderer), [surface.celsius])
+    return Looks(scale.paint(surface.celsius), scale)
