@@ -45,8 +45,8 @@ def main() -> int:
         shutil.rmtree(bag)
     show(f'importing {figures["bag_seconds"]:.0f} s, {megabytes:,.0f} MB, {args.images} images',
          ('what', 'figure'), [(name.replace('_', ' '), figures[name]) for name in (
-             'seconds', 'realtime_factor', 'peak_memory_mb', 'train_frames', 'test_frames',
-             'rgb_images', 'thermal_images')])
+             'seconds', 'realtime_factor', 'processor_seconds', 'peak_memory_mb', 'train_frames',
+             'test_frames', 'rgb_images', 'thermal_images')])
     finish(args, figures)
     is_slow = figures['realtime_factor'] < 1.0 and not args.quick  # then most of it is imports
     if is_slow:
@@ -111,9 +111,10 @@ def measure(bag: Path, out: Path, folder: str) -> dict[str, Any]:
                    stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
     figures = json.loads(told.read_text())
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024.0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {**figures, 'seconds': seconds, 'realtime_factor': figures['bag_seconds'] / seconds,
-            'peak_memory_mb': peak}
+            'processor_seconds': used.ru_utime + used.ru_stime,
+            'peak_memory_mb': used.ru_maxrss / 1024.0}
 
 
 if __name__ == '__main__':

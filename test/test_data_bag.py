@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rosbags.rosbag2 import Reader
+from small_drive import as_ros1, cut, write_drive
 import yaml
 
 from thermal_nerf_loc.data.bag import BagReader, BagWriter, STORAGES
@@ -152,3 +153,45 @@ def test_required_topics_are_named_with_their_rivals(bag: Path):
             reader.require('/cam', 'sensor_msgs/msg/Image', '--rgb-topic')
     for part in ('bag has no /cam of type', '/rgb/image_raw, /thermal/image_raw', '--rgb-topic'):
         assert part in str(caught.value)
+
+
+def test_bags_of_ros_1_speak_as_those_of_ros_2(tmp_path: Path):
+    drive = write_drive(tmp_path / 'drive')
+    old = as_ros1(drive, tmp_path / 'drive.bag')
+    with BagReader(drive) as ours, BagReader(old) as theirs:
+        assert theirs.counts == ours.counts
+        assert theirs.topics == ours.topics
+        assert (theirs.first_ns, theirs.duration_ns) == (ours.first_ns, ours.duration_ns)
+        for topic in ('/rgb/image_raw', '/rgb/camera_info', '/tf'):
+            a, b = (next(iter(reader.messages([topic]))) for reader in (ours, theirs))
+            assert a.stamp_ns == b.stamp_ns
+            if topic == '/rgb/camera_info':
+                assert camera_from_info(a.message) == camera_from_info(b.message)
+            elif topic == '/tf':
+                T = [matrix_from_transform(m.message.transforms[1].transform) for m in (a, b)]
+                np.testing.assert_array_equal(*T)
+            else:
+                np.testing.assert_array_equal(a.message.data, b.message.data)
+        with pytest.raises(InputError, match='cannot be played to ROS 2'):
+            next(theirs.raw_messages())
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+def test_a_bag_that_was_cut_is_read_on_demand_only(tmp_path: Path, storage: str):
+    drive = write_drive(tmp_path / 'drive', storage)
+    with BagReader(drive) as reader:
+        before = [(m.topic, m.stamp_ns) for m in reader.messages()]
+    cut(next(f for f in drive.iterdir() if f.suffix in ('.mcap', '.db3')), 0.6)
+    with pytest.raises(InputError, match='bag cannot be read'), BagReader(drive):
+        pass
+    with BagReader(drive, salvage=True) as reader:
+        after = [(m.topic, m.stamp_ns) for m in reader.messages()]
+        assert 0.3 * len(before) < len(after) < 0.8 * len(before)
+        assert set(after) <= set(before)
+        assert f'of {len(before)} messages are lost' in reader.loss
+        assert 'after' in reader.loss and 'MiB' in reader.loss
+
+
+def test_every_topic_is_listed_with_type_and_count(bag: Path):
+    with BagReader(bag) as reader:
+        assert '/odom (nav_msgs/Odometry, 3), ' in reader.listing()

@@ -341,3 +341,16 @@ def test_known_cameras():
     assert float(radiometry_of('seek').to_celsius(65 * 64)) == pytest.approx(25.0)
     text = (Path(__file__).parents[1] / 'docs' / 'data.md').read_text(encoding='utf-8')
     assert all(f'`{name}`' in text for name in KNOWN_CAMERAS)
+
+
+@pytest.mark.slow
+def test_from_a_simulated_drive_to_a_map(tmp_path: Path, capfd):
+    data = str(tmp_path / 'sim')
+    assert main(['simulate', data, '--frames', '2', '--size', '48x36', '--bag', '--seconds', '2',
+                 '--supersampling', '1']) == 0
+    assert main(['import-bag', f'{data}/bag', str(tmp_path / 'set')]) == 0
+    assert main(['train', str(tmp_path / 'set'), '--map', str(tmp_path / 'room.map'), '--steps',
+                 '5', '--json', str(tmp_path / 'figures.json')]) == 0, capfd.readouterr().err
+    test = json.loads((tmp_path / 'figures.json').read_text())['test']
+    assert test['rgb_psnr'] > 5.0
+    assert test['frames'] == 1
