@@ -254,9 +254,7 @@ class Trainer:
         config = self.config
         samples, rendering = self._render(learner, modality, batch)
         learner.grid.observe(rendering.points, rendering.density)
-        done, total = self._moment()
-        begun = done >= config.schedule.uniform_until(total)
-        seen = (self.formations[modality](rendering.values, batch) if config.formation and begun
+        seen = (self.formations[modality](rendering.values, batch) if config.formation
                 else rendering.values)
         image = losses.photometric(seen, batch.truth, config.loss)
         self._note_psnr(modality, seen, batch.truth)
@@ -264,6 +262,7 @@ class Trainer:
         if modality in learner.detached:  # its weights move nothing
             return loss
         scale = learner.field.space.scale_m
+        done, total = self._moment()
         ramp = min(1.0, done / config.schedule.uniform_until(total))
         loss = loss + config.distortion * ramp * losses.distortion(
             rendering.weights, samples, scale, uses_kernels(learner.field, rendering.weights))
