@@ -62,7 +62,7 @@ def main() -> int:
 def samples_of() -> int:
     """The number of samples a ray that maps are rendered with."""
     from thermal_nerf_loc.mapping import map_file
-    return int(map_file._RENDER_SAMPLES)
+    return int(map_file.RENDER_SAMPLES)
 
 
 def torch_path(radiance_map: Any, modality: str, origins: Any, directions: Any) -> Any:
@@ -74,7 +74,7 @@ def torch_path(radiance_map: Any, modality: str, origins: Any, directions: Any) 
     learner.field.encoding.reference = True
     try:
         return render_torch(learner.field, torch_grid(learner.grid), modality, origins,
-                            directions, map_file._RENDER_SAMPLES, map_file._RENDER_EXPLORING)
+                            directions, map_file.RENDER_SAMPLES, map_file.RENDER_EXPLORING)
     finally:
         learner.field.encoding.reference = False
 

@@ -144,7 +144,7 @@ def render_stages(radiance_map: Any, scene: Any, modality: str, rates: dict[str,
     from thermal_nerf_loc.mapping import map_file
 
     learner = next(x for x in radiance_map.learners if modality in x.modalities)
-    config, samples = learner.field.config, map_file._RENDER_SAMPLES
+    config, samples = learner.field.config, map_file.RENDER_SAMPLES
     bins = learner.grid.config.bins
     rows = 8 * config.encoding.levels * samples
     kept = kept_samples(radiance_map, scene, modality)
@@ -196,8 +196,8 @@ def kept_samples(radiance_map: Any, scene: Any, modality: str) -> float:
 
     learner = next(x for x in radiance_map.learners if modality in x.modalities)
     origins, directions = camera_rays(scene, scene.test[:1], modality)
-    t, width = learner.grid.sample(origins, directions, map_file._RENDER_SAMPLES,
-                                   map_file._RENDER_EXPLORING)
+    t, width = learner.grid.sample(origins, directions, map_file.RENDER_SAMPLES,
+                                   map_file.RENDER_EXPLORING)
     points = torch.from_numpy((origins[:, None] + t[..., None] * directions[:, None])
                               .reshape(-1, 3))
     with torch.no_grad():

@@ -39,7 +39,7 @@ from thermal_nerf_loc.sensing.vignetting import falloff
 
 FORMAT, VERSION = 'thermal_nerf_loc map', 2  # 1: another hash grid
 _CHUNK_RAYS = 8192  # what lies between grid and networks then stays near the processor
-_RENDER_SAMPLES, _RENDER_EXPLORING = 16, 0.05
+RENDER_SAMPLES, RENDER_EXPLORING = 16, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class RadianceMap:
         learner = self._learner(modality)
         device = learner.field.encoding.table.device
         distances, widths = (torch.from_numpy(drawn).to(device) for drawn in learner.grid.sample(
-            origins.detach().cpu().numpy(), directions.detach().cpu().numpy(), _RENDER_SAMPLES,
-            _RENDER_EXPLORING))
+            origins.detach().cpu().numpy(), directions.detach().cpu().numpy(), RENDER_SAMPLES,
+            RENDER_EXPLORING))
         values = render(learner.field, modality, origins.to(device), directions.to(device),
                         Samples(distances, widths)).values.to(origins.device)
         if modality == THERMAL and self.temperature_range is not None:
@@ -201,11 +201,11 @@ class RadianceMap:
         learner = self._learner(modality)
         if learner.field.encoding.table.device.type != 'cpu':
             return render_torch(learner.field, learner.grid, modality, origins, directions,
-                                _RENDER_SAMPLES, _RENDER_EXPLORING)
+                                RENDER_SAMPLES, RENDER_EXPLORING)
         if modality not in self._fast:
             self._fast[modality] = CpuRenderer(learner.field, learner.grid, modality)
-        return self._fast[modality].render(origins, directions, _RENDER_SAMPLES,
-                                           _RENDER_EXPLORING)
+        return self._fast[modality].render(origins, directions, RENDER_SAMPLES,
+                                           RENDER_EXPLORING)
 
 
 def _coefficients(pair: Any) -> tuple[float, float]:
