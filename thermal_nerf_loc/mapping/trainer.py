@@ -17,27 +17,22 @@ import resource
 import time
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 
 from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.errors import InputError, RunError
-from thermal_nerf_loc.field.inference import has_bfloat16
-from thermal_nerf_loc.field.render import render, Rendering, Samples, uses_kernels, View
 from thermal_nerf_loc.field.space import space_around_cameras
 from thermal_nerf_loc.field.strategies import inherit, Learner, learners_for, phases_for
-from thermal_nerf_loc.mapping import losses
 from thermal_nerf_loc.mapping.checkpoint import Checkpoint, State
-from thermal_nerf_loc.mapping.formation import Formation
 from thermal_nerf_loc.mapping.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
-from thermal_nerf_loc.mapping.pixels import PixelSource, RayBatch
+from thermal_nerf_loc.mapping.objective import Objective
+from thermal_nerf_loc.mapping.pixels import PixelSource
 from thermal_nerf_loc.mapping.processes import joined, Processes
 from thermal_nerf_loc.mapping.settings import TrainConfig
 from thermal_nerf_loc.mapping.sources import load_sources
 from thermal_nerf_loc.progress import Progress, silent
-from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 _REPORT_STEPS = 20
 _REFRESH_STEPS = 16
@@ -72,7 +67,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
                    seconds=seconds)
     radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(scene),
-                               vignetting=trainer.vignetting(temperatures))
+                               vignetting=trainer.objective.vignetting(temperatures))
     return TrainingResult(radiance_map, trainer.steps, seconds,
                           trainer.steps * config.rays / max(seconds, 1e-9),
                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
@@ -130,15 +125,9 @@ class Trainer:
                                      channels)
         for learner in self.learners:
             learner.field.to(processes.device)
-        self.balance = losses.Balance(
-            config.balance, {'thermal': config.thermal_weight},
-            {name: source.variance for name, source in sources.items()})
-        self.formations = nn.ModuleDict(
-            {name: Formation(name, source.images) for name, source in sources.items()})
-        self.formations.to(processes.device)
+        self.objective = Objective(config, sources, processes.device)
         self.optimizer = self._optimizer()
         self.steps, self.share, self.loss = 0, 0.0, float('nan')
-        self.psnr: dict[str, float] = {}
 
     @property
     def learning(self) -> tuple[Learner, ...]:
@@ -167,7 +156,8 @@ class Trainer:
         for learner in self.learning:
             for modality in learner.modalities:
                 batch = self.sources[modality].draw(self._rays_each(), self.rng)
-                loss = loss + self._loss(learner, modality, batch.on(self.processes.device))
+                loss = loss + self.objective.loss(learner, modality, batch, self._moment(),
+                                                  self.rng)
         if not torch.isfinite(loss):
             raise RunError('training diverged: the loss is not finite', where=f'step {self.steps}',
                            hint='Lower --learning-rate or check the poses.')
@@ -199,19 +189,13 @@ class Trainer:
     def finish(self) -> None:
         """Leave the same map in every process, ready to be rendered."""
         self._merge()
-        self.formations.cpu()
+        self.objective.formations.cpu()
         for learner in self.learners:
             learner.field.cpu()
 
-    def vignetting(self, temperatures: TemperatureRange | None) -> dict[str, tuple[float, float]]:
-        """What each thermal camera adds towards its corners, in the unit of its images."""
-        unit = temperatures.span_celsius if temperatures else 1.0
-        return {name: formation.vignetting(unit) for name, formation in self._formations()
-                if not formation.multiplies}
-
     def status(self, seconds: float) -> str:
         """One line for a progress bar."""
-        quality = ' '.join(f'{name} {value:.1f} dB' for name, value in self.psnr.items())
+        quality = ' '.join(f'{name} {value:.1f} dB' for name, value in self.objective.psnr.items())
         return f'{quality} | {self.steps * self.config.rays / max(seconds, 1e-9):,.0f} rays/s'
 
     def state(self, seconds: float) -> State:
@@ -222,12 +206,13 @@ class Trainer:
                         for key, value in learner.field.state_dict().items()}
             tensors[f'grid{i}'] = torch.from_numpy(learner.grid.values)
         tensors |= {f'formation.{key}': value
-                    for key, value in self.formations.state_dict().items()}
+                    for key, value in self.objective.formations.state_dict().items()}
         for i, moments in self.optimizer.state_dict()['state'].items():
             tensors |= {f'adam{i}.{key}': value for key, value in moments.items()}
         return State(tensors, {'steps': self.steps, 'seconds': seconds, 'phase': self.phase,
                                'phase_began': self.phase_began, 'loss': self.loss,
-                               'psnr': self.psnr, 'variance': self.balance.variance,
+                               'psnr': self.objective.psnr,
+                               'variance': self.objective.balance.variance,
                                'random': self.processes.gather(
                                    json.dumps(self.rng.bit_generator.state), 1024)})
 
@@ -239,53 +224,16 @@ class Trainer:
         for i, learner in enumerate(self.learners):
             learner.field.load_state_dict(_under(f'field{i}.', tensors))
             learner.grid.values[:] = tensors[f'grid{i}'].numpy()
-        self.formations.load_state_dict(_under('formation.', tensors))
+        self.objective.formations.load_state_dict(_under('formation.', tensors))
         parameters = sum(len(group['params']) for group in self.optimizer.param_groups)
         self.optimizer.load_state_dict({
             'state': {i: _under(f'adam{i}.', tensors) for i in range(parameters)},
             'param_groups': self.optimizer.state_dict()['param_groups']})
         self.steps, self.phase_began = facts['steps'], facts['phase_began']
-        self.loss, self.psnr = facts['loss'], dict(facts['psnr'])
-        self.balance.variance = dict(facts['variance'])
+        self.loss, self.objective.psnr = facts['loss'], dict(facts['psnr'])
+        self.objective.balance.variance = dict(facts['variance'])
         self.rng.bit_generator.state = json.loads(facts['random'][self.processes.rank])
         torch.set_rng_state(tensors['torch_random'])
-
-    def _loss(self, learner: Learner, modality: str, batch: RayBatch) -> Tensor:
-        config = self.config
-        samples, rendering = self._render(learner, modality, batch)
-        learner.grid.observe(rendering.points, rendering.density)
-        seen = (self.formations[modality](rendering.values, batch) if config.formation
-                else rendering.values)
-        image = losses.photometric(seen, batch.truth, config.loss)
-        self._note_psnr(modality, seen, batch.truth)
-        loss = image * self.balance.weight(modality, image)
-        if modality in learner.detached:  # its weights move nothing
-            return loss
-        scale = learner.field.space.scale_m
-        done, total = self._moment()
-        ramp = min(1.0, done / config.schedule.uniform_until(total))
-        loss = loss + config.distortion * ramp * losses.distortion(
-            rendering.weights, samples, scale, uses_kernels(learner.field, rendering.weights))
-        if config.depth_weight > 0.0 and bool(batch.confidence.any()):
-            loss = loss + config.depth_weight * losses.depth_error(
-                rendering.weights, samples, batch.depth_m, batch.confidence, 0.25 * scale)
-        return loss
-
-    def _render(self, learner: Learner, modality: str, batch: RayBatch,
-                ) -> tuple[Samples, Rendering]:
-        schedule, moment = self.config.schedule, self._moment()
-        samples = Samples.from_numpy(*learner.grid.sample(
-            batch.origins, batch.directions, schedule.samples(*moment),
-            schedule.exploring(*moment), self.rng))
-        view = View(schedule.direction_share(*moment), modality in learner.detached,
-                    self.config.near_gradient * learner.field.space.scale_m)
-        device = self.processes.device
-        samples = Samples(samples.distance_m.to(device), samples.width_m.to(device))
-        half = self.config.bfloat16 and has_bfloat16(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-            rendering = render(learner.field, modality, torch.from_numpy(batch.origins).to(device),
-                               torch.from_numpy(batch.directions).to(device), samples, view)
-        return samples, rendering
 
     def _moment(self) -> tuple[float, float]:
         """How many steps the schedule has run, and of how many; inherited surfaces end it."""
@@ -314,10 +262,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group['lr'] = group['initial_lr'] * warmup * self.config.decay**share
 
-    def _formations(self) -> list[tuple[str, Formation]]:
-        return [(name, module) for name, module in self.formations.items()
-                if isinstance(module, Formation)]
-
     def _optimizer(self) -> torch.optim.Adam:
         """Adam; the hash tables with their own rate and a tiny epsilon, as most rows rest."""
         config, learners = self.config, self.learning
@@ -325,7 +269,7 @@ class Trainer:
         tables = [learner.field.encoding.table for learner in learners]
         networks = [p for learner in learners for name, p in learner.field.named_parameters()
                     if not name.startswith('encoding.')]
-        cameras = [p for name, formation in self._formations() if name in present
+        cameras = [p for name, formation in self.objective.formations.items() if name in present
                    for p in formation.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(
             [{'params': tables, 'lr': config.learning_rate, 'eps': 1e-15},
@@ -346,17 +290,12 @@ class Trainer:
         """Make one of what each process has learned beside the weights."""
         self.processes.average([torch.from_numpy(learner.grid.values)
                                 for learner in self.learning])
-        variance = self.balance.variance
+        variance = self.objective.balance.variance
         if not variance:
             return
         mean = torch.tensor([variance[name] for name in sorted(variance)], dtype=torch.float64)
         self.processes.average([mean])
-        self.balance.variance = dict(zip(sorted(variance), mean.tolist(), strict=True))
-
-    def _note_psnr(self, modality: str, rendered: Tensor, truth: Tensor) -> None:
-        error = float(((rendered.detach() - truth)**2).mean())
-        now = -10.0 * float(np.log10(max(error, 1e-12)))
-        self.psnr[modality] = 0.95 * self.psnr.get(modality, now) + 0.05 * now
+        self.objective.balance.variance = dict(zip(sorted(variance), mean.tolist(), strict=True))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

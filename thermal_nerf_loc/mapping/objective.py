@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one batch of rays costs: image differences as the cameras would see them, and tidy rays."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn, Tensor
+
+from thermal_nerf_loc.field.inference import has_bfloat16
+from thermal_nerf_loc.field.render import render, Rendering, Samples, uses_kernels, View
+from thermal_nerf_loc.field.strategies import Learner
+from thermal_nerf_loc.mapping import losses
+from thermal_nerf_loc.mapping.formation import Formation
+from thermal_nerf_loc.mapping.pixels import PixelSource, RayBatch
+from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.sensing.thermal import TemperatureRange
+
+Moment = tuple[float, float]  # steps that the schedule has run, and of how many
+
+
+class Objective:
+    """The loss of each modality, with what is learned beside the fields: cameras and balance."""
+
+    def __init__(self, config: TrainConfig, sources: Mapping[str, PixelSource],
+                 device: torch.device) -> None:
+        """Cameras that add nothing yet."""
+        self.config, self.device = config, device
+        self.balance = losses.Balance(
+            config.balance, {'thermal': config.thermal_weight},
+            {name: source.variance for name, source in sources.items()})
+        self.formations = nn.ModuleDict(
+            {name: Formation(name, source.images) for name, source in sources.items()})
+        self.formations.to(device)
+        self.psnr: dict[str, float] = {}  # of the batches, smoothed
+
+    def loss(self, learner: Learner, modality: str, batch: RayBatch, moment: Moment,
+             rng: np.random.Generator) -> Tensor:
+        """Render a batch, teach the density grid, compare."""
+        config, batch = self.config, batch.on(self.device)
+        samples, rendering = self._render(learner, modality, batch, moment, rng)
+        learner.grid.observe(rendering.points, rendering.density)
+        seen = (self.formations[modality](rendering.values, batch) if config.formation
+                else rendering.values)
+        image = losses.photometric(seen, batch.truth, config.loss)
+        self._note_psnr(modality, seen, batch.truth)
+        loss = image * self.balance.weight(modality, image)
+        if modality in learner.detached:  # its weights move nothing
+            return loss
+        return loss + self._geometry(learner, samples, rendering, batch, moment)
+
+    def vignetting(self, temperatures: TemperatureRange | None) -> dict[str, tuple[float, float]]:
+        """What each thermal camera adds towards its corners, in the unit of its images."""
+        unit = temperatures.span_celsius if temperatures else 1.0
+        return {name: formation.vignetting(unit) for name, formation in self.formations.items()
+                if isinstance(formation, Formation) and not formation.multiplies}
+
+    def _geometry(self, learner: Learner, samples: Samples, rendering: Rendering, batch: RayBatch,
+                  moment: Moment) -> Tensor:
+        """Weight that lies together, and where depth was measured, if it was."""
+        config, scale, (done, total) = self.config, learner.field.space.scale_m, moment
+        ramp = min(1.0, done / config.schedule.uniform_until(total))
+        loss = config.distortion * ramp * losses.distortion(
+            rendering.weights, samples, scale, uses_kernels(learner.field, rendering.weights))
+        if config.depth_weight > 0.0 and bool(batch.confidence.any()):
+            loss = loss + config.depth_weight * losses.depth_error(
+                rendering.weights, samples, batch.depth_m, batch.confidence, 0.25 * scale)
+        return loss
+
+    def _render(self, learner: Learner, modality: str, batch: RayBatch, moment: Moment,
+                rng: np.random.Generator) -> tuple[Samples, Rendering]:
+        """Place samples by the grid, ask the field."""
+        schedule, device = self.config.schedule, self.device
+        samples = Samples.from_numpy(*learner.grid.sample(
+            batch.origins, batch.directions, schedule.samples(*moment),
+            schedule.exploring(*moment), rng))
+        view = View(schedule.direction_share(*moment), modality in learner.detached,
+                    self.config.near_gradient * learner.field.space.scale_m)
+        samples = Samples(samples.distance_m.to(device), samples.width_m.to(device))
+        half = self.config.bfloat16 and has_bfloat16(device)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            rendering = render(learner.field, modality, torch.from_numpy(batch.origins).to(device),
+                               torch.from_numpy(batch.directions).to(device), samples, view)
+        return samples, rendering
+
+    def _note_psnr(self, modality: str, rendered: Tensor, truth: Tensor) -> None:
+        error = float(((rendered.detach() - truth)**2).mean())
+        now = -10.0 * float(np.log10(max(error, 1e-12)))
+        self.psnr[modality] = 0.95 * self.psnr.get(modality, now) + 0.05 * now
