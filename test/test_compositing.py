@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from thermal_nerf_loc.field.kernels.proposal import contract_all
 from thermal_nerf_loc.field.render import _CpuCompositing, _ScaleGradient, composite, Samples
+from thermal_nerf_loc.field.space import Space
 from thermal_nerf_loc.mapping.losses import distortion
 
 RAYS, SAMPLES = 40, 13
@@ -76,3 +78,13 @@ def test_one_lump_has_no_distortion_between_samples():
     for kernels in (True, False):
         assert float(distortion(weights, Samples(distance, width), scale, kernels)) == (
             pytest.approx(expected, rel=1e-5))
+
+
+def test_the_kernel_contracts_as_torch_does():
+    """Inside, on the border of, and far outside of the inner box."""
+    space = Space((1.0, -2.0, 0.5), (2.0, 1.0, 0.7))
+    points = torch.tensor(np.random.default_rng(3).normal(0.0, 5.0, (500, 3)), dtype=torch.float32)
+    points[0], points[1] = torch.tensor([3.0, -2.0, 0.5]), torch.tensor([1e6, 0.0, -1e6])
+    unit = torch.empty_like(points)
+    contract_all(points.numpy(), *space.kernel_arguments, unit.numpy())
+    torch.testing.assert_close(unit, space.to_unit(points), rtol=1e-5, atol=1e-6)

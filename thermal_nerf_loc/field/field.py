@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 
 from thermal_nerf_loc.config import setting
-from thermal_nerf_loc.field.encoding import EncodingConfig, HashEncoding
+from thermal_nerf_loc.field.encoding import EncodingConfig, HashEncoding, NUMBA
 from thermal_nerf_loc.field.space import Space
 
 DIRECTION_FEATURES = 9  # real spherical harmonics up to degree 2
@@ -50,7 +50,7 @@ class RadianceField(nn.Module):
 
     def density(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """World points (n, 3) to density (n,) per metre and features (n, 15)."""
-        raw = self.density_net(self.encoding(self.space.to_unit(points))).float()
+        raw = self.density_net(self.encoding(self._to_unit(points))).float()
         sigma = _TruncatedExp.apply(raw[:, 0] + self.config.density_bias)  # type: ignore[no-untyped-call]
         return sigma / self.space.scale_m, raw[:, 1:]
 
@@ -65,6 +65,15 @@ class RadianceField(nn.Module):
     def sees_direction(self, modality: str) -> bool:
         """Colour depends on the direction; heat does so only where it is asked for."""
         return modality == 'rgb' or self.config.x_view_dependent
+
+    def _to_unit(self, points: Tensor) -> Tensor:
+        """Contracted points; by a kernel where nobody asks for their slopes."""
+        if points.requires_grad or self.encoding.backend != NUMBA:
+            return self.space.to_unit(points)
+        from thermal_nerf_loc.field.kernels import proposal
+        unit = torch.empty_like(points)
+        proposal.contract_all(points.numpy(), *self.space.kernel_arguments, unit.numpy())
+        return unit
 
     def _branch(self, name: str, channels: int) -> nn.Sequential:
         inputs = self.config.features + DIRECTION_FEATURES * self.sees_direction(name)

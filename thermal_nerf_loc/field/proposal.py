@@ -38,8 +38,7 @@ class DensityGrid:
         """Begin with the same small density everywhere: the first samples are uniform."""
         self.config, self.space = config, space
         self.values = np.full(config.grid_cells**3, 0.05 / space.scale_m, np.float32)
-        self.center = np.array(space.center_m, np.float32)
-        self.inverse_half = (1.0 / np.array(space.half_extent_m)).astype(np.float32)
+        self.center, self.inverse_half = space.kernel_arguments
 
     def sample(self, origins: Array32, directions: Array32, count: int, exploring: float,
                rng: np.random.Generator | None = None) -> tuple[Array32, Array32]:

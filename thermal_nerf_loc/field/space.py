@@ -34,6 +34,12 @@ class Space:
         center, half = np.array(self.center_m), np.array(self.half_extent_m)
         return np.stack([center - half, center + half])
 
+    @property
+    def kernel_arguments(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Centre and inverse half extent, as the CPU kernels take them."""
+        return (np.array(self.center_m, np.float32),
+                (1.0 / np.array(self.half_extent_m)).astype(np.float32))
+
     def to_unit(self, points: Tensor) -> Tensor:
         """World points (..., 3) to [0, 1]^3; differentiable."""
         u = (points - points.new_tensor(self.center_m)) / points.new_tensor(self.half_extent_m)

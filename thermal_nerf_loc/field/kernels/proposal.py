@@ -31,6 +31,14 @@ def contract(x, y, z, center, inverse_half):  # type: ignore[no-untyped-def]
     return x * scale + half, y * scale + half, z * scale + half
 
 
+@nb.njit(parallel=True, **_OPTIONS)
+def contract_all(points, center, inverse_half, out):  # type: ignore[no-untyped-def]
+    """World points (n, 3) to [0, 1]^3."""
+    for i in nb.prange(points.shape[0]):
+        out[i, 0], out[i, 1], out[i, 2] = contract(points[i, 0], points[i, 1], points[i, 2],
+                                                   center, inverse_half)
+
+
 @nb.njit(inline='always')
 def unit_cell(x, y, z, center, inverse_half, cells):  # type: ignore[no-untyped-def]
     """Grid cell of a world point."""
