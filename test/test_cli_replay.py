@@ -2,6 +2,7 @@
 """Replay from bag to report, and the demo: the exact simulated world stands for a good map."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from thermal_nerf_loc import cli
 from thermal_nerf_loc.cli import demo, live, replaying
 from thermal_nerf_loc.data.bag import BagReader, BagWriter
-from thermal_nerf_loc.data.trajectory import read_tum
+from thermal_nerf_loc.data.trajectory import read_tum, write_tum
+from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.ros.offline import read_truth
+from thermal_nerf_loc.ros.truth import find_truth
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
 from thermal_nerf_loc.simulation.world import make_world
 
@@ -24,6 +27,14 @@ PROMISED = {'ate_rmse_m', 'ate_rmse_deg', 'rpe_rmse_m', 'success_5cm_5deg', 'los
 def bag(tmp_path_factory):
     path = tmp_path_factory.mktemp('bag') / 'drive'
     simulate_bag(path, SimulationConfig(seconds=2.0, size=(96, 72), rgb_hz=8.0, thermal_hz=16.0,
+                                        supersampling=1))
+    return path
+
+
+@pytest.fixture(scope='module')
+def short_bag(tmp_path_factory):
+    path = tmp_path_factory.mktemp('bag') / 'short'
+    simulate_bag(path, SimulationConfig(seconds=0.6, size=(64, 48), rgb_hz=8.0, thermal_hz=8.0,
                                         supersampling=1))
     return path
 
@@ -51,8 +62,87 @@ def test_a_bag_becomes_a_trajectory_and_a_report(world_as_map, bag, tmp_path, ca
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(told['ate_rmse_m'], rel=1e-3)
     assert (out / 'trajectory.png').read_bytes().startswith(b'\x89PNG')
     assert (out / 'errors.png').read_bytes().startswith(b'\x89PNG')
-    assert 'ate_rmse_m' in (out / 'report.html').read_text()
+    page = (out / 'report.html').read_text()
+    assert 'ate_rmse_m' in page
+    assert page.count('Thermal: seen, rendered') == 2 * 3  # best, median, worst; alt and caption
+    assert {p.name for p in out.glob('*.pdf')} == {'trajectory.pdf', 'errors.pdf'}
+    assert told['time_lost_s'] < 0.5
+    assert told['relocalization_median_s'] is None
+    assert told['latency_median_s'] <= told['latency_p95_s'] <= told['latency_max_s']
     assert 'ate_rmse_m' in capsys.readouterr().out
+
+
+def test_the_same_bag_twice_gives_the_same_file(world_as_map, short_bag, tmp_path):
+    for name in ('once', 'twice'):
+        assert cli.main(['replay', 'm', str(short_bag), '--out', str(tmp_path / name)]) == 0
+    assert ((tmp_path / 'once' / 'trajectory.tum').read_bytes()
+            == (tmp_path / 'twice' / 'trajectory.tum').read_bytes())
+
+
+def test_bags_cameras_and_other_systems_come_into_one_table(world_as_map, short_bag, tmp_path,
+                                                            capsys):
+    bags = [short_bag, tmp_path / 'second']
+    shutil.copytree(short_bag, bags[1])
+    with BagReader(short_bag) as reader:
+        truth = read_truth(reader)
+    for bag in bags:
+        write_tum(tmp_path / f'{bag.name}.tum', truth)
+    out = tmp_path / 'out'
+    assert cli.main(['replay', 'm', *map(str, bags), '--out', str(out), '--ablate', '--truth',
+                     '/ground_truth/pose', '--compare', f'perfect={tmp_path}/{{bag}}.tum',
+                     '--json', str(tmp_path / 'j')]) == 0, capsys.readouterr().err
+    told = json.loads((tmp_path / 'j').read_text())
+    rows = {(row['drive'], row['method']): row for row in told['runs']}
+    assert set(rows) == {(drive, method) for drive in ('short', 'second', 'all')
+                         for method in ('both', 'rgb', 'thermal', 'perfect')}
+    assert rows['all', 'perfect']['ate_rmse_m'] == pytest.approx(0.0, abs=1e-9)
+    assert rows['all', 'perfect']['updates_hz'] is None
+    assert rows['all', 'both']['matched'] == 2 * rows['short', 'both']['matched']
+    assert told['ate_rmse_m'] == rows['all', 'both']['ate_rmse_m'] > 0.0
+    for drive in ('short', 'second'):
+        assert (out / drive / 'errors.png').is_file()
+        assert (out / drive / 'thermal' / 'trajectory.tum').is_file()
+        assert len(read_tum(out / drive / 'truth.tum')) == len(truth)
+    assert 'perfect' in (out / 'report.html').read_text()
+    shown = capsys.readouterr().out
+    assert 'thermal' in shown
+    assert 'perfect' in shown
+
+
+def test_truth_comes_from_a_topic_from_tf_or_from_a_file(short_bag, tmp_path):
+    with BagReader(short_bag) as reader:
+        poses = find_truth(reader, None)
+        write_tum(tmp_path / 'truth.tum', poses)
+        from_file = find_truth(reader, str(tmp_path / 'truth.tum'))
+        np.testing.assert_allclose(from_file.poses, poses.poses, atol=1e-12)
+        odometry, tf = find_truth(reader, '/odom'), find_truth(reader, 'tf:odom:base_link')
+        np.testing.assert_array_equal(odometry.stamps_ns, tf.stamps_ns)
+        np.testing.assert_allclose(odometry.poses, tf.poses, atol=1e-12)
+        camera = find_truth(reader, 'tf:odom:rgb_optical_frame')
+        assert len(camera) == len(tf)
+        assert (camera.poses[:, 2, 3] - tf.poses[:, 2, 3]).min() > 0.02  # above the base
+        for source, message in (('/nothing', 'topics with poses: /ground_truth/pose, /odom'),
+                                ('/rgb/image_raw', 'no poses'), ('tf:map', 'tf:MAP:BASE'),
+                                ('tf:map:moon', "no frame 'map' and no frame 'moon'"),
+                                ('nowhere.tum', 'does not exist')):
+            with pytest.raises(InputError, match=message):
+                find_truth(reader, source)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--truth', 'a', '--truth', 'b'], 'one for all or 1; got 2'),
+    (['--compare', 'other'], 'NAME=FILE.tum'),
+    (['--compare', 'both=x.tum'], 'one name'),
+    (['--compare', 'a=x.tum'], 'x.tum: does not exist'),
+    (['--ablate', '--modality', 'rgb'], '--modality'),
+    (['--tolerance', '0'], 'tolerance_s'),
+    (['--rpe-unit', 'f', '--rpe-delta', '0.5'], 'whole'),
+    (['BAG'], 'same bag twice')])
+def test_a_study_that_does_not_fit_is_refused_at_once(bag, tmp_path, capsys, arguments, message):
+    more = [str(bag) if a == 'BAG' else a for a in arguments]
+    assert cli.main(['replay', 'm', str(bag), *more, '--out', str(tmp_path / 'out')]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('modality', ['rgb', 'thermal'])
@@ -124,6 +214,7 @@ def test_the_demo_without_ros_says_so_and_leaves_everything(world_as_map, tmp_pa
     assert told['map']['steps'] > 0
     assert (out / 'map.safetensors').stat().st_size > 1000
     assert {p.name for p in out.glob('*.png')} == {'trajectory.png', 'errors.png', 'renders.png'}
+    assert 'What the map learned' in (out / 'report.html').read_text()
     assert (out / 'dataset' / 'transforms.json').is_file()
 
 

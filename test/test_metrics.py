@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pose and trajectory errors against closed forms; figures are real PNGs."""
+"""Pose and trajectory errors, alignment and time lost, against closed forms."""
 
-import cv2
 from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
 from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.errors import InputError
-from thermal_nerf_loc.evaluation import metrics, report
+from thermal_nerf_loc.evaluation import alignment, association, availability, comparison, metrics
 from thermal_nerf_loc.geometry import se3
 
 NS = 1_000_000_000
@@ -71,7 +70,7 @@ def test_rpe_sees_drift_not_offset():
     faster = straight.copy()
     faster[:, :3, 3] *= 1.03  # 1 m/s with 3 % too much: 3 cm in each second
     found = metrics.trajectory_metrics(Trajectory(truth.stamps_ns, faster),
-                                       Trajectory(truth.stamps_ns, straight), rpe_delta_s=1.0)
+                                       Trajectory(truth.stamps_ns, straight))
     assert found.rpe_rmse_m == pytest.approx(0.03, rel=1e-6)
     assert found.rpe_rmse_deg == pytest.approx(0.0, abs=1e-6)
 
@@ -106,7 +105,8 @@ def test_rates_latencies_and_shares():
     assert metrics.updates_hz(circle().stamps_ns) == pytest.approx(10.0)
     assert metrics.updates_hz([5]) == 0.0
     found = metrics.latency(np.arange(101) / 100)
-    assert (found.p50_s, found.p95_s, found.max_s) == pytest.approx((0.5, 0.95, 1.0))
+    assert (found.p50_s, found.p90_s, found.p95_s, found.p99_s, found.max_s) == pytest.approx(
+        (0.5, 0.9, 0.95, 0.99, 1.0))
     with pytest.raises(InputError):
         metrics.latency([])
     assert metrics.lost_share(['tracking', 'lost', 'lost', 'degraded']) == 0.5
@@ -118,20 +118,124 @@ def test_unequal_numbers_of_poses_are_refused():
         metrics.pose_errors(circle(3).poses, circle(4).poses)
 
 
-def test_figures_are_pictures():
+def test_nearest_pairs_are_within_the_tolerance_and_the_earlier_of_two():
+    truth = circle(11)
+    estimated = Trajectory(np.array([4, 50, 104, 350], np.int64) * 1_000_000,
+                           circle(4).poses)
+    stamps, A, B = metrics.associate(estimated, truth, 'nearest', 0.005)
+    assert stamps.tolist() == [4_000_000, 104_000_000]
+    np.testing.assert_array_equal(A, estimated.poses[[0, 2]])
+    np.testing.assert_array_equal(B, truth.poses[[0, 1]])
+    _, _, B = metrics.associate(estimated, truth, 'nearest', 0.05)
+    np.testing.assert_array_equal(B, truth.poses[[0, 0, 1, 3]])
+    many, few = metrics.associate(truth, estimated, 'nearest', 0.005)[1:]
+    np.testing.assert_array_equal(many, truth.poses[[0, 1]])
+    np.testing.assert_array_equal(few, estimated.poses[[0, 2]])
+
+
+def test_a_gap_of_the_truth_is_as_wide_as_the_tolerance_lets_it():
     truth = circle()
-    estimated = Trajectory(truth.stamps_ns, se3.plus(truth.poses, [0.01, 0, 0, 0, 0.01, 0]))
-    states = [(0, 'initializing'), (NS, 'tracking'), (3 * NS, 'lost'), (4 * NS, 'lost')]
-    errors = metrics.pose_errors(estimated.poses, truth.poses)
-    pictures = {
-        'trajectory': report.plot_trajectory(estimated, truth, np.array([[-3, -3, 0], [3, 3, 2]])),
-        'errors': report.plot_errors(estimated, truth, states),
-        'histogram': report.plot_error_histogram(errors.metres, errors.degrees)}
-    for png in pictures.values():
-        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
-        assert image.shape[0] > 300
-        assert len(np.unique(image.reshape(-1, 3), axis=0)) > 20
-    page = report.html_report('a <drive>', {'ate_rmse_m': 0.0123456}, pictures)
-    assert 'a &lt;drive&gt;' in page
-    assert '0.01235' in page
-    assert page.count('data:image/png;base64,') == 3
+    gappy = Trajectory(np.delete(truth.stamps_ns, slice(10, 14)),
+                       np.delete(truth.poses, slice(10, 14), axis=0))  # 0.5 s without truth
+    assert len(metrics.associate(truth, gappy, tolerance_s=0.25).stamps_ns) == 41
+    assert len(metrics.associate(truth, gappy, tolerance_s=0.24).stamps_ns) == 37
+
+
+@pytest.mark.parametrize('unit, delta, count', [('s', 1.0, 31), ('f', 10, 31), ('m', 0.5, 36)])
+def test_moments_of_relative_errors(unit, delta, count):
+    drive = circle()  # 10 Hz, 5 cm a step in arc, nearly so along the chords
+    matched = association.Matched(drive.stamps_ns, drive.poses * 1.0, drive.poses)
+    first, second = association.moment_pairs(matched, delta, unit)
+    assert len(first) == len(second) == count
+    assert set((second - first).tolist()) == {5 if unit == 'm' else 10}
+
+
+def test_seconds_and_frames_agree_at_a_steady_rate():
+    truth = circle()
+    noisy = Trajectory(truth.stamps_ns, se3.plus(
+        truth.poses, 0.01 * np.random.default_rng(1).normal(size=(41, 6))))
+    by = [metrics.trajectory_metrics(noisy, truth, metrics.EvaluationConfig(
+        rpe_unit=unit, rpe_delta=delta)).rpe_rmse_m for unit, delta in (('s', 1.0), ('f', 10.0))]
+    assert by[0] == by[1] > 0.005
+    with pytest.raises(InputError, match='whole'):
+        metrics.EvaluationConfig(rpe_unit='f', rpe_delta=1.5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(-1.0, 1.0), min_size=6, max_size=6), st.floats(0.2, 5.0))
+def test_alignment_takes_out_exactly_a_similarity(xi, scale):
+    truth = circle().poses
+    moved = se3.inverse(se3.exp(xi)) @ truth
+    moved[:, :3, 3] /= scale
+    found = alignment.find_alignment(moved, truth, 'sim3')
+    assert found.scale == pytest.approx(scale, rel=1e-9)
+    np.testing.assert_allclose(found.apply(moved)[:, :3, 3], truth[:, :3, 3], atol=1e-9)
+    rigid = alignment.find_alignment(moved, truth, 'se3')
+    assert rigid.scale == 1.0
+    np.testing.assert_allclose(rigid.T[:3, :3], found.T[:3, :3], atol=1e-6)
+    assert alignment.find_alignment(moved, truth, 'none') is alignment.IDENTITY
+
+
+def test_alignment_is_rigid_also_for_a_mirrored_path():
+    truth = circle().poses.copy()
+    truth[:, 2, 3] = np.sin(np.arange(41))
+    mirrored = truth.copy()
+    mirrored[:, 0, 3] *= -1.0
+    found = alignment.find_alignment(mirrored, truth, 'se3')
+    assert np.linalg.det(found.T[:3, :3]) == pytest.approx(1.0)
+    line = np.tile(np.eye(4), (5, 1, 1))
+    line[:, 0, 3] = np.arange(5)
+    with pytest.raises(InputError, match='cannot be aligned'):
+        alignment.find_alignment(line, line, 'se3')
+
+
+def test_time_lost_and_found_again():
+    states = [(0, 'initializing'), (1, 'tracking'), (4, 'degraded'), (5, 'lost'), (7, 'lost'),
+              (8, 'tracking'), (9, 'lost'), (10, 'initializing'), (15, 'tracking'), (16, 'lost'),
+              (18, 'lost')]
+    found = availability.availability([(t * NS, state) for t, state in states])
+    assert found.time_lost_s == pytest.approx(1 + 3 + 6 + 2)
+    assert found.initialization_s == pytest.approx(1.0)
+    assert found.losses == 3  # the last one lasts
+    assert found.relocalization_median_s == pytest.approx(4.5)
+    assert found.relocalization_max_s == pytest.approx(6.0)
+    never = availability.availability([(0, 'lost'), (NS, 'lost')])
+    assert (never.initialization_s, never.losses, never.time_lost_s) == (None, 0, 1.0)
+    both = availability.availability([(t * NS, state) for t, state in states],
+                                     [(0, 'tracking'), (NS, 'tracking')])
+    assert (both.losses, both.time_lost_s) == (3, pytest.approx(12.0))
+
+
+def test_pauses_of_a_system_without_states_are_time_lost():
+    stamps = np.array([2.0, 2.5, 3.0, 6.0, 6.5], np.float64) * NS
+    states = availability.states_from_stamps(stamps.astype(np.int64), 0, 10 * NS, 1.0)
+    found = availability.availability(states)
+    assert found.time_lost_s == pytest.approx(2.0 + 3.0 + 3.5)
+    assert found.initialization_s == pytest.approx(2.0)
+    assert (found.losses, found.relocalization_max_s) == (2, pytest.approx(3.0))
+    whole = availability.states_from_stamps(stamps.astype(np.int64), 2 * NS, 7 * NS, 5.0)
+    assert availability.availability(whole).time_lost_s == 0.0
+    nothing = availability.states_from_stamps(np.zeros(0, np.int64), 0, NS, 1.0)
+    assert availability.availability(nothing).time_lost_s == 1.0
+
+
+def test_rows_of_two_drives_and_what_they_are_together():
+    truth = circle()
+    runs = []
+    for drive, off, lost in (('a', 0.03, 0.0), ('b', 0.04, 0.5)):
+        estimated = Trajectory(truth.stamps_ns, se3.plus(truth.poses, [off, 0, 0, 0, 0, 0]))
+        runs.append(comparison.Run(
+            drive, 'both', estimated, ((0, 'tracking'), (NS, 'tracking')),
+            metrics.evaluate(estimated, truth), lost, 10, 5.0 if drive == 'a' else 10.0,
+            np.full(10, off)))
+    rows = comparison.rows(runs)
+    assert [row['drive'] for row in rows] == ['a', 'b', 'all']
+    assert rows[2]['ate_rmse_m'] == pytest.approx(np.sqrt((0.03**2 + 0.04**2) / 2))
+    assert rows[2]['updates_hz'] == pytest.approx(20 / 3.0)  # 2 s and 1 s for ten each
+    assert rows[2]['lost_share'] == pytest.approx(0.25)
+    assert rows[2]['latency_max_s'] == pytest.approx(0.04)
+    five = next(rate for rate in rows[1]['success'] if rate['metres'] == 0.05)
+    assert (five['share_of_poses'], five['share_of_updates']) == (1.0, 0.5)
+    assert comparison.cells(rows[0])[0] == '3.00'
+    other = comparison.Run('a', 'other', runs[0].trajectory, runs[0].states)
+    assert comparison.cells(comparison.rows([other])[0])[0] == '–'

@@ -169,9 +169,10 @@ def test_an_update_says_which_modality_carried_it():
     tracker = FakeTracker()
     step = tracker.step
     found = SimpleNamespace(fits={'rgb': fit(0.9, 3.0), 'thermal': fit(0.5, 1.0)}, seconds=0.1,
-                            ignored={'depth': 'none'})
+                            ignored={'depth': 'none'}, confidence=0.8)
     tracker.step = lambda *args: SimpleNamespace(**{**vars(step(*args)), 'localization': found})
     update = RobotTracker(tracker).step(observe())
     assert update.carried_by == pytest.approx({'rgb': 0.75, 'thermal': 0.25})
     assert update.inlier_share == pytest.approx(0.75 * 0.9 + 0.25 * 0.5)
     assert update.ignored == {'depth': 'none'}
+    assert update.confidence == 0.8

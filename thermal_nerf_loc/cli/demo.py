@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 _VIEWS = 4  # on the sheet of renders
-_PICTURES = ('trajectory', 'errors', 'renders')
 _MARK = 'demo.json'  # says that a folder is ours to write over
 
 
@@ -59,12 +58,11 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if not live:
         show_note('rclpy and tf2_msgs do not import here, so ROS has no part in this demo: the '
                   'bag is replayed offline, through the same tracker')
-    figures = {**_replay(args, live), 'map': quality}
+    figures = {**_replay(args, live, quality), 'map': quality}
     ended = time.monotonic()
     figures |= {'seconds': {'simulate': simulated - started, 'train': trained - simulated,
                             'drive': ended - trained, 'total': ended - started}}
     write_json(args.out / 'metrics.json', figures)
-    _report(args.out, figures)
     show_note(f'look at {args.out / "report.html"}')
     return figures
 
@@ -115,21 +113,27 @@ def _train(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     return figures
 
 
-def _replay(args: argparse.Namespace, live: bool) -> dict[str, Any]:
+def _replay(args: argparse.Namespace, live: bool, quality: Mapping[str, Any]) -> dict[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.cli.replay import Request
-    from thermal_nerf_loc.cli.replaying import replay
+    from thermal_nerf_loc.cli.study import replay
 
     request = Request(args.out / 'map.safetensors', args.out / 'bag', args.out, through_ros=live)
     title = 'drive, through ROS' if live else 'drive, offline'
     with progress_bar(title) as progress:
-        return replay(request, progress)
+        return replay(request, progress, f'A simulated {args.scene}: mapped, then driven through',
+                      _map_blocks(args.out, quality))
 
 
-def _report(out: Path, figures: Mapping[str, Any]) -> None:
+def _map_blocks(out: Path, quality: Mapping[str, Any]) -> list[str]:
+    """What the report says of the map: held-out views beside their renders, and figures."""
     from thermal_nerf_loc.cli.output import flatten
-    from thermal_nerf_loc.cli.replaying import write_report
     from thermal_nerf_loc.data.files import read_bytes
+    from thermal_nerf_loc.evaluation import page
 
-    pictures = {name: read_bytes(out / f'{name}.png') for name in _PICTURES}
-    write_report(out, 'thermal_nerf_loc demo', dict(flatten(figures)), pictures)
+    rows = [(name, f'{value:.4g}' if isinstance(value, float) else str(value))
+            for name, value in flatten(quality) if value is not None]
+    return [page.heading('What the map learned'),
+            page.picture(read_bytes(out / 'renders.png'), 'held-out views, seen and rendered',
+                         'Views that the map never saw, beside what it renders there.'),
+            page.table(('figure of the map', 'value'), rows, 'text')]

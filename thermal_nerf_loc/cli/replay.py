@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`replay M BAG --out DIR`: localize a recorded drive, offline or through the real ROS node."""
+"""`replay M BAG ... --out DIR`: localize recorded drives, offline or through the real ROS node."""
 
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_EVALUATION = {'align': 'align', 'associate': 'associate', 'tolerance': 'tolerance_s',
+               'rpe_delta': 'rpe_delta', 'rpe_unit': 'rpe_unit'}  # option: field
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Request:
     through_ros: bool = False
     initial_pose: tuple[float, ...] = ()  # x y z qx qy qz qw; empty: near the truth
     topics: Mapping[str, str | None] | None = None  # image topic by modality
-    truth: Path | None = None
+    truth: str | None = None  # TUM file, topic or tf:MAP:BASE
     params_file: Path | None = None
     rate: float = 1.0
 
@@ -27,11 +30,14 @@ class Request:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare."""
     parser.add_argument('map', type=Path, metavar='M', help='map file')
-    parser.add_argument('bag', type=Path, metavar='BAG', help='rosbag2 folder, .mcap or .db3')
+    parser.add_argument('bag', type=Path, nargs='+', metavar='BAG',
+                        help='rosbag2 folder, .mcap or .db3; several make one table')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR',
-                        help='folder for trajectory.tum, metrics.json and plots')
+                        help='folder for trajectory.tum, metrics.json, report.html and figures')
     parser.add_argument('--modality', choices=('both', 'rgb', 'thermal'), default='both',
                         help='cameras to use (default: both)')
+    parser.add_argument('--ablate', action='store_true',
+                        help='replay with both cameras, rgb alone and thermal alone')
     parser.add_argument('--through-ros', action='store_true',
                         help='play it over DDS to the real node instead of calling the tracker')
     parser.add_argument('--initial-pose', type=float, nargs=7, default=(),
@@ -40,23 +46,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              '(default: the truth of the bag, disturbed)')
     parser.add_argument('--rgb-topic', metavar='TOPIC', help='(default: /rgb/image_raw)')
     parser.add_argument('--thermal-topic', metavar='TOPIC', help='(default: /thermal/image_raw)')
-    parser.add_argument('--truth', type=Path, metavar='FILE',
-                        help="TUM file of the base's true poses (default: the bag's "
-                             '/ground_truth/pose)')
     parser.add_argument('--params-file', type=Path, metavar='FILE',
                         help='parameters of the node, as ROS reads them')
     parser.add_argument('--rate', type=float, default=1.0,
                         help='times real time, with --through-ros (default: 1)')
+    _add_evaluation(parser.add_argument_group('evaluation'))
+
+
+def _add_evaluation(group: Any) -> None:
+    group.add_argument('--truth', action='append', default=[], metavar='SOURCE',
+                       help="the base's true poses in the map: a TUM file, a topic of the bag or "
+                            'tf:MAP:BASE; once, or once for each bag (default: the topic '
+                            '/ground_truth/pose)')
+    group.add_argument('--compare', action='append', default=[], metavar='NAME=FILE.tum',
+                       help="another system's poses of the same base, or another replay's folder; "
+                            '{bag} in it stands for the name of the bag; may be given again')
+    group.add_argument('--align', choices=('none', 'se3', 'sim3'), default='none',
+                       help='fit each trajectory to the truth first, as evo does (default: none)')
+    group.add_argument('--associate', choices=('interpolate', 'nearest'), default='interpolate',
+                       help="truth at each estimate's stamp, or the nearest in time as evo pairs "
+                            'them (default: interpolate)')
+    group.add_argument('--tolerance', type=float, metavar='S',
+                       help='farthest a true pose may be in time '
+                            '(default: 0.25 interpolated, 0.01 nearest)')
+    group.add_argument('--rpe-delta', type=float, default=1.0, metavar='D',
+                       help='distance of the two moments of a relative error (default: 1)')
+    group.add_argument('--rpe-unit', choices=('s', 'f', 'm'), default='s',
+                       help='seconds, frames or metres (default: s)')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Replay and measure."""
-    from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.cli.replaying import replay
+    from thermal_nerf_loc.cli.study import make_study, study
 
-    request = Request(args.map, args.bag, args.out, args.modality, args.through_ros,
+    request = Request(args.map, args.bag[0], args.out, args.modality, args.through_ros,
                       tuple(args.initial_pose),
-                      {'rgb': args.rgb_topic, 'thermal': args.thermal_topic}, args.truth,
+                      {'rgb': args.rgb_topic, 'thermal': args.thermal_topic}, None,
                       args.params_file, args.rate)
-    with progress_bar('replay') as progress:
-        return replay(request, progress)
+    evaluation = {field: getattr(args, option) for option, field in _EVALUATION.items()}
+    return study(make_study(request, args.bag, args.truth, args.compare, args.ablate, evaluation))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both ways to replay a bag, and what is measured and written after either."""
+"""Both ways to replay a bag: one drive in, its trajectory and what is known of it out."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 import time
 from typing import Any
@@ -16,23 +16,40 @@ from thermal_nerf_loc.cli.output import show_note
 from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.config import check
 from thermal_nerf_loc.data.bag import BagReader
-from thermal_nerf_loc.data.files import write_atomically, write_json
-from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
+from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.errors import InputError, RunError
-from thermal_nerf_loc.evaluation.metrics import latency, trajectory_metrics, updates_hz
-from thermal_nerf_loc.evaluation.report import html_report, plot_errors, plot_trajectory
+from thermal_nerf_loc.evaluation.comparison import Moment
+from thermal_nerf_loc.evaluation.metrics import updates_hz
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization.confidence import sigmas
+from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.progress import Progress
 from thermal_nerf_loc.ros.frames import TransformBuffer
 from thermal_nerf_loc.ros.intake import FrameIntake
 from thermal_nerf_loc.ros.node_config import NodeConfig, read_parameter_file
-from thermal_nerf_loc.ros.offline import (
-    CameraTopics, find_cameras, read_truth, Replay, rising_trajectory)
-from thermal_nerf_loc.ros.robot import RobotTracker
+from thermal_nerf_loc.ros.offline import CameraTopics, find_cameras, Replay, rising_trajectory
+from thermal_nerf_loc.ros.robot import RobotTracker, RobotUpdate
+from thermal_nerf_loc.ros.truth import find_truth
+from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
 
 _DISTURBANCE = (0.06, -0.06, 0.05, 0.03, -0.04, 0.07)  # 0.10 m, 5 deg off the truth
+
+
+class LazyMap:
+    """A map file that is read when it is first needed, then kept."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the file."""
+        self._path = path
+        self._renderer: RadianceMap | None = None
+
+    def get(self) -> RadianceMap:
+        """The map."""
+        if self._renderer is None:
+            self._renderer = RadianceMap.load(self._path)
+        return self._renderer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,16 +57,19 @@ class Drive:
     """What came out of a replay, whichever way."""
 
     trajectory: Trajectory  # of the base in the map
+    truth: Trajectory | None
+    cameras: Mapping[str, CameraTopics]
+    config: NodeConfig
     lost_share: float
     updates: int
     updates_hz: float
     latencies_s: Array
-    states: tuple[tuple[int, str], ...]  # (stamp, state) of each update, where known
+    moments: tuple[Moment, ...]  # of each update, where known
     details: Mapping[str, Any]
 
 
-def replay(request: Request, progress: Progress) -> dict[str, Any]:
-    """Run, measure, write everything under `request.out`; returns the figures."""
+def replay_drive(request: Request, a_map: LazyMap, progress: Progress) -> Drive:
+    """Run one bag through the tracker."""
     if request.through_ros and not ros_is_here():
         raise InputError('--through-ros needs rclpy and tf2_msgs, which do not import here',
                          hint='Source a ROS 2, or leave the option out for the offline replay.')
@@ -60,13 +80,13 @@ def replay(request: Request, progress: Progress) -> dict[str, Any]:
     with BagReader(request.bag) as reader:
         modalities = ('rgb', 'thermal') if config.modality == 'both' else (config.modality,)
         cameras = find_cameras(reader, modalities, request.topics or {})
-        truth = read_tum(request.truth) if request.truth else read_truth(reader)
+        truth = find_truth(reader, request.truth)
         config = replace(config, initial_pose=_start(config, truth))
         if request.through_ros:
             drive = _through_ros(request, config, cameras, reader.duration_ns / 1e9, progress)
         else:
-            drive = _offline(request, config, cameras, reader, progress)
-    return _report(request, drive, truth)
+            drive = _offline(request, config, cameras, reader, a_map.get(), progress)
+    return replace(drive, truth=truth)
 
 
 def _configure(request: Request) -> NodeConfig:
@@ -92,13 +112,11 @@ def _start(config: NodeConfig, truth: Trajectory | None) -> tuple[float, ...]:
 
 
 def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
-             reader: BagReader, progress: Progress) -> Drive:
+             reader: BagReader, renderer: Renderer, progress: Progress) -> Drive:
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.localization.tracker import Tracker
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
     from thermal_nerf_loc.ros.warm_up import warm_up
 
-    renderer = RadianceMap.load(request.map)
     chosen = tuple(m for m in config.chosen_modalities(renderer.modalities) if m in cameras)
     localizer = Localizer(renderer, config.localizer)
     warm_up(localizer, renderer, chosen)
@@ -106,30 +124,42 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
     robot.start_at(se3.from_quaternion(config.initial_pose[:3], config.initial_pose[3:]))
     intake = FrameIntake(config.intake, TransformBuffer(), chosen,
                          config.thermal_scale.radiometry())
-    task = Replay(reader, {m: cameras[m] for m in chosen}, intake, robot, [])
+    cameras = {m: cameras[m] for m in chosen}
+    task = Replay(reader, cameras, intake, robot, [])
     started = time.monotonic()
     updates = list(task.updates(config.map_frame, progress))
     seconds = time.monotonic() - started
-    if not updates:
-        raise RunError('bag gave no frame to localize', where=request.bag,
-                       got=task.problems[0] if task.problems else 'no image')
-    if task.problems:
-        show_note(f'{len(task.problems)} images were left out, the first: {task.problems[0]}')
-    if all(u.T_map_base is None for u in updates):
-        raise RunError(f'no pose was found in {len(updates)} frames',
-                       got=f'{updates[-1].state}: {updates[-1].reason}',
-                       hint='Was the initial pose near, and is it the right map?')
+    _check_updates(updates, task.problems, request.bag)
     posed = [(u.stamp_ns, u.T_map_base) for u in updates if u.T_map_base is not None]
-    return Drive(rising_trajectory(posed),
+    return Drive(rising_trajectory(posed), None, cameras, config,
                  1.0 - len(posed) / len(updates), len(updates), len(updates) / seconds,
-                 np.array([u.seconds for u in updates]),
-                 tuple((u.stamp_ns, u.state) for u in updates),
+                 np.array([u.seconds for u in updates]), tuple(map(_moment, updates)),
                  {**_counts(u.state for u in updates), **intake.counts,
                   'images_left_out': len(task.problems)})
 
 
+def _check_updates(updates: list[RobotUpdate], problems: list[str], bag: Path) -> None:
+    """Refuse a replay that found nothing, and tell what was left out of one that did."""
+    if not updates:
+        raise RunError('bag gave no frame to localize', where=bag,
+                       got=problems[0] if problems else 'no image')
+    if problems:
+        show_note(f'{len(problems)} images were left out, the first: {problems[0]}')
+    if all(u.T_map_base is None for u in updates):
+        raise RunError(f'no pose was found in {len(updates)} frames',
+                       got=f'{updates[-1].state}: {updates[-1].reason}',
+                       hint='Was the initial pose near, and is it the right map?')
+
+
+def _moment(update: RobotUpdate) -> Moment:
+    sigma_m = None if update.covariance is None else sigmas(update.covariance)[0]
+    return Moment(update.stamp_ns, update.state, update.reason, update.confidence, sigma_m)
+
+
 def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
                  seconds: float, progress: Progress) -> Drive:
+    from thermal_nerf_loc.data.files import write_atomically
+
     parameters = [f'modality:={config.modality}' if len(cameras) == 2 or
                   config.modality != 'both' else f'modality:={next(iter(cameras))}',
                   'initial_pose:=[' + ', '.join(f'{v!r}' for v in config.initial_pose) + ']']
@@ -148,7 +178,7 @@ def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, Cam
                        hint=f'Its log is in {request.out / "node.log"}.')
     told = recording.diagnostics
     asked = max(recording.odometry_count, len(recording.tf))
-    return Drive(recording.tf, 1.0 - len(recording.tf) / asked,
+    return Drive(recording.tf, None, cameras, config, 1.0 - len(recording.tf) / asked,
                  int(told.get('updates', 0)), updates_hz(recording.updates.stamps_ns),
                  recording.latencies_s, (), told)
 
@@ -158,32 +188,6 @@ def _excuse(told: Mapping[str, str]) -> str:
     state = ': '.join(filter(None, (told.get('state', 'no diagnostics'), told.get('reason'))))
     return '; '.join(filter(None, (f'{state} after {told.get("updates", 0)} updates',
                                    told.get('last_problem'))))
-
-
-def _report(request: Request, drive: Drive, truth: Trajectory | None) -> dict[str, Any]:
-    latencies = latency(drive.latencies_s) if len(drive.latencies_s) else None
-    figures: dict[str, Any] = {
-        'lost_share': drive.lost_share, 'updates_hz': drive.updates_hz,
-        'latency_median_s': latencies.p50_s if latencies else None,
-        'latency_p95_s': latencies.p95_s if latencies else None,
-        'updates': drive.updates, 'way': 'ros' if request.through_ros else 'offline'}
-    pictures = {'trajectory': plot_trajectory(drive.trajectory, truth)}
-    write_tum(request.out / 'trajectory.tum', drive.trajectory)
-    if truth is not None:
-        figures = {**asdict(trajectory_metrics(drive.trajectory, truth)), **figures}
-        pictures['errors'] = plot_errors(drive.trajectory, truth, drive.states)
-        write_tum(request.out / 'truth.tum', truth)
-    write_json(request.out / 'metrics.json', {**figures, 'details': dict(drive.details)})
-    write_report(request.out, f'{request.bag.name} in {request.map.name}', figures, pictures)
-    return figures
-
-
-def write_report(out: Path, title: str, figures: Mapping[str, Any],
-                 pictures: Mapping[str, bytes]) -> None:
-    """Write report.html and its pictures."""
-    for name, png in pictures.items():
-        write_atomically(out / f'{name}.png', png)
-    write_atomically(out / 'report.html', html_report(title, figures, pictures))
 
 
 def _counts(states: Iterable[str]) -> dict[str, int]:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Pose and trajectory errors, as `evo` defines them: `E = truth^-1 estimated`, no alignment.
+Pose and trajectory errors, as `evo` defines them: `E = truth^-1 estimated`.
 
-Both trajectories are of the same body in the same frame. ATE is the root mean square over time of
-the translation (or rotation angle) of E; RPE that of the error of the motion between two moments.
+Both trajectories are of the same body. ATE is the root mean square over time of the translation
+(or rotation angle) of E; RPE that of the error of the motion between two moments.
 """
 
 from dataclasses import dataclass
@@ -11,16 +11,47 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from thermal_nerf_loc.config import setting
 from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.evaluation import alignment, association
+from thermal_nerf_loc.evaluation.association import associate, Matched, moment_pairs
 from thermal_nerf_loc.geometry import se3
+
+__all__ = ['associate', 'Evaluation', 'EvaluationConfig', 'evaluate', 'latency', 'Latency',
+           'lost_share', 'pose_errors', 'PoseErrors', 'trajectory_metrics', 'TrajectoryMetrics',
+           'updates_hz']
 
 Array = NDArray[np.float64]
 
 SUCCESS_M = 0.05
 SUCCESS_DEG = 5.0
 _NS = 1e-9
-_MAX_GAP_NS = 500_000_000  # of the truth; across longer ones nothing is interpolated
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """How a trajectory is held against the truth."""
+
+    associate: str = setting(
+        association.INTERPOLATE, 'how poses are paired in time',
+        choices=(association.INTERPOLATE, association.NEAREST))
+    tolerance_s: float | None = setting(None, 'a true pose farther off in time does not count',
+                                        1e-9, 3600.0)
+    align: str = setting(alignment.NONE, 'motion of the whole trajectory onto the truth first',
+                         choices=(alignment.NONE, alignment.SE3, alignment.SIM3))
+    rpe_delta: float = setting(1.0, 'distance of the two moments of a relative error', 1e-6, 1e6)
+    rpe_unit: str = setting(association.SECONDS, 'seconds, frames or metres',
+                            choices=(association.SECONDS, association.FRAMES, association.METRES))
+    longest_gap_s: float = setting(1.0, 'longer pauses between poses are time lost, where a '
+                                        'system tells no states', 1e-3, 3600.0)
+
+    def __post_init__(self) -> None:
+        """Check what a range cannot say."""
+        whole = float(self.rpe_delta).is_integer()
+        if self.rpe_unit == association.FRAMES and not whole:
+            raise InputError('a number of frames is whole', where='--rpe-delta',
+                             expected='1, 2, ...', got=self.rpe_delta)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,9 +64,19 @@ class PoseErrors:
     @property
     def success_5cm_5deg(self) -> float:
         """Share of poses within 5 cm and 5 degrees."""
+        return self.within(SUCCESS_M, SUCCESS_DEG)
+
+    def within(self, metres: float, degrees: float) -> float:
+        """Share of poses nearer than both."""
         if not len(self.metres):
             return 0.0
-        return float(((self.metres < SUCCESS_M) & (self.degrees < SUCCESS_DEG)).mean())
+        return float(((self.metres < metres) & (self.degrees < degrees)).mean())
+
+    @staticmethod
+    def joined(parts: 'list[PoseErrors]') -> 'PoseErrors':
+        """The errors of several drives."""
+        return PoseErrors(np.concatenate([part.metres for part in parts]),
+                          np.concatenate([part.degrees for part in parts]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +85,31 @@ class TrajectoryMetrics:
 
     ate_rmse_m: float
     ate_rmse_deg: float
+    ate_mean_m: float
+    ate_mean_deg: float
     ate_median_m: float
     ate_median_deg: float
     ate_max_m: float
+    ate_max_deg: float
     rpe_rmse_m: float
     rpe_rmse_deg: float
     success_5cm_5deg: float
     matched: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """A trajectory held against the truth, moment by moment; estimates are aligned."""
+
+    matched: Matched
+    absolute: PoseErrors
+    relative: PoseErrors
+    similarity: alignment.Similarity
+
+    @property
+    def metrics(self) -> TrajectoryMetrics:
+        """The errors in a few numbers."""
+        return summarize(self.absolute, self.relative)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +117,9 @@ class Latency:
     """Seconds from an image to its pose."""
 
     p50_s: float
+    p90_s: float
     p95_s: float
+    p99_s: float
     max_s: float
 
 
@@ -74,36 +135,31 @@ def pose_errors(estimated: ArrayLike, truth: ArrayLike) -> PoseErrors:
                       np.rad2deg(np.linalg.norm(se3.so3_log(E[:, :3, :3]), axis=1)))
 
 
-def associate(estimated: Trajectory, truth: Trajectory,
-              max_gap_ns: int = _MAX_GAP_NS) -> tuple[NDArray[np.int64], Array, Array]:
-    """Stamps, estimates and the truth at the same moments, interpolated on SE(3)."""
-    pairs = [(stamp, T, truth.at(int(stamp), max_gap_ns))
-             for stamp, T in zip(estimated.stamps_ns, estimated.poses)]
-    kept = [(stamp, T, true) for stamp, T, true in pairs if true is not None]
-    if not kept:
-        raise InputError(
-            'estimates and truth share no moment',
-            expected=_span(truth, 'truth'), got=_span(estimated, 'estimates'))
-    stamps, A, B = zip(*kept)
-    return np.array(stamps, dtype=np.int64), np.array(A), np.array(B)
+def evaluate(estimated: Trajectory, truth: Trajectory,
+             config: EvaluationConfig = EvaluationConfig()) -> Evaluation:
+    """Pair, align, and take the errors."""
+    matched = associate(estimated, truth, config.associate, config.tolerance_s)
+    similarity = alignment.find_alignment(matched.estimated, matched.truth, config.align)
+    A, B = similarity.apply(matched.estimated), matched.truth
+    matched = Matched(matched.stamps_ns, A, B)
+    first, second = moment_pairs(matched, config.rpe_delta, config.rpe_unit)
+    relative = pose_errors(se3.inverse(A[first]) @ A[second], se3.inverse(B[first]) @ B[second])
+    return Evaluation(matched, pose_errors(A, B), relative, similarity)
+
+
+def summarize(absolute: PoseErrors, relative: PoseErrors) -> TrajectoryMetrics:
+    """A few numbers; without a pair of moments (one pose moves nowhere) the RPE is zero."""
+    m, deg = absolute.metres, absolute.degrees
+    return TrajectoryMetrics(
+        _rms(m), _rms(deg), float(m.mean()), float(deg.mean()), float(np.median(m)),
+        float(np.median(deg)), float(m.max()), float(deg.max()), _rms(relative.metres),
+        _rms(relative.degrees), absolute.success_5cm_5deg, len(m))
 
 
 def trajectory_metrics(estimated: Trajectory, truth: Trajectory,
-                       rpe_delta_s: float = 1.0) -> TrajectoryMetrics:
-    """ATE and RPE (over `rpe_delta_s`) of an estimated trajectory."""
-    stamps_ns, A, B = associate(estimated, truth)
-    absolute = pose_errors(A, B)
-    first, second = _pairs(stamps_ns, rpe_delta_s)
-    if len(first):
-        relative = pose_errors(se3.inverse(A[first]) @ A[second],
-                               se3.inverse(B[first]) @ B[second])
-        rpe = _rms(relative.metres), _rms(relative.degrees)
-    else:  # one pose moves nowhere
-        rpe = 0.0, 0.0
-    return TrajectoryMetrics(_rms(absolute.metres), _rms(absolute.degrees),
-                             float(np.median(absolute.metres)), float(np.median(absolute.degrees)),
-                             float(absolute.metres.max()), *rpe, absolute.success_5cm_5deg,
-                             len(stamps_ns))
+                       config: EvaluationConfig = EvaluationConfig()) -> TrajectoryMetrics:
+    """ATE and RPE of an estimated trajectory."""
+    return evaluate(estimated, truth, config).metrics
 
 
 def updates_hz(stamps_ns: ArrayLike) -> float:
@@ -118,8 +174,7 @@ def latency(seconds: ArrayLike) -> Latency:
     values = np.asarray(seconds, dtype=np.float64)
     if not len(values):
         raise InputError('no latency to take percentiles of', expected='at least one value')
-    p50, p95 = np.quantile(values, (0.5, 0.95))
-    return Latency(float(p50), float(p95), float(values.max()))
+    return Latency(*np.quantile(values, (0.5, 0.9, 0.95, 0.99, 1.0)).tolist())
 
 
 def lost_share(states: list[str] | tuple[str, ...]) -> float:
@@ -127,26 +182,5 @@ def lost_share(states: list[str] | tuple[str, ...]) -> float:
     return states.count('lost') / len(states) if states else 0.0
 
 
-def _pairs(stamps_ns: NDArray[np.int64], delta_s: float,
-           ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Index pairs about `delta_s` apart; as in evo, less than a tenth of it off."""
-    wanted = stamps_ns + round(delta_s / _NS)
-    after = np.clip(np.searchsorted(stamps_ns, wanted), 1, max(len(stamps_ns) - 1, 1))
-    if len(stamps_ns) < 2:
-        return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    nearer = wanted - stamps_ns[after - 1] < stamps_ns[after] - wanted
-    second = np.where(nearer, after - 1, after)
-    first = np.arange(len(stamps_ns))
-    good = (np.abs(stamps_ns[second] - wanted) < 0.1 * delta_s / _NS) & (second > first)
-    return first[good], second[good].astype(np.intp)
-
-
 def _rms(values: Array) -> float:
-    return float(np.sqrt(np.mean(values**2)))
-
-
-def _span(trajectory: Trajectory, name: str) -> str:
-    if not len(trajectory):
-        return f'{name}: none'
-    first, last = trajectory.stamps_ns[0], trajectory.stamps_ns[-1]
-    return f'{name} from {first} to {last} ns'
+    return float(np.sqrt(np.mean(values**2))) if len(values) else 0.0

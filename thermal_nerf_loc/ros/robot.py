@@ -39,6 +39,7 @@ class RobotUpdate:
     inlier_share: float | None = None  # of the rendered points; None: nothing was localized
     carried_by: Mapping[str, float] = field(default_factory=dict)  # modality: share of the answer
     ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why it was of no use
+    confidence: float | None = None  # of the localizer in this frame alone
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,7 +129,7 @@ class RobotTracker:
         told = RobotUpdate(observation.frame.stamp_ns, update.state, update.reason, T_map_base,
                            T_map_odom, covariance, found.seconds if found is not None else 0.0,
                            tuple(observation.frame.images), update.T_world_cam,
-                           *_evidence(found))
+                           *_evidence(found), found.confidence if found is not None else None)
         if T_map_base is not None:
             with self._lock:
                 self._last = told

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several replays as one study: bags, cameras and other systems in one table and one report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from thermal_nerf_loc.cli.output import progress_bar
+from thermal_nerf_loc.cli.replay import Request
+from thermal_nerf_loc.cli.replay_report import show_table, write_results
+from thermal_nerf_loc.cli.replaying import Drive, LazyMap, replay_drive
+from thermal_nerf_loc.config import check
+from thermal_nerf_loc.data.files import write_json
+from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.evaluation.availability import availability, states_from_stamps
+from thermal_nerf_loc.evaluation.comparison import figures_of, rows, Run
+from thermal_nerf_loc.evaluation.metrics import evaluate, EvaluationConfig
+from thermal_nerf_loc.progress import Progress
+
+_MODALITIES = ('both', 'rgb', 'thermal')
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What to run, and what to hold it against."""
+
+    drives: Mapping[str, tuple[Request, ...]]  # by the bag's name; the first is the main one
+    compare: tuple[tuple[str, str], ...]  # name of another system, its file
+    evaluation: EvaluationConfig
+    out: Path
+
+    @property
+    def lone(self) -> bool:
+        """True where there is just one replay: its files need no folder of their own."""
+        return sum(map(len, self.drives.values())) == 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudiedDrive:
+    """One bag with every run on it."""
+
+    name: str
+    bag: Path
+    folder: Path
+    runs: tuple[Run, ...]  # the main one first
+    drive: Drive  # of the main run
+
+    @property
+    def truth(self) -> Trajectory | None:
+        """The base's true poses."""
+        return self.drive.truth
+
+
+def make_study(request: Request, bags: Sequence[Path], truths: Sequence[str],
+               compare: Sequence[str], ablate: bool, evaluation: Mapping[str, Any]) -> Study:
+    """Put options together; what does not fit is refused before anything runs."""
+    config = EvaluationConfig(**evaluation)
+    check(config, 'option')
+    if len(truths) not in (0, 1, len(bags)):
+        raise InputError('truths and bags do not pair up', where='--truth',
+                         expected=f'none, one for all or {len(bags)}', got=len(truths))
+    if ablate and request.modality != 'both':
+        raise InputError('--ablate replays all modalities', where='--modality', expected='both',
+                         got=request.modality)
+    modalities = _MODALITIES if ablate else (request.modality,)
+    sources = list(truths) * len(bags) if len(truths) == 1 else list(truths)
+    drives = {}
+    for k, (name, bag) in enumerate(zip(_names(bags), bags)):
+        drives[name] = tuple(
+            replace(request, bag=bag, modality=modality, truth=sources[k] if sources else None,
+                    out=_folder(request.out, name, modality, len(bags) > 1, ablate))
+            for modality in modalities)
+    return Study(drives, _systems(compare, modalities, len(bags) > 1), config, request.out)
+
+
+def study(plan: Study) -> dict[str, Any]:
+    """Run everything, write everything under `plan.out`; returns the figures."""
+    a_map = LazyMap(next(iter(plan.drives.values()))[0].map)
+    done = []
+    for name, requests in plan.drives.items():
+        others = [(system, _read_system(pattern, name)) for system, pattern in plan.compare]
+        done.append(_run_drive(plan, name, requests, others, a_map))
+    return _finish(plan, done, a_map)
+
+
+def replay(request: Request, progress: Progress, title: str = '',
+           extra: Sequence[str] = ()) -> dict[str, Any]:
+    """Run one bag and write everything under `request.out`; `extra` blocks join the report."""
+    a_map = LazyMap(request.map)
+    plan = make_study(request, [request.bag], [request.truth] if request.truth else [], (), False,
+                      {})
+    drive = replay_drive(request, a_map, progress)
+    name = next(iter(plan.drives))
+    done = [_studied(plan, name, request, drive, (_judge(plan, name, request, drive),))]
+    return _finish(plan, done, a_map, title, extra)
+
+
+def _run_drive(plan: Study, name: str, requests: Sequence[Request],
+               others: Sequence[tuple[str, Trajectory]], a_map: LazyMap) -> StudiedDrive:
+    runs, drives = [], []
+    for request in requests:
+        title = 'replay' if plan.lone else f'{name}, {request.modality}'
+        with progress_bar(title) as progress:
+            drive = replay_drive(request, a_map, progress)
+        drives.append(drive)
+        runs.append(_judge(plan, name, request, drive))
+        if not plan.lone:
+            write_json(request.out / 'metrics.json',
+                       {**figures_of(runs[-1:]), 'details': dict(drive.details)})
+    for system, trajectory in others:
+        runs.append(_judge_other(plan, name, system, trajectory, drives[0]))
+    return _studied(plan, name, requests[0], drives[0], tuple(runs))
+
+
+def _studied(plan: Study, name: str, request: Request, drive: Drive,
+             runs: tuple[Run, ...]) -> StudiedDrive:
+    folder = plan.out / name if len(plan.drives) > 1 else plan.out
+    if drive.truth is not None:
+        write_tum(folder / 'truth.tum', drive.truth)
+    return StudiedDrive(name, request.bag, folder, runs, drive)
+
+
+def _judge(plan: Study, name: str, request: Request, drive: Drive) -> Run:
+    """Hold a replay against the truth; its trajectory is written first, whatever comes."""
+    write_tum(request.out / 'trajectory.tum', drive.trajectory)
+    evaluation = (None if drive.truth is None
+                  else evaluate(drive.trajectory, drive.truth, plan.evaluation))
+    states = (tuple((m.stamp_ns, m.state) for m in drive.moments)
+              or _states(drive.trajectory, drive.truth, plan.evaluation))
+    return Run(name, request.modality, drive.trajectory, states, evaluation, drive.lost_share,
+               drive.updates, drive.updates_hz, drive.latencies_s, drive.moments,
+               'ros' if request.through_ros else 'offline')
+
+
+def _judge_other(plan: Study, name: str, system: str, trajectory: Trajectory,
+                 drive: Drive) -> Run:
+    """Another system tells no states: where its poses pause it is taken to be lost."""
+    evaluation = (None if drive.truth is None
+                  else evaluate(trajectory, drive.truth, plan.evaluation))
+    states = _states(trajectory, drive.truth, plan.evaluation)
+    span_s = (states[-1][0] - states[0][0]) * 1e-9
+    lost = availability(states).time_lost_s / span_s if span_s > 0.0 else 0.0
+    return Run(name, system, trajectory, states, evaluation, lost)
+
+
+def _states(trajectory: Trajectory, truth: Trajectory | None,
+            config: EvaluationConfig) -> tuple[tuple[int, str], ...]:
+    span = (truth if truth is not None else trajectory).stamps_ns
+    return states_from_stamps(trajectory.stamps_ns, int(span[0]), int(span[-1]),
+                              config.longest_gap_s)
+
+
+def _finish(plan: Study, done: Sequence[StudiedDrive], a_map: LazyMap, title: str = '',
+            extra: Sequence[str] = ()) -> dict[str, Any]:
+    """The figures of the main method over all bags, the table, and the report."""
+    table = rows([run for one in done for run in one.runs])
+    main = done[0].runs[0]
+    figures = figures_of([one.runs[0] for one in done])
+    figures['way'] = main.way
+    if len(table) > 1:
+        figures['runs'] = table
+        show_table(table)
+    details = {one.name: dict(one.drive.details) for one in done}
+    write_json(plan.out / 'metrics.json',
+               {**figures, 'details': details if len(done) > 1 else details[done[0].name]})
+    write_results(plan.out, done, table, figures, plan.evaluation, a_map, title, extra)
+    return figures
+
+
+def _systems(compare: Sequence[str], taken: Sequence[str], several: bool,
+             ) -> tuple[tuple[str, str], ...]:
+    """Split `NAME=FILE`."""
+    found: dict[str, str] = {}
+    for text in compare:
+        name, _, pattern = text.partition('=')
+        if not name or not pattern:
+            raise InputError('does not name a system and its file', where='--compare',
+                             expected='NAME=FILE.tum', got=text)
+        if name in found or name in taken:
+            raise InputError('two rows of the table would have one name', where='--compare',
+                             got=name)
+        if several and '{bag}' not in pattern:
+            raise InputError('one file cannot be of several bags', where=f'--compare {name}',
+                             expected='{bag} in the path, for the name of the bag', got=pattern)
+        found[name] = pattern
+    return tuple(found.items())
+
+
+def _read_system(pattern: str, drive: str) -> Trajectory:
+    """A TUM file, or the folder of another replay."""
+    path = Path(pattern.replace('{bag}', drive))
+    return read_tum(path / 'trajectory.tum' if path.is_dir() else path)
+
+
+def _names(bags: Sequence[Path]) -> list[str]:
+    """The bags' names, with as much of their path as tells them apart."""
+    paths = [bag.resolve().with_suffix('') if bag.is_file() else bag.resolve() for bag in bags]
+    for depth in range(1, 6):
+        names = ['_'.join(path.parts[-depth:]).strip('/') for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError('the same bag twice', where='BAG', got=', '.join(map(str, bags)))
+
+
+def _folder(out: Path, name: str, modality: str, several: bool, ablate: bool) -> Path:
+    folder = out / name if several else out
+    return folder / modality if ablate else folder

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which estimate belongs to which true pose, and which moments make up a relative error."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.trajectory import Trajectory
+from thermal_nerf_loc.errors import InputError
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+INTERPOLATE, NEAREST = 'interpolate', 'nearest'
+# Interpolated: the truth's neighbours lie at most twice this apart. Nearest: as evo's default.
+TOLERANCE_S = {INTERPOLATE: 0.25, NEAREST: 0.01}
+SECONDS, FRAMES, METRES = 's', 'f', 'm'
+_NS = 1e-9
+_PAIR_TOLERANCE = 0.1  # of the wanted distance between two moments, as in evo
+
+
+class Matched(NamedTuple):
+    """Poses of the same moments, (n, 4, 4) each."""
+
+    stamps_ns: NDArray[np.int64]  # of the estimates
+    estimated: Array
+    truth: Array
+
+
+def associate(estimated: Trajectory, truth: Trajectory, method: str = INTERPOLATE,
+              tolerance_s: float | None = None) -> Matched:
+    """
+    Pair estimates with true poses.
+
+    'interpolate' takes the truth at each estimate's stamp, on SE(3), where no true pose is farther
+    than the tolerance. 'nearest' is evo's: each pose of the shorter trajectory gets the nearest
+    in time of the longer.
+    """
+    limit_ns = round((TOLERANCE_S[method] if tolerance_s is None else tolerance_s) / _NS)
+    if method == NEAREST:
+        mine, theirs = _nearest(estimated.stamps_ns, truth.stamps_ns, limit_ns)
+        found = Matched(estimated.stamps_ns[mine], estimated.poses[mine], truth.poses[theirs])
+    else:
+        pairs = [(k, truth.at(int(stamp), 2 * limit_ns))
+                 for k, stamp in enumerate(estimated.stamps_ns)]
+        kept = [k for k, true in pairs if true is not None]
+        found = Matched(estimated.stamps_ns[kept], estimated.poses[kept],
+                        np.array([true for _, true in pairs if true is not None]))
+    if not len(found.stamps_ns):
+        raise InputError(
+            'estimates and truth share no moment', expected=_span(truth, 'truth'),
+            got=_span(estimated, 'estimates'),
+            hint=f'The tolerance is {limit_ns * _NS:g} s; are both stamped by one clock?')
+    return found
+
+
+def moment_pairs(matched: Matched, delta: float, unit: str) -> tuple[Indices, Indices]:
+    """All pairs of moments `delta` seconds, frames or metres of the estimate's path apart."""
+    count = len(matched.stamps_ns)
+    if unit == FRAMES:
+        step = round(delta)
+        return np.arange(max(count - step, 0)), np.arange(step, max(count, step))
+    if unit == METRES:
+        steps_m = np.linalg.norm(np.diff(matched.estimated[:, :3, 3], axis=0), axis=1)
+        return _apart(np.concatenate([[0.0], np.cumsum(steps_m)]), delta,
+                      _PAIR_TOLERANCE * delta)
+    delta_ns = delta / _NS  # a whole tenth off is too much: the last frames would pair up short
+    return _apart((matched.stamps_ns - matched.stamps_ns[0]).astype(np.float64), delta_ns,
+                  _PAIR_TOLERANCE * delta_ns - 1.0)
+
+
+def _apart(places: Array, delta: float, tolerance: float) -> tuple[Indices, Indices]:
+    """Index pairs about `delta` apart on a rising axis."""
+    if len(places) < 2:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    wanted = places + delta
+    after = np.clip(np.searchsorted(places, wanted), 1, len(places) - 1)
+    nearer = np.abs(places[after - 1] - wanted) <= np.abs(places[after] - wanted)
+    second = np.where(nearer, after - 1, after)
+    second = np.searchsorted(places, places[second])  # the first moment there, if it stood still
+    first = np.arange(len(places))
+    good = (np.abs(places[second] - wanted) <= tolerance) & (second > first)
+    return first[good], second[good].astype(np.intp)
+
+
+def _nearest(mine_ns: NDArray[np.int64], theirs_ns: NDArray[np.int64],
+             limit_ns: int) -> tuple[Indices, Indices]:
+    """Indices of both; the earlier of two equally near stamps wins."""
+    if not len(mine_ns) or not len(theirs_ns):
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    if len(mine_ns) > len(theirs_ns):
+        found = _nearest(theirs_ns, mine_ns, limit_ns)
+        return found[1], found[0]
+    after = np.clip(np.searchsorted(theirs_ns, mine_ns, side='right'), 1,
+                    max(len(theirs_ns) - 1, 1))
+    before = after - 1
+    after = np.minimum(after, len(theirs_ns) - 1)
+    earlier = np.abs(mine_ns - theirs_ns[before]) <= np.abs(theirs_ns[after] - mine_ns)
+    best = np.where(earlier, before, after).astype(np.intp)
+    good = np.abs(theirs_ns[best] - mine_ns) <= limit_ns
+    return np.flatnonzero(good), best[good]
+
+
+def _span(trajectory: Trajectory, name: str) -> str:
+    if not len(trajectory):
+        return f'{name}: none'
+    first, last = trajectory.stamps_ns[0], trajectory.stamps_ns[-1]
+    return f'{name} from {first} to {last} ns'

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drives and methods side by side: what is known of each, as rows of one table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.trajectory import Trajectory
+from thermal_nerf_loc.evaluation.availability import availability, States
+from thermal_nerf_loc.evaluation.metrics import Evaluation, latency, PoseErrors, summarize
+
+Array = NDArray[np.float64]
+
+THRESHOLDS = ((0.01, 1.0), (0.02, 2.0), (0.05, 5.0), (0.10, 5.0), (0.25, 10.0))  # m, deg
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a localizer thought of one update."""
+
+    stamp_ns: int
+    state: str
+    reason: str = ''
+    confidence: float | None = None
+    sigma_m: float | None = None  # its own idea of its position error, worst direction
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """One method on one drive."""
+
+    drive: str  # the bag
+    method: str  # cameras used, or another system's name
+    trajectory: Trajectory  # of the base in the map
+    states: States
+    evaluation: Evaluation | None = None  # None: there is no truth
+    lost_share: float = 0.0
+    updates: int | None = None
+    updates_hz: float | None = None
+    latencies_s: Array = field(default_factory=lambda: np.zeros(0))
+    moments: tuple[Moment, ...] = ()
+    way: str = 'file'  # 'offline', 'ros' or 'file': where the poses come from
+
+    @property
+    def ours(self) -> bool:
+        """Tell a replay from what somebody else's file says."""
+        return self.way != 'file'
+
+
+def figures_of(runs: Sequence[Run]) -> dict[str, Any]:
+    """The figures of one run, or of several as if they were one long drive."""
+    judged = [run.evaluation for run in runs if run.evaluation is not None]
+    figures: dict[str, Any] = {}
+    lost = _weighted([run.lost_share for run in runs], [run.updates or 1 for run in runs])
+    if judged:
+        absolute = PoseErrors.joined([one.absolute for one in judged])
+        relative = PoseErrors.joined([one.relative for one in judged])
+        figures |= asdict(summarize(absolute, relative))
+        figures['success'] = success_rates(absolute, lost)
+        if len(judged) == 1:
+            figures['alignment_scale'] = judged[0].similarity.scale
+    figures |= {'lost_share': lost, **asdict(availability(*(run.states for run in runs)))}
+    updates = [(run.updates, run.updates_hz) for run in runs if run.updates and run.updates_hz]
+    seconds = sum(count / hz for count, hz in updates)
+    figures['updates'] = sum(count for count, _ in updates) if updates else None
+    figures['updates_hz'] = figures['updates'] / seconds if updates else None
+    return figures | _latencies(np.concatenate([run.latencies_s for run in runs]))
+
+
+def success_rates(errors: PoseErrors, lost: float) -> list[dict[str, float]]:
+    """Shares within each threshold: of the poses given, and of all that were asked for."""
+    return [{'metres': metres, 'degrees': degrees,
+             'share_of_poses': errors.within(metres, degrees),
+             'share_of_updates': errors.within(metres, degrees) * (1.0 - lost)}
+            for metres, degrees in THRESHOLDS]
+
+
+def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row a run, and one for all drives of a method where there are several drives."""
+    out = [{'drive': run.drive, 'method': run.method, 'way': run.way, **figures_of([run])}
+           for run in runs]
+    methods = list(dict.fromkeys(run.method for run in runs))
+    if len({run.drive for run in runs}) > 1:
+        for method in methods:
+            these = [run for run in runs if run.method == method]
+            out.append({'drive': 'all', 'method': method, 'way': these[0].way,
+                        **figures_of(these)})
+    return out
+
+
+# Heading, figure, factor, format: of the table on the terminal and of that in the report.
+COLUMNS = (
+    ('ATE cm', 'ate_rmse_m', 100.0, '.2f'), ('ATE deg', 'ate_rmse_deg', 1.0, '.2f'),
+    ('RPE cm', 'rpe_rmse_m', 100.0, '.2f'), ('5 cm 5 deg', 'success_5cm_5deg', 100.0, '.0f'),
+    ('lost %', 'lost_share', 100.0, '.1f'), ('lost s', 'time_lost_s', 1.0, '.1f'),
+    ('found again s', 'relocalization_median_s', 1.0, '.1f'), ('Hz', 'updates_hz', 1.0, '.1f'),
+    ('p95 ms', 'latency_p95_s', 1000.0, '.0f'))
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row of `COLUMNS` as text; what is not known is a dash."""
+    return ['–' if row.get(key) is None else format(scale * row[key], style)
+            for _, key, scale, style in COLUMNS]
+
+
+def _latencies(seconds: Array) -> dict[str, float | None]:
+    names = ('median', 'p90', 'p95', 'p99', 'max')
+    if not len(seconds):
+        return {f'latency_{name}_s': None for name in names}
+    return {f'latency_{name}_s': value
+            for name, value in zip(names, asdict(latency(seconds)).values())}
+
+
+def _weighted(values: Sequence[float], weights: Sequence[int]) -> float:
+    return float(np.average(values, weights=weights))

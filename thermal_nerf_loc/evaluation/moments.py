@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the cameras saw beside what the map shows there: at the best, median and worst moments."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.evaluation.comparison import Moment, Run
+from thermal_nerf_loc.evaluation.heat import heat_colours, heat_range
+from thermal_nerf_loc.evaluation.metrics import SUCCESS_DEG, SUCCESS_M
+from thermal_nerf_loc.sensing.frame import RGB, SensorImage
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+Array = NDArray[np.float64]
+
+_WIDEST_PX = 320
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A moment to look at."""
+
+    title: str  # 'best', 'median' or 'worst'
+    stamp_ns: int
+    seconds: float  # since the run began
+    error_m: float | None
+    error_deg: float | None
+    moment: Moment | None  # what the localizer thought; None: it does not tell
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """Seen and rendered as RGB bytes (h, w, 3), with the ends of the colour bar."""
+
+    modality: str
+    seen: NDArray[np.uint8]
+    rendered: NDArray[np.uint8]
+    ends: tuple[float, float] | None  # deg C, or gray values; None: colours
+    radiometric: bool
+
+
+def choose_moments(run: Run) -> list[Chosen]:
+    """
+    Best, median and worst pose of a run.
+
+    Ranked by the larger of error / 5 cm and error / 5 deg; without a truth by the confidence.
+    """
+    told = {moment.stamp_ns: moment for moment in run.moments}
+    begin = min(int(run.trajectory.stamps_ns[0]), run.states[0][0] if run.states else 2**62)
+    errors: dict[int, tuple[float, float]] = {}
+    if run.evaluation is not None:
+        errors = {int(stamp): (float(m), float(deg)) for stamp, m, deg in zip(
+            run.evaluation.matched.stamps_ns, run.evaluation.absolute.metres,
+            run.evaluation.absolute.degrees)}
+        score = {stamp: max(m / SUCCESS_M, deg / SUCCESS_DEG)
+                 for stamp, (m, deg) in errors.items()}
+    else:
+        posed = set(run.trajectory.stamps_ns.tolist())
+        score = {m.stamp_ns: -m.confidence for m in run.moments
+                 if m.confidence is not None and m.stamp_ns in posed}
+    ranked = sorted(score, key=lambda stamp: (score[stamp], stamp))
+    places = {'best': 0, 'median': len(ranked) // 2, 'worst': len(ranked) - 1} if ranked else {}
+    out = []
+    for title, k in places.items():
+        stamp = ranked[k]
+        metres, degrees = errors.get(stamp, (None, None))
+        out.append(Chosen(title, stamp, (stamp - begin) * 1e-9, metres, degrees,
+                          told.get(stamp)))
+    return out
+
+
+def compare_images(renderer: Renderer, images: Mapping[str, tuple[SensorImage, Array]],
+                   widest_px: int = _WIDEST_PX) -> list[Pair]:
+    """Render the map from where each image is thought to be taken: `(image, T_map_sensor)`."""
+    return [_pair(renderer, modality, image, T, widest_px)
+            for modality, (image, T) in images.items() if modality in renderer.modalities]
+
+
+def side_by_side(pairs: Sequence[Pair]) -> list[tuple[str, bytes]]:
+    """Captions and PNGs, one for each pair: seen, rendered, and the bar of degrees."""
+    return [(_caption(pair), _png(pair)) for pair in pairs]
+
+
+def _pair(renderer: Renderer, modality: str, image: SensorImage, T_map_sensor: Array,
+          widest_px: int) -> Pair:
+    camera, values = image.camera, image.values
+    if camera.width > widest_px:
+        camera = camera.resized(widest_px, round(widest_px * camera.height / camera.width))
+        small = cv2.resize(values, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
+        values = np.asarray(small, np.float32).reshape(camera.height, camera.width, -1)
+    directions = (camera.rays() @ T_map_sensor[:3, :3].T).astype(np.float32)
+    origins = np.tile(T_map_sensor[:3, 3].astype(np.float32), (len(directions), 1))
+    rendered = renderer.render_rays(modality, origins, directions).values.reshape(values.shape)
+    if modality == RGB:
+        return Pair(modality, _bytes(values), _bytes(rendered), None, True)
+    low, high = heat_range(np.concatenate([values.ravel(), rendered.ravel()]))
+    seen, shown = (_bytes(heat_colours(one[..., 0], ends=(low, high)))
+                   for one in (values, rendered))
+    return Pair(modality, seen, shown, (low, high), image.radiometric)
+
+
+def _caption(pair: Pair) -> str:
+    name = 'RGB' if pair.modality == RGB else pair.modality.capitalize()
+    if pair.ends is None:
+        return f'{name}: seen, rendered'
+    unit = ' °C' if pair.radiometric else ' (gray values)'
+    return f'{name}: seen, rendered; dark to bright {pair.ends[0]:.1f} to {pair.ends[1]:.1f}{unit}'
+
+
+def _png(pair: Pair) -> bytes:
+    height = pair.seen.shape[0]
+    gap = np.full((height, 6, 3), 255, np.uint8)
+    strip = [pair.seen, gap, pair.rendered]
+    if pair.ends is not None:
+        ramp = np.repeat(np.linspace(1.0, 0.0, height)[:, None], 8, axis=1)
+        strip += [gap, _bytes(heat_colours(ramp, ends=(0.0, 1.0)))]
+    _, data = cv2.imencode('.png', np.hstack(strip)[..., ::-1])
+    return bytes(data)
+
+
+def _bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.asarray(np.rint(np.clip(values, 0.0, 1.0) * 255.0), dtype=np.uint8)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a drive's true poses come from: a topic, tf, or a file beside the bag."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.bag import BagReader
+from thermal_nerf_loc.data.trajectory import read_tum, Trajectory
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.ros.convert import matrix_from_pose, matrix_from_transform, stamp_ns
+from thermal_nerf_loc.ros.frames import TransformBuffer, TransformUnavailable
+from thermal_nerf_loc.ros.offline import read_truth, rising_trajectory
+
+Array = NDArray[np.float64]
+
+_TF = 'tf:'
+_FOR_EVER_NS = 2**62
+_POSES: Mapping[str, Any] = {
+    'geometry_msgs/msg/PoseStamped': lambda m: matrix_from_pose(m.pose),
+    'geometry_msgs/msg/PoseWithCovarianceStamped': lambda m: matrix_from_pose(m.pose.pose),
+    'geometry_msgs/msg/TransformStamped': lambda m: matrix_from_transform(m.transform),
+    'nav_msgs/msg/Odometry': lambda m: matrix_from_pose(m.pose.pose)}
+
+
+def find_truth(reader: BagReader, source: str | None) -> Trajectory | None:
+    """
+    The base's true poses in the map.
+
+    `source` is a TUM file, a topic of the bag, or `tf:MAP:BASE`; None: the topic of simulated
+    bags, where there is one.
+    """
+    if source is None:
+        return read_truth(reader)
+    if source.startswith(_TF):
+        return _from_tf(reader, source)
+    if source in reader.topics:
+        return _from_topic(reader, source)
+    path = Path(source)
+    if source.startswith('/') and not path.exists() and not path.suffix:
+        topics = [name for name, kind in reader.topics.items() if kind in _POSES]
+        raise InputError(f'bag has no {source}, and no file has this name', where='--truth',
+                         expected='a TUM file, tf:MAP:BASE or a topic with poses',
+                         got=f'topics with poses: {", ".join(sorted(topics)) or "none"}')
+    return read_tum(path)
+
+
+def _from_topic(reader: BagReader, topic: str) -> Trajectory:
+    kind = reader.topics[topic]
+    if kind not in _POSES:
+        raise InputError('topic has no poses', where=f'--truth {topic}',
+                         expected=' or '.join(name.rsplit('/', 1)[1] for name in _POSES),
+                         got=kind)
+    poses = rising_trajectory((stamp_ns(message.header.stamp), _POSES[kind](message))
+                              for _, _, message in reader.messages([topic]))
+    return _some(poses, topic)
+
+
+def _from_tf(reader: BagReader, source: str) -> Trajectory:
+    parent, _, child = source.removeprefix(_TF).partition(':')
+    if not parent or not child or ':' in child:
+        raise InputError('does not name two frames', where='--truth', expected='tf:MAP:BASE',
+                         got=source)
+    topics = [name for name in ('/tf', '/tf_static') if name in reader.topics]
+    buffer, stamps = TransformBuffer(_FOR_EVER_NS), set()
+    for topic, _, message in reader.messages(topics) if topics else ():
+        for transform in message.transforms:
+            stamp, static = stamp_ns(transform.header.stamp), topic == '/tf_static'
+            buffer.set_transform(transform.header.frame_id, transform.child_frame_id,
+                                 matrix_from_transform(transform.transform), stamp, static)
+            if not static:
+                stamps.add(stamp)
+    try:
+        buffer.lookup_transform(parent, child)
+    except TransformUnavailable as error:
+        raise InputError(str(error), where=f'--truth {source}') from None
+    return _some(rising_trajectory(_looked_up(buffer, parent, child, sorted(stamps))), source)
+
+
+def _looked_up(buffer: TransformBuffer, parent: str, child: str,
+               stamps: list[int]) -> list[tuple[int, Array]]:
+    """The moments at which the whole chain is known."""
+    out = []
+    for stamp in stamps:
+        try:
+            out.append((stamp, buffer.lookup_transform(parent, child, stamp)))
+        except TransformUnavailable:
+            continue
+    return out
+
+
+def _some(poses: Trajectory, source: str) -> Trajectory:
+    if not len(poses):
+        raise InputError('bag holds no pose of the truth', where=f'--truth {source}')
+    return poses
