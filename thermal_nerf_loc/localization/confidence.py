@@ -32,8 +32,9 @@ class ConfidenceConfig:
     min_confidence: float = setting(0.5, 'below, the verdict is lost', 0.0, 1.0)
     agreement: float = setting(0.6, 'noise-free correlation with the map at which the confidence '
                                'is one half', 0.0, 1.0)
-    max_sigma_m: float = setting(0.25, 'looser positions are ambiguous', 0.0, 100.0)
-    max_sigma_deg: float = setting(6.0, 'looser orientations are ambiguous', 0.0, 180.0)
+    # 'ok' promises 10 cm and 5 deg: 2.5 standard deviations of the worst direction
+    max_sigma_m: float = setting(0.04, 'looser positions are ambiguous', 0.0, 100.0)
+    max_sigma_deg: float = setting(2.0, 'looser orientations are ambiguous', 0.0, 180.0)
     min_in_view: float = setting(0.3, 'share of the rendered points that must be in view', 0., 1.)
 
 
