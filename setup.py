@@ -55,7 +55,8 @@ setup(
     extras_require={
         # colcon runs pytest only where an extra of this name asks for it.
         'test': ['evo; python_version >= "3.11"', 'hypothesis', 'pytest', 'pytest-rerunfailures',
-                 'pytest-timeout', 'transforms3d'],
+                 'pytest-timeout', 'transforms3d', 'viser>=1.1'],
+        'view': ['viser>=1.1'],  # the interactive page
         'colcon': ['colcon-core', 'colcon-package-information', 'colcon-ros'],
         'lint': ['codespell', 'flake8', 'flake8-import-order', 'mypy', 'pre-commit',
                  'pre-commit-hooks', 'ruff', 'types-PyYAML'],

@@ -24,6 +24,7 @@ COMMANDS = {
     'replay': 'localize a rosbag in a map and measure the error',
     'render': "film a camera's way through a map: colour, temperature, depth",
     'export': "write a map's surface as a PLY file: points with temperature, or a mesh",
+    'view': 'walk through a map in a browser: points, cameras, trajectories, live view',
     'demo': 'simulate, train, localize through the real ROS node, report',
 }
 

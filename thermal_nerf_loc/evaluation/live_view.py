@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A view that keeps up with a moving camera: as sharp as the time allows, sharper when it rests.
+
+How many rays a second this machine and this map give is measured all the time.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+import threading
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.evaluation.colour_map import ColourScale, Picture
+from thermal_nerf_loc.evaluation.panels import DISTANCE, look, paint
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.rendering import RayRendering, Renderer
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+
+_MOVING_S = 0.12  # for a picture while the camera moves
+_PART_RAYS = 4096  # between two looks at whether the camera moved
+_LEAST_PX, _MOST_PX = 40, 640
+_STEP = 2.0  # from one sharpness to the next
+_FORGET = 0.3
+
+
+class Moved(Exception):
+    """The camera is elsewhere by now; the picture is of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Eye:
+    """Where a viewer's camera is and how wide it sees."""
+
+    T_world_cam: Array
+    vertical_rad: float
+    aspect: float  # width / height
+
+    def camera(self, width: int) -> Camera:
+        """A pinhole camera of that many columns."""
+        height = max(2, round(width / self.aspect))
+        f = 0.5 * height / np.tan(0.5 * self.vertical_rad)
+        return Camera(width, height, f, f, 0.5 * width, 0.5 * height)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shot:
+    """One picture, and how far away what it shows is, along z."""
+
+    picture: Picture
+    depth_m: Array32
+    seconds: float
+
+
+class LiveView:
+    """Renders for one map; several threads may ask."""
+
+    def __init__(self, renderer: Renderer, scales: dict[str, ColourScale]) -> None:
+        """`scales` colour temperature and depth."""
+        self.scales = scales
+        self._renderer, self._lock = renderer, threading.Lock()
+        self._rays_per_second = 10_000.0
+
+    @property
+    def rays_per_second(self) -> float:
+        """As measured lately."""
+        return self._rays_per_second
+
+    def shots(self, kind: str, eye: Eye, moved: Callable[[], bool]) -> Iterator[Shot]:
+        """Ever sharper pictures, until the sharpest, or until the camera has moved."""
+        width = self.quick_width(eye.aspect)
+        try:
+            while True:
+                yield self._shoot(kind, eye, width, moved)
+                if width >= _MOST_PX:
+                    return
+                width = min(_MOST_PX, round(width * _STEP))
+        except Moved:
+            return
+
+    def quick_width(self, aspect: float) -> int:
+        """Columns of a picture that is there before one has to wait for it."""
+        width = int(np.sqrt(self._rays_per_second * _MOVING_S * aspect))
+        return min(_MOST_PX, max(_LEAST_PX, width))
+
+    def probe(self, origin: Array, direction: Array) -> dict[str, RayRendering]:
+        """What a single ray sees, by modality."""
+        rays = [np.asarray(ray, np.float32).reshape(1, 3) for ray in (origin, direction)]
+        with self._lock:
+            return {modality: self._renderer.render_rays(modality, *rays)
+                    for modality in self._renderer.modalities}
+
+    def _shoot(self, kind: str, eye: Eye, width: int, moved: Callable[[], bool]) -> Shot:
+        camera, start = eye.camera(width), time.perf_counter()
+        with self._lock:
+            images = look(_Parts(self._renderer, moved), camera, eye.T_world_cam,
+                          tuple(dict.fromkeys((kind, DISTANCE))))
+        seconds = time.perf_counter() - start
+        rate = camera.width * camera.height / max(seconds, 1e-6)
+        self._rays_per_second += _FORGET * (rate - self._rays_per_second)
+        return Shot(paint(kind, images[kind], self.scales), images[DISTANCE], seconds)
+
+
+class _Parts:
+    """A renderer that gives up between two parts of a picture when the camera has moved."""
+
+    def __init__(self, renderer: Renderer, moved: Callable[[], bool]) -> None:
+        self._renderer, self._moved = renderer, moved
+        self.modalities = renderer.modalities
+
+    def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
+        parts = []
+        for i in range(0, len(origins), _PART_RAYS):
+            if i and self._moved():
+                raise Moved
+            some = slice(i, i + _PART_RAYS)
+            parts.append(self._renderer.render_rays(modality, origins[some], directions[some]))
+        return RayRendering(*(np.concatenate([getattr(part, name) for part in parts]) for name in
+                              ('values', 'distance_m', 'spread_m', 'opacity')))

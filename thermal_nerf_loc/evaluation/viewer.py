@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+A page to walk through a map with a mouse: points, keyframes, trajectories, and a live view.
+
+The page is viser's, which serves it itself and fetches nothing from elsewhere.
+"""
+
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+import importlib
+import io
+import threading
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.trajectory import Trajectory
+from thermal_nerf_loc.errors import RunError
+from thermal_nerf_loc.evaluation.camera_path import look_along, up_direction
+from thermal_nerf_loc.evaluation.colour_map import draw_bar
+from thermal_nerf_loc.evaluation.live_view import Eye, LiveView
+from thermal_nerf_loc.evaluation.panels import (
+    KINDS, scales_for, shown_kinds, TEMPERATURE, thermal_unit)
+from thermal_nerf_loc.evaluation.surface import Surface
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+
+Array = NDArray[np.float64]
+
+POINTS = 'off (points)'
+INSTALL = "pip install 'viser>=1.1'"  # the extra `view`
+_SCALE_CAMERA = Camera.from_fov(48, 36, 70.0)
+_MOST_FRUSTUMS = 60
+_FRUSTUM_FOV_RAD, _FRUSTUM_ASPECT = 0.9, 4.0 / 3.0  # a map does not keep its cameras' lenses
+_PATH_COLOURS = ((31, 111, 180), (194, 87, 26), (46, 158, 91), (150, 60, 160))
+_BAR_PX = (300, 52)
+_SHOWN_SHARE = 0.85  # of the height: most places have a ceiling
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What is shown."""
+
+    renderer: Any  # a radiance map
+    surface: Surface
+    trajectories: Mapping[str, Trajectory]
+
+
+def find_viser() -> Any:
+    """Import viser, or say how to get it."""
+    try:
+        return importlib.import_module('viser')
+    except ImportError as error:
+        raise RunError('the interactive page needs viser, which does not import here',
+                       got=str(error), hint=f'Install it with: {INSTALL}') from None
+
+
+class Viewer:
+    """A running page; it serves until it is closed."""
+
+    def __init__(self, content: Content, host: str, port: int) -> None:
+        """Serve on the first free port from `port` on."""
+        viser = find_viser()
+        self._content, self._map = content, content.renderer
+        poses = self._map.keyframes.poses
+        self._poses = poses if len(poses) else _middle_pose(self._map.bounds)[None]
+        self._kinds = shown_kinds(self._map)
+        scales = scales_for(self._map, _SCALE_CAMERA, self._poses, self._kinds)
+        self.live = LiveView(self._map, scales)
+        self._up = up_direction(self._poses)
+        self._heights = content.surface.points_m @ self._up
+        with redirect_stdout(io.StringIO()):  # it greets
+            self.server = viser.ViserServer(host=host, port=port, label=f'map {self._map.name}',
+                                            verbose=False)
+        self._eyes: dict[int, _Follower] = {}
+        self._turn = threading.RLock()  # the page's events come in threads of their own
+        self._entered: Any = None  # the frustum that somebody looks out of
+        self._size_m = float(np.ptp(self._map.bounds, axis=0).max())
+        self._lay_out()
+
+    @property
+    def port(self) -> int:
+        """Where it serves."""
+        return int(self.server.get_port())
+
+    def close(self) -> None:
+        """Stop serving."""
+        for follower in list(self._eyes.values()):
+            follower.stop()
+        with redirect_stdout(io.StringIO()):
+            self.server.stop()
+
+    def _lay_out(self) -> None:
+        server = self.server
+        server.gui.configure_theme(show_logo=False, show_share_button=False)
+        server.scene.set_up_direction(self._up)
+        low, high = np.quantile(self._content.surface.points_m, (0.01, 0.99), axis=0)
+        self._inside = low, high
+        middle, aside = 0.5 * (low + high), np.cross(self._up, self._poses[0, :3, 0])
+        # From above, as into a house of dolls.
+        away = 0.9 * self._up + 0.6 * aside / max(float(np.linalg.norm(aside)), 1e-6)
+        start = middle + 0.75 * np.linalg.norm(high - low) * away
+        self._overview = look_along(start[None], (middle - start)[None], self._up)[0]
+        server.initial_camera.position = tuple(map(float, start))
+        server.initial_camera.look_at = tuple(map(float, middle))
+        server.initial_camera.up = tuple(map(float, self._up))
+        self._add_controls()
+        self._show_points()
+        self._frustums = self._add_frustums()
+        self._add_trajectories()
+        server.on_client_connect(self._follow)
+        server.on_client_disconnect(self._leave)
+        server.scene.on_click()(self._probe)
+
+    def _add_controls(self) -> None:
+        gui, looks = self.server.gui, [k for k in self._kinds if KINDS[k]]
+        live, size = [POINTS, *self._kinds], round(0.7 * self._size_m, 1)  # cm
+        self._live = gui.add_dropdown('Live view', live, initial_value=POINTS,
+                                      hint='Let the map render what the camera sees')
+        self._by = gui.add_dropdown('Points show', looks, initial_value=looks[0])
+        self._point_size = gui.add_slider('Point size, cm', 0.0, round(3.0 * size, 1), 0.1, size)
+        low, high = np.round((self._heights.min() - 0.01, self._heights.max() + 0.01), 2)
+        self._cut = gui.add_slider('Show up to, m', low, high, 0.01,
+                                   round(low + _SHOWN_SHARE * (high - low), 2),
+                                   hint='Takes the ceiling off: height along the vertical')
+        self._cameras = gui.add_checkbox('Keyframes', True,
+                                         hint='Click on one to look from there')
+        self._bars = {kind: gui.add_image(draw_bar(scale, _BAR_PX, upright=False), label=kind,
+                                          visible=False)
+                      for kind, scale in self.live.scales.items()}
+        overview = gui.add_button('Overview')
+        overview.on_click(lambda event: _go_to(event.client, self._overview))
+        self._told = gui.add_markdown('Click on a place to read it.')
+        self._rate = gui.add_markdown('')
+        self._live.on_update(lambda _: self._changed())
+        self._by.on_update(lambda _: self._show_looks())
+        self._point_size.on_update(lambda _: setattr(self._cloud, 'point_size',
+                                                     0.01 * self._point_size.value))
+        self._cut.on_update(lambda _: self._show_cut())
+        self._cameras.on_update(lambda _: self._show_frustums())
+        self._show_bars()
+
+    def _show_points(self) -> None:
+        """Send the points as they are to look now."""
+        self._shown_cut = self._cut.value
+        surface, kept = self._content.surface, self._heights <= self._shown_cut
+        if self._by.value == TEMPERATURE and surface.celsius is not None:
+            colours = self.live.scales[TEMPERATURE].paint(surface.celsius)
+        else:
+            assert surface.colours is not None
+            colours = np.rint(255.0 * np.clip(surface.colours, 0.0, 1.0)).astype(np.uint8)
+        self._cloud = self.server.scene.add_point_cloud(
+            '/points', surface.points_m[kept], colours[kept],
+            point_size=0.01 * self._point_size.value, point_shape='rounded', precision='float32',
+            point_shading='flat', visible=self._live.value == POINTS)
+        self._show_bars()
+
+    def _show_looks(self) -> None:
+        """Colour points and keyframes as the controls say."""
+        with self._turn:
+            self._show_points()
+            for handle, i in self._frustums:
+                handle.image = self._thumbnail(i)
+
+    def _show_cut(self) -> None:
+        """Of the many events of a slider, draw the last one only."""
+        with self._turn:
+            if self._shown_cut != self._cut.value:
+                self._show_points()
+
+    def _add_frustums(self) -> list[tuple[Any, int]]:
+        frames = self._map.keyframes
+        step = max(1, -(-len(frames) // _MOST_FRUSTUMS))
+        out = []
+        for i in range(0, len(frames), step):
+            T = frames.poses[i]
+            x, y, z, w = se3.quaternion_from_matrix(T[:3, :3])
+            handle = self.server.scene.add_camera_frustum(
+                f'/keyframes/{i}', _FRUSTUM_FOV_RAD, _FRUSTUM_ASPECT, scale=0.03 * self._size_m,
+                thickness=0.0006 * self._size_m, color=(90, 90, 90), wxyz=(w, x, y, z),
+                position=tuple(T[:3, 3]), image=self._thumbnail(i))
+            handle.on_click(lambda event, handle=handle, T=T: self._enter(event, handle, T))
+            out.append((handle, i))
+        return out
+
+    def _enter(self, event: Any, frustum: Any, T_world_cam: Array) -> None:
+        """Look out of a keyframe, whose own frustum would be in the way."""
+        self._entered = frustum
+        self._show_frustums()
+        _go_to(event.client, T_world_cam)
+
+    def _thumbnail(self, i: int) -> NDArray[np.uint8] | None:
+        images = self._map.keyframes.thumbnails
+        if self._by.value == TEMPERATURE and THERMAL in images:
+            return self.live.scales[TEMPERATURE].paint(images[THERMAL][i][..., 0])
+        if RGB in images:
+            return np.asarray(np.rint(255.0 * np.clip(images[RGB][i], 0.0, 1.0)), np.uint8)
+        return None
+
+    def _show_frustums(self) -> None:
+        with self._turn:
+            for handle, _ in self._frustums:
+                handle.visible = (self._cameras.value and self._live.value == POINTS
+                                  and handle is not self._entered)
+
+    def _add_trajectories(self) -> None:
+        """Lines with axes along them."""
+        for k, (name, trajectory) in enumerate(self._content.trajectories.items()):
+            p = trajectory.poses[:, :3, 3].astype(np.float32)
+            line = self.server.scene.add_line_segments(
+                f'/trajectories/{k}', np.stack([p[:-1], p[1:]], axis=1),
+                _PATH_COLOURS[k % len(_PATH_COLOURS)], thickness=0.004 * self._size_m)
+            box = self.server.gui.add_checkbox(name, True)
+            box.on_update(lambda _, line=line, box=box: setattr(line, 'visible', box.value))
+
+    def _show_bars(self) -> None:
+        shown = self._live.value if self._live.value != POINTS else self._by.value
+        for kind, bar in self._bars.items():
+            bar.visible = kind == shown
+
+    def _changed(self) -> None:
+        """Another live view: points and background change places, and cameras go inside."""
+        with self._turn:
+            self._cloud.visible = self._live.value == POINTS
+            self._show_bars()
+            self._show_frustums()
+        if self._live.value == POINTS:
+            self._rate.content = ''
+            for client in self.server.get_clients().values():
+                client.scene.set_background_image(None)
+        for client in self.server.get_clients().values():
+            low, high = self._inside
+            outside = ((client.camera.position < low) | (client.camera.position > high)).any()
+            if self._live.value != POINTS and outside:  # walls hide everything from there
+                _go_to(client, self._poses[0])
+        for follower in list(self._eyes.values()):
+            follower.move()
+
+    def _follow(self, client: Any) -> None:
+        self._eyes[client.client_id] = _Follower(self, client)
+
+    def _leave(self, client: Any) -> None:
+        follower = self._eyes.pop(client.client_id, None)
+        if follower is not None:
+            follower.stop()
+
+    def _probe(self, event: Any) -> None:
+        """Tell what stands where somebody clicked."""
+        origin, direction = np.array(event.ray_origin), np.array(event.ray_direction)
+        seen = self.live.probe(origin, direction)
+        first = next(iter(seen.values()))
+        place = origin + float(first.distance_m[0]) * direction
+        lines = ['**' + ', '.join(f'{value:.2f}' for value in place) + ' m**, '
+                 f'{float(first.distance_m[0]):.2f} m away (± {float(first.spread_m[0]):.2f})']
+        if THERMAL in seen:
+            lines.append(f'{float(seen[THERMAL].values[0, 0]):.1f} {thermal_unit(self._map)}')
+        self._told.content = '<br>'.join(lines)
+        self.server.scene.add_icosphere('/probe', 0.008 * self._size_m, color=(0, 200, 90),
+                                        position=tuple(place))
+
+    def draw_for(self, client: Any, moved: Any) -> None:
+        """Send one client ever sharper pictures of what its camera sees."""
+        kind, view = self._live.value, client.camera
+        if kind == POINTS:
+            return
+        w, x, y, z = view.wxyz
+        eye = Eye(se3.from_quaternion(view.position, (x, y, z, w)), view.fov, view.aspect)
+        for shot in self.live.shots(kind, eye, lambda: moved() or self._live.value != kind):
+            if self._live.value != kind:
+                return
+            client.scene.set_background_image(shot.picture, format='jpeg', jpeg_quality=85,
+                                              depth=shot.depth_m)
+            rows, columns = shot.picture.shape[:2]
+            self._rate.content = (f'{columns} x {rows} in {1000.0 * shot.seconds:.0f} ms, '
+                                  f'{self.live.rays_per_second / 1000.0:.0f}k rays/s')
+
+
+class _Follower:
+    """One client's camera: draws anew when it has moved, in a thread of its own."""
+
+    def __init__(self, viewer: Viewer, client: Any) -> None:
+        self._viewer, self._client = viewer, client
+        self._news, self._over = threading.Event(), threading.Event()
+        client.camera.on_update(lambda _: self.move())
+        self._thread = threading.Thread(target=self._run, name='live view', daemon=True)
+        self._thread.start()
+
+    def move(self) -> None:
+        """Something has changed."""
+        self._news.set()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._over.set()
+        self._news.set()
+        self._thread.join(timeout=10.0)
+
+    def _run(self) -> None:
+        while True:
+            self._news.wait()
+            self._news.clear()
+            if self._over.is_set():
+                return
+            self._viewer.draw_for(self._client, self._news.is_set)
+
+
+def _go_to(client: Any, T_world_cam: Array) -> None:
+    x, y, z, w = se3.quaternion_from_matrix(T_world_cam[:3, :3])
+    with client.atomic():
+        client.camera.wxyz = np.array([w, x, y, z])
+        client.camera.position = T_world_cam[:3, 3]
+
+
+def _middle_pose(bounds: Array) -> Array:
+    """In the middle of the map, looking along x, z up."""
+    R = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    return np.asarray(se3.from_parts(R, np.mean(bounds, axis=0)))
