@@ -8,6 +8,7 @@ tells how far the robot moved between the images of one frame. Only the newest i
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+import math
 import threading
 from typing import Any
 import zlib
@@ -110,11 +111,12 @@ class FrameIntake:
         """Take an image in; it makes a frame once every camera that is alive has one."""
         image = _Image(message, stamp_ns(message.header.stamp), now_ns,
                        message.header.frame_id)
-        checksum = zlib.crc32(memoryview(message.data).cast('B'))
+        checksum = (zlib.crc32(memoryview(message.data).cast('B')) if modality == THERMAL
+                    else None)  # only thermal cameras close a shutter
         with self._lock:
             self._notice_jump(image.stamp_ns)
             stream = self._streams[modality]
-            frozen = modality == THERMAL and checksum == stream.checksum
+            frozen = checksum is not None and checksum == stream.checksum
             stream.checksum = checksum
             self.counts[f'{modality}_received'] += 1
             if stream.newest_ns is not None and image.stamp_ns <= stream.newest_ns:
@@ -125,6 +127,7 @@ class FrameIntake:
                 return
             stream.newest_ns = image.stamp_ns
             self._first_ns = image.stamp_ns if self._first_ns is None else self._first_ns
+            self.counts[f'{modality}_superseded'] += stream.waiting is not None
             stream.waiting = image
             self._pair(image.stamp_ns)
 
@@ -263,10 +266,12 @@ class FrameIntake:
             raise InputError('image and camera_info differ in size', where=f'{modality} camera',
                              expected=f'{camera.width}x{camera.height}',
                              got=f'{values.shape[1]}x{values.shape[0]}')
-        finite = np.asarray(np.isfinite(values).all(axis=-1))  # no temperature has such a count
-        whole = bool(finite.all())
-        return SensorImage(camera, values if whole else np.nan_to_num(values), stamp_ns,
-                           T_cam_sensor, None if whole else finite, radiometric=radiometric)
+        valid = None
+        if not math.isfinite(float(values.sum())):  # quick; no temperature has such a count
+            valid = np.asarray(np.isfinite(values).all(axis=-1))
+            values = np.nan_to_num(values)
+        return SensorImage(camera, values, stamp_ns, T_cam_sensor, valid,
+                           radiometric=radiometric)
 
     def _reference_frame(self, pair: dict[str, _Image]) -> str:
         """The RGB camera where it is known, else the thermal one; kept once chosen."""

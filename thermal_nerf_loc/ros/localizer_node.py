@@ -234,10 +234,12 @@ class LocalizerNode(LifecycleNode):
             raise RunError(f'the old map stays: {outcome}')
         if session is not self._session:
             raise RunError('the node was cleaned up meanwhile')
-        session.replace_map(outcome, self.config)
+        cameras_changed = session.replace_map(outcome, self.config)
         self._hush()
         self._announcer.forget_path()
         if self._inputs is not None:
+            if cameras_changed:
+                self._inputs.listen_to_cameras()
             self._pictures.show_map(outcome, self.config)
         return f'map {config.map} is in use'
 
@@ -246,7 +248,7 @@ class LocalizerNode(LifecycleNode):
 
         def work() -> None:
             try:
-                future.set_result(load(config, self._load_map, self._active_session().loaded))
+                future.set_result(load(config, self._load_map))
             except Exception as error:  # handed to whoever awaits
                 future.set_result(error)
             executor.wake()

@@ -2,7 +2,7 @@
 """What a configured node works with: map, tracker, intake, tf, and how to change them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,18 +40,14 @@ class LoadedMap:
     modalities: tuple[str, ...]  # to be used
 
 
-def load(config: NodeConfig, load_map: LoadMap, old: LoadedMap | None = None) -> LoadedMap:
-    """Load and warm up the map; one that is to replace `old` must show the same."""
+def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
+    """Load and warm up the map."""
     if not config.map:
         raise InputError('no map given', where='parameter map', expected='a map file',
                          hint='Make one: thermal-nerf-loc train DATA --map FILE')
     path = Path(config.map)
     renderer = SharedMap(load_map(path))
     modalities = config.chosen_modalities(renderer.modalities)
-    if old is not None and modalities != old.modalities:
-        raise InputError('map shows something else than the one in use', where=path,
-                         expected=' and '.join(old.modalities), got=' and '.join(modalities),
-                         hint='Restart the node with it, or set `modality` first.')
     warm_up(Localizer(renderer, config.localizer), renderer, modalities)
     return LoadedMap(renderer, path.name, str(getattr(renderer, 'scene_name', path.name)),
                      modalities)
@@ -80,16 +76,15 @@ class Session:
         self.robot.use(Localizer(self.loaded.renderer, config.localizer), config.tracker)
         self.intake.config = config.intake
         self.intake.radiometry = config.thermal_scale.radiometry()
-        modalities = config.chosen_modalities(self.loaded.renderer.modalities)
-        if modalities == self.intake.modalities:
-            return False
-        self.intake.listen_to(modalities)
-        self.loaded = LoadedMap(self.loaded.renderer, self.loaded.name, self.loaded.identity,
-                                modalities)
-        return True
+        return self._look_through(config.chosen_modalities(self.loaded.renderer.modalities))
 
-    def replace_map(self, loaded: LoadedMap, config: NodeConfig) -> None:
-        """Go on in another map, from the pose in the old one; it has to be confirmed."""
+    def replace_map(self, loaded: LoadedMap, config: NodeConfig) -> bool:
+        """
+        Go on in another map, from the pose in the old one; it has to be confirmed.
+
+        Tells whether other cameras are due: the map may show something else than the old one.
+        """
+        modalities = config.chosen_modalities(loaded.renderer.modalities)  # may have changed
         same_place = loaded.identity == self.loaded.identity
         self.loaded, self.health.map_name = loaded, loaded.name
         self.robot.use(Localizer(loaded.renderer, config.localizer), config.tracker)
@@ -97,6 +92,7 @@ class Session:
             self.robot.start_again()
         else:
             self.robot.forget()
+        return self._look_through(modalities)
 
     def search_widely(self) -> tuple[Array, float, float]:
         """Look widely around the last pose; returns it with the sigmas (m, deg)."""
@@ -116,6 +112,13 @@ class Session:
         self._saved_ns = last.stamp_ns
         save_pose(Path(self._config.pose_file), self.loaded.identity, last.T_map_base,
                   last.stamp_ns)
+
+    def _look_through(self, modalities: tuple[str, ...]) -> bool:
+        self.loaded = replace(self.loaded, modalities=modalities)
+        if modalities == self.intake.modalities:
+            return False
+        self.intake.listen_to(modalities)
+        return True
 
     def _home(self, warn: Callable[[str], None]) -> Array | None:
         """Where to start: the saved pose, else the given one."""

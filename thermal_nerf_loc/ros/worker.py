@@ -66,7 +66,7 @@ class Worker:
         """Track the next frame, even while paused."""
         self._single = True
 
-    def stop(self, patience_s: float = 2.0) -> None:
+    def stop(self, patience_s: float = 1.0) -> None:
         """End after the frame at hand; a daemon thread cannot keep the process alive."""
         self._stopped.set()
         self._news.set()
