@@ -6,7 +6,7 @@ Messages come out with the fields of ROS 2 whatever the bag is. `BagWriter` live
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 import re
 import tempfile
@@ -278,9 +278,10 @@ def _decoder(channels: Iterable[Channel], is_ros1: bool) -> Callable[[bytes, str
     noetic: Any = get_typestore(Stores.ROS1_NOETIC)
     for channel in channels:
         if channel.msgtype not in noetic.types:
-            types = get_types_from_msg(channel.definition, channel.msgtype)
-            noetic.register({name: fields for name, fields in types.items()
-                             if name not in noetic.types})
+            with suppress(Exception):  # of a topic that may not matter; else it is not known
+                types = get_types_from_msg(channel.definition, channel.msgtype)
+                noetic.register({name: fields for name, fields in types.items()
+                                 if name not in noetic.types})
 
     def decode_ros1(data: bytes, kind: str) -> Any:
         noetic.types[kind]

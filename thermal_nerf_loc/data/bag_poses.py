@@ -3,7 +3,6 @@
 
 from array import array
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +16,7 @@ from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 
 Array = NDArray[np.float64]
+Chain = list[tuple[tuple[str, str], bool]]  # (parent, child), and whether walked that way
 
 TF_TYPES = ('tf2_msgs/msg/TFMessage', 'tf/msg/tfMessage')
 POSE_TYPES = ('geometry_msgs/msg/PoseStamped',
@@ -57,9 +57,11 @@ class FrameTree:
         self._static: dict[tuple[str, str], Array] = {}
         self._moving: dict[tuple[str, str], PoseLog] = {}
         self._known: dict[tuple[str, str], Trajectory] = {}
+        self._chains: dict[tuple[str, str], Chain | None] = {}
 
     def add(self, message: Any, is_static: bool) -> None:
         """Take a tf message."""
+        self._chains.clear()
         for transform in message.transforms:
             edge = (_name(transform.header.frame_id), _name(transform.child_frame_id))
             T = matrix_from_transform(transform.transform, f'tf {edge[0]} -> {edge[1]}')
@@ -74,14 +76,20 @@ class FrameTree:
         """Every frame's name."""
         return tuple(sorted({name for edge in (*self._static, *self._moving) for name in edge}))
 
-    def chain(self, parent: str, child: str) -> list[tuple[tuple[str, str], bool]] | None:
+    def chain(self, parent: str, child: str) -> Chain | None:
         """Edges from one frame to another, each with whether it points that way; None: no way."""
-        parent, child = _name(parent), _name(child)
+        ends = _name(parent), _name(child)
+        if ends not in self._chains:
+            self._chains[ends] = self._search(*ends)
+        return self._chains[ends]
+
+    def _search(self, parent: str, child: str) -> Chain | None:
+        """The shortest way, along edges and against them."""
         neighbours: dict[str, list[tuple[str, tuple[tuple[str, str], bool]]]] = {}
         for edge in (*self._static, *self._moving):
             neighbours.setdefault(edge[0], []).append((edge[1], (edge, True)))
             neighbours.setdefault(edge[1], []).append((edge[0], (edge, False)))
-        ways: dict[str, list[tuple[tuple[str, str], bool]]] = {parent: []}
+        ways: dict[str, Chain] = {parent: []}
         queue = deque([parent])
         while queue and child not in ways:
             here = queue.popleft()
@@ -91,12 +99,11 @@ class FrameTree:
                     queue.append(there)
         return ways.get(child)
 
-    def moves(self, chain: Iterable[tuple[tuple[str, str], bool]]) -> bool:
+    def moves(self, chain: Chain) -> bool:
         """True where some edge is not static."""
         return any(edge not in self._static for edge, _ in chain)
 
-    def along(self, chain: Iterable[tuple[tuple[str, str], bool]], at_ns: int,
-              max_gap_ns: int) -> Array | None:
+    def along(self, chain: Chain, at_ns: int, max_gap_ns: int) -> Array | None:
         """`T_parent_child` over a chain at a moment; None in a gap."""
         T = np.eye(4)
         for edge, forward in chain:

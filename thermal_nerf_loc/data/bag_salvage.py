@@ -29,6 +29,7 @@ SQLITE_MAGIC = b'SQLite format 3\x00'
 _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _FOOTER = 0x03, 0x04, 0x05, 0x06, 0x02  # MCAP's records
 _ROS1_MESSAGE, _ROS1_CHUNK, _ROS1_CONNECTION = 2, 5, 7
 _BLOCK = 1 << 20  # bytes decompressed at a time
+_LARGEST = 1 << 28  # bytes of a broken record that are looked at: its size may be nonsense
 
 
 class Channel(NamedTuple):
@@ -128,7 +129,7 @@ def _scan_mcap(path: Path, tail: Tail) -> Iterator[Item]:
             if len(head) == 9 and head[0] == _FOOTER and is_whole:
                 tail.whole_bytes = tail.total_bytes
                 return
-            body = file.read(size if is_whole else tail.total_bytes)
+            body = file.read(size if is_whole else _LARGEST)
             if head[:1] == bytes([_CHUNK]):
                 yield from _mcap_records(_mcap_chunk(body), schemas, channels)
             elif is_whole:
@@ -258,8 +259,8 @@ def _ros1_record(file: BinaryIO, end: int) -> tuple[dict[str, bytes], bytes, boo
     fields, sized = _ros1_fields(file.read(_u32(sized))), file.read(4)
     if len(sized) < 4:
         return None
-    left = end - file.tell()
-    return fields, file.read(min(_u32(sized), left)), _u32(sized) <= left
+    size, left = _u32(sized), end - file.tell()
+    return fields, file.read(size if size <= left else min(left, _LARGEST)), size <= left
 
 
 def _ros1_fields(header: bytes) -> dict[str, bytes]:
