@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from thermal_nerf_loc.localization.confidence import sigmas
 from thermal_nerf_loc.ros.robot import RobotUpdate
 
 _WINDOW = 200  # updates that rates and latencies are taken over
@@ -58,7 +59,7 @@ class Health:
             return {
                 'state': state, 'reason': reason, 'map': self.map_name,
                 'modalities': ' '.join(last.modalities) if last else '',
-                'carried_by': _carried_by(last),
+                'carried_by': _carried_by(last), **_told_sigmas(last),
                 'inlier_share': ('' if last is None or last.inlier_share is None
                                  else f'{last.inlier_share:.2f}'),
                 'updates_hz': f'{len(self._times_s) / span_s if span_s > 0.0 else 0.0:.2f}',
@@ -104,6 +105,14 @@ def _carried_by(last: RobotUpdate | None) -> str:
     ordered = sorted(last.carried_by.items(), key=lambda item: -item[1])
     return ' '.join([*(f'{name} {share:.0%}' for name, share in ordered),
                      *(f'({name}: {why})' for name, why in last.ignored.items())])
+
+
+def _told_sigmas(last: RobotUpdate | None) -> dict[str, str]:
+    """Worst standard deviations of the last pose; they grow while the images contradict it."""
+    if last is None or last.covariance is None:
+        return {'sigma_m': '', 'sigma_deg': ''}
+    sigma_m, sigma_deg = sigmas(last.covariance)
+    return {'sigma_m': f'{sigma_m:.4f}', 'sigma_deg': f'{sigma_deg:.3f}'}
 
 
 def _quantile(values: deque[float], share: float) -> str:
