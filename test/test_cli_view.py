@@ -81,6 +81,17 @@ def test_a_camera_that_moves_gets_quick_pictures_and_no_stale_ones(live):
     assert width * width / 1.5 <= 0.12 * 50_000 < (width + 1)**2 / 1.5
 
 
+def test_a_place_is_read_where_a_ray_ends(live):
+    world = ViewedWorld()
+    T = world.keyframes.poses[4]
+    found = live.probe(T[:3, 3], T[:3, 2])
+    assert abs(world.world.clearance_m(found.place_m[None])[0]) < 1e-4
+    ahead = (found.place_m - T[:3, 3]) @ T[:3, :3]
+    assert ahead[2] > 0.5 and np.abs(ahead[:2]).max() < 1e-4
+    expected = world.render_rays('thermal', T[None, :3, 3], T[None, :3, 2]).values[0, 0]
+    assert found.celsius == pytest.approx(expected)
+
+
 def test_threads_do_not_get_into_each_others_way(live):
     eye, done = Eye(ViewedWorld().keyframes.poses[0], 0.9, 1.5), []
 
@@ -168,6 +179,6 @@ def test_a_browser_shows_the_map_and_its_controls_work(page, tmp_path):
         wait_for_change(tab, picture, turned)
         tab.wait_for('return /\\d+ x \\d+ in \\d+ ms/.test(document.body.innerText)')
         tab.drag((475, 400), (0, 0), 0.05)
-        tab.wait_for('return /m away.*\\s[\\d.]+ °C/.test(document.body.innerText)')
+        tab.wait_for('return /m from the camera\\s+[\\d.]+ °C/.test(document.body.innerText)')
         messages = tab.console()
     assert errors(messages) == []

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.evaluation.colour_map import ColourScale, Picture
 from thermal_nerf_loc.evaluation.panels import DISTANCE, look, paint
+from thermal_nerf_loc.evaluation.surface import is_surface
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.frame import THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering, Renderer
 
 Array = NDArray[np.float64]
@@ -56,6 +58,14 @@ class Shot:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """A point on a surface, and its temperature where the map knows one."""
+
+    place_m: Array  # (3,)
+    celsius: float | None
+
+
 class LiveView:
     """Renders for one map; several threads may ask."""
 
@@ -87,12 +97,17 @@ class LiveView:
         width = int(np.sqrt(self._rays_per_second * _MOVING_S * aspect))
         return min(_MOST_PX, max(_LEAST_PX, width))
 
-    def probe(self, origin: Array, direction: Array) -> dict[str, RayRendering]:
-        """What a single ray sees, by modality."""
+    def probe(self, origin: Array, direction: Array) -> Place | None:
+        """Where a single ray ends, None where it ends nowhere in particular."""
         rays = [np.asarray(ray, np.float32).reshape(1, 3) for ray in (origin, direction)]
         with self._lock:
-            return {modality: self._renderer.render_rays(modality, *rays)
+            seen = {modality: self._renderer.render_rays(modality, *rays)
                     for modality in self._renderer.modalities}
+        first = next(iter(seen.values()))
+        if not is_surface(first)[0]:
+            return None
+        place_m = origin + float(first.distance_m[0]) * direction
+        return Place(place_m, float(seen[THERMAL].values[0, 0]) if THERMAL in seen else None)
 
     def _shoot(self, kind: str, eye: Eye, width: int, moved: Callable[[], bool]) -> Shot:
         camera, start = eye.camera(width), time.perf_counter()

@@ -20,7 +20,8 @@ from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.errors import RunError
 from thermal_nerf_loc.evaluation.camera_path import look_along, up_direction
 from thermal_nerf_loc.evaluation.colour_map import draw_bar
-from thermal_nerf_loc.evaluation.live_view import Eye, LiveView
+from thermal_nerf_loc.evaluation.follower import Follower, go_to
+from thermal_nerf_loc.evaluation.live_view import LiveView, Place
 from thermal_nerf_loc.evaluation.panels import (
     KINDS, scales_for, shown_kinds, TEMPERATURE, thermal_unit)
 from thermal_nerf_loc.evaluation.surface import Surface
@@ -37,6 +38,7 @@ _MOST_FRUSTUMS = 60
 _FRUSTUM_FOV_RAD, _FRUSTUM_ASPECT = 0.9, 4.0 / 3.0  # a map does not keep its cameras' lenses
 _PATH_COLOURS = ((31, 111, 180), (194, 87, 26), (46, 158, 91), (150, 60, 160))
 _BAR_PX = (300, 52)
+_CLICK_RAD = 0.006  # a few pixels
 _SHOWN_SHARE = 0.85  # of the height: most places have a ceiling
 
 
@@ -75,7 +77,7 @@ class Viewer:
         with redirect_stdout(io.StringIO()):  # it greets
             self.server = viser.ViserServer(host=host, port=port, label=f'map {self._map.name}',
                                             verbose=False)
-        self._eyes: dict[int, _Follower] = {}
+        self._eyes: dict[int, Follower] = {}
         self._turn = threading.RLock()  # the page's events come in threads of their own
         self._entered: Any = None  # the frustum that somebody looks out of
         self._size_m = float(np.ptp(self._map.bounds, axis=0).max())
@@ -132,7 +134,7 @@ class Viewer:
                                           visible=False)
                       for kind, scale in self.live.scales.items()}
         overview = gui.add_button('Overview')
-        overview.on_click(lambda event: _go_to(event.client, self._overview))
+        overview.on_click(lambda event: go_to(event.client, self._overview))
         self._told = gui.add_markdown('Click on a place to read it.')
         self._rate = gui.add_markdown('')
         self._live.on_update(lambda _: self._changed())
@@ -190,7 +192,7 @@ class Viewer:
         """Look out of a keyframe, whose own frustum would be in the way."""
         self._entered = frustum
         self._show_frustums()
-        _go_to(event.client, T_world_cam)
+        go_to(event.client, T_world_cam)
 
     def _thumbnail(self, i: int) -> NDArray[np.uint8] | None:
         images = self._map.keyframes.thumbnails
@@ -235,12 +237,18 @@ class Viewer:
             low, high = self._inside
             outside = ((client.camera.position < low) | (client.camera.position > high)).any()
             if self._live.value != POINTS and outside:  # walls hide everything from there
-                _go_to(client, self._poses[0])
+                go_to(client, self._poses[0])
         for follower in list(self._eyes.values()):
             follower.move()
 
     def _follow(self, client: Any) -> None:
-        self._eyes[client.client_id] = _Follower(self, client)
+        def kind() -> str | None:
+            return None if self._live.value == POINTS else str(self._live.value)
+
+        def tell(text: str) -> None:
+            self._rate.content = text
+
+        self._eyes[client.client_id] = Follower(self.live, client, kind, tell)
 
     def _leave(self, client: Any) -> None:
         follower = self._eyes.pop(client.client_id, None)
@@ -250,68 +258,33 @@ class Viewer:
     def _probe(self, event: Any) -> None:
         """Tell what stands where somebody clicked."""
         origin, direction = np.array(event.ray_origin), np.array(event.ray_direction)
-        seen = self.live.probe(origin, direction)
-        first = next(iter(seen.values()))
-        place = origin + float(first.distance_m[0]) * direction
-        lines = ['**' + ', '.join(f'{value:.2f}' for value in place) + ' m**, '
-                 f'{float(first.distance_m[0]):.2f} m away (± {float(first.spread_m[0]):.2f})']
-        if THERMAL in seen:
-            lines.append(f'{float(seen[THERMAL].values[0, 0]):.1f} {thermal_unit(self._map)}')
+        found = (self._point_at(origin, direction) if self._live.value == POINTS
+                 else self.live.probe(origin, direction))
+        if found is None:
+            self._told.content = 'Nothing sure is there.'
+            return
+        lines = ['**' + ', '.join(f'{value:.2f}' for value in found.place_m) + '** m',
+                 f'{float(np.linalg.norm(found.place_m - origin)):.2f} m from the camera']
+        if found.celsius is not None:
+            lines.append(f'{found.celsius:.1f} {thermal_unit(self._map)}')
         self._told.content = '<br>'.join(lines)
         self.server.scene.add_icosphere('/probe', 0.008 * self._size_m, color=(0, 200, 90),
-                                        position=tuple(place))
+                                        position=tuple(map(float, found.place_m)))
 
-    def draw_for(self, client: Any, moved: Any) -> None:
-        """Send one client ever sharper pictures of what its camera sees."""
-        kind, view = self._live.value, client.camera
-        if kind == POINTS:
-            return
-        w, x, y, z = view.wxyz
-        eye = Eye(se3.from_quaternion(view.position, (x, y, z, w)), view.fov, view.aspect)
-        for shot in self.live.shots(kind, eye, lambda: moved() or self._live.value != kind):
-            if self._live.value != kind:
-                return
-            client.scene.set_background_image(shot.picture, format='jpeg', jpeg_quality=85,
-                                              depth=shot.depth_m)
-            rows, columns = shot.picture.shape[:2]
-            self._rate.content = (f'{columns} x {rows} in {1000.0 * shot.seconds:.0f} ms, '
-                                  f'{self.live.rays_per_second / 1000.0:.0f}k rays/s')
-
-
-class _Follower:
-    """One client's camera: draws anew when it has moved, in a thread of its own."""
-
-    def __init__(self, viewer: Viewer, client: Any) -> None:
-        self._viewer, self._client = viewer, client
-        self._news, self._over = threading.Event(), threading.Event()
-        client.camera.on_update(lambda _: self.move())
-        self._thread = threading.Thread(target=self._run, name='live view', daemon=True)
-        self._thread.start()
-
-    def move(self) -> None:
-        """Something has changed."""
-        self._news.set()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._over.set()
-        self._news.set()
-        self._thread.join(timeout=10.0)
-
-    def _run(self) -> None:
-        while True:
-            self._news.wait()
-            self._news.clear()
-            if self._over.is_set():
-                return
-            self._viewer.draw_for(self._client, self._news.is_set)
-
-
-def _go_to(client: Any, T_world_cam: Array) -> None:
-    x, y, z, w = se3.quaternion_from_matrix(T_world_cam[:3, :3])
-    with client.atomic():
-        client.camera.wxyz = np.array([w, x, y, z])
-        client.camera.position = T_world_cam[:3, 3]
+    def _point_at(self, origin: Array, direction: Array) -> Place | None:
+        """The first of the points shown that a ray passes close by."""
+        surface = self._content.surface
+        off = surface.points_m - origin
+        along = off @ direction
+        beside = np.linalg.norm(off - along[:, None] * direction, axis=1)
+        reach = np.maximum(0.01 * self._point_size.value, _CLICK_RAD * along)
+        hit = np.flatnonzero((along > 0.0) & (beside < reach) & (self._heights <= self._cut.value))
+        if not len(hit):
+            return None
+        first = hit[np.argmin(along[hit])]
+        heat = surface.celsius
+        return Place(surface.points_m[first].astype(np.float64),
+                     None if heat is None else float(heat[first]))
 
 
 def _middle_pose(bounds: Array) -> Array:
