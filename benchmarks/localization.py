@@ -24,7 +24,7 @@ from _poses import (
     modalities_of, summary, Ticker, Trial, warm_up)
 
 STARTS = ((10.0, 0.1), (40.0, 0.2))
-RATES = (0.003, 0.01, 0.03)
+RATES = (0.01, 0.03, 0.1)
 FREEDOM = 6
 MEDIAN_OF_CHI_SQUARE = 5.348  # 6 degrees of freedom
 QUANTILE_95 = 12.592

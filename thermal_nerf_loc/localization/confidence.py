@@ -30,6 +30,8 @@ class ConfidenceConfig:
     inflation: float = setting(2.0, 'factor on the covariance: neighbouring residuals are not '
                                'independent, and the map is not exact', 0.01, 1e4)
     min_confidence: float = setting(0.5, 'below, the verdict is lost', 0.0, 1.0)
+    searched_confidence: float = setting(0.88, 'below, a pose found by a search around a rough '
+                                         'guess is ambiguous: many were tried', 0.0, 1.0)
     agreement: float = setting(0.6, 'noise-free correlation with the map at which the confidence '
                                'is one half', 0.0, 1.0)
     # 'ok' promises 10 cm and 5 deg: 2.5 standard deviations of the worst direction
@@ -59,8 +61,9 @@ def covariance_of(information: Array, config: ConfidenceConfig, factor: float = 
     return np.asarray(P + floor_m**2 * np.diag(np.repeat((1.0, 0.0), 3)))
 
 
-def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig) -> Judgement:
-    """Weigh the evidence."""
+def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig,
+          searched: bool = False) -> Judgement:
+    """Weigh the evidence; of many poses that were tried, one may fit by chance."""
     if not fits:
         return Judgement(0.0, LOST, 'no usable image')
     in_view = max(fit.in_view for fit in fits.values())
@@ -72,6 +75,10 @@ def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig) 
     if confidence < config.min_confidence:
         return Judgement(confidence, LOST, f'images and map disagree (agreement {agreed:.2f}, '
                                            f'{inliers:.0%} of the points fit)')
+    if searched and confidence < config.searched_confidence:
+        return Judgement(confidence, AMBIGUOUS,
+                         f'found by a search, and the images agree with the map only to '
+                         f'{agreed:.2f}')
     looseness = max(sigma_m / config.max_sigma_m, sigma_deg / config.max_sigma_deg)
     if looseness > 1.0:
         return Judgement(min(confidence / looseness, 0.9 * config.min_confidence), AMBIGUOUS,

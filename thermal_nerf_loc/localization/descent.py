@@ -66,6 +66,7 @@ class Contender:
     rounds: tuple[float, ...]
     prior: PosePrior
     rival: float
+    searched: bool = False  # the best of many poses, not the guess itself
 
 
 class Descent:
@@ -99,7 +100,7 @@ class Descent:
                 kept.append(int(k))
         best = max(float(scores[order[0]]), 1e-9)
         rivals = [float(scores[k]) / best for k in kept[1:]] + [0.0]
-        return [Contender(found[k].T_world_cam, rounds[1:] or rounds, prior, rivals[0])
+        return [Contender(found[k].T_world_cam, rounds[1:] or rounds, prior, rivals[0], True)
                 for k in kept[:self.config.contenders]]
 
     def refine(self, contender: Contender) -> Aligned:

@@ -135,7 +135,7 @@ class Localizer:
         """Refine one contender after the other until one convinces; else the best of them."""
         best: _Answer | None = None
         for contender in descent.contenders(T, sigma_m, sigma_rad):
-            answer = self._judged(descent, descent.refine(contender))
+            answer = self._judged(descent, descent.refine(contender), contender.searched)
             if best is not None and best.judged.verdict == confidence.OK:
                 return _doubted(best, answer)
             if best is None or answer.judged.confidence > best.judged.confidence:
@@ -158,7 +158,7 @@ class Localizer:
             answer = replace(answer, judged=early)
         return answer, result.rays + descent.rays
 
-    def _judged(self, descent: Descent, found: Aligned) -> _Answer:
+    def _judged(self, descent: Descent, found: Aligned, searched: bool = False) -> _Answer:
         fits, information = summarize(found, self.config.descent.align)
         factor, floor_m = getattr(self.renderer, 'calibration', {}).get(
             set_name(tuple(descent.images)), (1.0, 0.0))
@@ -167,7 +167,8 @@ class Localizer:
         covariance = confidence.covariance_of(information, self.config.confidence, factor, floor_m)
         named = dict(zip(descent.images, fits))
         return _Answer(found.T_world_cam, covariance,
-                       confidence.judge(named, covariance, self.config.confidence), named)
+                       confidence.judge(named, covariance, self.config.confidence, searched),
+                       named)
 
     def _without_vignetting(self, frame: Frame) -> Frame:
         """Take away what the map knows its cameras to add towards their corners."""
