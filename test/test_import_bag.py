@@ -317,6 +317,20 @@ def test_an_image_that_repeats_is_not_news(tmp_path: Path):
     check(tmp_path / 'out')
 
 
+def test_an_image_that_cannot_be_decoded_is_counted(tmp_path: Path):
+    def broken(writer) -> None:
+        for i in range(3):
+            at = START_NS + 35 * 10**6 + i
+            writer.image('/rgb/image_raw', at, 'rgb_optical',
+                         np.full((9 + i, 9, 3), i, np.uint8), 'rgb8')
+
+    done = import_bag(write_drive(tmp_path / 'drive', change=broken), tmp_path / 'out',
+                      ImportConfig(keyframes=KeyframeRule(min_m=0.3, candidates=30)))
+    assert done.figures['unreadable_images'] == 3
+    assert 'an image cannot be read: rgb image and its camera_info differ' in ' '.join(done.notes)
+    check(tmp_path / 'out', 3, both=False)
+
+
 def test_standing_still_adds_no_keyframe():
     poses = np.repeat(np.eye(4)[None], 200, axis=0)
     poses[100:, 0, 3] = np.linspace(0.0, 1.0, 100)

@@ -50,8 +50,8 @@ class _Window:
 
     waiting: set[Key]
     partner: dict[int, int]  # stamp of the reference image: of its thermal image
-    best: tuple[float, int, SensorImage] | None = None
-    others: dict[int, Any] = field(default_factory=dict)  # thermal messages, not decoded yet
+    best: tuple[float, int, Any] | None = None  # sharpness, stamp, message
+    others: dict[int, Any] = field(default_factory=dict)  # thermal messages by stamp
 
 
 class FrameMaker:
@@ -106,20 +106,23 @@ class FrameMaker:
         if name != self._reference:
             window.others[stamp] = message
             return
-        image = self._decode(name, message, stamp, np.eye(4))
-        if image is not None:
-            score = sharpness(image.values)
-            if window.best is None or score > window.best[0]:
-                window.best = score, stamp, image
+        try:
+            score = sharpness(self._images[name].pixels(message))
+        except InputError as error:
+            self._unreadable(error)
+            return
+        if window.best is None or score > window.best[0]:
+            window.best = score, stamp, message
 
     def _finish(self, window: _Window, poses: Mapping[int, Array], name: str) -> Frame | None:
         """Join the sharpest image and its thermal partner."""
         best, others = window.best, window.others
         window.best, window.others = None, {}
-        if best is None:
+        _, stamp, message = best or (0.0, 0, None)
+        image = message and self._decode(self._reference, message, stamp, np.eye(4))
+        if image is None:
             self.counts['keyframes_lost'] += 1
             return None
-        _, stamp, image = best
         images = {self._reference: image}
         other = window.partner.get(stamp)
         T = None if other is None else self._rig.between(stamp, other)
@@ -135,10 +138,13 @@ class FrameMaker:
         try:
             return self._images[name].image(message, stamp, T)
         except InputError as error:
-            self.counts['unreadable_images'] += 1
-            if self.counts['unreadable_images'] == 1:
-                self.notes.append(f'an image cannot be read: {error}')
+            self._unreadable(error)
             return None
+
+    def _unreadable(self, error: InputError) -> None:
+        self.counts['unreadable_images'] += 1
+        if self.counts['unreadable_images'] == 1:
+            self.notes.append(f'an image cannot be read: {error}')
 
 
 def _nearest(stamps: NDArray[np.int64], stamp: int, within_s: float) -> int | None:

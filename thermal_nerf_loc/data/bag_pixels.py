@@ -34,8 +34,7 @@ class ImageReader:
 
     def probe(self, message: Any) -> str:
         """Decode a first image, settle the scale, and return what the user should know."""
-        pixels = self._pixels(message)
-        self._check_size(pixels)
+        pixels = self.pixels(message)
         note = ''
         if self._modality != RGB:
             note = self._settle(pixels, message.header.frame_id)
@@ -43,9 +42,8 @@ class ImageReader:
         return note
 
     def image(self, message: Any, stamp: int, T_cam_sensor: Array) -> SensorImage:
-        """Decode one message."""
-        pixels = self._pixels(message)
-        self._check_size(pixels)
+        """Decode one message, scale it, rectify it."""
+        pixels = self.pixels(message)
         radiometric = True
         if self._modality == RGB:
             values = _colour(pixels)
@@ -60,19 +58,20 @@ class ImageReader:
         return SensorImage(self.camera, values, stamp, T_cam_sensor,
                            None if valid.all() else valid, radiometric=radiometric)
 
-    def _pixels(self, message: Any) -> NDArray[Any]:
+    def pixels(self, message: Any) -> NDArray[Any]:
+        """Decode one message, and no more."""
         if hasattr(message, 'encoding'):
-            return decode_image(message.encoding, message.height, message.width, message.step,
-                                bool(message.is_bigendian), message.data)
-        return decode_compressed(message.format, message.data,
-                                 f'image of {message.header.frame_id}')
-
-    def _check_size(self, pixels: NDArray[Any]) -> None:
+            pixels = decode_image(message.encoding, message.height, message.width, message.step,
+                                  bool(message.is_bigendian), message.data)
+        else:
+            pixels = decode_compressed(message.format, message.data,
+                                       f'image of {message.header.frame_id}')
         if pixels.shape[:2] != (self._lens.height, self._lens.width):
             raise InputError(f'{self._modality} image and its camera_info differ in size',
                              expected=f'{self._lens.width}x{self._lens.height} pixels',
                              got=f'{pixels.shape[1]}x{pixels.shape[0]}',
                              hint='Give the lens for this resolution by --cameras FILE.')
+        return pixels
 
     def _settle(self, pixels: NDArray[Any], frame: str) -> str:
         """Decide what counts mean, where nobody said; 8 bits are never temperatures."""

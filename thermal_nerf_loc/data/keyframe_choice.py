@@ -66,11 +66,12 @@ def sharpness(image: NDArray[Any]) -> float:
     Variance of the Laplacian over that of the image, so that exposure does not count.
     """
     cv2 = opencv()
-    grey = np.asarray(image, np.float32)
+    small = image if image.dtype in (np.uint8, np.uint16) else np.asarray(image, np.float32)
+    if small.shape[1] > _WIDTH_PX:
+        height = max(1, round(small.shape[0] * _WIDTH_PX / small.shape[1]))
+        small = cv2.resize(small, (_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
+    grey = np.asarray(small, np.float32)
     grey = grey.mean(axis=2) if grey.ndim == 3 else grey
-    if grey.shape[1] > _WIDTH_PX:
-        height = max(1, round(grey.shape[0] * _WIDTH_PX / grey.shape[1]))
-        grey = cv2.resize(grey, (_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
     contrast = float(grey.var())
     return float(cv2.Laplacian(grey, cv2.CV_32F).var()) / contrast if contrast > 0.0 else 0.0
 
