@@ -3,6 +3,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from thermal_nerf_loc import cli
 from thermal_nerf_loc.cli import demo, live, replaying
 from thermal_nerf_loc.data.bag import BagReader, BagWriter
-from thermal_nerf_loc.data.trajectory import read_tum, write_tum
+from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.mapping.map_file import RadianceMap
@@ -192,6 +193,35 @@ def test_a_start_in_the_wrong_place_ends_without_a_pose(world_as_map, bag, tmp_p
     assert cli.main(['replay', 'm', str(bag), '--out', str(tmp_path), '--modality', 'rgb',
                      '--initial-pose', '0.3', '-0.4', '1.2', '0', '0', '1', '0']) == 1
     assert 'no pose was found in 17 frames' in capsys.readouterr().err
+
+
+def test_through_ros_the_gaps_of_tf_are_time_lost(world_as_map, bag, tmp_path, monkeypatch):
+    with BagReader(bag) as reader:
+        truth = read_truth(reader)
+    elapsed_s = (truth.stamps_ns - truth.stamps_ns[0]) * 1e-9
+    heard = (elapsed_s < 0.3) | (elapsed_s > 1.7)
+    tf = Trajectory(truth.stamps_ns[heard], truth.poses[heard])
+    runs = []
+
+    def run_live(run, progress):
+        runs.append(run)
+        return SimpleNamespace(tf=tf, odometry_count=len(truth), updates=tf, diagnostics={
+            'updates': '12', 'state': 'tracking'}, latencies_s=np.array([0.1, 0.2])), ('line',)
+
+    monkeypatch.setattr(replaying, 'ros_is_here', lambda: True)
+    monkeypatch.setattr(replaying, 'run_live', run_live)
+    assert cli.main(['replay', 'm', str(bag), '--out', str(tmp_path), '--through-ros',
+                     '--rate', '0.5', '--align', 'se3']) == 0
+    assert (runs[0].rate, runs[0].seconds) == (0.5, pytest.approx(2.0, abs=0.01))
+    told = json.loads((tmp_path / 'metrics.json').read_text())
+    assert told['way'] == 'ros'
+    assert told['ate_rmse_m'] == pytest.approx(0.0, abs=1e-6)
+    assert told['time_lost_s'] == told['relocalization_max_s'] == pytest.approx(1.4, abs=0.05)
+    assert told['lost_share'] == pytest.approx(1.0 - heard.mean())
+    assert (told['losses'], told['updates']) == (1, 12)
+    assert told['latency_max_s'] == pytest.approx(0.2)
+    assert (tmp_path / 'node.log').read_text() == 'line\n'
+    assert 'lost once after the start' in (tmp_path / 'report.html').read_text()
 
 
 def test_through_ros_is_refused_where_there_is_none(bag, tmp_path, capsys, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 
 from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.evaluation import comparison, metrics, moments, page, replay_page, report
+from thermal_nerf_loc.evaluation.colour_map import CELSIUS, ColourScale, HEAT
 from thermal_nerf_loc.evaluation.comparison import Moment, Run
 from thermal_nerf_loc.evaluation.top_view import ground_axes, look_down
 from thermal_nerf_loc.geometry import se3
@@ -133,7 +134,8 @@ def test_pairs_are_rendered_from_where_the_camera_is():
     for pair in pairs:
         off = np.abs(pair.seen.astype(int) - pair.rendered)
         assert np.median(off) < 8
-    assert pairs[1].ends == pytest.approx((19.43, 20.57), abs=0.05)
+    assert pairs[0].scale is None
+    assert (pairs[1].scale.low, pairs[1].scale.high) == pytest.approx((19.43, 20.57), abs=0.05)
     captions = dict(moments.side_by_side(pairs))
     assert any('19.4 to 20.6 °C' in caption for caption in captions)
     for png in captions.values():
@@ -182,8 +184,9 @@ def make_page(several=True):
     pictures = {'trajectory': report.plot_trajectory(runs, circle(), look_down(
         Field(), circle().poses, 60)), 'errors': report.plot_errors(runs)}
     pixels = np.full((24, 32, 3), 128, np.uint8)
-    pairs = moments.side_by_side([moments.Pair(RGB, pixels, pixels, None, True),
-                                  moments.Pair(THERMAL, pixels, pixels, (18.0, 31.0), True)])
+    pairs = moments.side_by_side([
+        moments.Pair(RGB, pixels, pixels),
+        moments.Pair(THERMAL, pixels, pixels, ColourScale(HEAT, 18.0, 31.0, CELSIUS))])
     sheet = replay_page.DriveSheet(
         'bag', runs, {name: report.encode(figure, 'svg') for name, figure in pictures.items()},
         [(one, pairs) for one in moments.choose_moments(runs[0])])

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.evaluation.colour_map import CELSIUS, ColourScale, fitted_scale, GRAY, HEAT
 from thermal_nerf_loc.evaluation.comparison import Moment, Run
-from thermal_nerf_loc.evaluation.heat import heat_colours, heat_range
 from thermal_nerf_loc.evaluation.metrics import SUCCESS_DEG, SUCCESS_M
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
 from thermal_nerf_loc.sensing.rendering import Renderer
@@ -33,13 +33,12 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """Seen and rendered as RGB bytes (h, w, 3), with the ends of the colour bar."""
+    """Seen and rendered as RGB bytes (h, w, 3)."""
 
     modality: str
     seen: NDArray[np.uint8]
     rendered: NDArray[np.uint8]
-    ends: tuple[float, float] | None  # deg C, or gray values; None: colours
-    radiometric: bool
+    scale: ColourScale | None = None  # of both; None: they are in colour
 
 
 def choose_moments(run: Run) -> list[Chosen]:
@@ -95,28 +94,26 @@ def _pair(renderer: Renderer, modality: str, image: SensorImage, T_map_sensor: A
     origins = np.tile(T_map_sensor[:3, 3].astype(np.float32), (len(directions), 1))
     rendered = renderer.render_rays(modality, origins, directions).values.reshape(values.shape)
     if modality == RGB:
-        return Pair(modality, _bytes(values), _bytes(rendered), None, True)
-    low, high = heat_range(np.concatenate([values.ravel(), rendered.ravel()]))
-    seen, shown = (_bytes(heat_colours(one[..., 0], ends=(low, high)))
-                   for one in (values, rendered))
-    return Pair(modality, seen, shown, (low, high), image.radiometric)
+        return Pair(modality, _bytes(values), _bytes(rendered))
+    scale = fitted_scale(HEAT, CELSIUS if image.radiometric else GRAY, [values, rendered])
+    return Pair(modality, scale.paint(values[..., 0]), scale.paint(rendered[..., 0]), scale)
 
 
 def _caption(pair: Pair) -> str:
     name = 'RGB' if pair.modality == RGB else pair.modality.capitalize()
-    if pair.ends is None:
+    if pair.scale is None:
         return f'{name}: seen, rendered'
-    unit = ' °C' if pair.radiometric else ' (gray values)'
-    return f'{name}: seen, rendered; dark to bright {pair.ends[0]:.1f} to {pair.ends[1]:.1f}{unit}'
+    return (f'{name}: seen, rendered; dark to bright {pair.scale.low:.1f} to '
+            f'{pair.scale.high:.1f} {pair.scale.unit}')
 
 
 def _png(pair: Pair) -> bytes:
     height = pair.seen.shape[0]
     gap = np.full((height, 6, 3), 255, np.uint8)
     strip = [pair.seen, gap, pair.rendered]
-    if pair.ends is not None:
-        ramp = np.repeat(np.linspace(1.0, 0.0, height)[:, None], 8, axis=1)
-        strip += [gap, _bytes(heat_colours(ramp, ends=(0.0, 1.0)))]
+    if pair.scale is not None:
+        ramp = np.linspace(pair.scale.high, pair.scale.low, height)
+        strip += [gap, pair.scale.paint(np.repeat(ramp[:, None], 8, axis=1))]
     _, data = cv2.imencode('.png', np.hstack(strip)[..., ::-1])
     return bytes(data)
 

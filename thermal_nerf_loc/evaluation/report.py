@@ -153,7 +153,8 @@ def _draw_states(axes: Any, states: States, start_ns: int) -> None:
 
     axes.set_yticks([])
     axes.grid(False)
-    for (begin_ns, state), (end_ns, _) in itertools.pairwise(states):
+    changes = [one for k, one in enumerate(states) if k == 0 or one[1] != states[k - 1][1]]
+    for (begin_ns, state), (end_ns, _) in itertools.pairwise([*changes, *states[-1:]]):
         axes.axvspan((begin_ns - start_ns) * _NS, (end_ns - start_ns) * _NS, linewidth=0.0,
                      color=STATE_COLOURS.get(state, '#000000'))
     seen = dict.fromkeys(state for _, state in states)

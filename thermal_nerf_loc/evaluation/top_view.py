@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.evaluation.heat import heat_colours
+from thermal_nerf_loc.evaluation.colour_map import CELSIUS, fitted_scale, HEAT
 from thermal_nerf_loc.sensing.frame import RGB
 from thermal_nerf_loc.sensing.rendering import Renderer
 
@@ -55,8 +55,9 @@ def look_down(renderer: Renderer, poses: Array, pixels: int = 320) -> TopView:
     seen = renderer.render_rays(modality, origins.reshape(-1, 3),
                                 np.tile(down, (rows * columns, 1)))
     known = (seen.opacity >= _MIN_OPACITY) & (seen.spread_m <= _MOST_SPREAD_M)
+    heat = fitted_scale(HEAT, CELSIUS, [seen.values[known]])
     colours = (np.clip(seen.values, 0.0, 1.0) if modality == RGB
-               else heat_colours(seen.values[:, 0], known))
+               else heat.paint(seen.values[:, 0]) / 255.0)
     image = np.ones((rows * columns, 4), np.float32)
     image[:, :3] = colours * (1.0 - _PALE) + _PALE
     image[:, 3] = known
