@@ -184,7 +184,7 @@ def traps(args: argparse.Namespace, renderer: Any, frames: list[Any]) -> dict[st
 
 def stranger(args: argparse.Namespace) -> Any:
     """A data set that the map does not show."""
-    return room(12, (64, 48) if args.quick else (160, 120), args.other)
+    return room(*((12, (64, 48)) if args.quick else (80, (160, 120))), args.other)
 
 
 def moved(stray: Any, frame: Any) -> Any:
