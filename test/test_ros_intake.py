@@ -194,6 +194,15 @@ def test_time_that_jumps_back_starts_anew():
     assert again[0].T_odom_base is None  # odometry of the first round is forgotten
 
 
+def test_an_image_delivered_late_is_no_jump_in_time():
+    intake = make_intake(odometry_until_ms=5000)
+    seen = play(intake, ('rgb', 0), ('thermal', 0), ('rgb', 4000), ('thermal', 100),
+                ('thermal', 4000), ('rgb', 4100), ('thermal', 4100))
+    assert not any(o.restarted for o in seen)
+    assert all(o.T_odom_base is not None for o in seen)  # odometry is not forgotten
+    assert set(seen[-1].frame.images) == {'rgb', 'thermal'}
+
+
 def test_images_before_camera_info_wait_for_it():
     intake = make_intake(odometry_until_ms=100, infos=())
     feed(intake, ('rgb', 0), ('thermal', 0))

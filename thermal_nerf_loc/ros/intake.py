@@ -114,8 +114,8 @@ class FrameIntake:
         checksum = (zlib.crc32(memoryview(message.data).cast('B')) if modality == THERMAL
                     else None)  # only thermal cameras close a shutter
         with self._lock:
-            self._notice_jump(image.stamp_ns)
             stream = self._streams[modality]
+            self._notice_jump(stream, image.stamp_ns)
             frozen = checksum is not None and checksum == stream.checksum
             stream.checksum = checksum
             self.counts[f'{modality}_received'] += 1
@@ -155,10 +155,14 @@ class FrameIntake:
         with self._lock:
             self._forget()
 
-    def _notice_jump(self, stamp_ns: int) -> None:
-        newest = max((s.newest_ns for s in self._streams.values() if s.newest_ns is not None),
-                     default=stamp_ns)
-        if stamp_ns < newest - JUMP_BACK_NS:
+    def _notice_jump(self, stream: _Stream, stamp_ns: int) -> None:
+        """
+        Start over where a camera's own stamps jump back.
+
+        Not where another camera's are newer: a busy machine may deliver one late, and after a
+        pause of both it is seconds behind the other's first new one.
+        """
+        if stream.newest_ns is not None and stamp_ns < stream.newest_ns - JUMP_BACK_NS:
             self._start_over()
 
     def _start_over(self) -> None:
