@@ -99,7 +99,7 @@ class Page:
         return self._call('POST', f'{self._session}/execute/sync',
                           {'script': script, 'args': list(arguments)})
 
-    def wait_for(self, script: str, *arguments: Any, seconds: float = 30.0) -> Any:
+    def wait_for(self, script: str, *arguments: Any, seconds: float = 60.0) -> Any:
         """Run a function body again and again until it returns something true."""
         end = time.monotonic() + seconds
         while not (value := self.run(script, *arguments)):
@@ -107,7 +107,7 @@ class Page:
             time.sleep(0.1)
         return value
 
-    def find(self, xpath: str, seconds: float = 30.0) -> Any:
+    def find(self, xpath: str, seconds: float = 60.0) -> Any:
         """Wait for a visible element; its reference, good as an argument of `run` and `click`."""
         end = time.monotonic() + seconds
         while True:

@@ -158,6 +158,7 @@ def wait_for_change(tab, path, before, least=3.0):
     return after
 
 
+@pytest.mark.slow
 @needs_viser
 @needs_browser
 def test_a_browser_shows_the_map_and_its_controls_work(page, tmp_path):

@@ -209,12 +209,13 @@ class Viewer:
                                   and handle is not self._entered)
 
     def _add_trajectories(self) -> None:
-        """Lines with axes along them."""
+        """A line for each, and a box that hides it."""
         for k, (name, trajectory) in enumerate(self._content.trajectories.items()):
             p = trajectory.poses[:, :3, 3].astype(np.float32)
             line = self.server.scene.add_line_segments(
                 f'/trajectories/{k}', np.stack([p[:-1], p[1:]], axis=1),
-                _PATH_COLOURS[k % len(_PATH_COLOURS)], thickness=0.004 * self._size_m)
+                _PATH_COLOURS[k % len(_PATH_COLOURS)], thickness=3.0,
+                thickness_units='screen')  # a tube would fill the view of who stands in it
             box = self.server.gui.add_checkbox(name, True)
             box.on_update(lambda _, line=line, box=box: setattr(line, 'visible', box.value))
 
