@@ -20,6 +20,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
+from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
 from thermal_nerf_loc.geometry import se3
@@ -29,6 +30,7 @@ from thermal_nerf_loc.simulation.record import OPTICAL, RADIOMETRY, Robot, Simul
 ROOT = Path(__file__).parents[1]
 WORLD_NODE = str(Path(__file__).with_name('ros_node_in_world.py'))
 IMAGE_HZ, ODOMETRY_HZ, SECONDS = 8, 40, 6
+MOST_PATIENCE = 10.0  # times what a machine that does nothing else needs
 
 
 def start(*arguments, namespace='', map_name='room', domain=None):
@@ -65,6 +67,14 @@ class Output:
         return '\n'.join(self.lines[-40:])
 
 
+def slowness():
+    """How many times longer than alone a thread of this machine takes just now, at least 1."""
+    wall_s, cpu_s = time.monotonic(), time.thread_time()
+    while time.thread_time() - cpu_s < 0.05:
+        pass
+    return max(1.0, (time.monotonic() - wall_s) / (time.thread_time() - cpu_s))
+
+
 def other_domain():
     """A DDS domain in which no other node of this test run is."""
     return dds_domains.claim()
@@ -97,11 +107,12 @@ class Drive:
         self.offset_ns = 0
         self.updates = deque(maxlen=5000)  # (arrival s, stamp, error m, error deg, sigma m)
         self.map_odom = deque(maxlen=20000)  # (arrival s, error m, error deg)
+        self.states = deque(maxlen=5000)  # (arrival s, state, reason)
         self.status = {}
+        self.newest_ns = 0  # stamp of the newest images
         self._truth = {}
         self._rng = np.random.default_rng(0)
         self._frozen = {}
-        self._standing_s, self._carried_s = None, 0.0
         self._stop = threading.Event()
 
     def reset_faults(self):
@@ -111,8 +122,37 @@ class Drive:
         self.mangle = {}  # modality: function of the message
         self.without_mount = set()
         self.stop_odometry = False
+        self.burst = 1  # images of one moment, each with a stamp of its own
+        self.halved = False  # images and camera_info of half the size
+        self._standing_s = self._carried_to_s = None
+
+    def go_on(self, process):
+        """Drive on without faults; start again only where the node lost track."""
+        self.reset_faults()
+        self.tell_mounts()
+        self.call(Trigger, 'resume')
+        mark = self.mark()
+        assert self.until(lambda: self.told_since(mark + 0.3), 20.0, process)
+        if self.status['state'] != 'tracking':
+            self.start_afresh(process)
+
+    def start_afresh(self, process, patience_s=40.0):
+        """Say where the robot is, and wait until the node tracks from that start."""
+        lines = len(process.output.lines)
+        self.start_at(self.here())
+        assert self.until(lambda: process.output.has('initial pose set', lines), patience_s,
+                          process), str(process.output)
+        mark = self.mark()
+        assert self.until(lambda: len(self.poses_since(mark)) > 2 and self.told_since(mark)
+                          and self.status['state'] == 'tracking', patience_s, process), (
+            self.status, str(process.output))
+
+    def told_since(self, s):
+        """Whether diagnostics came after a moment."""
+        return self.status.get('heard_s', 0.0) > s
 
     def __enter__(self):
+        self.patience = min(slowness(), MOST_PATIENCE)
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=self.domain)
         self.node = rclpy.create_node('robot', context=self.context, namespace=self.namespace)
@@ -160,7 +200,7 @@ class Drive:
 
     def here(self):
         """Where the robot is now."""
-        return self._T(self._now_s() + self._carried_s)
+        return self._T(self._seen_s(self._now_s()))
 
     def mark(self):
         """A moment, to ask for what came later."""
@@ -169,14 +209,18 @@ class Drive:
     def wait(self, seconds):
         time.sleep(seconds)
 
-    def kidnap(self, way_s):
-        """Carry the robot on by so many seconds of its way; odometry does not notice."""
-        self._carried_s = way_s
+    def kidnap(self, metres=1.0):
+        """Carry it to a place of its way about so far off, unnoticed by odometry; the metres."""
+        here_s = self._s(self._now_s())
+        distances = np.array([se3.distance(self._T(k / IMAGE_HZ), self._T(here_s))[0]
+                              for k in range(len(self.frames))])
+        k = int(np.argmin(np.abs(distances - metres)))
+        self._standing_s, self._carried_to_s = here_s, k / IMAGE_HZ
+        return float(distances[k])
 
     def stand_at(self, T):
         """Stop at the place of the way that is nearest to a pose, from now on."""
-        places = [se3.distance(self.robot.T_world_base(round(k * 1e9 / IMAGE_HZ)), T)[0]
-                  for k in range(len(self.frames))]
+        places = [se3.distance(self._T(k / IMAGE_HZ), T)[0] for k in range(len(self.frames))]
         self._standing_s = int(np.argmin(places)) / IMAGE_HZ
 
     def call(self, kind, service, patience_s=20.0):
@@ -200,16 +244,21 @@ class Drive:
         return future.result()
 
     def until(self, condition, patience_s=25.0, alive=None):
-        end = time.monotonic() + patience_s
+        """Wait for something, on a busy machine longer; false where it does not come."""
+        end = time.monotonic() + patience_s * self.patience
         while time.monotonic() < end:
             if condition():
                 return True
             assert alive is None or alive.poll() is None, 'the node died'
             time.sleep(0.05)
+        sys.stdout.write(f'in vain: {self.status}\n{self.states_since(end - 20.0)[-8:]}\n')
         return False
 
     def poses_since(self, s):
         return [row for row in list(self.updates) if row[0] > s]
+
+    def states_since(self, s):
+        return [row for row in list(self.states) if row[0] > s]
 
     def tf_since(self, s):
         return [row for row in list(self.map_odom) if row[0] > s]
@@ -226,8 +275,12 @@ class Drive:
         span = SECONDS - 1.0 / IMAGE_HZ
         return span - abs(t % (2 * span) - span)
 
-    def _T(self, t):
-        return self.robot.T_world_base(round(self._s(t) * 1e9))
+    def _seen_s(self, t):
+        """Place on the way where the robot really is."""
+        return self._s(t) if self._carried_to_s is None else self._carried_to_s
+
+    def _T(self, place_s):
+        return self.robot.T_world_base(round(place_s * 1e9))
 
     def _drive(self):
         self._begin, start_ns = time.monotonic(), time.time_ns()
@@ -240,16 +293,17 @@ class Drive:
             stamp = start_ns + round(t * 1e9) + self.offset_ns
             if not self.stop_odometry:
                 self.tf.publish(TFMessage(transforms=[convert.matrix_to_transform(
-                    se3.inverse(self.T0) @ self._T(t), self.prefix + 'odom',
+                    se3.inverse(self.T0) @ self._T(self._s(t)), self.prefix + 'odom',
                     self.prefix + 'base_link', stamp)]))
             if k % per_image == 0:
-                seen_s = t + self._carried_s
-                self._see(round(self._s(seen_s) * IMAGE_HZ), stamp, self._T(seen_s))
+                place_s = self._seen_s(t)
+                for n in range(self.burst):
+                    self._see(round(place_s * IMAGE_HZ), stamp + n * 10**6, self._T(place_s))
             k = max(k + 1, int(self._now_s() * ODOMETRY_HZ) // per_image * per_image
                     if self._now_s() - t > 0.5 else k + 1)
 
     def _see(self, index, stamp, T):
-        self._truth[stamp] = T
+        self._truth[stamp], self.newest_ns = T, stamp
         for m in ('rgb', 'thermal'):
             if m in self.silent:
                 continue
@@ -260,13 +314,16 @@ class Drive:
                 pixels = self._frozen.setdefault(m, pixels)
             else:
                 self._frozen.pop(m, None)
+            camera = self.robot.rig.cameras[m]
+            if self.halved:
+                pixels = np.ascontiguousarray(pixels[::2, ::2])
+                camera = camera.resized(*pixels.shape[1::-1])
             frame_id = self.prefix + OPTICAL[m]
             message = convert.image_to_message(pixels, 'rgb8' if m == 'rgb' else '16UC1',
                                                frame_id, stamp)
             message = self.mangle.get(m, lambda x: x)(message)
             if m not in self.without_info:
-                self.infos[m].publish(convert.camera_to_info(
-                    self.robot.rig.cameras[m], frame_id, stamp))
+                self.infos[m].publish(convert.camera_to_info(camera, frame_id, stamp))
             self.images[m].publish(message)
 
     def _spin(self):
@@ -277,7 +334,11 @@ class Drive:
         for item in message.transforms:
             if (item.header.frame_id, item.child_frame_id) == ('map', self.prefix + 'odom'):
                 T = convert.matrix_from_transform(item.transform)
-                self.map_odom.append((time.monotonic(), *se3.distance(T, self.T0)))
+                truth = self.T0
+                if self._carried_to_s is not None:
+                    truth = (self._T(self._carried_to_s)
+                             @ se3.inverse(self._T(self._standing_s)) @ self.T0)
+                self.map_odom.append((time.monotonic(), *se3.distance(T, truth)))
 
     def _on_pose(self, message):
         stamp = convert.stamp_ns(message.header.stamp)
@@ -292,8 +353,9 @@ class Drive:
     def _on_status(self, message):
         for status in message.status:
             if status.name == self.node_name:
-                self.status = {pair.key: pair.value for pair in status.values}
-                self.status['heard_s'] = time.monotonic()
+                told = {pair.key: pair.value for pair in status.values}
+                self.status = {**told, 'heard_s': time.monotonic()}
+                self.states.append((time.monotonic(), told['state'], told['reason']))
 
 
 @contextmanager

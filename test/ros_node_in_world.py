@@ -1,8 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real node with the exact simulated world in place of a trained map: `map:=room`."""
+"""
+The real node with the exact simulated world in place of a trained map: `map:=room`.
+
+`map:=room.thermal` is a map of the same place that knows temperatures only.
+"""
+
+from pathlib import Path
 
 from thermal_nerf_loc.ros.localizer_node import main
 from thermal_nerf_loc.simulation.world import make_world
 
+
+class WorldMap:
+    """A world seen as a map, with some of its modalities."""
+
+    def __init__(self, path: Path) -> None:
+        """Build the world that the path is called after."""
+        self.scene_name, only = path.stem, path.suffix[1:]
+        self._world = make_world(self.scene_name)
+        self.modalities = (only,) if only else self._world.modalities
+        self.render_rays = self._world.render_rays
+        self.bounds = self._world.bounds
+
+
 if __name__ == '__main__':
-    raise SystemExit(main(load_map=lambda path: make_world(path.name)))
+    raise SystemExit(main(load_map=WorldMap))

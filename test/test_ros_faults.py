@@ -17,55 +17,36 @@ pytest.importorskip('tf2_msgs')
 pytestmark = pytest.mark.ros
 
 import ros_drive  # noqa: E402, I202
-from std_srvs.srv import Trigger  # noqa: E402
+
+pytest_plugins = ('ros_fixtures',)
 
 WRONG_M, WRONG_DEG = 0.15, 5.0  # far beyond what noise does here
 
 
 @pytest.fixture(scope='module')
-def recorded():
-    return ros_drive.record_drive()
-
-
-@pytest.fixture(scope='module')
-def node():
-    process = ros_drive.start('diagnostics_period_s:=0.2', 'map_points:=false')
-    with ros_drive.ended(process):
-        process.output = ros_drive.Output(process)
-        yield process
-
-
-@pytest.fixture(scope='module')
-def robot(recorded, node):
-    with ros_drive.Drive(recorded) as drive:
-        assert drive.until(lambda: drive.status, 60.0, node)
-        yield drive
+def node_parameters():
+    return ('map_points:=false',)
 
 
 @pytest.fixture
-def drive(robot, node):
+def drive(tracked, node):
     """A robot that is tracked; afterwards the node must live and have claimed nothing wrong."""
-    robot.reset_faults()
-    robot.tell_mounts()
-    robot.call(Trigger, 'resume')
-    mark = robot.mark()
-    robot.start_at(robot.here())
-    assert robot.until(lambda: len(robot.poses_since(mark + 0.2)) > 2
-                       and robot.status['state'] == 'tracking', 25.0, node), robot.status
-    mark = robot.mark()
-    yield robot
-    robot.reset_faults()
+    tracked.start_afresh(node)
+    mark = tracked.mark()
+    yield tracked
+    tracked.reset_faults()
     assert node.poll() is None
-    assert 'faults' not in robot.status, (robot.status, str(node.output))
-    claims_nothing_wrong(robot, mark)
+    assert 'faults' not in tracked.status, (tracked.status, str(node.output))
+    claims_nothing_wrong(tracked, mark)
 
 
-def claims_nothing_wrong(drive, mark):
+def claims_nothing_wrong(drive, mark, after_ns=0):
     """Everything told since: right, or with a covariance that says how wrong it may be."""
-    for _, _, error_m, error_deg, sigma_m in drive.poses_since(mark):
-        assert error_m < max(WRONG_M, 4.0 * sigma_m), (error_m, error_deg, sigma_m)
+    for _, stamp, error_m, error_deg, sigma_m in drive.poses_since(mark):
+        if stamp > after_ns:
+            assert error_m < max(WRONG_M, 3.0 * sigma_m), (error_m, error_deg, sigma_m)
     off = [row for row in drive.tf_since(mark) if row[1] > 2 * WRONG_M or row[2] > 2 * WRONG_DEG]
-    assert not off, off[:3]
+    assert not off or after_ns, off[:3]
 
 
 def updates_flow(drive, node, count=4, patience_s=15.0):
@@ -172,23 +153,65 @@ def test_bad_tf_and_bad_starts_are_refused(drive, node):
     assert updates_flow(drive, node)
 
 
-def test_a_kidnapped_robot_is_not_said_to_be_tracked_where_it_was(robot, node):
+def test_a_kidnapped_robot_is_not_said_to_be_tracked_where_it_was(tracked, node):
+    robot = tracked
+    robot.start_afresh(node)
+    mark = robot.mark()
+    assert robot.kidnap() > 3 * WRONG_M  # to another place; odometry notices nothing
+    kidnapped_ns = robot.newest_ns
+    assert robot.until(lambda: given_up(robot, mark) or found_again(robot, kidnapped_ns), 20.0,
+                       node), (robot.status, list(robot.updates)[-5:])
+    told = robot.states_since(mark)
+    assert any(state in ('degraded', 'lost') and reason for _, state, reason in told), told
+    gone = robot.mark()
+    seen = int(robot.status['updates'])
+    assert robot.until(lambda: int(robot.status['updates']) > seen + 3, 20.0, node)
+    # Half a second of images that contradict is what it takes to say so.
+    claims_nothing_wrong(robot, mark, kidnapped_ns + 500_000_000)
+    off = [row for row in robot.tf_since(gone + 0.3) if row[1] > 2 * WRONG_M]
+    assert not off, off[:3]
     robot.reset_faults()
-    robot.start_at(robot.here())
-    assert robot.until(lambda: robot.status['state'] == 'tracking', 25.0, node), robot.status
-    robot.kidnap(3.0)  # to another place of its way; odometry goes on as if nothing were
-    try:
-        mark = robot.mark()
-        # Given up (lost, and soon looking for a start again), or found where it really is.
-        assert robot.until(lambda: robot.status['state'] in ('lost', 'initializing') or (
-            robot.status['state'] == 'tracking' and robot.poses_since(mark + 1.5)
-            and robot.poses_since(mark + 1.5)[-1][2] < WRONG_M), 15.0, node), robot.status
-        if robot.status['state'] in ('lost', 'initializing'):
-            mark = robot.mark()
-            robot.wait(0.7)
-            claims_nothing_wrong(robot, mark + 0.4)
-    finally:
-        robot.kidnap(0.0)
+    assert node.poll() is None and 'faults' not in robot.status
+
+
+def given_up(robot, mark):
+    return any(state == 'lost' for _, state, _ in robot.states_since(mark))
+
+
+def found_again(robot, since_ns):
+    rows = [row for row in list(robot.updates) if row[1] > since_ns][-3:]
+    return (len(rows) == 3 and robot.status['state'] == 'tracking'
+            and max(row[2] for row in rows) < WRONG_M)
+
+
+def test_ten_times_as_many_images_are_dropped_and_counted(drive, node):
+    counted = ('frames_dropped', 'rgb_superseded', 'thermal_superseded', 'images_unpaired')
+    before = {name: int(drive.status.get(name, 0)) for name in ('rgb_received', 'updates',
+                                                                *counted)}
+    mark, drive.burst = drive.mark(), 10
+    began_ns = drive.newest_ns
+    assert drive.until(lambda: len(drive.poses_since(mark)) > 12, 40.0, node), drive.status
+    lags_s = []
+    for arrival_s, stamp, *_ in drive.poses_since(mark)[-5:]:
+        # The clock of stamps is the clock of arrivals, but for a constant.
+        lags_s.append(arrival_s - mark - (stamp - began_ns) / 1e9)
+    played_s = drive.mark() - mark
+    heard = drive.mark()
+    assert drive.until(lambda: drive.told_since(heard + 0.3), 10.0, node)
+    now = {name: int(drive.status.get(name, 0)) - count for name, count in before.items()}
+    assert now['rgb_received'] > 2 * now['updates'], now
+    assert sum(now[name] for name in counted) > now['updates'], now
+    # A queue that grew would lag behind by nearly all of the time played.
+    assert np.median(lags_s) < 0.5 * played_s, (lags_s, played_s)
+
+
+def test_a_camera_may_change_its_resolution(drive, node):
+    drive.halved = True
+    mark = drive.mark()
+    assert drive.until(lambda: len(drive.poses_since(mark)) > 5, 20.0, node), drive.status
+    assert carried_by(drive, 'rgb thermal'), drive.status
+    drive.halved = False
+    assert updates_flow(drive, node)
 
 
 def test_camera_info_that_is_missing_comes_late(recorded):
@@ -241,8 +264,9 @@ def test_a_busy_node_ends_within_seconds(recorded, number):
         assert drive.until(lambda: int(drive.status.get('updates', 0)) > 2, 30.0, process)
         began = time.monotonic()
         process.send_signal(number)
-        assert process.wait(20) == 0, str(process.output)
-        assert time.monotonic() - began < 10.0  # 3 s on a machine that does nothing else
+        assert process.wait(60) == 0, str(process.output)
+        seconds = time.monotonic() - began
+        assert seconds < 3.0 * ros_drive.slowness(), seconds
         assert not process.output.has('Traceback'), str(process.output)
 
 

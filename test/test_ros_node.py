@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import dds_domains
 import numpy as np
 import pytest
 
@@ -37,6 +38,15 @@ def _package_is_found():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('PYTHONPATH', os.pathsep.join(filter(None, paths)))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _domain(monkeypatch):
+    """Keep what a node of the last test left behind out of this one."""
+    domain = dds_domains.claim()
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+    yield
+    dds_domains.release(domain)
 
 
 @pytest.fixture(scope='module')
