@@ -110,6 +110,16 @@ def test_bags_cameras_and_other_systems_come_into_one_table(world_as_map, short_
     assert 'perfect' in shown
 
 
+def test_a_camera_that_is_not_there_is_missed_before_anything_runs(tmp_path, capsys):
+    with BagWriter(tmp_path / 'bare') as writer:
+        writer.image('/rgb/image_raw', 0, 'rgb', np.zeros((4, 4, 3), np.uint8), 'rgb8')
+        writer.camera_info('/rgb/camera_info', 0, 'rgb', make_camera())
+    assert cli.main(['replay', 'no.map', str(tmp_path / 'bare'), '--ablate', '--out',
+                     str(tmp_path / 'out')]) == 2
+    assert '--thermal-topic' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
 def test_truth_comes_from_a_topic_from_tf_or_from_a_file(short_bag, tmp_path):
     with BagReader(short_bag) as reader:
         poses = find_truth(reader, None)

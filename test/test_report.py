@@ -158,6 +158,17 @@ def test_figures_are_pictures_and_always_the_same():
     assert report.plot_error_histogram(one.metres, one.degrees).startswith(b'\x89PNG')
 
 
+def test_a_system_with_a_frame_of_its_own_is_drawn_on_the_truth():
+    truth = circle()
+    moved = se3.exp([5.0, 3.0, 0.0, 0.0, 0.0, 1.0]) @ truth.poses
+    moved[:, :3, 3] *= 0.5
+    other = Trajectory(truth.stamps_ns, moved)
+    run = Run('bag', 'other', other, ((0, 'pose'), (4 * NS, 'pose')), metrics.evaluate(
+        other, truth, metrics.EvaluationConfig(align='sim3')))
+    drawn = report.plot_trajectory([run], truth).axes[0].lines[-2].get_xydata()
+    np.testing.assert_allclose(drawn, truth.poses[:, :2, 3], atol=1e-9)
+
+
 class Reader(HTMLParser):
     """What a page refers to, and its text."""
 

@@ -78,8 +78,7 @@ def replay_drive(request: Request, a_map: LazyMap, progress: Progress) -> Drive:
                          got=request.rate)
     config = _configure(request)
     with BagReader(request.bag) as reader:
-        modalities = ('rgb', 'thermal') if config.modality == 'both' else (config.modality,)
-        cameras = find_cameras(reader, modalities, request.topics or {})
+        cameras = find_cameras(reader, modalities_of(config.modality), request.topics or {})
         truth = find_truth(reader, request.truth)
         config = replace(config, initial_pose=_start(config, truth))
         if request.through_ros:
@@ -87,6 +86,11 @@ def replay_drive(request: Request, a_map: LazyMap, progress: Progress) -> Drive:
         else:
             drive = _offline(request, config, cameras, reader, a_map.get(), progress)
     return replace(drive, truth=truth)
+
+
+def modalities_of(choice: str) -> tuple[str, ...]:
+    """The cameras behind 'both', 'rgb' or 'thermal'."""
+    return ('rgb', 'thermal') if choice == 'both' else (choice,)
 
 
 def _configure(request: Request) -> NodeConfig:

@@ -9,8 +9,9 @@ from typing import Any
 from thermal_nerf_loc.cli.output import progress_bar
 from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.cli.replay_report import show_table, write_results
-from thermal_nerf_loc.cli.replaying import Drive, LazyMap, replay_drive
+from thermal_nerf_loc.cli.replaying import Drive, LazyMap, modalities_of, replay_drive
 from thermal_nerf_loc.config import check
+from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.files import write_json
 from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.errors import InputError
@@ -18,6 +19,7 @@ from thermal_nerf_loc.evaluation.availability import availability, states_from_s
 from thermal_nerf_loc.evaluation.comparison import figures_of, rows, Run
 from thermal_nerf_loc.evaluation.metrics import evaluate, EvaluationConfig
 from thermal_nerf_loc.progress import Progress
+from thermal_nerf_loc.ros.offline import find_cameras
 
 _MODALITIES = ('both', 'rgb', 'thermal')
 
@@ -78,10 +80,14 @@ def make_study(request: Request, bags: Sequence[Path], truths: Sequence[str],
 def study(plan: Study) -> dict[str, Any]:
     """Run everything, write everything under `plan.out`; returns the figures."""
     a_map = LazyMap(next(iter(plan.drives.values()))[0].map)
-    done = []
-    for name, requests in plan.drives.items():
-        others = [(system, _read_system(pattern, name)) for system, pattern in plan.compare]
-        done.append(_run_drive(plan, name, requests, others, a_map))
+    others = {name: [(system, _read_system(pattern, name)) for system, pattern in plan.compare]
+              for name in plan.drives}
+    for requests in plan.drives.values():  # what is missing must not end a study half way
+        with BagReader(requests[0].bag) as reader:
+            for request in requests:
+                find_cameras(reader, modalities_of(request.modality), request.topics or {})
+    done = [_run_drive(plan, name, requests, others[name], a_map)
+            for name, requests in plan.drives.items()]
     return _finish(plan, done, a_map)
 
 

@@ -94,7 +94,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 # Heading, figure, factor, format: of the table on the terminal and of that in the report.
 COLUMNS = (
     ('ATE cm', 'ate_rmse_m', 100.0, '.2f'), ('ATE deg', 'ate_rmse_deg', 1.0, '.2f'),
-    ('RPE cm', 'rpe_rmse_m', 100.0, '.2f'), ('5 cm 5 deg', 'success_5cm_5deg', 100.0, '.0f'),
+    ('RPE cm', 'rpe_rmse_m', 100.0, '.2f'), ('5cm/5° %', 'success_5cm_5deg', 100.0, '.0f'),
     ('lost %', 'lost_share', 100.0, '.1f'), ('lost s', 'time_lost_s', 1.0, '.1f'),
     ('found again s', 'relocalization_median_s', 1.0, '.1f'), ('Hz', 'updates_hz', 1.0, '.1f'),
     ('p95 ms', 'latency_p95_s', 1000.0, '.0f'))

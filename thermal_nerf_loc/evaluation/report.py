@@ -38,14 +38,16 @@ def plot_trajectory(runs: Sequence[Run], truth: Trajectory | None = None,
         axes.grid(False)
         axes.set_facecolor(_UNSEEN)
     if truth is not None and len(truth):
-        axes.plot(*_track(truth, axes_of_map), color='white', linewidth=4.0, alpha=0.7)
-        axes.plot(*_track(truth, axes_of_map), color=_TRUTH, linewidth=1.6, label='truth')
+        line = _track(truth.stamps_ns, truth.poses, axes_of_map)
+        axes.plot(*line, color='white', linewidth=4.0, alpha=0.7)
+        axes.plot(*line, color=_TRUTH, linewidth=1.6, label='truth')
     for colour, run in zip(_cycle(runs), runs):
         if not len(run.trajectory):
             continue
-        axes.plot(*_track(run.trajectory, axes_of_map), color=colour, linewidth=1.6,
-                  label=_label(run, runs))
-        start = run.trajectory.poses[0, axes_of_map, 3]
+        poses = _aligned(run)
+        axes.plot(*_track(run.trajectory.stamps_ns, poses, axes_of_map), color=colour,
+                  linewidth=1.6, label=_label(run, runs))
+        start = poses[0, axes_of_map, 3]
         axes.plot(*start, 'o', color=colour, markeredgecolor='white', markersize=8.0)
     names = [f'{"xyz"[axis]} in m' for axis in axes_of_map]
     axes.set(xlabel=names[0], ylabel=names[1])
@@ -170,9 +172,16 @@ def _with_gaps(seconds: NDArray[np.float64], values: NDArray[np.float64],
     return np.insert(seconds, at, np.nan), np.insert(values, at, np.nan)
 
 
-def _track(trajectory: Trajectory, axes: tuple[int, int]) -> list[NDArray[np.float64]]:
-    seconds = (trajectory.stamps_ns - trajectory.stamps_ns[0]) * _NS
-    return [_with_gaps(seconds, trajectory.poses[:, axis, 3])[1] for axis in axes]
+def _aligned(run: Run) -> NDArray[np.float64]:
+    """Poses as they were judged: a system with a frame of its own is drawn on the truth."""
+    poses = run.trajectory.poses
+    return poses if run.evaluation is None else run.evaluation.similarity.apply(poses)
+
+
+def _track(stamps_ns: NDArray[np.int64], poses: NDArray[np.float64], axes: tuple[int, int],
+           ) -> list[NDArray[np.float64]]:
+    seconds = (stamps_ns - stamps_ns[0]).astype(np.float64) * _NS
+    return [_with_gaps(seconds, poses[:, axis, 3])[1] for axis in axes]
 
 
 def _start(runs: Sequence[Run]) -> int:
