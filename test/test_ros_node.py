@@ -18,9 +18,11 @@ from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.trajectory import read_tum
 from thermal_nerf_loc.errors import RunError
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.progress import silent
 from thermal_nerf_loc.ros.offline import read_truth
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
+from thermal_nerf_loc.simulation.world import make_world
 
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('tf2_msgs')
@@ -88,6 +90,8 @@ def wait_for(process, text, patience_s=60.0):
 def test_replay_through_ros(bag, tmp_path, capsys, monkeypatch):
     from thermal_nerf_loc.cli import live, main, replaying
     monkeypatch.setattr(replaying, 'LiveRun', functools.partial(live.LiveRun, node=(NODE,)))
+    world = make_world('room')
+    monkeypatch.setattr(RadianceMap, 'load', lambda path: world)  # for the report
     before = dict(os.environ)
     code = main(['replay', 'room', str(bag), '--out', str(tmp_path), '--through-ros'])
     assert code == 0, capsys.readouterr().err

@@ -56,6 +56,7 @@ class LocalizerNode(LifecycleNode):
         self._reloading = False
         self._odometry_on_tf = False
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._told_state = ''
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
         services = Services(self)
@@ -164,6 +165,9 @@ class LocalizerNode(LifecycleNode):
         self._announcer.announce(update, self._odometry_on_tf)
         now_ns = self.get_clock().now().nanoseconds
         session.health.note_update(update, (now_ns - update.stamp_ns) / 1e9, step_s)
+        if update.state != self._told_state:  # a change is told at once, not with the next beat
+            self._told_state = update.state
+            self._tell_health()
         for problem in observation.problems:
             self._on_problem(InputError(problem))
 
