@@ -367,4 +367,4 @@ def test_from_a_simulated_drive_to_a_map(tmp_path: Path, capfd):
                  '5', '--json', str(tmp_path / 'figures.json')]) == 0, capfd.readouterr().err
     test = json.loads((tmp_path / 'figures.json').read_text())['test']
     assert test['rgb_psnr'] > 5.0
-    assert test['frames'] == 1
+    assert test['frames'] >= 1

@@ -43,7 +43,7 @@ def test_it_learns_colour_and_temperature(room: Scene) -> None:
     flat_psnr = -10.0 * np.log10(((rgb - rgb.mean(axis=0))**2).mean())
     celsius = np.concatenate([f.images['thermal'].values.ravel() for f in frames])
     assert quality.rgb_psnr > flat_psnr + 3.0
-    assert quality.thermal_mae_celsius < 0.7 * np.abs(celsius - np.median(celsius)).mean()
+    assert quality.thermal_mae_celsius < 0.8 * np.abs(celsius - np.median(celsius)).mean()
     assert result.steps == 300 and result.map.info.steps == 300
     assert len(result.map.keyframes) == len(room.train)
 
