@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from thermal_nerf_loc.field.encoding import NUMBA
 from thermal_nerf_loc.field.field import RadianceField
 
 _OPAQUE = 1e3  # optical depth of the far end
@@ -82,8 +83,7 @@ def render(field: RadianceField, modality: str, origins: Tensor, directions: Ten
 
 def uses_kernels(field: RadianceField, values: Tensor) -> bool:
     """Whether the CPU kernels serve here; else plain torch does."""
-    return (values.device.type == 'cpu' and values.dtype == torch.float32
-            and not field.encoding.reference)
+    return field.encoding.backend == NUMBA and values.dtype == torch.float32
 
 
 def composite(sigma: Tensor, width_m: Tensor) -> Tensor:
