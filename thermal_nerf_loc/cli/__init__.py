@@ -17,6 +17,7 @@ from thermal_nerf_loc.errors import InputError, UserError
 COMMANDS = {
     'simulate': 'make a data set (and a rosbag) of a simulated scene',
     'import-bag': 'make a data set of a recorded drive (rosbag2 or ROS 1)',
+    'import-images': 'make a data set of folders of images (RGB, thermal)',
     'train': 'learn a radiance map from a data set',
     'eval-map': 'hold a map against the images of a data set',
     'compare-strategies': 'train every way of sharing a field, and measure them side by side',

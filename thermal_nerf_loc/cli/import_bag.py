@@ -7,6 +7,7 @@ from pathlib import Path
 import time
 from typing import Any
 
+from thermal_nerf_loc.cli.thermal_options import add_thermal, radiometry_from
 from thermal_nerf_loc.errors import RunError
 
 _EPILOG = """\
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_poses(parser.add_argument_group(
         'poses (default: tf from map, else PoseStamped, odometry, tf from odom)'))
     _add_choice(parser.add_argument_group('images'))
-    _add_thermal(parser.add_argument_group('what thermal counts mean'))
+    add_thermal(parser.add_argument_group('what thermal counts mean'))
 
 
 def _add_poses(group: Any) -> None:
@@ -63,15 +64,6 @@ def _add_choice(group: Any) -> None:
                        help='every Nth frame is held out (default: 8)')
     group.add_argument('--rectify', action='store_true',
                        help='write pinhole images (default: distortion is kept)')
-
-
-def _add_thermal(group: Any) -> None:
-    group.add_argument('--thermal-camera', metavar='NAME', help='flir-boson, flir-lepton, '
-                       'flir-a-series, flir-ax5, optris-pi, seek, ...: see docs/data.md')
-    group.add_argument('--celsius-per-count', type=float, metavar='C')
-    group.add_argument('--celsius-offset', type=float, metavar='C', help='deg C at count zero')
-    group.add_argument('--not-radiometric', action='store_true',
-                       help='AGC or raw counts: no temperatures')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -115,26 +107,5 @@ def configure(args: argparse.Namespace) -> Any:
                                   frame='pose_frame', max_gap_s='max_gap')),
         keyframes=KeyframeRule(**given(min_m='min_m', min_deg='min_deg',
                                        max_frames='max_frames')),
-        rectify=args.rectify, radiometry=_radiometry(args),
+        rectify=args.rectify, radiometry=radiometry_from(args),
         radiometric=not args.not_radiometric)
-
-
-def _radiometry(args: argparse.Namespace) -> Any:
-    from thermal_nerf_loc.data.known_cameras import radiometry_of
-    from thermal_nerf_loc.errors import InputError
-    from thermal_nerf_loc.sensing.thermal import LinearRadiometry
-
-    linear = args.celsius_per_count, args.celsius_offset
-    ways = [args.thermal_camera is not None, any(value is not None for value in linear),
-            args.not_radiometric]
-    if sum(ways) > 1:
-        raise InputError('thermal scale is given twice', expected='one of --thermal-camera, '
-                         '--celsius-per-count with --celsius-offset, --not-radiometric')
-    if args.thermal_camera is not None:
-        return radiometry_of(args.thermal_camera)
-    if not ways[1]:
-        return None
-    if None in linear:
-        raise InputError('half a thermal scale is given',
-                         expected='--celsius-per-count and --celsius-offset')
-    return LinearRadiometry(*linear)

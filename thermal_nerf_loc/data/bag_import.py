@@ -28,7 +28,7 @@ from thermal_nerf_loc.data.files import check_vacant
 from thermal_nerf_loc.data.keyframe_choice import choose_windows, KeyframeRule
 from thermal_nerf_loc.data.nerfstudio import HOLD_OUT_EVERY
 from thermal_nerf_loc.data.rig_file import read_rig, RigCamera
-from thermal_nerf_loc.data.scene_writer import SceneWriter
+from thermal_nerf_loc.data.scene_writer import SceneWriter, split_of
 from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.progress import Progress, silent
@@ -175,9 +175,7 @@ class _Import:
         counts = {'train': 0, 'test': 0}
         with SceneWriter(self._out, cameras, mounting, scale, rig_per_frame=True) as writer:
             for frame in frames:
-                # not the first: it would be alone at the end of the path
-                turn = sum(counts.values()) % self._config.hold_out
-                split = 'test' if turn == self._config.hold_out // 2 else 'train'
+                split = split_of(sum(counts.values()), self._config.hold_out)
                 writer.add(frame, split)
                 counts[split] += 1
         return {f'{split}_frames': count for split, count in counts.items()}

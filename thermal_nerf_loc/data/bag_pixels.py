@@ -8,16 +8,14 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.data.images import opencv
 from thermal_nerf_loc.data.messages import decode_compressed, decode_image
+from thermal_nerf_loc.data.thermal_scale import settle_scale
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
-from thermal_nerf_loc.sensing.thermal import decode_thermal, LinearRadiometry, Radiometry
+from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
-
-CENTIKELVIN = LinearRadiometry(0.01, -273.15)  # what most radiometric drivers publish
-_PLAUSIBLE_CELSIUS = (-60.0, 200.0)  # of nearly all of an image
 
 
 class ImageReader:
@@ -74,31 +72,10 @@ class ImageReader:
         return pixels
 
     def _settle(self, pixels: NDArray[Any], frame: str) -> str:
-        """Decide what counts mean, where nobody said; 8 bits are never temperatures."""
-        plane = _plane(pixels, frame)
-        is_float = np.issubdtype(plane.dtype, np.floating)
-        if plane.dtype == np.uint8 and self.radiometry is None:
-            self._radiometric = False
-        if not self._radiometric:
-            self.told = 'not radiometric'
-            return ('thermal images have 8 bits (AGC): shapes, no temperatures'
-                    if plane.dtype == np.uint8 else '')
-        if self.radiometry is not None:
-            self.told = _words(self.radiometry)
-            return _doubt(self.radiometry.to_celsius(plane), self.told)
-        if is_float:
-            self.told = 'deg C as published'
-            return _doubt(plane, self.told)
-        low, high = _span(CENTIKELVIN.to_celsius(plane))
-        if low < _PLAUSIBLE_CELSIUS[0] or high > _PLAUSIBLE_CELSIUS[1]:
-            raise InputError('nobody says what thermal counts mean', where=f'images of {frame}',
-                             expected='--thermal-camera NAME, --celsius-per-count and '
-                                      '--celsius-offset, or --not-radiometric',
-                             got=f'counts from {plane.min()} to {plane.max()}, which are no '
-                                 'hundredths of a kelvin')
-        self.radiometry, self.told = CENTIKELVIN, _words(CENTIKELVIN)
-        return (f'thermal counts are taken as hundredths of a kelvin ({low:.0f} to {high:.0f} '
-                'deg C in the first image); --thermal-camera says otherwise')
+        """Decide what counts mean, where nobody said."""
+        self.radiometry, self._radiometric, self.told, note = settle_scale(
+            _plane(pixels, frame), self.radiometry, self._radiometric, f'images of {frame}')
+        return note
 
     def _thermal(self, pixels: NDArray[Any]) -> tuple[Array32, bool]:
         plane = _plane(pixels, self._modality)
@@ -155,23 +132,3 @@ def _plane(pixels: NDArray[Any], where: str) -> NDArray[Any]:
                          got='three differing channels',
                          hint="Record the driver's raw (radiometric) or mono topic.")
     return pixels[..., 0]
-
-
-def _span(celsius: NDArray[Any]) -> tuple[float, float]:
-    low, high = np.nanpercentile(celsius, (1.0, 99.0))
-    return float(low), float(high)
-
-
-def _doubt(celsius: NDArray[Any], told: str) -> str:
-    low, high = _span(celsius)
-    if low < -100.0 or high > 2000.0:
-        return (f'with {told}, the first thermal image lies between {low:.0f} and {high:.0f} '
-                'deg C: is the scale right?')
-    return ''
-
-
-def _words(radiometry: Radiometry) -> str:
-    if isinstance(radiometry, LinearRadiometry):
-        return (f'deg C = {radiometry.celsius_per_count:g} x counts '
-                f'{radiometry.celsius_offset:+g}')
-    return "FLIR's Planck constants"

@@ -17,7 +17,8 @@ Where a set has no colour images, the thermal camera sits at `transform_matrix @
 transform_rgb_thermal` all the same. A frame may repeat any intrinsic, and may hold a `thermal`
 block of its own, to override the common one. Further keys of a frame: `depth_file_path`
 (`depth_unit_scale_factor` metres a count, 0.001 by default), `mask_path` (0: ignore), the same
-with `thermal_` before them, and `stamp_ns`.
+with `thermal_` before them, and `stamp_ns`. A top-level `scale` with `metric` false says that
+lengths are no metres.
 """
 
 from collections import Counter
@@ -118,14 +119,22 @@ class _Reader:
         return names, frame
 
     def notices(self) -> tuple[str, ...]:
-        """One sentence about everything that was not there."""
+        """One sentence about everything that was not there, one about metres."""
+        told = self._about_scale()
         if not self.missing:
-            return ()
+            return told
         kinds = Counter(kind for kind, _ in self.missing)
         counts = ', '.join(f'{count} of {self.listed[kind]} {kind} files'
                               for kind, count in kinds.items())
         return (f'{self.file}: {counts} are listed but not there and were skipped '
-                f'(first: {self.missing[0][1]})',)
+                f'(first: {self.missing[0][1]})', *told)
+
+    def _about_scale(self) -> tuple[str, ...]:
+        scale = self.content.get('scale')
+        if not isinstance(scale, dict) or scale.get('metric') is not False:
+            return ()
+        return (f'{self.file}: the scale is arbitrary; what is called metres are units of this '
+                'data set',)
 
     def _record(self, modality: str, prefix: str, entry: Mapping[str, Any], stamp_ns: int,
                 where: str) -> ImageRecord | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 import re
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -40,12 +40,14 @@ class SceneWriter:
     frame's reference camera, None that of the first thermal image. `radiometry` says how deg C
     become 16-bit counts, None 0.01 kelvin a count; images that are not radiometric become plain
     16-bit shares of [0, 1]. With `rig_per_frame` a thermal image may sit elsewhere than
-    `T_cam_thermal`, as one does that was taken a moment before or after the RGB image.
+    `T_cam_thermal`, as one does that was taken a moment before or after the RGB image. `remarks`
+    are further keys of the file.
     """
 
     def __init__(self, root: Path, cameras: Mapping[str, Camera],
                  T_cam_thermal: ArrayLike | None = None, radiometry: Radiometry | None = None, *,
-                 rgb_format: str = 'png', rig_per_frame: bool = False) -> None:
+                 rgb_format: str = 'png', rig_per_frame: bool = False,
+                 remarks: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Check what was given; nothing is written yet."""
         if not cameras or set(cameras) - set(_PREFIX):
             raise InputError('cannot write these modalities', where=root,
@@ -54,7 +56,7 @@ class SceneWriter:
             raise InputError('unknown image format', expected='png or jpg', got=rgb_format)
         self._root, self._cameras = root, dict(cameras)
         self._radiometry, self._rgb_format = radiometry, rgb_format
-        self._rig_per_frame = rig_per_frame
+        self._rig_per_frame, self._remarks = rig_per_frame, dict(remarks)
         self._T_cam_sensor = {RGB: np.eye(4)}
         if T_cam_thermal is not None:
             self._T_cam_sensor[THERMAL] = check_pose(T_cam_thermal, 'T_cam_thermal')
@@ -170,9 +172,14 @@ class SceneWriter:
                      if self._radiometric else {})
             content['thermal'] = {**keys_from_camera(self._cameras[THERMAL]), **scale,
                                   'transform_rgb_thermal': T_cam_thermal.tolist()}
-        return {**content, 'depth_unit_scale_factor': DEPTH_UNIT_M,
+        return {**content, **self._remarks, 'depth_unit_scale_factor': DEPTH_UNIT_M,
                 **{f'{split}_filenames': self._splits[split] for split in SPLITS},
                 'frames': self._frames}
+
+
+def split_of(index: int, hold_out: int) -> str:
+    """'test' for one of every `hold_out` frames: not the first, alone at the end of the path."""
+    return 'test' if index % hold_out == hold_out // 2 else 'train'
 
 
 def depth_counts(depth_m: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -1,60 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Bring a trajectory into the frame of another, before errors are taken.
-
-S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
-1991: the rotation R, translation t and scale c that minimise `sum |y_i - (c R x_i + t)|^2` over
-positions, as evo does it.
-"""
-
-from dataclasses import dataclass
+"""Bring a trajectory into the frame of another, before errors are taken, as evo does it."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.errors import InputError
-from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama
+
+__all__ = ['IDENTITY', 'NONE', 'SE3', 'SIM3', 'Similarity', 'find_alignment']
 
 Array = NDArray[np.float64]
 
 NONE, SE3, SIM3 = 'none', 'se3', 'sim3'
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Similarity:
-    """`p -> scale * R p + t`; a pose keeps its rotation but for R."""
-
-    scale: float
-    T: Array  # (4, 4): R and t
-
-    def apply(self, poses: Array) -> Array:
-        """Move poses (n, 4, 4)."""
-        scaled = np.array(poses)
-        scaled[:, :3, 3] *= self.scale
-        return np.asarray(self.T @ scaled)
-
-
-IDENTITY = Similarity(1.0, np.eye(4))
-
-
 def find_alignment(estimated: Array, truth: Array, mode: str) -> Similarity:
     """What brings `estimated` poses (n, 4, 4) nearest to `truth`: 'none', 'se3' or 'sim3'."""
     if mode == NONE:
         return IDENTITY
-    return umeyama(estimated[:, :3, 3], truth[:, :3, 3], with_scale=mode == SIM3)
-
-
-def umeyama(x: Array, y: Array, with_scale: bool) -> Similarity:
-    """Align points `x` (n, 3) to `y` (n, 3); numbers in brackets are Umeyama's equations."""
-    mean_x, mean_y = x.mean(axis=0), y.mean(axis=0)  # (34), (35)
-    variance = float(np.sum((x - mean_x)**2)) / len(x)  # (36)
-    U, singular, Vt = np.linalg.svd((y - mean_y).T @ (x - mean_x) / len(x))  # (38)
-    if np.count_nonzero(singular > np.finfo(np.float64).eps) < 2:
-        raise InputError('trajectory cannot be aligned', where='--align',
-                         expected='positions that do not lie on one line',
-                         got=f'{len(x)} poses along a line or at one place',
-                         hint='Use --align none, or a longer drive.')
-    S = np.array([1.0, 1.0, np.sign(np.linalg.det(U) * np.linalg.det(Vt))])  # (43)
-    R = (U * S) @ Vt  # (40)
-    scale = float(singular @ S) / variance if with_scale else 1.0  # (42)
-    return Similarity(scale, se3.from_parts(R, mean_y - scale * R @ mean_x))  # (41)
+    try:
+        return umeyama(estimated[:, :3, 3], truth[:, :3, 3], with_scale=mode == SIM3)
+    except InputError as error:
+        raise InputError('trajectory cannot be aligned', where='--align', expected=error.expected,
+                         got=error.got, hint='Use --align none, or a longer drive.') from None

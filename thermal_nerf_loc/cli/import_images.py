@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`import-images DIR OUT`: folders of RGB and thermal images as a data set to train on."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+import time
+from typing import Any
+
+from thermal_nerf_loc.cli.thermal_options import add_thermal, radiometry_from
+
+_EPILOG = """\
+DIR holds RGB images, or the folders rgb/ and thermal/. Poses are found by pycolmap (an extra:
+pip install 'thermal_nerf_loc[sfm]') from the RGB images; --poses takes others. Without
+--camera-positions, --distance or --tag-size the scale is arbitrary."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare; what is not given keeps the default of `ImageImportConfig`."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument('dir', type=Path, metavar='DIR', help='folder with images')
+    parser.add_argument('out', type=Path, help='folder to make: a data set for `train`')
+    images = parser.add_argument_group('images')
+    images.add_argument('--rgb', type=Path, metavar='FOLDER', help='in DIR or elsewhere '
+                        '(default: DIR/rgb, color, images, ..., else DIR)')
+    images.add_argument('--thermal', type=Path, metavar='FOLDER',
+                        help='(default: DIR/thermal, infrared, ir or lwir)')
+    images.add_argument('--pair', choices=('auto', 'name', 'order'), help='RGB and thermal '
+                        'images by name or by order (default: by name, else by order)')
+    images.add_argument('--cameras', type=Path, metavar='FILE', help='lenses, rig and thermal '
+                        'scale in YAML (see docs/data.md); the thermal lens must be in it')
+    images.add_argument('--hold-out', type=int, metavar='N',
+                        help='every Nth frame is held out (default: 8)')
+    _add_poses(parser.add_argument_group('poses'))
+    _add_scale(parser.add_argument_group('metres, from one of these'))
+    add_thermal(parser.add_argument_group('what thermal counts mean'))
+
+
+def _add_poses(group: Any) -> None:
+    group.add_argument('--poses', type=Path, metavar='FILE', help='of the RGB camera, instead of '
+                       "pycolmap's: a TUM file, or the folder of a COLMAP model")
+    group.add_argument('--lens', metavar='MODEL', help='lens to find: OPENCV (default), '
+                       'OPENCV_FISHEYE, PINHOLE, RADIAL, SIMPLE_PINHOLE, SIMPLE_RADIAL')
+    group.add_argument('--matching', choices=('auto', 'all', 'neighbours'), help='which images '
+                       'are compared (default: all pairs of up to 150 images, else neighbours)')
+
+
+def _add_scale(group: Any) -> None:
+    group.add_argument('--camera-positions', type=Path, metavar='FILE', help='lines `name x y z`; '
+                       'the map is turned and scaled to them')
+    group.add_argument('--distance', nargs=3, action='append', default=[],
+                       metavar=('NAME_A', 'NAME_B', 'METRES'), help='between the cameras of two '
+                       'images; may be given again')
+    group.add_argument('--tag-size', type=float, metavar='M', help='edge of the black square of '
+                       'tags that stand in the scene')
+    group.add_argument('--tag-family', metavar='F', help='apriltag-36h11 (default), '
+                       'apriltag-25h9, apriltag-16h5, aruco-4x4, aruco-5x5, aruco-6x6, '
+                       'aruco-original')
+
+
+def run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """Import."""
+    from thermal_nerf_loc.cli import output
+    from thermal_nerf_loc.data.image_import import import_images
+
+    config, start = configure(args), time.monotonic()
+    with output.progress_bar('import images') as progress:
+        done = import_images(args.dir, args.out, config, progress)
+    for note in done.notes:
+        output.show_note(note)
+    return {**done.figures, 'seconds': time.monotonic() - start}
+
+
+def configure(args: argparse.Namespace) -> Any:
+    """Arguments to an `ImageImportConfig`."""
+    from thermal_nerf_loc.data.image_import import ImageImportConfig
+
+    given = {'rgb': args.rgb, 'thermal': args.thermal, 'pair': args.pair, 'cameras': args.cameras,
+             'poses': args.poses, 'lens': args.lens, 'matching': args.matching,
+             'positions': args.camera_positions, 'tag_size_m': args.tag_size,
+             'tag_family': args.tag_family, 'hold_out': args.hold_out}
+    return ImageImportConfig(
+        **{name: value for name, value in given.items() if value is not None},
+        distances=tuple(map(_distance, args.distance)), radiometry=radiometry_from(args),
+        radiometric=not args.not_radiometric)
+
+
+def _distance(words: list[str]) -> Any:
+    from thermal_nerf_loc.data.metric_scale import Distance
+    from thermal_nerf_loc.errors import InputError
+    try:
+        return Distance(words[0], words[1], float(words[2]))
+    except ValueError:
+        raise InputError('distance is no number', where='--distance',
+                         expected='NAME_A NAME_B METRES', got=' '.join(words)) from None

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that say what thermal counts mean; both importers have them."""
+
+import argparse
+from typing import Any
+
+
+def add_thermal(group: Any) -> None:
+    """Declare."""
+    group.add_argument('--thermal-camera', metavar='NAME', help='flir-boson, flir-lepton, '
+                       'flir-a-series, flir-ax5, optris-pi, seek, ...: see docs/data.md')
+    group.add_argument('--celsius-per-count', type=float, metavar='C')
+    group.add_argument('--celsius-offset', type=float, metavar='C', help='deg C at count zero')
+    group.add_argument('--not-radiometric', action='store_true',
+                       help='AGC or raw counts: no temperatures')
+
+
+def radiometry_from(args: argparse.Namespace) -> Any:
+    """The linear scale that was asked for; None where none was."""
+    from thermal_nerf_loc.data.known_cameras import radiometry_of
+    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.sensing.thermal import LinearRadiometry
+
+    linear = args.celsius_per_count, args.celsius_offset
+    ways = [args.thermal_camera is not None, any(value is not None for value in linear),
+            args.not_radiometric]
+    if sum(ways) > 1:
+        raise InputError('thermal scale is given twice', expected='one of --thermal-camera, '
+                         '--celsius-per-count with --celsius-offset, --not-radiometric')
+    if args.thermal_camera is not None:
+        return radiometry_of(args.thermal_camera)
+    if not ways[1]:
+        return None
+    if None in linear:
+        raise InputError('half a thermal scale is given',
+                         expected='--celsius-per-count and --celsius-offset')
+    return LinearRadiometry(*linear)

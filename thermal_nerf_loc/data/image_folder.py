@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folders of image files: which are RGB, which thermal, and which of them belong together."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+import re
+from typing import Any
+
+from thermal_nerf_loc.data.files import reading
+from thermal_nerf_loc.errors import InputError
+
+RGB_FOLDERS = ('rgb', 'color', 'colour', 'visible', 'images')
+THERMAL_FOLDERS = ('thermal', 'infrared', 'ir', 'lwir')
+PAIRINGS = ('auto', 'name', 'order')
+
+_RGB_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp')
+_THERMAL_SUFFIXES = (*_RGB_SUFFIXES, '.npy')
+# Words by which the two files of a moment may differ: img_0007_rgb.jpg and img_0007_ir.tiff.
+_WORDS = re.compile(r'(?<![a-z])(rgb|colou?r|visible|vis|images?|img|thermal|infrared|ir|lwir|'
+                    r'flir|frame)(?![a-z])')
+_EXAMPLES = 3
+_FEW = 0.5  # fewer of the shorter list than this share with a partner: it is not sure
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """Thermal file name by RGB file name, how they were found, and who is alone."""
+
+    partner: Mapping[str, str]
+    told: str
+    rgb_alone: tuple[str, ...]
+    thermal_alone: tuple[str, ...]
+
+
+def find_folders(root: Path, rgb: Path | None, thermal: Path | None,
+                 ) -> tuple[Path, Path | None]:
+    """The folders named (inside `root`, or anywhere), else those with a usual name in `root`."""
+    with reading(root):
+        inside = sorted(entry for entry in root.iterdir() if entry.is_dir())
+    found: dict[str, Path | None] = {}
+    for option, given, usual in (('--rgb', rgb, RGB_FOLDERS),
+                                 ('--thermal', thermal, THERMAL_FOLDERS)):
+        if given is not None:
+            found[option] = root / given if (root / given).is_dir() else given
+            continue
+        named = [folder for folder in inside if folder.name.lower() in usual]
+        if len(named) > 1:
+            raise InputError('several folders may be meant', where=root, expected=option,
+                             got=', '.join(folder.name for folder in named))
+        found[option] = named[0] if named else None
+    return found['--rgb'] or root, found['--thermal']
+
+
+def list_images(folder: Path, thermal: bool = False) -> list[str]:
+    """Image files of a folder in the order of their names, in which 2 comes before 10."""
+    suffixes = _THERMAL_SUFFIXES if thermal else _RGB_SUFFIXES
+    with reading(folder):
+        names = [entry.name for entry in folder.iterdir()
+                 if entry.is_file() and entry.suffix.lower() in suffixes
+                 and not entry.name.startswith('.')]
+    if not names:
+        raise InputError('folder has no image', where=folder,
+                         expected='files that end in ' + ' '.join(suffixes))
+    return sorted(names, key=_natural)
+
+
+def check_sizes(folder: Path, names: Sequence[str], read: Callable[[Path], Any],
+                tell: Callable[[int], None]) -> tuple[int, int]:
+    """Decode every image once; (width, height) of all, or who differs."""
+    sizes = {}
+    for count, name in enumerate(names, start=1):
+        height, width = read(folder / name).shape[:2]
+        sizes[name] = (width, height)
+        tell(count)
+    most, _ = Counter(sizes.values()).most_common(1)[0]
+    others = [f'{name} ({size[0]}x{size[1]})' for name, size in sizes.items() if size != most]
+    if others:
+        raise InputError('images are not all of one size', where=folder,
+                         expected=f'{most[0]}x{most[1]} pixels, as most have',
+                         got=f'{len(others)} others: {_some(others)}',
+                         hint='One camera is expected; sort the images of others out.')
+    return most
+
+
+def pair_images(rgb: Sequence[str], thermal: Sequence[str], rule: str = 'auto') -> Pairing:
+    """Find each RGB image's thermal one: by name, else, where they are equally many, by order."""
+    by_order = Pairing(dict(zip(rgb, thermal)), 'order of the names', (), ())
+    if rule != 'order':
+        for told, key in (('equal names', _stem), ('names that differ by rgb, thermal or the like',
+                                                   _reduced)):
+            keys = _unique(rgb, key), _unique(thermal, key)
+            common = keys[0].keys() & keys[1].keys()
+            if len(common) >= (1 if rule == 'name' else _FEW * min(len(rgb), len(thermal))):
+                partner = {name: keys[1][k] for k, name in keys[0].items() if k in common}
+                met = set(partner.values())
+                return Pairing(partner, told, tuple(n for n in rgb if n not in partner),
+                               tuple(n for n in thermal if n not in met))
+    if rule == 'name' or len(rgb) != len(thermal):
+        raise InputError('thermal images cannot be paired with RGB images',
+                         expected='equal names but for the ending' if rule == 'name' else
+                         'equal names but for the ending, or equally many of both',
+                         got=f'{len(rgb)} RGB images ({_some(rgb)}) and {len(thermal)} thermal '
+                             f'ones ({_some(thermal)})',
+                         hint='Rename them; --pair name takes the few whose names agree.'
+                         if rule == 'auto' else None)
+    return by_order
+
+
+def _unique(names: Sequence[str], key: Callable[[str], str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in names:
+        if found.setdefault(key(name), name) != name:
+            raise InputError('two images go by one name', where=key(name) or name,
+                             got=f'{found[key(name)]} and {name}',
+                             hint='Pairing by name is then ambiguous; rename one, or pass '
+                                  '--pair order.')
+    return found
+
+
+def _stem(name: str) -> str:
+    return Path(name).stem.lower()
+
+
+def _reduced(name: str) -> str:
+    return re.sub(r'[^a-z0-9]+', '_', _WORDS.sub('', _stem(name))).strip('_')
+
+
+def _natural(name: str) -> tuple[Any, ...]:
+    """Digits count as numbers; every second part is text, so that the kinds never meet."""
+    return (*(int(part) if part.isdigit() else part.lower()
+              for part in re.split(r'([0-9]+)', name)), name)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:_EXAMPLES]) + (', ...' if len(names) > _EXAMPLES else '')

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metres for a reconstruction that has none: from known positions, distances or tags."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.data.files import read_text
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama
+
+Array = NDArray[np.float64]
+Poses = Mapping[str, Array]
+
+_USUAL_DEPTH = 3.0  # of what is seen, in the units of a map whose scale is arbitrary
+_MOST_POINTS = 4000
+
+
+class Metric(NamedTuple):
+    """What brings poses to the map; `is_metric` None: as whoever made the poses meant it."""
+
+    similarity: Similarity
+    is_metric: bool | None
+    told: str
+    figures: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+class Distance(NamedTuple):
+    """Metres between the cameras of two images."""
+
+    first: str
+    second: str
+    metres: float
+
+
+def from_positions(poses: Poses, path: Path) -> Metric:
+    """Fit camera positions to known ones: lines `name x y z`; they orient the map as well."""
+    known = _read_positions(path)
+    named = {_find(poses, name): position for name, position in known.items()
+             if _find(poses, name) is not None}
+    if len(named) < 3:
+        raise InputError('too few known positions', where=path,
+                         expected='three or more of images that have a pose',
+                         got=f'{len(named)} of {len(known)} names, the images are '
+                             f'{", ".join(list(poses)[:3])}, ...')
+    names = [name for name in named if name is not None]
+    x, y = np.stack([poses[name][:3, 3] for name in names]), np.stack(list(named.values()))
+    try:
+        similarity = umeyama(x, y, with_scale=True)
+    except InputError as error:
+        raise InputError('known positions do not orient the map', where=path,
+                         expected=error.expected, got=error.got) from None
+    left = np.linalg.norm(se3.transform(similarity.T, similarity.scale * x) - y, axis=1)
+    worst = int(left.argmax())
+    return Metric(similarity, True, f'{len(names)} known camera positions', {
+        'positions_used': len(names), 'positions_rms_m': float(np.sqrt((left**2).mean())),
+        'positions_max_m': float(left[worst]), 'positions_worst': names[worst],
+        'position_residuals_m': [{'image': name, 'metres': float(value)}
+                                 for name, value in zip(names, left)]},
+        (f'known positions are met to {np.sqrt((left**2).mean()):.3f} m RMS; the worst is '
+         f'{names[worst]}, {left[worst]:.3f} m',))
+
+
+def from_distances(poses: Poses, distances: Sequence[Distance], upright: bool) -> Metric:
+    """Scale by measured distances between cameras; of several, by least squares."""
+    apart = []
+    for distance in distances:
+        ends = []
+        for name in (distance.first, distance.second):
+            found = _find(poses, name)
+            if found is None:
+                raise InputError('image has no pose', where='--distance', got=name,
+                                 expected=f'one of {", ".join(list(poses)[:5])}, ...')
+            ends.append(poses[found][:3, 3])
+        apart.append(float(np.linalg.norm(ends[0] - ends[1])))
+    if not all(np.isfinite(d.metres) and d.metres > 0.0 for d in distances):
+        raise InputError('distance is out of range', where='--distance',
+                         expected='metres above 0', got=[d.metres for d in distances])
+    length, metres = np.array(apart), np.array([d.metres for d in distances])
+    if not (length > 1e-9).all():
+        raise InputError('images were taken at one place', where='--distance',
+                         got=distances[int(length.argmin())][:2])
+    scale = float((length @ metres) / (length @ length))
+    left = scale * length - metres
+    return Metric(_placed(poses, scale, upright), True,
+                  f'{len(distances)} measured distances between cameras',
+                  {'distance_errors_m': left.tolist(),
+                   'distance_max_error_m': float(np.abs(left).max())},
+                  () if len(left) == 1 else (f'measured distances are met to '
+                                             f'{np.abs(left).max():.3f} m',))
+
+
+def from_edges(poses: Poses, edges: Array, metres: float, told: str, upright: bool) -> Metric:
+    """Scale by lengths that are all `metres`, such as the edges of tags."""
+    scale = metres / float(np.median(edges))
+    spread = float(np.abs(edges * scale / metres - 1.0).max())
+    return Metric(_placed(poses, scale, upright), True, told,
+                  {'tag_edges': len(edges), 'tag_spread': spread},
+                  (f'scale from {told}; edges differ by up to {100 * spread:.1f} %',))
+
+
+def arbitrary(poses: Poses, points: Array, camera: Camera) -> Metric:
+    """No metres: what is seen shall lie some 3 units away, as in a room."""
+    depth = _median_depth(poses, points, camera)
+    scale = 1.0 if depth is None else _USUAL_DEPTH / depth
+    return Metric(_placed(poses, scale, True), False, 'arbitrary', {}, (
+        'the scale is ARBITRARY: nothing told what a metre is, so every length of this data set '
+        'and of its maps is in units of its own; give --camera-positions, --distance or '
+        '--tag-size for metres',))
+
+
+def as_given(is_metric: bool | None) -> Metric:
+    """Leave poses from a file as they are."""
+    notes = () if is_metric else (
+        'the scale is that of the poses given; a COLMAP model has an arbitrary one, unless it '
+        'was aligned',)
+    return Metric(IDENTITY, is_metric, 'the poses given', {}, notes)
+
+
+def _placed(poses: Poses, scale: float, upright: bool) -> Similarity:
+    """Scale, and where asked stand the cameras' mean up direction along z, centred."""
+    if not upright:
+        return Similarity(scale, np.eye(4))
+    stacked = np.stack(list(poses.values()))
+    up = -stacked[:, :3, 1].sum(axis=0)  # cameras look along z, y is down
+    length = float(np.linalg.norm(up))
+    up = up / length if length > 1e-6 * len(stacked) else np.array([0.0, 0.0, 1.0])
+    R = _turn(up, np.array([0.0, 0.0, 1.0]))
+    return Similarity(scale, se3.from_parts(R, -scale * R @ stacked[:, :3, 3].mean(axis=0)))
+
+
+def _turn(a: Array, b: Array) -> Array:
+    """The smallest rotation that brings unit vector `a` to `b`."""
+    axis, cosine = np.cross(a, b), float(a @ b)
+    sine = float(np.linalg.norm(axis))
+    if sine < 1e-9:
+        return np.eye(3) if cosine > 0.0 else np.diag([1.0, -1.0, -1.0])
+    return np.asarray(se3.so3_exp(axis / sine * np.arctan2(sine, cosine)))
+
+
+def _median_depth(poses: Poses, points: Array, camera: Camera) -> float | None:
+    """Of the points that project into each image; occlusion does not matter much here."""
+    points = points[::max(1, len(points) // _MOST_POINTS)]
+    depths = []
+    for T in poses.values():
+        seen = se3.transform(se3.inverse(T), points) if len(points) else points
+        _, visible = camera.project(seen)
+        depths.append(seen[visible, 2])
+    every = np.concatenate(depths)
+    return float(np.median(every)) if len(every) else None
+
+
+def _read_positions(path: Path) -> dict[str, Array]:
+    known: dict[str, Array] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = line.split('#')[0].replace(',', ' ').split()
+        if not words:
+            continue
+        where = f'{path} line {number}'
+        try:
+            position = np.array([float(word) for word in words[-3:]])
+        except ValueError:
+            position = np.full(3, np.nan)
+        if len(words) < 4 or not np.isfinite(position).all():
+            raise InputError('is no camera position', where=where, expected='name x y z',
+                             got=line.strip()[:60])
+        name = ' '.join(words[:-3])
+        if name in known:
+            raise InputError('camera has two positions', where=where, got=name)
+        known[name] = position
+    return known
+
+
+def _find(poses: Poses, name: str) -> str | None:
+    """The image that somebody means by a file name, with or without its ending."""
+    if name in poses:
+        return name
+    wanted = Path(name).name
+    found = [key for key in poses if wanted in (key, Path(key).stem)]
+    return found[0] if len(found) == 1 else None
