@@ -16,6 +16,8 @@ from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.ros.offline import read_truth
+from thermal_nerf_loc.ros.pace import Pace
+from thermal_nerf_loc.ros.robot import RobotTracker
 from thermal_nerf_loc.ros.truth import find_truth
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
 from thermal_nerf_loc.simulation.world import make_world
@@ -169,6 +171,28 @@ def test_one_modality_alone_is_enough(world_as_map, bag, tmp_path, modality):
                      str(parameters)]) == 0
     details = json.loads((tmp_path / 'r' / 'metrics.json').read_text())['details']
     assert [key for key in details if key.endswith('_received')] == [f'{modality}_received']
+
+
+def test_at_a_rate_it_tells_what_was_dropped(world_as_map, short_bag, tmp_path, monkeypatch):
+    """A tracker that takes 0.2 s a frame, eight frames a second, on a clock of its own."""
+    now = [0.0]
+
+    class Slow(RobotTracker):
+        def step(self, observation):
+            now[0] += 0.2
+            return super().step(observation)
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(replaying, 'RobotTracker', Slow)
+    monkeypatch.setattr(replaying, 'Pace', lambda rate: Pace(rate, lambda: now[0], sleep))
+    assert cli.main(['replay', 'm', str(short_bag), '--out', str(tmp_path), '--rate', '1']) == 0
+    told = json.loads((tmp_path / 'metrics.json').read_text())
+    assert told['details']['rate'] == 1.0
+    assert told['details']['frames_dropped'] >= 1
+    assert told['updates'] + told['details']['frames_dropped'] == told['details']['rgb_received']
+    assert told['latency_max_s'] >= 0.2
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -24,7 +24,7 @@ class Request:
     topics: Mapping[str, str | None] | None = None  # image topic by modality
     truth: str | None = None  # TUM file, topic or tf:MAP:BASE
     params_file: Path | None = None
-    rate: float = 1.0
+    rate: float | None = None  # times real time; None: offline as fast as it goes, live 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--thermal-topic', metavar='TOPIC', help='(default: /thermal/image_raw)')
     parser.add_argument('--params-file', type=Path, metavar='FILE',
                         help='parameters of the node, as ROS reads them')
-    parser.add_argument('--rate', type=float, default=1.0,
-                        help='times real time, with --through-ros (default: 1)')
+    parser.add_argument('--rate', type=float, metavar='R',
+                        help='times real time; frames that come while one is being localized are '
+                             'dropped and counted (default: 1 with --through-ros; else every '
+                             'frame, as fast as the machine allows)')
     _add_evaluation(parser.add_argument_group('evaluation'))
 
 

@@ -28,6 +28,7 @@ from thermal_nerf_loc.ros.frames import TransformBuffer
 from thermal_nerf_loc.ros.intake import FrameIntake
 from thermal_nerf_loc.ros.node_config import NodeConfig, read_parameter_file
 from thermal_nerf_loc.ros.offline import CameraTopics, find_cameras, Replay, rising_trajectory
+from thermal_nerf_loc.ros.pace import Pace
 from thermal_nerf_loc.ros.robot import RobotTracker, RobotUpdate
 from thermal_nerf_loc.ros.truth import find_truth
 from thermal_nerf_loc.sensing.rendering import Renderer
@@ -73,7 +74,7 @@ def replay_drive(request: Request, a_map: LazyMap, progress: Progress) -> Drive:
     if request.through_ros and not ros_is_here():
         raise InputError('--through-ros needs rclpy and tf2_msgs, which do not import here',
                          hint='Source a ROS 2, or leave the option out for the offline replay.')
-    if not request.rate > 0.0:
+    if request.rate is not None and not 0.0 < request.rate < np.inf:
         raise InputError('rate is out of range', where='--rate', expected='above 0',
                          got=request.rate)
     config = _configure(request)
@@ -129,7 +130,8 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
     intake = FrameIntake(config.intake, TransformBuffer(), chosen,
                          config.thermal_scale.radiometry())
     cameras = {m: cameras[m] for m in chosen}
-    task = Replay(reader, cameras, intake, robot, [])
+    pace = None if request.rate is None else Pace(request.rate)
+    task = Replay(reader, cameras, intake, robot, [], pace)
     started = time.monotonic()
     updates = list(task.updates(config.map_frame, progress))
     seconds = time.monotonic() - started
@@ -137,9 +139,10 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
     posed = [(u.stamp_ns, u.T_map_base) for u in updates if u.T_map_base is not None]
     return Drive(rising_trajectory(posed), None, cameras, config,
                  1.0 - len(posed) / len(updates), len(updates), len(updates) / seconds,
-                 np.array([u.seconds for u in updates]), tuple(map(_moment, updates)),
-                 {**_counts(u.state for u in updates), **intake.counts,
-                  'images_left_out': len(task.problems)})
+                 np.array([u.seconds for u in updates] if pace is None else pace.latencies_s),
+                 tuple(map(_moment, updates)),
+                 {**_counts(u.state for u in updates), 'frames_dropped': 0, **intake.counts,
+                  'images_left_out': len(task.problems), 'rate': request.rate})
 
 
 def _check_updates(updates: list[RobotUpdate], problems: list[str], bag: Path) -> None:
@@ -175,7 +178,7 @@ def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, Cam
                        f'{modality}/camera_info:={topics.camera_info}']
     recording, log = run_live(LiveRun(
         request.map, request.bag, parameters, remappings, [t.image for t in cameras.values()],
-        seconds, request.rate, request.params_file), progress)
+        seconds, request.rate or 1.0, request.params_file), progress)
     write_atomically(request.out / 'node.log', '\n'.join(log) + '\n')
     if not len(recording.tf):
         raise RunError('the node never put a pose on tf', got=_excuse(recording.diagnostics),

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Replay a bag without ROS: the same intake and the same `step` as the live node, every frame."""
+"""
+Replay a bag without ROS: the same intake and the same `step` as the live node.
+
+Without a `pace` every frame is tracked, however long that takes. With one, messages come no faster
+than it says, and those that come while a frame is being tracked wait: the newest frame is next,
+the others are dropped and counted, as in the live node.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +20,7 @@ from thermal_nerf_loc.errors import InputError, UserError
 from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.ros.convert import matrix_from_pose, matrix_from_transform, stamp_ns
 from thermal_nerf_loc.ros.intake import FrameIntake
+from thermal_nerf_loc.ros.pace import Pace
 from thermal_nerf_loc.ros.robot import RobotTracker, RobotUpdate
 
 Array = NDArray[np.float64]
@@ -42,36 +49,57 @@ class Replay:
     intake: FrameIntake
     robot: RobotTracker
     problems: list[str]
+    pace: Pace | None = None
 
     def updates(self, map_frame: str = 'map', progress: Progress = silent,
                 ) -> Iterator[RobotUpdate]:
-        """Track every frame in the order of the bag."""
+        """Track frames in the order of the bag."""
         roles = {topics.image: (self._add_image, m) for m, topics in self.cameras.items()}
         roles |= {topics.camera_info: (self._add_info, m) for m, topics in self.cameras.items()}
         tf_topics = [t for t in _TF_TOPICS if t in self.reader.topics]
         total_s, first_ns, now_ns = self.reader.duration_ns / 1e9, None, 0
         for topic, now_ns, message in self.reader.messages([*roles, *tf_topics]):
             first_ns = now_ns if first_ns is None else first_ns
+            if self.pace is not None:
+                yield from self._step_until(now_ns, self.pace)
             if topic in roles:
                 add, modality = roles[topic]
                 add(modality, message, now_ns)
             else:
                 self._add_tf(message, topic == '/tf_static', map_frame)
-            yield from self._step(now_ns)
+            if self.pace is None:
+                yield from self._step(now_ns)
             progress((now_ns - first_ns) / 1e9, total_s)
         yield from self._step(now_ns + 10**10)  # nothing more will come: no frame waits
 
     def _step(self, now_ns: int) -> Iterator[RobotUpdate]:
+        while (update := self._take(now_ns, newest=self.pace is not None)) is not None:
+            yield update
+
+    def _step_until(self, due_ns: int, pace: Pace) -> Iterator[RobotUpdate]:
+        """Work on what is here until the next message is due; one that is overdue comes first."""
+        while (now_ns := pace.now_ns(due_ns)) < due_ns:
+            update = self._take(now_ns, newest=True)
+            if update is None:
+                pace.wait_until(due_ns)
+                return
+            yield update
+
+    def _take(self, now_ns: int, newest: bool) -> RobotUpdate | None:
+        """Track the next frame that is complete; None where there is none yet."""
         while True:
             try:
-                observation = self.intake.take(now_ns, newest=False)
+                observation = self.intake.take(now_ns, newest)
             except UserError as error:
                 self.problems.append(str(error))
                 continue
             if observation is None:
-                return
+                return None
             self.problems.extend(observation.problems)
-            yield self.robot.step(observation)
+            update = self.robot.step(observation)
+            if self.pace is not None:
+                self.pace.note(update.stamp_ns)
+            return update
 
     def _add_image(self, modality: str, message: Any, now_ns: int) -> None:
         self.intake.add_image(modality, message, now_ns)
