@@ -2,6 +2,7 @@
 """Replay from bag to report, and the demo: the exact simulated world stands for a good map."""
 
 import json
+from pathlib import Path
 import shutil
 from types import SimpleNamespace
 
@@ -10,7 +11,10 @@ import pytest
 
 from thermal_nerf_loc import cli
 from thermal_nerf_loc.cli import demo, live, replaying
+from thermal_nerf_loc.cli.replay import Request
+from thermal_nerf_loc.cli.study import make_study
 from thermal_nerf_loc.data.bag import BagReader, BagWriter
+from thermal_nerf_loc.data.bag_poses import FrameTree, MAX_GAP_S, PoseSource
 from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
@@ -19,7 +23,7 @@ from thermal_nerf_loc.ros.offline import read_truth
 from thermal_nerf_loc.ros.pace import Pace
 from thermal_nerf_loc.ros.robot import RobotTracker
 from thermal_nerf_loc.ros.truth import find_truth
-from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
+from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig, START_NS
 from thermal_nerf_loc.simulation.world import make_world
 
 PROMISED = {'ate_rmse_m', 'ate_rmse_deg', 'rpe_rmse_m', 'success_5cm_5deg', 'lost_share',
@@ -140,6 +144,41 @@ def test_truth_comes_from_a_topic_from_tf_or_from_a_file(short_bag, tmp_path):
                                 ('nowhere.tum', 'does not exist')):
             with pytest.raises(InputError, match=message):
                 find_truth(reader, source)
+
+
+def test_no_truth_lies_in_a_gap_of_tf(tmp_path):
+    """As in an import: odometry goes on at 10 Hz while the map's correction pauses for 2 s."""
+    with BagWriter(tmp_path / 'gap') as writer:
+        for tenth in range(41):
+            stamp = START_NS + tenth * 10**8
+            edges = [('odom', 'base', se3.exp([0.01 * tenth, 0, 0, 0, 0, 0]))]
+            if not 10 < tenth < 30:
+                edges.append(('map', 'odom', se3.exp([0, 0.1 * tenth, 0, 0, 0, 0])))
+            writer.transforms(stamp, edges)
+    with BagReader(tmp_path / 'gap') as reader:
+        known = find_truth(reader, 'tf:map:base')
+        bridged = find_truth(reader, 'tf:map:base', max_gap_s=3.0)
+        tree = FrameTree()
+        for _, _, message in reader.messages(['/tf']):
+            tree.add(message, False)
+    tenths = (known.stamps_ns - START_NS) // 10**8
+    assert tenths.tolist() == [*range(11), *range(30, 41)]
+    assert len(bridged) == 41
+    np.testing.assert_allclose(bridged.poses[20, :3, 3], [0.2, 2.0, 0.0], atol=1e-9)
+    source = PoseSource('', 'map', '', None, tree, round(MAX_GAP_S * 1e9))
+    for tenth in range(41):  # an import knows the same, and no more
+        T = source.at('base', START_NS + tenth * 10**8)
+        assert (T is None) == (10 < tenth < 30)
+        if T is not None:
+            np.testing.assert_allclose(T, known.poses[tenths.tolist().index(tenth)], atol=1e-12)
+
+
+def test_the_tolerance_says_which_gaps_of_tf_are_bridged(tmp_path):
+    request = Request(tmp_path, tmp_path, tmp_path)
+    for options, gap_s in (({}, MAX_GAP_S), ({'tolerance_s': 2.0}, 4.0),
+                           ({'tolerance_s': 2.0, 'associate': 'nearest'}, MAX_GAP_S)):
+        plan = make_study(request, [Path('bag')], [], [], False, options)
+        assert plan.drives['bag'][0].truth_gap_s == gap_s
 
 
 @pytest.mark.parametrize('arguments, message', [

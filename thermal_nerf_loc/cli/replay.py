@@ -23,6 +23,7 @@ class Request:
     initial_pose: tuple[float, ...] = ()  # x y z qx qy qz qw; empty: near the truth
     topics: Mapping[str, str | None] | None = None  # image topic by modality
     truth: str | None = None  # TUM file, topic or tf:MAP:BASE
+    truth_gap_s: float = 0.5  # longer gaps of tf are not bridged
     params_file: Path | None = None
     rate: float | None = None  # times real time; None: offline as fast as it goes, live 1
 

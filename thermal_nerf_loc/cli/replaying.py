@@ -80,7 +80,7 @@ def replay_drive(request: Request, a_map: LazyMap, progress: Progress) -> Drive:
     config = _configure(request)
     with BagReader(request.bag) as reader:
         cameras = find_cameras(reader, modalities_of(config.modality), request.topics or {})
-        truth = find_truth(reader, request.truth)
+        truth = find_truth(reader, request.truth, request.truth_gap_s)
         config = replace(config, initial_pose=_start(config, truth))
         if request.through_ros:
             drive = _through_ros(request, config, cameras, reader.duration_ns / 1e9, progress)

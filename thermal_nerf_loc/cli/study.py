@@ -15,6 +15,7 @@ from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.files import write_json
 from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.evaluation.association import INTERPOLATE
 from thermal_nerf_loc.evaluation.availability import availability, states_from_stamps
 from thermal_nerf_loc.evaluation.comparison import figures_of, rows, Run
 from thermal_nerf_loc.evaluation.metrics import evaluate, EvaluationConfig
@@ -68,6 +69,9 @@ def make_study(request: Request, bags: Sequence[Path], truths: Sequence[str],
                          got=request.modality)
     modalities = _MODALITIES if ablate else (request.modality,)
     sources = list(truths) * len(bags) if len(truths) == 1 else list(truths)
+    if config.tolerance_s is not None and config.associate == INTERPOLATE:
+        # Gaps of the truth up to twice the tolerance are bridged, those of tf as well.
+        request = replace(request, truth_gap_s=2.0 * config.tolerance_s)
     drives = {}
     for k, (name, bag) in enumerate(zip(_names(bags), bags)):
         drives[name] = tuple(

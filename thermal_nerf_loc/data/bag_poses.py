@@ -22,6 +22,7 @@ TF_TYPES = ('tf2_msgs/msg/TFMessage', 'tf/msg/tfMessage')
 POSE_TYPES = ('geometry_msgs/msg/PoseStamped',
               'geometry_msgs/msg/PoseWithCovarianceStamped', 'nav_msgs/msg/Odometry')
 ODOMETRY = 'nav_msgs/msg/Odometry'
+MAX_GAP_S = 0.5  # between two transforms that are interpolated, where nobody says
 BASES = ('base_link', 'base_footprint')  # what poses are of, where nobody says
 
 
@@ -75,6 +76,23 @@ class FrameTree:
     def frames(self) -> tuple[str, ...]:
         """Every frame's name."""
         return tuple(sorted({name for edge in (*self._static, *self._moving) for name in edge}))
+
+    @property
+    def stamps(self) -> NDArray[np.int64]:
+        """Every moment at which something moved, each once."""
+        moving = [np.array(log.stamps, dtype=np.int64) for log in self._moving.values()]
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *moving]))
+
+    def require_chain(self, parent: str, child: str) -> Chain:
+        """As `chain`; where there is no way, the frames that are missing are named."""
+        found = self.chain(parent, child)
+        if found is None:
+            missing = [name for name in map(_name, (parent, child)) if name not in self.frames]
+            raise InputError(
+                f'tf has no frame {" and no frame ".join(map(repr, missing))}' if missing else
+                f'tf does not connect {_name(child)!r} with {_name(parent)!r}',
+                got=f'frames {", ".join(self.frames) or "none"}')
+        return found
 
     def chain(self, parent: str, child: str) -> Chain | None:
         """Edges from one frame to another, each with whether it points that way; None: no way."""

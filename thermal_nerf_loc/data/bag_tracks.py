@@ -7,7 +7,7 @@ from pathlib import Path
 
 from thermal_nerf_loc.config import check, setting
 from thermal_nerf_loc.data.bag import BagReader
-from thermal_nerf_loc.data.bag_poses import body_of, ODOMETRY, PoseSource
+from thermal_nerf_loc.data.bag_poses import body_of, MAX_GAP_S, ODOMETRY, PoseSource
 from thermal_nerf_loc.data.bag_survey import Survey
 from thermal_nerf_loc.data.trajectory import read_tum
 from thermal_nerf_loc.errors import InputError
@@ -23,7 +23,7 @@ class PoseOptions:
     topic: str = ''
     world: str = ''  # tf frame
     frame: str = ''  # what the poses of a file or a topic are of
-    max_gap_s: float = setting(0.5, 'between two poses that are interpolated', 1e-3, 3600.0)
+    max_gap_s: float = setting(MAX_GAP_S, 'between two poses that are interpolated', 1e-3, 3600.0)
 
     def __post_init__(self) -> None:
         """Check the ranges, and that only one place is named."""

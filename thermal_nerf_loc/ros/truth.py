@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.data.bag import BagReader
+from thermal_nerf_loc.data.bag_poses import FrameTree, MAX_GAP_S
 from thermal_nerf_loc.data.trajectory import read_tum, Trajectory
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.ros.convert import matrix_from_pose, matrix_from_transform, stamp_ns
-from thermal_nerf_loc.ros.frames import TransformBuffer, TransformUnavailable
 from thermal_nerf_loc.ros.offline import read_truth, rising_trajectory
 
 Array = NDArray[np.float64]
 
 _TF = 'tf:'
-_FOR_EVER_NS = 2**62
 _POSES: Mapping[str, Any] = {
     'geometry_msgs/msg/PoseStamped': lambda m: matrix_from_pose(m.pose),
     'geometry_msgs/msg/PoseWithCovarianceStamped': lambda m: matrix_from_pose(m.pose.pose),
@@ -26,17 +25,18 @@ _POSES: Mapping[str, Any] = {
     'nav_msgs/msg/Odometry': lambda m: matrix_from_pose(m.pose.pose)}
 
 
-def find_truth(reader: BagReader, source: str | None) -> Trajectory | None:
+def find_truth(reader: BagReader, source: str | None,
+               max_gap_s: float = MAX_GAP_S) -> Trajectory | None:
     """
     The base's true poses in the map.
 
-    `source` is a TUM file, a topic of the bag, or `tf:MAP:BASE`; None: the topic of simulated
-    bags, where there is one.
+    `source` is a TUM file, a topic of the bag, or `tf:MAP:BASE` (between transforms further apart
+    than `max_gap_s` tf knows nothing); None: the topic of simulated bags, where there is one.
     """
     if source is None:
         return read_truth(reader)
     if source.startswith(_TF):
-        return _from_tf(reader, source)
+        return _from_tf(reader, source, round(max_gap_s * 1e9))
     if source in reader.topics:
         return _from_topic(reader, source)
     path = Path(source)
@@ -59,37 +59,22 @@ def _from_topic(reader: BagReader, topic: str) -> Trajectory:
     return _some(poses, topic)
 
 
-def _from_tf(reader: BagReader, source: str) -> Trajectory:
+def _from_tf(reader: BagReader, source: str, max_gap_ns: int) -> Trajectory:
+    """At the moments at which the whole chain is known, as an import looks it up."""
     parent, _, child = source.removeprefix(_TF).partition(':')
     if not parent or not child or ':' in child:
         raise InputError('does not name two frames', where='--truth', expected='tf:MAP:BASE',
                          got=source)
+    tree = FrameTree()
     topics = [name for name in ('/tf', '/tf_static') if name in reader.topics]
-    buffer, stamps = TransformBuffer(_FOR_EVER_NS), set()
     for topic, _, message in reader.messages(topics) if topics else ():
-        for transform in message.transforms:
-            stamp, static = stamp_ns(transform.header.stamp), topic == '/tf_static'
-            buffer.set_transform(transform.header.frame_id, transform.child_frame_id,
-                                 matrix_from_transform(transform.transform), stamp, static)
-            if not static:
-                stamps.add(stamp)
+        tree.add(message, topic == '/tf_static')
     try:
-        buffer.lookup_transform(parent, child)
-    except TransformUnavailable as error:
-        raise InputError(str(error), where=f'--truth {source}') from None
-    return _some(rising_trajectory(_looked_up(buffer, parent, child, sorted(stamps))), source)
-
-
-def _looked_up(buffer: TransformBuffer, parent: str, child: str,
-               stamps: list[int]) -> list[tuple[int, Array]]:
-    """The moments at which the whole chain is known."""
-    out = []
-    for stamp in stamps:
-        try:
-            out.append((stamp, buffer.lookup_transform(parent, child, stamp)))
-        except TransformUnavailable:
-            continue
-    return out
+        chain = tree.require_chain(parent, child)
+    except InputError as error:
+        raise InputError(error.what, where=f'--truth {source}', got=error.got) from None
+    looked_up = ((stamp, tree.along(chain, stamp, max_gap_ns)) for stamp in tree.stamps.tolist())
+    return _some(rising_trajectory((stamp, T) for stamp, T in looked_up if T is not None), source)
 
 
 def _some(poses: Trajectory, source: str) -> Trajectory:
