@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the 16-bit counts of common thermal cameras mean, by name, as their makers document it."""
+"""
+What the 16-bit counts of common thermal cameras mean, by name, as their makers document it.
+
+docs/data.md says which of these could not be confirmed.
+"""
 
 from collections.abc import Mapping
 import difflib
