@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 
+from hypothesis import given, settings, strategies as st
 from localization_room import (make_poses, PaintedRoom, perturbed, RGB_CAMERA, T_CAM_THERMAL,
                                take_frame, take_image, THERMAL_CAMERA)
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
-from thermal_nerf_loc.localization import kernels, kernels_reference
-from thermal_nerf_loc.localization.alignment import align, AlignConfig, GainOffset, View
+from thermal_nerf_loc.localization import (
+    gauss_newton, gauss_newton_reference, kernels, kernels_reference)
+from thermal_nerf_loc.localization.alignment import (
+    align, align_many, AlignConfig, GainOffset, packed, PosePrior, View)
 from thermal_nerf_loc.localization.fit import summarize
 from thermal_nerf_loc.localization.lifting import render_grid, render_points
 from thermal_nerf_loc.localization.observation import make_layer, observe
@@ -133,6 +136,46 @@ def test_small_error_is_undone(modalities):
     assert not found.failed
 
 
+@pytest.mark.parametrize('prior', [None, 'near'])
+@pytest.mark.parametrize('trusted', [FREE, GainOffset(1.0, 0.1, 0.0, 0.1)])
+def test_compiled_descent_equals_numpy(prior, trusted):
+    world, T = PaintedRoom(), make_poses(1, seed=3)[0]
+    start = perturbed(T, 3.0, 0.05, seed=6)
+    views = make_views(world, take_frame(world, T), start, count=300, prior=trusted)
+    if prior:
+        prior = PosePrior(perturbed(T, 1.0, 0.02, seed=7), np.diag([400.0] * 3 + [900.0] * 3))
+    config = AlignConfig(iterations=8)
+    found = align(views, start, start, config, prior)
+    T_expected, taken, nuisances = gauss_newton_reference.descend(
+        views, start, start, config, packed(views, config, prior)[1].px_per_unit, prior)
+    assert found.iterations == taken > 2
+    np.testing.assert_allclose(found.T_world_cam, T_expected, atol=1e-7)
+    for sight, expected in zip(found.sights, nuisances, strict=True):
+        np.testing.assert_allclose(sight.nuisance, expected, rtol=1e-6, atol=1e-7)
+    many = align_many(views, start, np.stack([start, T]), config, prior)
+    np.testing.assert_allclose(many[0], found.T_world_cam, atol=1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-2.0, 2.0), min_size=6, max_size=6))
+def test_compiled_exponential_equals_se3(xi):
+    np.testing.assert_allclose(gauss_newton.exp(np.array(xi)), se3.exp(xi), atol=1e-9)
+
+
+def test_compiled_solver_equals_numpy():
+    rng = np.random.default_rng(8)
+    B, b = rng.normal(size=(6, 6)), rng.normal(size=6)
+    A = B @ B.T + 0.01 * np.eye(6)
+    np.testing.assert_allclose(gauss_newton.solve(A, b), np.linalg.solve(A, b), rtol=1e-9)
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0, 3.5]) | st.floats(-9, 9), min_size=1,
+                max_size=40), st.floats(0.0, 0.999))
+def test_selection_equals_sorting(values, share):
+    k = int(share * len(values))
+    assert kernels.smallest(np.array(values), k) == sorted(values)[k]
+
+
 def test_gain_and_offset_do_not_move_the_pose():
     world, T = PaintedRoom(), make_poses(1, seed=2)[0]
     frame = take_frame(world, T, noise=0.0)
@@ -238,7 +281,7 @@ def test_grid_points_match_the_blurred_image():
     frame = take_frame(world, T, noise=0.0, modalities=(RGB,))
     image = observe(frame, (RGB,))[0][RGB]
     views = [View(make_layer(image, 6.0),
-                  render_grid(world, RGB, T, np.eye(4), image.camera, 1200, sigma),
+                  render_grid(world, RGB, T, np.eye(4), image.camera, 1200).blurred(sigma),
                   np.eye(4), GainOffset(1.0, 1e-4, 0.0, 1e-4), 1e-4) for sigma in (6.0, 0.1)]
     blurred, sharp = (align([view], T, T, AlignConfig(iterations=0, edge_px=0.0)).sights[0]
                       for view in views)

@@ -16,9 +16,9 @@ from thermal_nerf_loc.config import setting
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization import search
 from thermal_nerf_loc.localization.alignment import (
-    align, AlignConfig, Aligned, GainOffset, PosePrior, View)
+    align, align_many, AlignConfig, Aligned, GainOffset, PosePrior, View)
 from thermal_nerf_loc.localization.lifting import (
-    render_grid, render_points, RenderedPoints, widened)
+    render_grid, render_points, RenderedGrid, RenderedPoints, widened)
 from thermal_nerf_loc.localization.observation import make_layer, Observation
 from thermal_nerf_loc.localization.rays import draw_pixels, preferred_pixels, SAMPLERS
 from thermal_nerf_loc.sensing.frame import RGB
@@ -27,7 +27,7 @@ from thermal_nerf_loc.sensing.rendering import Renderer
 Array = NDArray[np.float64]
 
 _NOMINAL_WIDTH_PX = 160  # `sigmas_px` are meant for images of this width
-_MIN_SIGMA_PX = 0.4
+_MIN_SIGMA_PX = 0.2
 _NOMINAL_DEPTH_M = 2.0  # turns a shift of the guess into a motion of the image
 _UNKNOWN = 1e3
 _SEARCH_SIGMAS = 1.3  # how far the search reaches, in sigmas of the guess
@@ -44,7 +44,7 @@ class DescentConfig:
     """From coarse to fine."""
 
     sigmas_px: tuple[float, ...] = setting(
-        (6.0, 3.0, 1.2, 0.8), 'blur of each round, coarse to fine, for images 160 px wide')
+        (6.0, 3.0, 0.6), 'blur of each round, coarse to fine, for images 160 px wide')
     rays: int = setting(500, 'rays for each image and fine round but the last', 20, 100000)
     last_rays: int = setting(1000, 'rays for each image and the last round', 20, 100000)
     grid_rays: int = setting(300, 'rays for each image and coarse round', 20, 100000)
@@ -89,19 +89,23 @@ class Descent:
         if motion_px <= 1.5 * rounds[0]:
             return [Contender(T, rounds, prior, 0.0)]
         reach = min(_SEARCH_SIGMAS * sigma_rad, _MAX_REACH_RAD)
-        views = self._look_around(T, rounds[0], reach)
+        grids = self._look_around(T, reach)
+        views = self._blurred(grids, rounds[0])
         found = self._search(views, T, reach, prior)
-        scores = np.array([search.scores(views, T, a.T_world_cam[None])[0] for a in found])
+        scores = search.scores(views, T, found)
         order = np.argsort(-scores, kind='stable')
         kept: list[int] = []
         for k in order:
             if scores[k] >= _CONTENDER_SHARE * scores[order[0]] and all(
-                    apart(found[k].T_world_cam, found[j].T_world_cam) for j in kept):
+                    apart(found[k], found[j]) for j in kept):
                 kept.append(int(k))
         best = max(float(scores[order[0]]), 1e-9)
         rivals = [float(scores[k]) / best for k in kept[1:]] + [0.0]
-        return [Contender(found[k].T_world_cam, rounds[1:] or rounds, prior, rivals[0], True)
-                for k in kept[:self.config.contenders]]
+        kept = kept[:self.config.contenders]
+        closer = found[kept] if len(rounds) < 3 else align_many(
+            self._blurred(grids, rounds[1]), T, found[kept], self.config.align, prior)
+        return [Contender(pose, rounds[2:] or rounds[1:] or rounds, prior, rivals[0], True)
+                for pose in closer]
 
     def refine(self, contender: Contender) -> Aligned:
         """Finish one contender, round by round."""
@@ -126,30 +130,38 @@ class Descent:
             sigma = self._own_sigma(image, sigma_px)
             where = self.renderer, name, T, image.T_cam_sensor, image.camera
             if sigma_px > self.config.grid_above_px:
-                points = render_grid(*where, self.config.grid_rays, sigma)
+                points = render_grid(*where, self.config.grid_rays).blurred(sigma)
             else:
                 count = self.config.last_rays if last else self.config.rays
                 points = render_points(*where, self._pixels(name, image, count))
+            self.rays += len(points)
             views.append(self._view(name, image, sigma, points))
         return views
 
-    def _look_around(self, T: Array, sigma_px: float, reach_rad: float) -> list[View]:
+    def _look_around(self, T: Array, reach_rad: float) -> dict[str, RenderedGrid]:
         """Render the view and its surroundings."""
-        views = []
+        grids = {}
         for name, image in self.images.items():
             camera = widened(image.camera, reach_rad)
             share = camera.width * camera.height / (image.camera.width * image.camera.height)
             rays = round(self.config.grid_rays * min(share, _MAX_WIDE_RAYS))
+            grids[name] = render_grid(self.renderer, name, T, image.T_cam_sensor, camera, rays)
+            self.rays += len(grids[name])
+        return grids
+
+    def _blurred(self, grids: Mapping[str, RenderedGrid], sigma_px: float) -> list[View]:
+        """Surroundings as they look in images of that blur."""
+        views = []
+        for name, grid in grids.items():
+            image = self.images[name]
             sigma = self._own_sigma(image, sigma_px)
-            points = render_grid(self.renderer, name, T, image.T_cam_sensor, camera, rays, sigma)
-            views.append(self._view(name, image, sigma, points))
+            views.append(self._view(name, image, sigma, grid.blurred(sigma)))
         return views
 
     def _view(self, name: str, image: Observation, sigma: float, points: RenderedPoints) -> View:
         layer = make_layer(image, sigma)
         floor = (self.config.rgb_floor if name == RGB or not image.radiometric
                  else self.config.thermal_floor_celsius)
-        self.rays += len(points)
         factor, _ = getattr(self.renderer, 'calibration', {}).get(name, (1.0, 0.0))
         return View(layer, points, image.T_cam_sensor, self._nuisance(name, image), floor,
                     1.0 / factor)
@@ -176,14 +188,14 @@ class Descent:
                 * float(np.hypot(sigma_rad, sigma_m / _NOMINAL_DEPTH_M)))
 
     def _search(self, views: Sequence[View], T: Array, reach_rad: float, prior: PosePrior,
-                ) -> list[Aligned]:
+                ) -> Array:
         step = float(np.clip(0.4 * reach_rad, np.deg2rad(2.0), np.deg2rad(5.0)))
         poses = search.turned_poses(T, reach_rad, step)
         score = search.scores(views, T, poses)
         count = self.config.hypotheses * (2 if reach_rad > _WIDE_REACH_RAD else 1)
         starts = search.best_apart(poses, score, count, 1.5 * step)
         quick = replace(self.config.align, iterations=_QUICK_ITERATIONS, step_px=_QUICK_STEP_PX)
-        return [align(views, T, poses[k], quick, prior) for k in starts]
+        return align_many(views, T, poses[starts], quick, prior)
 
 
 def needed_rounds(sigmas_px: tuple[float, ...], motion_px: float) -> tuple[float, ...]:

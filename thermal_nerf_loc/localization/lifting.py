@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Render a few rays at a pose and lift what they saw to 3D."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -52,23 +52,41 @@ def render_points(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_s
     return RenderedPoints(points, np.where(good[:, None], values, 0.0), weight)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RenderedGrid:
+    """A regular grid of rays, to be blurred like the image that it is held against."""
+
+    points: RenderedPoints
+    rows: int
+    step_px: float
+
+    def __len__(self) -> int:
+        """How many rays there are."""
+        return len(self.points)
+
+    def blurred(self, sigma_px: float) -> RenderedPoints:
+        """Values as an image of that blur would show them."""
+        left = np.sqrt(max((sigma_px / self.step_px)**2 - 1 / 12, 0.0))
+        if left < 0.3:
+            return self.points
+        points = self.points
+        share = points.weight.reshape(self.rows, -1, 1)
+        image = points.values.reshape(*share.shape[:2], -1) * share
+        blurred = cv2.GaussianBlur(np.concatenate([image, share], axis=-1), (0, 0), left)
+        values = blurred[..., :-1] / np.maximum(blurred[..., -1:], 1e-9)
+        return replace(points, values=values.reshape(len(points), -1))
+
+
 def render_grid(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_sensor: Array,
-                camera: Camera, rays: int, sigma_px: float) -> RenderedPoints:
-    """Look through a regular grid of about `rays` pixels, blurred like an image of `sigma_px`."""
+                camera: Camera, rays: int) -> RenderedGrid:
+    """Look through a regular grid of about `rays` pixels."""
     step = np.sqrt(camera.width * camera.height / rays)
     columns, rows = (max(round(size / step), 4) for size in camera.size)
     u = (np.arange(columns) + 0.5) * camera.width / columns
     v = (np.arange(rows) + 0.5) * camera.height / rows
     uv = np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2)
-    sharp = render_points(renderer, modality, T_world_cam, T_cam_sensor, camera, uv)
-    left = np.sqrt(max((sigma_px / step)**2 - 1 / 12, 0.0))
-    if left < 0.3:
-        return sharp
-    share = sharp.weight.reshape(rows, columns, 1)
-    image = sharp.values.reshape(rows, columns, -1) * share
-    blurred = cv2.GaussianBlur(np.concatenate([image, share], axis=-1), (0, 0), left)
-    values = blurred[..., :-1] / np.maximum(blurred[..., -1:], 1e-9)
-    return RenderedPoints(sharp.points_cam, values.reshape(len(uv), -1), sharp.weight)
+    return RenderedGrid(render_points(renderer, modality, T_world_cam, T_cam_sensor, camera, uv),
+                        rows, float(step))
 
 
 def widened(camera: Camera, reach_rad: float) -> Camera:

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The aligner's descent, compiled whole and free of Python's lock: many may run side by side.
+
+All views lie packed in one set of arrays (`Packed`), so that one compiled loop serves any number
+of them. `kernels_reference.descend` says the same in plain numpy.
+"""
+
+import math
+from typing import NamedTuple
+
+from numba import njit
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.localization.kernels import (
+    accumulate, look_up, residual_scale, smallest)
+
+Array = NDArray[np.float64]
+
+MAX_CHANNELS = 3
+MIN_POINTS = 8  # fewer say nothing about gain and offset
+_MAX_DAMPING = 1e4
+_SMALL_ANGLE_RAD = 1e-4
+
+
+class Packed(NamedTuple):
+    """Views (v), their points (n) and layers, one after the other; at most three channels each."""
+
+    points_cam: Array  # (n, 3) in the camera of the pose they were rendered at
+    values: Array  # (n, 3) rendered
+    weight: Array  # (n,)
+    first: NDArray[np.int64]  # (v + 1,) first point of each view
+    samples: NDArray[np.float32]  # all layers' samples, flat
+    first_sample: NDArray[np.int64]  # (v + 1,)
+    shapes: NDArray[np.int64]  # (v, 3) height, width, channels
+    lenses: Array  # (v, 14) see `kernels.lens`
+    T_sensor_cam: Array  # (v, 4, 4)
+    priors: Array  # (v, 4) gain, its relative sigma, offset, its sigma; NaN: from the images
+    floors: Array  # (v, 3) residual scales are never smaller
+    signals: Array  # (v, 3) weight of each channel
+
+
+class Limits(NamedTuple):
+    """When a descent ends, and what counts as an outlier; see `AlignConfig`."""
+
+    iterations: int
+    damping: float
+    cutoff: float
+    edge_px: float
+    step_px: float
+    px_per_unit: Array  # (6,) how far a step moves the image
+
+
+@njit(cache=True, nogil=True)
+def descend(T_render, T_start, packed, limits, T_prior, information):  # type: ignore[no-untyped-def]
+    """
+    Pose (4, 4) and steps taken.
+
+    Also gains and offsets (v, 3, 2), their pulls (v, 3, 2, 2) and residual scales (v, 3) there.
+    """
+    views = len(packed.shapes)
+    T, damping, taken = T_start.copy(), limits.damping, 0
+    sights = [_look(packed, v, T, T_render) for v in range(views)]
+    nuisance, scale = np.zeros((views, 3, 2)), np.ones((views, 3))
+    pulls = np.zeros((views, 3, 2, 2))
+    variances = [np.ones_like(sight[0]) for sight in sights]
+    for v in range(views):
+        _guess_nuisance(packed, v, sights[v], nuisance, pulls)
+        variances[v] = _rescale(packed, v, sights[v], nuisance, scale, limits.edge_px)
+    H, g, backs, cost = _normal(packed, sights, variances, nuisance, pulls, limits.cutoff)
+    prior_g, prior_cost = _prior_pull(T_prior, information, T)
+    for iteration in range(limits.iterations):
+        taken = iteration + 1
+        A = H + information
+        for i in range(6):
+            A[i, i] += damping * A[i, i] + 1e-12
+        step = solve(A, g + prior_g)
+        T_next = T @ exp(step)
+        trial = [_look(packed, v, T_next, T_render) for v in range(views)]
+        moved, expected = _carried(packed, sights, trial, variances, nuisance, scale, backs, step,
+                                   limits.edge_px)
+        trial_cost = _normal(packed, trial, expected, moved, pulls, limits.cutoff)[3]
+        g_next, prior_cost_next = _prior_pull(T_prior, information, T_next)
+        if trial_cost + prior_cost_next <= cost + prior_cost:
+            T, damping = T_next, max(damping / 4.0, 1e-6)
+            sights, nuisance, prior_g, prior_cost = trial, moved, g_next, prior_cost_next
+            for v in range(views):
+                variances[v] = _rescale(packed, v, sights[v], nuisance, scale, limits.edge_px)
+            H, g, backs, cost = _normal(packed, sights, variances, nuisance, pulls, limits.cutoff)
+        else:
+            damping *= 10.0
+        if (limits.px_per_unit @ np.abs(step)) < limits.step_px or damping > _MAX_DAMPING:
+            break
+    return T, taken, nuisance, pulls, scale
+
+
+@njit(cache=True)
+def solve(A, b):  # type: ignore[no-untyped-def]
+    """Solution of A x = b for a positive definite A, by A = L D L^T."""
+    n = len(b)
+    L, D, x = np.eye(n), np.empty(n), b.copy()
+    for i in range(n):
+        for j in range(i):
+            L[i, j] = A[i, j]
+            for k in range(j):
+                L[i, j] -= L[i, k] * L[j, k] * D[k]
+            L[i, j] /= D[j]
+        D[i] = A[i, i]
+        for k in range(i):
+            D[i] -= L[i, k] * L[i, k] * D[k]
+            x[i] -= L[i, k] * x[k]
+    for i in range(n - 1, -1, -1):
+        x[i] /= D[i]
+        for k in range(i + 1, n):
+            x[i] -= L[k, i] * x[k]
+    return x
+
+
+@njit(cache=True)
+def exp(xi):  # type: ignore[no-untyped-def]
+    """Pose of a tangent vector, as `se3.exp`."""
+    square = xi[3]**2 + xi[4]**2 + xi[5]**2
+    angle = math.sqrt(square)
+    if angle < _SMALL_ANGLE_RAD:
+        a, b, c = 1 - square / 6, 0.5 - square / 24, 1 / 6 - square / 120
+    else:
+        a, b = math.sin(angle) / angle, 2.0 * math.sin(0.5 * angle)**2 / square
+        c = (angle - math.sin(angle)) / (square * angle)
+    T = np.eye(4)
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3
+        T[k, j], T[j, k] = a * xi[3 + i], -a * xi[3 + i]
+    for i in range(3):
+        for j in range(3):  # W^2 = w w^T - |w|^2
+            WW = xi[3 + i] * xi[3 + j] - (square if i == j else 0.0)
+            T[i, 3] += (c * WW + (1.0 if i == j else 0.0)) * xi[j]
+            T[i, j] += b * WW
+        j, k = (i + 1) % 3, (i + 2) % 3
+        T[i, 3] += b * (xi[3 + j] * xi[k] - xi[3 + k] * xi[j])
+    return T
+
+
+@njit(cache=True)
+def _look(packed, v, T, T_render):  # type: ignore[no-untyped-def]
+    """What `look_up` finds for one view from the pose T."""
+    R = np.ascontiguousarray(T[:3, :3].T)
+    R_cam_point = R @ np.ascontiguousarray(T_render[:3, :3])
+    t_cam_point = R @ (T_render[:3, 3] - T[:3, 3])
+    height, width, channels = packed.shapes[v]
+    samples = packed.samples[packed.first_sample[v]:packed.first_sample[v + 1]].reshape(
+        (height, width, channels, 3))
+    S = packed.T_sensor_cam[v]
+    return look_up(packed.points_cam[packed.first[v]:packed.first[v + 1]], R_cam_point,
+                   t_cam_point, S[:3, :3], S[:3, 3], packed.lenses[v], samples)
+
+
+@njit(cache=True)
+def _rendered(packed, v):  # type: ignore[no-untyped-def]
+    """Rendered values and weights of one view's points."""
+    rows = slice(packed.first[v], packed.first[v + 1])
+    return packed.values[rows, :packed.shapes[v, 2]], packed.weight[rows]
+
+
+@njit(cache=True)
+def _guess_nuisance(packed, v, sight, nuisance, pulls):  # type: ignore[no-untyped-def]
+    """
+    Set first gains and offsets, and how firmly they are held (`pull` of `accumulate`).
+
+    A gain that makes the two contrasts equal is, unlike a regression, not biased by misalignment.
+    """
+    observed, seen = sight[0], sight[3]
+    rendered, weight = _rendered(packed, v)
+    chosen = seen & (weight > 0.0)
+    gain_prior, gain_sigma, offset_prior, offset_sigma = packed.priors[v]
+    enough = chosen.sum() >= MIN_POINTS
+    for m in range(packed.shapes[v, 2]):
+        gain, offset = 1.0, 0.0
+        if enough:
+            a, b = observed[chosen, m], rendered[chosen, m]
+            gain, offset = gain_prior, offset_prior
+            if math.isnan(gain):
+                gain = max(_ranked(a, 0.9) - _ranked(a, 0.1), 1e-6) / max(
+                    _ranked(b, 0.9) - _ranked(b, 0.1), 1e-6)
+            if math.isnan(offset):
+                offset = _ranked(a - gain * b, 0.5)
+        nuisance[v, m, 0], nuisance[v, m, 1] = gain, offset
+        pulls[v, m, :, 1] = nuisance[v, m]
+        pulls[v, m, 0, 0] = max(gain_sigma * abs(gain), 1e-6)**-2.0
+        pulls[v, m, 1, 0] = offset_sigma**-2.0
+
+
+@njit(cache=True)
+def _ranked(values, share):  # type: ignore[no-untyped-def]
+    """The value that so large a share lies below."""
+    return smallest(values.copy(), int(share * len(values)))
+
+
+@njit(cache=True)
+def _rescale(packed, v, sight, nuisance, scale, edge_px):  # type: ignore[no-untyped-def]
+    """Measure the residual scales of one view anew; its points' variances (n, channels)."""
+    rendered, weight = _rendered(packed, v)
+    channels = packed.shapes[v, 2]
+    measured, variance = residual_scale(sight[0], sight[2], sight[3], rendered, weight,
+                                        nuisance[v, :channels], packed.floors[v, :channels],
+                                        edge_px)
+    scale[v, :channels] = measured
+    return variance
+
+
+@njit(cache=True)
+def _normal(packed, sights, variances, nuisance, pulls, cutoff):  # type: ignore[no-untyped-def]
+    """Normal equations, what solves the nuisances again, and the cost of all views."""
+    H, g, cost = np.zeros((6, 6)), np.zeros(6), 0.0
+    backs = []
+    for v in range(len(sights)):
+        rendered, weight = _rendered(packed, v)
+        channels = packed.shapes[v, 2]
+        own_H, own_g, back, robust, priors, in_view = accumulate(
+            sights[v][0], sights[v][1], sights[v][3], rendered, weight, variances[v],
+            nuisance[v, :channels], pulls[v, :channels], packed.signals[v, :channels], cutoff)
+        H += own_H
+        g += own_g
+        backs.append(back)
+        everything = weight.sum()
+        if in_view > 1e-3 * everything:  # points out of view count as fitting like those in view
+            cost += robust * cutoff**2 * everything / in_view + priors
+        elif everything > 0.0:
+            cost = np.inf
+    return H, g, backs, cost
+
+
+@njit(cache=True)
+def _carried(packed, sights, trial, variances, nuisance, scale, backs, step, edge_px):  # type: ignore[no-untyped-def]
+    """Gains and offsets solved along with a step, scales kept; variances of all points."""
+    moved, expected = nuisance.copy(), []
+    for v in range(len(sights)):
+        seen_before, steepness = sights[v][3], trial[v][2]
+        variance = variances[v].copy()
+        for m in range(packed.shapes[v, 2]):
+            for i in range(2):
+                moved[v, m, i] += backs[v][m, i, 0] - backs[v][m, i, 1:] @ step
+            for k in range(len(seen_before)):
+                if not seen_before[k]:
+                    variance[k, m] = scale[v, m]**2 + edge_px**2 * steepness[k, m]
+        expected.append(variance)
+    return moved, expected
+
+
+@njit(cache=True)
+def _prior_pull(T_prior, information, T):  # type: ignore[no-untyped-def]
+    """Right side and cost of a Gaussian around a pose, to first order: it is weak."""
+    Rt = np.ascontiguousarray(T_prior[:3, :3].T)
+    R = Rt @ np.ascontiguousarray(T[:3, :3])
+    xi = np.empty(6)
+    xi[:3] = Rt @ (T[:3, 3] - T_prior[:3, 3])
+    xi[3], xi[4], xi[5] = R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]
+    xi[3:] *= 0.5
+    force = information @ xi
+    return -force, xi @ force

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The aligner's descent in plain numpy: slow, obvious; `gauss_newton.descend` must equal it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization import kernels_reference as kernels
+from thermal_nerf_loc.localization.alignment import AlignConfig, PosePrior, View
+from thermal_nerf_loc.localization.gauss_newton import MIN_POINTS
+from thermal_nerf_loc.localization.kernels_reference import Array, Flags
+
+_MAX_DAMPING = 1e4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """One view from one pose: what was looked up, and how it is believed."""
+
+    values: Array
+    J: Array
+    steepness: Array
+    seen: Flags
+    nuisance: Array
+    pull: Array
+    scale: Array
+    variance: Array
+
+
+def descend(views: Sequence[View], T_render: Array, T: Array, config: AlignConfig,
+            px_per_unit: Array, prior: PosePrior | None = None) -> tuple[Array, int, list[Array]]:
+    """Pose, steps taken, and each view's gains and offsets."""
+    damping, iteration = config.damping, 0
+    states = [_first(view, T_render, T, config) for view in views]
+    H, g, backs, cost = _normal(views, states, config)
+    pull = _pull(prior, T)
+    for iteration in range(1, config.iterations + 1):  # noqa: B007
+        A = H + pull[0]
+        A.flat[::7] += damping * A.flat[::7] + 1e-12
+        step: Array = np.asarray(np.linalg.solve(A, g + pull[1]), np.float64)
+        T_next = se3.plus(T, step)
+        trial = [_carried(view, state, back, step, T_render, T_next, config)
+                 for view, state, back in zip(views, states, backs, strict=True)]
+        pull_next = _pull(prior, T_next)
+        if _normal(views, trial, config)[3] + pull_next[2] <= cost + pull[2]:
+            T, pull, damping = T_next, pull_next, max(damping / 4.0, 1e-6)
+            states = [_rescaled(view, state, config)
+                      for view, state in zip(views, trial, strict=True)]
+            H, g, backs, cost = _normal(views, states, config)
+        else:
+            damping *= 10.0
+        if float(px_per_unit @ np.abs(step)) < config.step_px or damping > _MAX_DAMPING:
+            break
+    return T, iteration, [state.nuisance for state in states]
+
+
+def _first(view: View, T_render: Array, T: Array, config: AlignConfig) -> _State:
+    """Take first gains and offsets from the images, where no prior has them."""
+    values, J, steepness, seen = _look_up(view, T_render, T)
+    gain, offset = np.ones(values.shape[1]), np.zeros(values.shape[1])
+    chosen = seen & (view.points.weight > 0.0)
+    if chosen.sum() >= MIN_POINTS:
+        observed, rendered = values[chosen], view.points.values[chosen]
+        if view.prior.gain is None:
+            spans = [_ranked(x, 0.9) - _ranked(x, 0.1) for x in (observed, rendered)]
+            gain = np.maximum(spans[0], 1e-6) / np.maximum(spans[1], 1e-6)
+        else:
+            gain = gain * view.prior.gain
+        offset = (_ranked(observed - gain * rendered, 0.5) if view.prior.offset is None
+                  else offset + view.prior.offset)
+    nuisance = np.stack([gain, offset], axis=-1)
+    weights = np.stack([np.maximum(view.prior.gain_sigma * np.abs(gain), 1e-6)**-2.0,
+                        np.full(len(gain), view.prior.offset_sigma**-2.0)], axis=-1)
+    state = _State(values, J, steepness, seen, nuisance, np.stack([weights, nuisance], axis=-1),
+                   np.ones(len(gain)), np.ones_like(values))
+    return _rescaled(view, state, config)
+
+
+def _carried(view: View, state: _State, back: Array, step: Array, T_render: Array, T: Array,
+             config: AlignConfig) -> _State:
+    """Look from a step further on, gain and offset solved along, residual scales kept."""
+    values, J, steepness, seen = _look_up(view, T_render, T)
+    fresh = state.scale**2 + config.edge_px**2 * steepness  # of points that come into view
+    return replace(state, values=values, J=J, steepness=steepness, seen=seen,
+                   nuisance=state.nuisance + back[:, :, 0] - back[:, :, 1:] @ step,
+                   variance=np.where(state.seen[:, None], state.variance, fresh))
+
+
+def _rescaled(view: View, state: _State, config: AlignConfig) -> _State:
+    scale, variance = kernels.residual_scale(
+        state.values, state.steepness, state.seen, view.points.values, view.points.weight,
+        state.nuisance, view.floor, config.edge_px)
+    return replace(state, scale=scale, variance=variance)
+
+
+def _normal(views: Sequence[View], states: Sequence[_State], config: AlignConfig,
+            ) -> tuple[Array, Array, list[Array], float]:
+    """Sum the normal equations; points out of view cost as much as those in view."""
+    H, g, backs, cost = np.zeros((6, 6)), np.zeros(6), [], 0.0
+    for view, state in zip(views, states, strict=True):
+        own_H, own_g, back, robust, priors, in_view = kernels.accumulate(
+            state.values, state.J, state.seen, view.points.values, view.points.weight,
+            state.variance, state.nuisance, state.pull, view.layer.signal * view.trust,
+            config.cutoff)
+        H, g = H + own_H, g + own_g
+        backs.append(back)
+        everything = float(view.points.weight.sum())
+        if in_view > 1e-3 * everything:
+            cost += robust * config.cutoff**2 * everything / in_view + priors
+        elif everything > 0.0:
+            cost = float('inf')
+    return H, g, backs, cost
+
+
+def _pull(prior: PosePrior | None, T: Array) -> tuple[Array, Array, float]:
+    """The prior's part of normal matrix, right side and cost; first order, as it is weak."""
+    if prior is None:
+        return np.zeros((6, 6)), np.zeros(6), 0.0
+    T_prior_cam = se3.inverse(prior.T_world_cam) @ T
+    R = T_prior_cam[:3, :3]
+    w = 0.5 * np.array([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
+    xi = np.concatenate([T_prior_cam[:3, 3], w])
+    force = prior.information @ xi
+    return prior.information, -force, float(xi @ force)
+
+
+def _look_up(view: View, T_render: Array, T: Array) -> tuple[Array, Array, Array, Flags]:
+    T_cam_point, T_sensor_cam = se3.inverse(T) @ T_render, se3.inverse(view.T_cam_sensor)
+    return kernels.look_up(view.points.points_cam, T_cam_point[:3, :3], T_cam_point[:3, 3],
+                           T_sensor_cam[:3, :3], T_sensor_cam[:3, 3], view.layer.camera,
+                           view.layer.samples)
+
+
+def _ranked(values: Array, share: float) -> Array:
+    """The value of each column that so large a share lies below."""
+    return np.asarray(np.sort(values, axis=0)[int(share * len(values))])
