@@ -120,11 +120,11 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
              reader: BagReader, renderer: Renderer, progress: Progress) -> Drive:
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.localization.tracker import Tracker
-    from thermal_nerf_loc.ros.warm_up import warm_up
+    from thermal_nerf_loc.ros.warm_up import picture_of, warm_up
 
     chosen = tuple(m for m in config.chosen_modalities(renderer.modalities) if m in cameras)
     localizer = Localizer(renderer, config.localizer)
-    warm_up(localizer, renderer, chosen)
+    warm_up(localizer, picture_of(renderer, chosen))
     robot = RobotTracker(Tracker(localizer, config.tracker))
     robot.start_at(se3.from_quaternion(config.initial_pose[:3], config.initial_pose[3:]))
     intake = FrameIntake(config.intake, TransformBuffer(), chosen,

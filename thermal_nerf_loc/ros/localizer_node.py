@@ -23,7 +23,6 @@ from rclpy.task import Future
 
 from thermal_nerf_loc.errors import InputError, RunError, UserError
 from thermal_nerf_loc.localization.localizer import Localizer
-from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.ros.announcer import Announcer
 from thermal_nerf_loc.ros.health import diagnostics_message
 from thermal_nerf_loc.ros.inputs import Inputs
@@ -34,7 +33,7 @@ from thermal_nerf_loc.ros.parameters import declare_config
 from thermal_nerf_loc.ros.pictures import Pictures
 from thermal_nerf_loc.ros.robot import RobotUpdate
 from thermal_nerf_loc.ros.services import Services
-from thermal_nerf_loc.ros.session import load, LoadMap, Session
+from thermal_nerf_loc.ros.session import load, load_radiance_map, LoadMap, Session
 from thermal_nerf_loc.ros.worker import Worker
 
 Array = NDArray[np.float64]
@@ -45,7 +44,7 @@ _QUIET_S = 5.0  # the same complaint is logged once in so many seconds
 class LocalizerNode(LifecycleNode):
     """Hands what arrives to the session's intake and tells what its tracker says."""
 
-    def __init__(self, load_map: LoadMap = RadianceMap.load) -> None:
+    def __init__(self, load_map: LoadMap = load_radiance_map) -> None:
         """Declare parameters and services; nothing is loaded yet."""
         super().__init__('localizer')
         self.config = declare_config(self, NodeConfig)
@@ -305,7 +304,7 @@ class LocalizerNode(LifecycleNode):
         self.get_logger().warning(text)
 
 
-def main(args: list[str] | None = None, load_map: LoadMap = RadianceMap.load) -> int:
+def main(args: list[str] | None = None, load_map: LoadMap = load_radiance_map) -> int:
     """Run the node until it is told to end; 0: ended well, 1 or 2: could not start."""
     rclpy.init(args=args)
     node = None

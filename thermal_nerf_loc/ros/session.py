@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.data.files import check_writable
 from thermal_nerf_loc.errors import InputError, UserError
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization import rehearsal
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.localization.tracker import Tracker
 from thermal_nerf_loc.ros.health import Health
@@ -20,7 +21,7 @@ from thermal_nerf_loc.ros.node_config import NodeConfig
 from thermal_nerf_loc.ros.robot import RobotTracker
 from thermal_nerf_loc.ros.shared_map import SharedMap
 from thermal_nerf_loc.ros.tf_buffer import make_buffer
-from thermal_nerf_loc.ros.warm_up import warm_up
+from thermal_nerf_loc.ros.warm_up import picture_of, warm_up
 from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
@@ -40,15 +41,23 @@ class LoadedMap:
     modalities: tuple[str, ...]  # to be used
 
 
+def load_radiance_map(path: Path) -> Renderer:
+    """Import what reads a map (torch, seconds) only when one is due."""
+    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    return RadianceMap.load(path)
+
+
 def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
     """Load and warm up the map."""
     if not config.map:
         raise InputError('no map given', where='parameter map', expected='a map file',
                          hint='Make one: thermal-nerf-loc train DATA --map FILE')
     path = Path(config.map)
-    renderer = SharedMap(load_map(path))
-    modalities = config.chosen_modalities(renderer.modalities)
-    warm_up(Localizer(renderer, config.localizer), renderer, modalities)
+    with rehearsal.beside():
+        renderer = SharedMap(load_map(path))
+        modalities = config.chosen_modalities(renderer.modalities)
+        picture = picture_of(renderer, modalities)
+    warm_up(Localizer(renderer, config.localizer), picture)
     return LoadedMap(renderer, path.name, str(getattr(renderer, 'scene_name', path.name)),
                      modalities)
 

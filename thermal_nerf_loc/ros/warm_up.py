@@ -4,6 +4,7 @@
 import logging
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thermal_nerf_loc.errors import UserError
 from thermal_nerf_loc.geometry.camera import Camera
@@ -14,11 +15,10 @@ from thermal_nerf_loc.sensing.rendering import Renderer
 _SIZE = (96, 72)
 
 
-def warm_up(localizer: Localizer, renderer: Renderer, modalities: tuple[str, ...]) -> None:
-    """Localize a picture of the map itself; the answer does not matter."""
+def picture_of(renderer: Renderer, modalities: tuple[str, ...]) -> Frame:
+    """What the map looks like from its middle."""
     camera = Camera.from_fov(*_SIZE, 70.0)
-    T = np.eye(4)
-    T[:3, 3] = np.mean(getattr(renderer, 'bounds', np.zeros((2, 3))), axis=0)
+    T = _middle_of(renderer)
     images = {}
     for modality in modalities:
         rays = np.ascontiguousarray(camera.rays() @ T[:3, :3].T, dtype=np.float32)
@@ -26,7 +26,18 @@ def warm_up(localizer: Localizer, renderer: Renderer, modalities: tuple[str, ...
         seen = renderer.render_rays(modality, origins, rays).values
         channels = 1 if modality == THERMAL else 3
         images[modality] = SensorImage(camera, seen.reshape(_SIZE[1], _SIZE[0], channels), 0)
+    return Frame(0, images, T)
+
+
+def warm_up(localizer: Localizer, picture: Frame) -> None:
+    """Localize a picture of the map itself; the answer does not matter."""
     try:
-        localizer.localize(Frame(0, images), T)
+        localizer.localize(picture, picture.T_world_cam)
     except UserError as error:  # nothing to see from there: the kernels are loaded now
         logging.getLogger(__name__).info('warm-up: %s', error)
+
+
+def _middle_of(renderer: Renderer) -> NDArray[np.float64]:
+    T = np.eye(4)
+    T[:3, 3] = np.mean(getattr(renderer, 'bounds', np.zeros((2, 3))), axis=0)
+    return T

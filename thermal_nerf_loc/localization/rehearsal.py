@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Localize a painted wall, so that every compiled loop of the localizer is made and kept on disk.
+
+`python -m thermal_nerf_loc.localization.rehearsal` does so in a process of its own, without torch:
+the first start ever then compiles on two cores.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import numpy as np
+
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.localization import gauss_newton
+from thermal_nerf_loc.localization.localizer import Localizer
+from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
+from thermal_nerf_loc.sensing.rendering import Array32, RayRendering
+
+_DISTANCE_M = 2.0
+_TURNED = (0.02, 0.01, -0.02, 0.05, -0.04, 0.03)  # m and rad: far enough for a search
+_PATIENCE_S = 120.0
+
+
+class PaintedWall:
+    """A wall before the camera, waves in all its channels."""
+
+    modalities = (RGB, THERMAL)
+
+    def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
+        """Look; rays that miss see fog."""
+        ahead = directions[:, 2] > 0.1
+        distance = np.where(ahead, (_DISTANCE_M - origins[:, 2]) / np.where(
+            ahead, directions[:, 2], 1.0), 1.0).astype(np.float32)
+        x, y = (origins + distance[:, None] * directions)[:, :2].T
+        waves = np.stack([np.sin(4.0 * x + 3.0 * y), np.sin(5.0 * y - x), np.cos(3.0 * x)],
+                         axis=-1)[:, :3 if modality == RGB else 1]
+        return RayRendering((0.5 + 0.4 * waves).astype(np.float32), distance,
+                            np.full(len(x), 0.01, np.float32), ahead.astype(np.float32))
+
+
+def rehearse() -> str:
+    """Localize once; the verdict."""
+    world, camera, T = PaintedWall(), Camera.from_fov(96, 72, 60.0), np.eye(4)
+    rays = camera.rays().astype(np.float32)
+    images = {name: SensorImage(camera, world.render_rays(
+        name, np.zeros_like(rays), rays).values.reshape(72, 96, -1), 0)
+        for name in world.modalities}
+    return Localizer(world).localize(Frame(0, images), se3.plus(T, _TURNED)).verdict
+
+
+def is_due() -> bool:
+    """Whether nothing of the localizer was ever compiled here."""
+    return not any(Path(gauss_newton.descend.stats.cache_path).glob('gauss_newton.descend*.nbi'))
+
+
+@contextmanager
+def beside() -> Iterator[None]:
+    """Where it is due, rehearse in another process while this one does something else."""
+    if not is_due():
+        yield
+        return
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
+    child = subprocess.Popen([sys.executable, '-m', __name__], env=environment,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+        child.wait(_PATIENCE_S)  # what it did not get done is compiled here
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        child.kill()
+        child.wait()
+
+
+if __name__ == '__main__':
+    rehearse()
