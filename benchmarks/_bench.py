@@ -24,6 +24,30 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def add_data(made: argparse.ArgumentParser) -> None:
+    """Option for the data set; None stands for the simulated room."""
+    made.add_argument('--data', type=Path, metavar='DIR',
+                      help='data set (default: the simulated room, made now)')
+
+
+def add_marks(made: argparse.ArgumentParser, seconds: Sequence[float], of: str) -> None:
+    """Option for the moments at which a training is looked at."""
+    told = ' '.join(f'{value:g}' for value in seconds)
+    made.add_argument('--marks', type=float, nargs='+', default=list(seconds), metavar='S',
+                      help=f'seconds of {of} (default: {told})')
+
+
+def add_seed(made: argparse.ArgumentParser) -> None:
+    """Option for what is random."""
+    made.add_argument('--seed', type=int, default=0, help='(default: 0)')
+
+
+def training_data(args: argparse.Namespace) -> Path:
+    """The data set that was given, else the simulated room, tiny for --quick."""
+    made: Path = args.data or (room(8, (32, 24)) if args.quick else room())
+    return made
+
+
 def prepare(args: argparse.Namespace) -> None:
     """Fix the number of threads of numba and torch alike."""
     import thermal_nerf_loc  # noqa: F401  (before torch: idle OpenMP threads shall sleep)

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from _bench import room, trained_map
+from _bench import add_data, add_seed, room, trained_map
 
 MODALITIES = {'both': ('rgb', 'thermal'), 'rgb': ('rgb',), 'thermal': ('thermal',)}
 SUCCESS_M, SUCCESS_DEG = 0.05, 5.0
@@ -39,14 +39,13 @@ class Trial:
 
 def add_inputs(made: argparse.ArgumentParser, frames: int) -> None:
     """Options for data and map."""
-    made.add_argument('--data', type=Path, metavar='DIR',
-                      help='data set (default: the simulated room, made now)')
+    add_data(made)
     made.add_argument('--map', type=Path, metavar='FILE', help='map (default: one learned now)')
     made.add_argument('--train-seconds', type=float, default=120.0, metavar='S',
                       help='of a map learned now (default: 120)')
     made.add_argument('--frames', type=int, default=frames, metavar='N',
                       help='held-out images (default: %(default)s)')
-    made.add_argument('--seed', type=int, default=0, help='(default: 0)')
+    add_seed(made)
 
 
 def data_of(args: argparse.Namespace, scene: str = 'room') -> Path:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from typing import Any
 
-from _bench import finish, guarded, parser, prepare, room, show
+from _bench import add_data, add_marks, finish, guarded, parser, prepare, show, training_data
 
 TARGET = 5.0
 
@@ -26,9 +26,8 @@ def main() -> int:
     """Train both, compare."""
     made = parser(__doc__)
     made.add_argument('--nerfstudio', metavar='PYTHON', help='a Python that has nerfstudio')
-    made.add_argument('--data', type=Path, help='data set (default: the simulated room)')
-    made.add_argument('--marks', type=float, nargs='+', default=[60.0, 120.0, 240.0, 480.0],
-                      metavar='S', help='seconds of nerfacto (default: 60 120 240 480)')
+    add_data(made)
+    add_marks(made, (60.0, 120.0, 240.0, 480.0), 'nerfacto')
     made.add_argument('--ours', type=float, default=60.0, metavar='S',
                       help='seconds of our training at most (default: 60)')
     made.add_argument('--views', type=int, default=2, metavar='N',
@@ -40,7 +39,7 @@ def main() -> int:
         print('nerfacto: left out, as --nerfstudio does not name a Python that has it')
         return 0
     prepare(args)
-    data = args.data or (room(8, (32, 24)) if args.quick else room())
+    data = training_data(args)
     marks = [5.0] if args.quick else sorted(args.marks)
     ours = our_curve(data, args)
     theirs = nerfacto_curve(data, marks, args)

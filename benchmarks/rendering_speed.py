@@ -14,8 +14,8 @@ import sys
 from typing import Any
 
 from _bench import (
-    camera_rays, finish, guarded, interleaved, parser, prepare, room, show, spread, torch_grid,
-    trained_map)
+    add_data, camera_rays, finish, guarded, interleaved, parser, prepare, show, spread,
+    torch_grid, trained_map, training_data)
 
 TARGET = 1e5
 REFERENCE_SAMPLES, REFERENCE_CHUNK = 256, 1024
@@ -24,7 +24,7 @@ REFERENCE_SAMPLES, REFERENCE_CHUNK = 256, 1024
 def main() -> int:
     """Measure speed, then what it costs in quality."""
     made = parser(__doc__)
-    made.add_argument('--data', type=Path, help='data set (default: the simulated room)')
+    add_data(made)
     made.add_argument('--map', type=Path, help='map (default: one trained for a minute)')
     made.add_argument('--runs', type=int, default=9, metavar='N', help='(default: 9)')
     made.add_argument('--views', type=int, default=4, metavar='N',
@@ -34,7 +34,7 @@ def main() -> int:
     from thermal_nerf_loc.data.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
-    data = args.data or (room(8, (32, 24)) if args.quick else room())
+    data = training_data(args)
     radiance_map = RadianceMap.load(trained_map(data, args.map, 3.0 if args.quick else 60.0))
     scene = load_scene(data)
     rows, figures = [], {}

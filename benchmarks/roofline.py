@@ -17,7 +17,8 @@ import sys
 import time
 from typing import Any
 
-from _bench import camera_rays, finish, guarded, parser, prepare, room, show, trained_map
+from _bench import (
+    add_data, camera_rays, finish, guarded, parser, prepare, show, trained_map, training_data)
 
 MB = 2**20
 POINTS = 2**16  # handed to a network at once: torch is at its best
@@ -41,14 +42,14 @@ class Stage:
 def main() -> int:
     """Ceilings, then a ray's needs, then what is reached."""
     made = parser(__doc__)
-    made.add_argument('--data', type=Path, help='data set (default: the simulated room)')
+    add_data(made)
     made.add_argument('--map', type=Path, help='map (default: one trained for a minute)')
     args = made.parse_args()
     prepare(args)
     from thermal_nerf_loc.data.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
-    data = args.data or (room(8, (32, 24)) if args.quick else room())
+    data = training_data(args)
     radiance_map = RadianceMap.load(trained_map(data, args.map, 3.0 if args.quick else 60.0))
     scene = load_scene(data)
     ceilings = measure_ceilings(radiance_map, 3 if args.quick else 15)

@@ -18,29 +18,29 @@ import tempfile
 import time
 from typing import Any
 
-from _bench import finish, guarded, parser, prepare, room, show
+from _bench import (
+    add_data, add_marks, add_seed, finish, guarded, parser, prepare, show, training_data)
 
 
 def main() -> int:
     """Train once, look at every mark."""
     made = parser(__doc__)
-    made.add_argument('--data', type=Path, help='data set (default: the simulated room)')
-    made.add_argument('--marks', type=float, nargs='+', default=[30.0, 60.0, 120.0, 240.0],
-                      metavar='S', help='seconds of training (default: 30 60 120 240)')
+    add_data(made)
+    add_marks(made, (30.0, 60.0, 120.0, 240.0), 'training')
     made.add_argument('--sparse-depth', type=int, default=0, metavar='N',
                       help='depths a view (default: 0)')
     made.add_argument('--depth-noise', type=float, default=0.01, metavar='R',
                       help='their standard deviation, relative (default: 0.01)')
     made.add_argument('--depth-weight', type=float, default=0.1, metavar='W',
                       help='weight of their loss (default: 0.1)')
-    made.add_argument('--seed', type=int, default=0, help='(default: 0)')
+    add_seed(made)
     args = made.parse_args()
     prepare(args)
     from thermal_nerf_loc.data.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.settings import TrainConfig
 
     marks = sorted(args.marks) if not args.quick else [2.0, 4.0]
-    scene = load_scene(args.data or (room(8, (32, 24)) if args.quick else room()))
+    scene = load_scene(training_data(args))
     config = TrainConfig(max_seconds=marks[-1], seed=args.seed)
     learned_from = scene
     if args.sparse_depth:

@@ -8,12 +8,13 @@ Target: 5 times as many rays a second, over a whole run of the default schedule.
 """
 
 from dataclasses import replace
-from pathlib import Path
 import statistics
 import sys
 from typing import Any
 
-from _bench import finish, guarded, interleaved, parser, prepare, room, show, spread, torch_grid
+from _bench import (
+    add_data, finish, guarded, interleaved, parser, prepare, show, spread, torch_grid,
+    training_data)
 
 TARGET = 5.0
 WAYS = ('kernels', 'torch reference')
@@ -22,7 +23,7 @@ WAYS = ('kernels', 'torch reference')
 def main() -> int:
     """Measure both phases of the schedule."""
     made = parser(__doc__)
-    made.add_argument('--data', type=Path, help='data set (default: the simulated room)')
+    add_data(made)
     made.add_argument('--steps', type=int, default=15, metavar='N', help='of each (default: 15)')
     args = made.parse_args()
     prepare(args)
@@ -30,7 +31,7 @@ def main() -> int:
     from thermal_nerf_loc.mapping.settings import TrainConfig
 
     rounds = 3 if args.quick else args.steps
-    scene = load_scene(args.data or (room(8, (32, 24)) if args.quick else room()))
+    scene = load_scene(training_data(args))
     config = TrainConfig()
     begin = config.schedule.uniform_until(config.steps)
     phases = {
