@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 import struct
 import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
@@ -259,6 +261,19 @@ def test_images_without_overlap_are_refused(tmp_path: Path, capfd):
         noise = np.random.default_rng(index).integers(0, 255, (60, 80, 3)).astype(np.uint8)
         cv2.imwrite(str(tmp_path / f'd/{index}.png'), noise)
     assert 'no overlap was found' in complaint(capfd, tmp_path / 'd', tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('module, code, told', [
+    (SimpleNamespace(__version__='0.6.1'), 2, 'too old; expected 4.0 or newer; got 0.6.1'),
+    (MagicMock(extract_features=MagicMock(side_effect=RuntimeError('Check failed:\n x'))), 1,
+     'COLMAP gave up; got Check failed: x')])
+def test_what_pycolmap_cannot_do_is_one_line(photographs: Path, tmp_path: Path, capfd,
+                                             monkeypatch, module, code: int, told: str):
+    monkeypatch.setitem(sys.modules, 'pycolmap', module)
+    assert main(['import-images', str(photographs), str(tmp_path / 'out'), '--cameras',
+                 str(photographs / 'cameras.yaml')]) == code
+    assert told in capfd.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 

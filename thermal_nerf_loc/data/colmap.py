@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Structure from motion by pycolmap, which is an extra: camera poses of a folder of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from thermal_nerf_loc.data.colmap_model import camera_to_colmap, ColmapModel, read_model
 from thermal_nerf_loc.data.files import write_atomically, writing
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.progress import Progress, silent
 
@@ -43,6 +44,9 @@ def require_pycolmap() -> Any:
                          got=str(error),
                          hint="Install it (pip install 'thermal_nerf_loc[sfm]', or pip install "
                               'pycolmap), or give poses by --poses.') from None
+    if not hasattr(pycolmap, 'FeatureExtractionOptions'):
+        raise InputError('pycolmap is too old', expected='4.0 or newer',
+                         got=pycolmap.__version__)
     pycolmap.logging.minloglevel = 3  # errors are raised
     return pycolmap
 
@@ -60,7 +64,7 @@ def reconstruct(folder: Path, names: Sequence[str], camera: Camera | None, lens:
         matching = ALL_PAIRS if len(names) <= _MOST_FOR_ALL_PAIRS else NEIGHBOURS
     pairs = choose_pairs(len(names), matching)
     colmap.set_random_seed(_SEED)
-    with tempfile.TemporaryDirectory(prefix='colmap-') as scratch:
+    with _failing_clearly(folder), tempfile.TemporaryDirectory(prefix='colmap-') as scratch:
         work = Path(scratch)
         links = _link(folder, names, work / 'images')
         _extract(colmap, work, list(links), camera, lens,
@@ -91,6 +95,16 @@ def choose_pairs(count: int, matching: str) -> list[tuple[int, int]]:
         return list(combinations(range(count), 2))
     near = {(a, b) for a in range(count) for b in range(a + 1, min(a + 1 + _NEAR, count))}
     return sorted(near | set(combinations(range(0, count, _FAR_STEP), 2)))
+
+
+@contextmanager
+def _failing_clearly(folder: Path) -> Iterator[None]:
+    """COLMAP raises its failed checks as these."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise RunError('COLMAP gave up', where=folder, got=' '.join(str(error).split()) or
+                       type(error).__name__) from error
 
 
 def _link(folder: Path, names: Sequence[str], into: Path) -> dict[str, str]:
