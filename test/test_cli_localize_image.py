@@ -67,6 +67,18 @@ def test_single_images_are_localized(folder, capsys, images):
     assert np.abs(pose_from(figures['pose']) - figures['T_world_cam']).max() < 1e-4
 
 
+def test_single_images_are_found_without_a_guess(folder, capsys, monkeypatch):
+    monkeypatch.setattr(ROOM, 'viewpoints', make_poses(8, seed=5), raising=False)
+    monkeypatch.setattr(ROOM, 'places', None, raising=False)
+    (folder / 'c.yaml').write_text('relocalize: {candidates: 6, places: {aligned: 16}}')
+    code, figures, said = run(capsys, '--rgb', 'a.png', '--thermal', 't.png', '--camera',
+                              'camera.yaml', '--config', 'c.yaml')
+    assert code == 0
+    assert 'look around' in said
+    assert se3.distance(figures['T_world_cam'], T_TRUE)[0] < 0.03
+    assert (figures['verdict'], figures['rivals']) == ('ok', [])
+
+
 def test_black_image_is_lost_with_its_reason(folder, capsys):
     code, figures, _ = run(capsys, '--rgb', 'black.png', '--camera', 'camera.yaml', '--guess',
                            GUESS)
@@ -79,7 +91,9 @@ def test_black_image_is_lost_with_its_reason(folder, capsys):
     (('data', '--rgb', 'a.png'), 'cannot be localized together'),
     (('--camera', 'camera.yaml', '--guess', GUESS), 'no image'),
     (('--rgb', 'a.png', '--guess', GUESS), '--camera missing'),
-    (('--rgb', 'a.png'), '--camera and --guess missing'),
+    (('--rgb', 'a.png', '--camera', 'camera.yaml', '--guess', GUESS, '--init', 'global'),
+     'needs no --guess'),
+    (('--rgb', 'a.png', '--camera', 'camera.yaml'), 'cannot be searched'),
     (('--rgb', 'a.png', '--camera', 'camera.yaml', '--guess', GUESS, '--frames', '3'),
      '--frames belongs to a data set'),
     (('--rgb', 'a.png', '--camera', 'camera.yaml', '--guess', GUESS, '--modality', 'thermal'),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-`localize M DATA`: find the images of a data set in a map, from disturbed starts.
+`localize M DATA`: find the images of a data set in a map, from disturbed starts or from none.
 
-`localize M --rgb FILE --thermal FILE --camera FILE --guess POSE`: find single images.
+`localize M --rgb FILE --thermal FILE --camera FILE [--guess POSE]`: find single images.
 """
 
 import argparse
@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--thermal', type=Path, metavar='FILE', help='a thermal image')
     parser.add_argument('--camera', type=Path, metavar='FILE', help='YAML file of their cameras')
     parser.add_argument('--guess', metavar='POSE', help='about where: "x y z qx qy qz qw" of the '
-                        'RGB camera (z forward) in the map, or a file that holds it')
+                        'RGB camera (z forward) in the map, or a file that holds it '
+                        '(default: anywhere)')
     parser.add_argument('--split', choices=('test', 'train', 'all'), default='test',
                         help='images to localize (default: %(default)s)')
     parser.add_argument('--modality', choices=tuple(_MODALITIES), default='both',
@@ -47,9 +48,6 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.errors import InputError
 
-    if args.init == 'global':
-        raise InputError('global localization is not offered yet', where='--init',
-                         expected='perturb')
     if args.frames is not None and args.frames < 1:
         raise InputError('no image to localize', where='--frames', expected='1 or more',
                          got=args.frames)
@@ -62,16 +60,29 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
     scene, renderer = load_scene(args.data), RadianceMap.load(args.map)
+    localizer = Localizer(renderer, config)
     wanted = tuple(name for name in _MODALITIES[args.modality] if name in renderer.modalities)
     if args.modality != 'both' and not wanted:
         raise InputError(f'map has no {args.modality}', where=args.map,
                          expected=' or '.join(renderer.modalities))
+    if args.init == 'global':
+        places_with_progress(renderer)
     with progress_bar('localize') as progress:
-        figures = {**localize_scene(Localizer(renderer, config), scene, wanted, args, progress),
+        figures = {**localize_scene(localizer, scene, wanted, args, progress),
                    'backend': renderer.backend}
     if args.plot is not None:
         _plot(args.plot, figures['frames'])
     return figures
+
+
+def places_with_progress(renderer: Any) -> None:
+    """Have the places of a map that brings none found now, where the user sees it."""
+    from thermal_nerf_loc.cli.output import progress_bar
+    from thermal_nerf_loc.mapping.places import places_of
+
+    if getattr(renderer, 'places', None) is None:
+        with progress_bar('look around') as progress:
+            places_of(renderer, progress)
 
 
 def _configured(args: argparse.Namespace) -> Any:
@@ -98,8 +109,8 @@ def localize_scene(localizer: Any, scene: Any, modalities: tuple[str, ...],
     rows, found, truth = [], [], []
     for done, index in enumerate(indices):
         frame = scene.load(index)
-        start = disturbed(frame.T_world_cam, args.perturb_deg, args.perturb_m,
-                          (args.seed, int(index)))
+        start = None if args.init == 'global' else disturbed(
+            frame.T_world_cam, args.perturb_deg, args.perturb_m, (args.seed, int(index)))
         result = localizer.localize(frame.only(*modalities), start)
         errors = pose_errors(result.T_world_cam, frame.T_world_cam)
         found.append(result.T_world_cam)
@@ -107,7 +118,8 @@ def localize_scene(localizer: Any, scene: Any, modalities: tuple[str, ...],
         rows.append({'name': frame.name, 'error_m': float(errors.metres[0]),
                      'error_deg': float(errors.degrees[0]), 'seconds': result.seconds,
                      'confident': result.verdict == 'ok', 'confidence': result.confidence,
-                     'verdict': result.verdict, 'reason': result.reason})
+                     'verdict': result.verdict, 'reason': result.reason,
+                     'rivals': len(result.rivals)})
         progress(done + 1, len(indices), frame.name)
     errors = pose_errors(np.array(found), np.array(truth))
     confident = np.array([row['confident'] for row in rows])
@@ -117,6 +129,7 @@ def localize_scene(localizer: Any, scene: Any, modalities: tuple[str, ...],
             'median_deg': float(np.median(errors.degrees)),
             'median_seconds': float(np.median([row['seconds'] for row in rows])),
             'confident_share': float(confident.mean()),
+            'ambiguous_share': float(np.mean([row['verdict'] == 'ambiguous' for row in rows])),
             'wrong_but_confident_share': float(wrong.mean())}
 
 

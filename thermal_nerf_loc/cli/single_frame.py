@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`localize M --rgb FILE --thermal FILE --camera FILE --guess POSE`: one frame, no data set."""
+"""`localize M --rgb FILE --thermal FILE --camera FILE [--guess POSE]`: one frame, no data set."""
 
 import argparse
 from collections.abc import Mapping
@@ -21,14 +21,16 @@ def is_asked_for(args: argparse.Namespace) -> bool:
         return False
     if not given:
         raise InputError('there is nothing to localize', where='localize',
-                         expected='DATA, or --rgb and/or --thermal with --camera and --guess')
+                         expected='DATA, or --rgb and/or --thermal with --camera')
     if args.rgb is None and args.thermal is None:
         raise InputError('no image to localize', where='localize',
                          expected='--rgb FILE or --thermal FILE, or both', got=', '.join(given))
-    missing = [f'--{name}' for name in ('camera', 'guess') if getattr(args, name) is None]
-    if missing:
-        raise InputError(f'{" and ".join(missing)} missing', where='localize',
-                         expected='--camera FILE and --guess POSE beside the images')
+    if args.camera is None:
+        raise InputError('--camera missing', where='localize',
+                         expected='--camera FILE beside the images')
+    if args.guess is not None and args.init == 'global':
+        raise InputError('--init global needs no --guess', where='localize',
+                         hint='Leave one of them out.')
     misplaced = [f'--{name}' for name in ('frames', 'plot') if getattr(args, name) is not None]
     if misplaced:
         raise InputError(f'{" and ".join(misplaced)} belongs to a data set', where='localize',
@@ -39,6 +41,7 @@ def is_asked_for(args: argparse.Namespace) -> bool:
 def localize(args: argparse.Namespace, config: Any,
              modalities: tuple[str, ...]) -> Mapping[str, Any]:
     """Find one frame; figures for table and JSON."""
+    from thermal_nerf_loc.cli.localize import places_with_progress
     from thermal_nerf_loc.data.camera_file import load_frame
     from thermal_nerf_loc.data.pose_text import pose_from
     from thermal_nerf_loc.localization.localizer import Localizer
@@ -49,7 +52,7 @@ def localize(args: argparse.Namespace, config: Any,
     if not images:
         raise InputError('no image of that modality', where='--modality', got=args.modality,
                          expected=' or '.join(name for name, path in given.items() if path))
-    T_guess = pose_from(args.guess, '--guess')
+    T_guess = None if args.guess is None else pose_from(args.guess, '--guess')
     frame = load_frame(args.camera, images)
     renderer = RadianceMap.load(args.map)
     foreign = [name for name in images if name not in renderer.modalities]
@@ -57,6 +60,8 @@ def localize(args: argparse.Namespace, config: Any,
         raise InputError(f'map has no {" and no ".join(foreign)}', where=args.map,
                          expected=' or '.join(renderer.modalities),
                          hint=f'Leave out --{foreign[0]}.')
+    if T_guess is None:
+        places_with_progress(renderer)
     return _figures(Localizer(renderer, config).localize(frame, T_guess))
 
 
@@ -70,5 +75,6 @@ def _figures(found: Any) -> dict[str, Any]:
         'pose': pose_text(found.T_world_cam), 'sigma_m': sigma_m, 'sigma_deg': sigma_deg,
         'confidence': found.confidence, 'verdict': found.verdict, 'reason': found.reason or '-',
         'seconds': found.seconds, 'rays': found.rays,
-        'T_world_cam': found.T_world_cam.tolist(), 'covariance': found.covariance.tolist()}
+        'T_world_cam': found.T_world_cam.tolist(), 'covariance': found.covariance.tolist(),
+        'rivals': [pose_text(T) for T in found.rivals]}
     return figures | ({'ignored': dict(found.ignored)} if found.ignored else {})

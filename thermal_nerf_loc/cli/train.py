@@ -67,15 +67,25 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     result.map.save(path)
     checkpoint.remove()
     calibration = _calibrate(result.map, scene)
-    if calibration:
-        result.map.save(path)
+    result.map.places = _look_around(result.map, scene, config, progress)
+    result.map.save(path)
     figures = {'seconds': result.seconds, 'steps': result.steps,
                'rays_per_second': result.rays_per_second,
                'peak_memory_mb': result.peak_memory_mb, 'backend': result.backend}
     return {**figures, 'test': quality_figures(result.map, scene, 'test'),
             'calibration': {name: {'covariance_factor': factor, 'floor_m': floor_m}
                             for name, (factor, floor_m) in calibration.items()},
-            'map': str(path)}
+            'places': len(result.map.places), 'map': str(path)}
+
+
+def _look_around(radiance_map: Any, scene: Any, config: Any, progress: Any) -> Any:
+    """Panoramas from free space, for localization without a guess."""
+    import numpy as np
+
+    from thermal_nerf_loc.mapping.places import find_places
+
+    poses = np.array([scene.frames[i].T_world_cam for i in scene.train])
+    return find_places(radiance_map, poses, config.places, progress)
 
 
 def _calibrate(radiance_map: Any, scene: Any) -> dict[str, tuple[float, float]]:

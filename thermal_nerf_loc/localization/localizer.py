@@ -3,7 +3,8 @@
 `Localizer(renderer).localize(frame, guess)`: pose, covariance, and whether to believe them.
 
 Render a few rays at the guess, align what they saw to the images, render again there, with ever
-less blur (`descent`); or descend as iNeRF does (`inerf`). Then judge (`confidence`).
+less blur (`descent`); or descend as iNeRF does (`inerf`). Then judge (`confidence`). Without a
+guess the whole map is searched (`relocalize`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,17 @@ from thermal_nerf_loc.config import check, setting
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.localization import confidence, inerf
+from thermal_nerf_loc.localization import confidence, inerf, relocalize
 from thermal_nerf_loc.localization.alignment import Aligned
+from thermal_nerf_loc.localization.candidates import CandidateSource
 from thermal_nerf_loc.localization.confidence import ConfidenceConfig, Judgement
 from thermal_nerf_loc.localization.descent import apart, Descent, DescentConfig
 from thermal_nerf_loc.localization.fit import Fit, summarize
 from thermal_nerf_loc.localization.inerf import InerfConfig
 from thermal_nerf_loc.localization.observation import observe
+from thermal_nerf_loc.localization.place_search import PlaceSearch
+from thermal_nerf_loc.localization.relocalize import RelocalizeConfig
+from thermal_nerf_loc.mapping.places import places_of
 from thermal_nerf_loc.sensing.frame import Frame, RGB
 from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.sensing.vignetting import falloff, radius_squared
@@ -50,6 +55,7 @@ class LocalizerConfig:
     descent: DescentConfig = setting(DescentConfig(), 'the aligner')
     confidence: ConfidenceConfig = setting(ConfidenceConfig(), 'when to believe a pose')
     inerf: InerfConfig = setting(InerfConfig(), 'the published method')
+    relocalize: RelocalizeConfig = setting(RelocalizeConfig(), 'finding a frame without a guess')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +83,7 @@ class Localization:
     fits: Mapping[str, Fit] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why
     partial: bool = False  # agrees with the map, yet some direction is not held: see covariance
+    rivals: tuple[Array, ...] = ()  # other poses that fit nearly as well, found by a search
 
     def __post_init__(self) -> None:
         """Freeze what is mutable."""
@@ -91,9 +98,11 @@ class Localization:
 class Localizer:
     """Finds frames in one map; holds no state from frame to frame."""
 
-    def __init__(self, renderer: Renderer, config: LocalizerConfig | None = None) -> None:
-        """Check the configuration."""
+    def __init__(self, renderer: Renderer, config: LocalizerConfig | None = None,
+                 source: CandidateSource | None = None) -> None:
+        """Check the configuration; without a `source` a search goes through the map's places."""
         self.renderer = renderer
+        self._source = source
         self.config = LocalizerConfig() if config is None else config
         check(self.config, 'localizer')
         sigmas_px = self.config.descent.sigmas_px
@@ -105,7 +114,7 @@ class Localizer:
     def localize(self, frame: Frame, T_world_cam_guess: ArrayLike | None = None,
                  guess_covariance: ArrayLike | None = None) -> Localization:
         """
-        Find the pose of a frame near a guess.
+        Find the pose of a frame near a guess, or, without one, anywhere in the map.
 
         The covariance (6, 6) of the guess, where given, decides how widely to look; else the
         configured sigmas do.
@@ -113,14 +122,19 @@ class Localizer:
         began = time.perf_counter()
         T_guess = self._checked_guess(T_world_cam_guess)
         sigma_m, sigma_rad = self._guess_sigmas(guess_covariance)
-        images, ignored = observe(self._without_vignetting(frame), self._modalities(frame))
+        frame = self._without_vignetting(frame.only(*self._modalities(frame)))
+        images, ignored = observe(frame, self.renderer.modalities)
         if not images:
-            nothing = confidence.covariance_of(np.zeros((6, 6)), self.config.confidence)
-            return Localization(frame.stamp_ns, T_guess, nothing, 0.0, confidence.LOST,
-                                '; '.join(ignored.values()), time.perf_counter() - began, 0,
-                                {}, ignored)
+            nothing = self._unknown('; '.join(ignored.values()), T_guess)
+            return Localization(frame.stamp_ns, nothing.T_world_cam, nothing.covariance, 0.0,
+                                confidence.LOST, nothing.judged.reason,
+                                time.perf_counter() - began, 0, {}, ignored)
         descent = Descent(self.renderer, self.config.descent, images, self.config.seed)
-        if self.config.method == 'inerf':
+        rivals: tuple[Array, ...] = ()
+        if T_guess is None:
+            answer, rivals = self._search(descent, frame)
+            rays = descent.rays
+        elif self.config.method == 'inerf':
             answer, rays = self._invert(descent, T_guess)
         else:
             answer = self._descend(descent, T_guess, sigma_m, sigma_rad)
@@ -129,7 +143,40 @@ class Localizer:
             frame.stamp_ns, answer.T_world_cam, answer.covariance,
             answer.judged.confidence, answer.judged.verdict, answer.judged.reason,
             time.perf_counter() - began, rays, answer.fits, ignored,
-            answer.judged.partial)
+            answer.judged.partial, rivals)
+
+    @property
+    def source(self) -> CandidateSource:
+        """Who proposes poses where there is no guess; made when it is first asked for."""
+        if self._source is None:
+            self._source = PlaceSearch(places_of(self.renderer), self.config.relocalize.places)
+        return self._source
+
+    def _search(self, descent: Descent, frame: Frame) -> tuple[_Answer, tuple[Array, ...]]:
+        """Refine what may be the pose; the best, and others that fit nearly as well."""
+        config = self.config.relocalize
+        candidates = self.source.candidates(frame, config.candidates)
+        if not candidates:
+            return self._unknown('no place of the map came into question'), ()
+        answers: list[_Answer] = []
+        for contender in relocalize.contenders(descent, candidates, config):
+            if any(relocalize.is_near(contender.T_world_cam, answer.T_world_cam)
+                   for answer in answers if answer.judged.verdict == confidence.OK):
+                continue
+            answers.append(self._judged(descent, descent.refine(contender), searched=True))
+            if (answers[-1].judged.verdict == confidence.OK
+                    and contender.rival < config.rival_share):
+                break
+        answers.sort(key=lambda answer: -answer.judged.confidence)
+        best = answers[0]
+        rivals = tuple(answer.T_world_cam for answer in answers[1:]
+                       if answer.judged.confidence > _CLEARLY_WORSE * best.judged.confidence
+                       and apart(answer.T_world_cam, best.T_world_cam))
+        if rivals and best.judged.verdict == confidence.OK:
+            doubt = Judgement(0.5 * best.judged.confidence, confidence.AMBIGUOUS,
+                              _fit_as_well(len(rivals)))
+            best = replace(best, judged=doubt)
+        return best, rivals if best.judged.verdict == confidence.AMBIGUOUS else ()
 
     def _descend(self, descent: Descent, T: Array, sigma_m: float, sigma_rad: float) -> _Answer:
         """Refine one contender after the other until one convinces; else the best of them."""
@@ -170,6 +217,12 @@ class Localizer:
                        confidence.judge(named, covariance, self.config.confidence, searched),
                        named)
 
+    def _unknown(self, reason: str, T_guess: Array | None = None) -> _Answer:
+        """The answer where there is none."""
+        return _Answer(np.eye(4) if T_guess is None else T_guess,
+                       confidence.covariance_of(np.zeros((6, 6)), self.config.confidence),
+                       Judgement(0.0, confidence.LOST, reason), {})
+
     def _without_vignetting(self, frame: Frame) -> Frame:
         """Take away what the map knows its cameras to add towards their corners."""
         known: Mapping[str, tuple[float, float]] = getattr(self.renderer, 'vignetting', {})
@@ -193,10 +246,13 @@ class Localizer:
                              got=', '.join(frame.images))
         return common
 
-    def _checked_guess(self, T: ArrayLike | None) -> Array:
+    def _checked_guess(self, T: ArrayLike | None) -> Array | None:
         if T is None:
-            raise InputError('no guess of the pose', expected='T_world_cam_guess, 4x4',
-                             hint='Global localization without a guess is not offered yet.')
+            if self.config.method == 'inerf':
+                raise InputError('iNeRF needs a guess of the pose',
+                                 expected='T_world_cam_guess, 4x4',
+                                 hint='Without one, use the method align.')
+            return None
         guess = se3.check_pose(T, 'T_world_cam_guess')
         bounds = getattr(self.renderer, 'bounds', None)
         if bounds is not None:
@@ -231,6 +287,10 @@ def set_name(modalities: Sequence[str]) -> str:
     return '+'.join(sorted(modalities))
 
 
+def _fit_as_well(count: int) -> str:
+    return 'another pose fits as well' if count == 1 else f'{count} other poses fit as well'
+
+
 def _doubted(best: _Answer, other: _Answer) -> _Answer:
     """The better of two refined rivals; ambiguous where both convince, apart from each other."""
     if other.judged.verdict != confidence.OK or not apart(best.T_world_cam,
@@ -238,6 +298,6 @@ def _doubted(best: _Answer, other: _Answer) -> _Answer:
         return best
     first, second = sorted((best, other), key=lambda answer: -answer.judged.confidence)
     doubt = Judgement(0.5 * first.judged.confidence, confidence.AMBIGUOUS,
-                      'another pose fits as well')
+                      _fit_as_well(1))
     clear = second.judged.confidence < _CLEARLY_WORSE * first.judged.confidence
     return first if clear else replace(first, judged=doubt)

@@ -32,6 +32,7 @@ from thermal_nerf_loc.field.render import render, Samples
 from thermal_nerf_loc.field.space import Space
 from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.mapping.keyframes import Keyframes
+from thermal_nerf_loc.mapping.places import Places
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
@@ -70,6 +71,7 @@ class RadianceMap:
         self.vignetting = dict(vignetting or {})
         # (factor, floor m) of covariances by modalities; see `localization/calibration.py`
         self.calibration: dict[str, tuple[float, float]] = {}
+        self.places: Places | None = None  # to be found again: see `mapping/places.py`
         self._of = {name: learner for learner in learners for name in learner.modalities}
         self._fast: dict[str, CpuRenderer] = {}
         for learner in learners:
@@ -89,6 +91,11 @@ class RadianceMap:
     def scene_name(self) -> str:
         """Name of the data set the map was trained on."""
         return self.info.scene_name
+
+    @property
+    def viewpoints(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Poses (n, 4, 4) of training cameras."""
+        return self.keyframes.poses
 
     @property
     def space(self) -> Space:
@@ -131,7 +138,7 @@ class RadianceMap:
 
     def save(self, path: Path) -> None:
         """Write the map beside `path`, then rename."""
-        tensors = _tensors(self.learners, self.keyframes)
+        tensors = _tensors(self.learners, self.keyframes, self.places)
         facts = {'format': FORMAT, 'version': VERSION, 'name': self.name,
                  'info': asdict(self.info), 'space': asdict(self.space),
                  'field': asdict(self.learners[0].field.config),
@@ -166,6 +173,7 @@ class RadianceMap:
                               {key.removeprefix('keyframes.'): value.float().numpy()
                                for key, value in tensors.items()
                                if key.startswith('keyframes.') and key != 'keyframes.poses'})
+        places = _under('places.', tensors)
         learners = []
         for i, entry in enumerate(facts['learners']):
             field = RadianceField(field_config, space, entry['channels'])
@@ -176,7 +184,8 @@ class RadianceMap:
             grid.values[:] = tensors[f'grid{i}'].numpy()
             learners.append(Learner(field, grid, tuple(entry['channels']),
                                     frozenset(entry['detached'])))
-        if not learners or set(tensors) != set(_tensors(tuple(learners), keyframes)):
+        panoramas = Places.from_tensors(places) if places else None
+        if not learners or set(tensors) != set(_tensors(tuple(learners), keyframes, panoramas)):
             raise ValueError('weights and settings tell of different fields')
         celsius = facts['temperature_range']
         made = cls(tuple(learners), TemperatureRange(**celsius) if celsius else None,
@@ -184,6 +193,7 @@ class RadianceMap:
                    {name: _coefficients(pair) for name, pair in facts['vignetting'].items()})
         made.calibration = {name: _calibration(pair)
                             for name, pair in facts.get('calibration', {}).items()}
+        made.places = panoramas
         return made
 
     def _learner(self, modality: str) -> Learner:
@@ -222,8 +232,17 @@ def _calibration(pair: Any) -> tuple[float, float]:
     return factor, floor_m
 
 
-def _tensors(learners: tuple[Learner, ...], keyframes: Keyframes) -> dict[str, Tensor]:
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
+    return {key.removeprefix(prefix): value.numpy() for key, value in tensors.items()
+            if key.startswith(prefix)}
+
+
+def _tensors(learners: tuple[Learner, ...], keyframes: Keyframes, places: Places | None,
+             ) -> dict[str, Tensor]:
     out = {'keyframes.poses': torch.from_numpy(keyframes.poses)}
+    if places is not None:
+        out |= {f'places.{name}': torch.from_numpy(part)
+                for name, part in places.tensors().items()}
     for name, images in keyframes.thumbnails.items():
         out[f'keyframes.{name}'] = torch.from_numpy(images).half()
     for i, learner in enumerate(learners):

@@ -11,6 +11,7 @@ from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.field.field import FieldConfig
 from thermal_nerf_loc.field.proposal import SamplingConfig
 from thermal_nerf_loc.field.strategies import STRATEGIES
+from thermal_nerf_loc.mapping.places import PlacesConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,12 @@ class TrainConfig:
     field: FieldConfig = setting(FieldConfig(), 'networks')
     sampling: SamplingConfig = setting(SamplingConfig(), 'sampling along rays')
     schedule: ScheduleConfig = setting(ScheduleConfig(), 'order of events')
+    places: PlacesConfig = setting(PlacesConfig(), 'panoramas, made once the map is trained')
 
     def identity(self) -> dict[str, Any]:
-        """Every setting that the trained map depends on."""
+        """Every setting that the trained fields depend on."""
         return {name: value for name, value in asdict(self).items()
-                if name not in ('checkpoint_seconds', 'memory_limit_mb')}
+                if name not in ('checkpoint_seconds', 'memory_limit_mb', 'places')}
 
     def resolved_device(self) -> str:
         """'cpu' or 'cuda'."""

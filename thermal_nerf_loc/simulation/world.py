@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
 
@@ -27,6 +28,7 @@ Point = tuple[float, float, float]
 
 PATTERNS = ('plain', 'checker', 'stripes', 'bricks', 'cells')
 _RAYS_PER_TASK = 16384
+_TILTS_RAD = (-0.3, 0.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,17 @@ class World:
         """Inner corners of the room, (2, 3)."""
         corners: Array = self._shapes[0].reshape(2, 3).copy()
         return corners
+
+    @property
+    def viewpoints(self) -> Array:
+        """Poses (n, 4, 4) of cameras on the layout's loop, level and tilted as a drone's are."""
+        places = np.repeat(self.layout.waypoints, len(_TILTS_RAD), axis=0)
+        tilt = np.tile(_TILTS_RAD, len(self.layout.waypoints))
+        zero = np.zeros_like(tilt)
+        forward = np.stack([np.cos(tilt), zero, np.sin(tilt)], axis=-1)
+        right = np.stack([zero, zero - 1.0, zero], axis=-1)
+        return se3.from_parts(np.stack([right, np.cross(forward, right), forward], axis=-1),
+                              places)
 
     def render_rays(self, modality: str, origins: ArrayLike,
                     directions: ArrayLike) -> RayRendering:

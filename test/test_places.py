@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Panoramas of a map: in free space, around the training path, and kept with the map."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.mapping.places import find_places, Places, places_of, PlacesConfig, sphere
+from thermal_nerf_loc.simulation.world import make_world
+
+COARSE = PlacesConfig(spacing_m=0.8, rays=200)
+
+
+@pytest.fixture(scope='module')
+def world():
+    return make_world('machine_room')
+
+
+@pytest.fixture(scope='module')
+def places(world):
+    return find_places(world, world.viewpoints, COARSE)
+
+
+def test_rays_of_a_panorama_are_spread_evenly():
+    directions = sphere(500)
+    assert np.allclose(np.linalg.norm(directions, axis=1), 1.0)
+    nearest = np.sort(directions @ directions.T, axis=1)[:, -2]
+    angles = np.arccos(nearest)
+    assert angles.min() > 0.5 * np.sqrt(4 * np.pi / 500)
+    assert np.abs(directions.mean(axis=0)).max() < 0.01
+
+
+def test_places_lie_in_free_space_all_over_the_room(world, places):
+    clearance = world.clearance_m(places.positions)
+    assert (clearance > 0.15).all()
+    heights = places.positions[:, 2]
+    path = np.array(world.layout.waypoints)
+    assert heights.min() > path[:, 2].min() - 0.31
+    assert heights.max() < path[:, 2].max() + 0.31
+    rng = np.random.default_rng(0)
+    anywhere = rng.uniform((0.5, 0.5, 1.1), (7.5, 5.5, 1.5), (300, 3))
+    anywhere = anywhere[world.is_free(anywhere, 0.5)]
+    gap = np.linalg.norm(anywhere[:, None] - places.positions, axis=-1).min(axis=1)
+    assert np.quantile(gap, 0.95) < 0.8
+
+
+def test_panoramas_show_what_is_there(world, places):
+    k = len(places) // 2
+    origin = np.repeat(places.positions[k][None], 200, axis=0)
+    seen = world.render_rays('thermal', origin, places.directions)
+    assert np.allclose(places.values['thermal'][k], seen.values, atol=1e-4)
+    assert np.allclose(places.distance_m[k], seen.distance_m, atol=1e-4)
+
+
+def test_cameras_remember_which_way_was_up(places):
+    assert np.allclose(places.up, (0.0, 0.0, 1.0), atol=0.01)
+    pitch = np.arcsin(np.clip(-places.camera_ups[:, 2], -1.0, 1.0))
+    assert np.ptp(pitch) == pytest.approx(0.6, abs=0.01)
+    assert (places.camera_ups[:, 1] < -0.9).all()
+
+
+def test_fewer_places_where_more_would_be_too_many(world):
+    few = find_places(world, world.viewpoints[:1], replace(COARSE, most=20))
+    assert 1 < len(few) < 40
+
+
+def test_halves_survive_a_file(places):
+    again = Places.from_tensors(places.tensors())
+    assert np.abs(again.values['thermal'] - places.values['thermal']).max() < 0.04
+    assert np.abs(again.distance_m - places.distance_m).max() < 0.01
+    assert (again.positions == places.positions).all()
+    with pytest.raises(ValueError, match='different sizes'):
+        replace(places, weight=places.weight[1:])
+
+
+def test_a_map_without_viewpoints_says_so():
+    with pytest.raises(InputError, match='where its cameras stood'):
+        places_of(object())
+
+
+def test_places_are_looked_for_once(world, caplog):
+    class Renderer:
+        modalities = ('thermal',)
+        viewpoints = world.viewpoints[:1]
+        calls = 0
+
+        def render_rays(self, *rays):
+            self.calls += 1
+            return world.render_rays(*rays)
+
+    renderer = Renderer()
+    found = places_of(renderer)
+    assert 'takes a while' in caplog.text
+    calls = renderer.calls
+    assert places_of(renderer) is found
+    assert renderer.calls == calls

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What candidates are worth: a coarse alignment of each, then the best ones refined and compared.
+
+Every candidate is rendered once and aligned with much blur; those that end at the same pose are
+one. The best few are refined to the end and judged as poses that a search has found: stricter,
+because many were tried. A pose is believed only if no other that was refined fits nearly as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization import search
+from thermal_nerf_loc.localization.alignment import align, PosePrior
+from thermal_nerf_loc.localization.candidates import Candidate, distinct
+from thermal_nerf_loc.localization.descent import Contender, Descent
+from thermal_nerf_loc.localization.place_search import PlaceSearchConfig
+
+Array = NDArray[np.float64]
+
+_PRIOR_M, _PRIOR_RAD = 0.5, np.deg2rad(15.0)  # sigmas of a candidate
+_QUICK_ITERATIONS = 8
+_QUICK_STEP_PX = 0.1
+_NEAR_M, _NEAR_DEG = 0.4, 15.0
+_SAME_M, _SAME_RAD = 0.15, np.deg2rad(6.0)  # after the coarse alignment
+
+
+@dataclass(frozen=True, slots=True)
+class RelocalizeConfig:
+    """How a frame is found without a guess."""
+
+    candidates: int = setting(16, 'poses rendered and aligned coarsely', 1, 1000)
+    refined: int = setting(6, 'of them refined, while none convinces', 1, 100)
+    rival_share: float = setting(0.7, 'of the best coarse score: a rival that reaches it is '
+                                 'refined before the best is believed', 0.0, 1.0)
+    places: PlaceSearchConfig = setting(PlaceSearchConfig(), 'search of the panoramas')
+
+def is_near(T_a: Array, T_b: Array) -> bool:
+    """Whether refining one pose would end where the other one already is."""
+    metres, degrees = se3.distance(T_a, T_b)
+    return metres < _NEAR_M and degrees < _NEAR_DEG
+
+
+def contenders(descent: Descent, candidates: Sequence[Candidate], config: RelocalizeConfig,
+               ) -> list[Contender]:
+    """Candidates after a coarse alignment, the best first; `rival` is the next one's share."""
+    rounds = descent.config.sigmas_px
+    quick = replace(descent.config.align, iterations=_QUICK_ITERATIONS, step_px=_QUICK_STEP_PX)
+    poses, scores, priors = [], [], []
+    for candidate in candidates:
+        T = candidate.T_world_cam
+        prior = PosePrior(T, np.diag(np.repeat((_PRIOR_M**-2.0, _PRIOR_RAD**-2.0), 3)))
+        views = descent.look(T, rounds[0])
+        found = align(views, T, T, quick, prior).T_world_cam
+        poses.append(found)
+        scores.append(float(search.scores(views, T, found[None])[0]))
+        priors.append(prior)
+    order = np.argsort(-np.array(scores), kind='stable')
+    kept = [int(order[k]) for k in distinct([poses[k] for k in order], _SAME_M, _SAME_RAD)]
+    best = max(scores[kept[0]], 1e-9)
+    shares = [scores[k] / best for k in kept[1:]] + [0.0]
+    return [Contender(poses[k], rounds[1:] or rounds, priors[k], share, True)
+            for k, share in zip(kept, shares)][:config.refined]

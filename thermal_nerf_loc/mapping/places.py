@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Places of a map to be found again: small panoramas from free space, all around the training path.
+
+A panorama is a sphere of rays with what each modality shows there, how far the surface is, and how
+sure the map is of it. A place is free where a training camera stood, or where one sees past it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import logging
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.progress import Progress, silent
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+
+_LOG = logging.getLogger(__name__)
+
+_SPREAD_SHARE = 0.05  # a spread of this share of the distance halves a ray's weight
+_BLOCKING_RAYS = 4  # of a panorama around a direction: the nearest surface among them counts
+_AT_ONCE = 8  # panoramas
+
+
+@dataclass(frozen=True, slots=True)
+class PlacesConfig:
+    """Where a map is looked at from."""
+
+    spacing_m: float = setting(0.4, 'between two places', 0.05, 100.0)
+    clearance_m: float = setting(0.25, 'of a place from any surface', 0.0, 10.0)
+    above_m: float = setting(0.3, 'how far above and below the training path places lie', 0., 10.)
+    rays: int = setting(1000, 'of a panorama', 100, 20_000)
+    most: int = setting(1500, 'places; in larger maps they lie further apart', 1, 100_000)
+    min_sure: float = setting(0.35, 'mean weight of a panorama: below, the map shows artefacts '
+                              'from there', 0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Panoramas (n) of rays (m) along `directions(m)`, and how the cameras were held."""
+
+    positions: Array32  # (n, 3) world
+    distance_m: Array32  # (n, m)
+    weight: Array32  # (n, m) in [0, 1]: how sure the map is
+    values: Mapping[str, Array32]  # (n, m, channels), in the sensors' units
+    up: Array  # (3,) world: the mean of the training cameras' upward axes
+    camera_ups: Array  # (k, 3) the same direction as training cameras saw it, in their axes
+
+    def __post_init__(self) -> None:
+        """Hold the parts against one another."""
+        n, m = self.distance_m.shape
+        fits = (self.positions.shape == (n, 3) and self.weight.shape == (n, m)
+                and self.up.shape == (3,) and self.camera_ups.shape[1:] == (3,)
+                and len(self.camera_ups) > 0
+                and all(v.ndim == 3 and v.shape[:2] == (n, m) for v in self.values.values()))
+        if not fits:
+            raise ValueError('panoramas have parts of different sizes')
+
+    def __len__(self) -> int:
+        """Number of places."""
+        return len(self.positions)
+
+    @property
+    def directions(self) -> Array32:
+        """Unit vectors (m, 3) in the world."""
+        return sphere(self.distance_m.shape[1]).astype(np.float32)
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """All of it by name, for a file; halves are exact enough."""
+        halves = {f'value.{name}': v for name, v in self.values.items()}
+        halves |= {'distance': self.distance_m, 'weight': self.weight}
+        return {'position': self.positions, 'up': self.up, 'camera_ups': self.camera_ups,
+                **{name: array.astype(np.float16) for name, array in halves.items()}}
+
+    @classmethod
+    def from_tensors(cls, parts: Mapping[str, NDArray[Any]]) -> 'Places':
+        """Read back what `tensors` gave."""
+        values = {name.removeprefix('value.'): part.astype(np.float32)
+                  for name, part in parts.items() if name.startswith('value.')}
+        return cls(parts['position'], parts['distance'].astype(np.float32),
+                   parts['weight'].astype(np.float32), values, parts['up'], parts['camera_ups'])
+
+
+def sphere(count: int) -> Array:
+    """Directions (count, 3) spread evenly: a Fibonacci lattice."""
+    k = np.arange(count) + 0.5
+    z = 1.0 - 2.0 * k / count
+    angle = k * np.pi * (3.0 - np.sqrt(5.0))
+    radius = np.sqrt(1.0 - z**2)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=-1)
+
+
+def find_places(renderer: Renderer, viewpoints: Array, config: PlacesConfig = PlacesConfig(),
+                progress: Progress = silent) -> Places:
+    """Look around from the training path (poses (n, 4, 4)) and from what is free beside it."""
+    poses = np.asarray(viewpoints, dtype=np.float64)
+    if poses.ndim != 3 or not len(poses):
+        raise InputError('no viewpoint to look around from', expected='poses (n, 4, 4)',
+                         got=f'shape {poses.shape}')
+    up = _mean_direction(-poses[:, :3, 1])
+    stood = _thinned(poses[:, :3, 3], config.spacing_m)
+    progress(0.0, 1.0, f'{len(stood)} places of the training path')
+    seen = _panoramas(renderer, stood, config.rays)
+    lattice, spacing_m = _lattice(poses[:, :3, 3], up, seen, config)
+    beside = _free(lattice, seen, config.clearance_m)
+    beside = beside[_apart_from(beside, stood, 0.5 * spacing_m)]
+    parts = [seen]
+    for begin in range(0, len(beside), _AT_ONCE):
+        parts.append(_panoramas(renderer, beside[begin:begin + _AT_ONCE], config.rays))
+        progress(begin / len(beside), 1.0, f'{len(beside)} places beside it')
+    positions, distance, weight = (np.concatenate([part[i] for part in parts]) for i in range(3))
+    values = {name: np.concatenate([part[3][name] for part in parts])
+              for name in renderer.modalities}
+    good = (weight.mean(axis=1) >= config.min_sure) & (
+        np.quantile(distance, 0.01, axis=1) >= config.clearance_m)
+    good[:len(stood)] = True
+    return Places(positions[good], distance[good], weight[good],
+                  {name: value[good] for name, value in values.items()}, up,
+                  np.einsum('nji,j->ni', poses[:, :3, :3], up))
+
+
+def places_of(renderer: Any, progress: Progress = silent) -> Places:
+    """The places that a map brings along; else they are looked for now, and kept with it."""
+    places: Places | None = getattr(renderer, 'places', None)
+    if places is None:
+        viewpoints = getattr(renderer, 'viewpoints', np.empty((0, 4, 4)))
+        if not len(viewpoints):
+            raise InputError('map cannot be searched: it does not say where its cameras stood',
+                             hint='Give a rough pose, or train the map again.')
+        if progress is silent:
+            _LOG.warning('map holds no places to search: looking around in it takes a while')
+        places = renderer.places = find_places(renderer, viewpoints, progress=progress)
+    return places
+
+
+_Seen = tuple[Array32, Array32, Array32, dict[str, Array32]]
+
+
+def _panoramas(renderer: Renderer, positions: Array, rays: int) -> _Seen:
+    """Positions, distances, weights and values; of two modalities the surer one's geometry."""
+    directions = sphere(rays).astype(np.float32)
+    n = len(positions)
+    where = positions.astype(np.float32)
+    origins = np.repeat(where, rays, axis=0)
+    along = np.tile(directions, (n, 1))
+    distance = weight = np.zeros((n, rays), np.float32)
+    values = {}
+    for name in renderer.modalities:
+        shown = renderer.render_rays(name, origins, along)
+        far = shown.distance_m.reshape(n, rays)
+        good = np.isfinite(far) & (far > 0.0) & np.isfinite(shown.values).all(-1).reshape(n, rays)
+        doubt = shown.spread_m.reshape(n, rays) / np.where(good, _SPREAD_SHARE * far, 1.0)
+        sure = np.where(good, shown.opacity.reshape(n, rays)**2 / (1.0 + doubt**2), 0.0)
+        distance = np.where(sure > weight, far, distance).astype(np.float32)
+        weight = np.maximum(weight, sure).astype(np.float32)
+        values[name] = np.nan_to_num(shown.values).reshape(n, rays, -1).astype(np.float32)
+    return where, distance, weight, values
+
+
+def _lattice(path: Array, up: Array, seen: _Seen, config: PlacesConfig) -> tuple[Array, float]:
+    """A regular lattice over what the path sees, in the path's own band of heights."""
+    where, distance = seen[0].astype(np.float64), seen[1]
+    reach = where[:, None] + sphere(distance.shape[1]) * distance[..., None]
+    axes = _axes(up)
+    low, high = (np.quantile(reach.reshape(-1, 3) @ axes.T, q, axis=0) for q in (0.02, 0.98))
+    heights = path @ up
+    low[2], high[2] = heights.min() - config.above_m, heights.max() + config.above_m
+    layers = max(int((high[2] - low[2]) / config.spacing_m), 1)
+    area = float(np.prod(high[:2] - low[:2]))
+    spacing_m = max(config.spacing_m, float(np.sqrt(area * layers / config.most)))
+    lines = [np.arange(a + 0.5 * ((b - a) % spacing_m), b, spacing_m)
+             for a, b in zip(low[:2], high[:2])]
+    lines.append(low[2] + (np.arange(layers) + 0.5) * (high[2] - low[2]) / layers)
+    return np.stack(np.meshgrid(*lines, indexing='ij'), -1).reshape(-1, 3) @ axes, spacing_m
+
+
+def _free(points: Array, seen: _Seen, clearance_m: float) -> Array:
+    """Points that some panorama sees past, with room to spare."""
+    directions = sphere(seen[1].shape[1])
+    free = np.zeros(len(points), dtype=np.bool_)
+    for origin, distance in zip(seen[0].astype(np.float64), seen[1]):
+        way = points - origin
+        length = np.linalg.norm(way, axis=1)
+        cosines = (way / np.maximum(length, 1e-9)[:, None]) @ directions.T
+        near = np.argpartition(-cosines, _BLOCKING_RAYS, axis=1)[:, :_BLOCKING_RAYS]
+        free |= distance[near].min(axis=1) > length + clearance_m
+    return points[free]
+
+
+def _thinned(points: Array, spacing_m: float) -> Array:
+    """Some of the points, no two closer than about the spacing, in their order."""
+    kept: list[Array] = []
+    for point in points:
+        if not kept or np.linalg.norm(np.array(kept) - point, axis=1).min() >= spacing_m:
+            kept.append(point)
+    return np.array(kept)
+
+
+def _apart_from(points: Array, others: Array, least_m: float) -> NDArray[np.bool_]:
+    return np.asarray(
+        np.linalg.norm(points[:, None] - others[None], axis=-1).min(axis=1) >= least_m)
+
+
+def _mean_direction(vectors: Array) -> Array:
+    mean = vectors.mean(axis=0)
+    size = float(np.linalg.norm(mean))
+    return np.asarray(mean / size) if size > 1e-6 else np.array([0.0, 0.0, 1.0])
+
+
+def _axes(up: Array) -> Array:
+    """Rows: two directions across, and up; the world's own where up is its z."""
+    across = np.eye(3)[int(np.argmin(np.abs(up)))]
+    x = across - up * float(across @ up)
+    x /= np.linalg.norm(x)
+    return np.stack([x, np.cross(up, x), up])
