@@ -144,7 +144,8 @@ def test_bad_input_is_named():
     localizer = Localizer(ROOM)
     nan = altered(frame, THERMAL, np.nan)
     cases = [
-        (Frame(0, {}), T, 'no image'), (nan, T, 'no finite value'), (frame, None, 'cannot be searched'),
+        (Frame(0, {}), T, 'no image'), (nan, T, 'no finite value'),
+            (frame, None, 'cannot be searched'),
         (frame, np.full((4, 4), np.nan), 'NaN'), (frame, 2 * np.eye(4), 'no rigid motion'),
         (frame, se3.from_parts(np.eye(3), [50, 0, 0]), 'outside the map')]
     for bad, guess, message in cases:

@@ -109,7 +109,8 @@ def test_a_source_may_know_nothing():
         def candidates(self, frame, count):
             return []
 
-    found = Localizer(PaintedRoom(), CONFIG, Silent()).localize(take_frame(PaintedRoom(), POSES[0]))
+    room = PaintedRoom()
+    found = Localizer(room, CONFIG, Silent()).localize(take_frame(room, POSES[0]))
     assert found.verdict == 'lost'
     assert 'no place' in found.reason
 

@@ -14,11 +14,12 @@ best are then aligned with the panorama's own points, which have depth, and scor
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+import os
 
 import numpy as np
 from numpy.typing import NDArray
-import torch
 
 from thermal_nerf_loc.config import setting
 from thermal_nerf_loc.geometry import se3
@@ -55,9 +56,9 @@ class PlaceSearchConfig:
 class _Blurred:
     """One modality's panoramas, ready for products: all (places, rays) or (channels, ...)."""
 
-    weight: torch.Tensor  # W
-    weighted: torch.Tensor  # W V
-    squared: torch.Tensor  # W V^2
+    weight: Array32  # W
+    weighted: Array32  # W V
+    squared: Array32  # W V^2
     values: Array32  # (places, rays, channels)
     mean: Array32  # (channels,) taken from V and A: squares of kelvins lose digits
 
@@ -88,9 +89,11 @@ class PlaceSearch:
         top = np.argpartition(-scores.ravel(), most - 1)[:most]
         place, turn = np.unravel_index(np.sort(top), scores.shape)
         poses = se3.from_parts(self._rotations[turn], self.places.positions[place])
-        kept = best_apart(poses, scores[place, turn], config.aligned, config.apart_m,
-                          np.deg2rad(config.apart_deg))
-        found = [self._aligned(images, layers, int(place[k]), poses[k]) for k in kept]
+        kept = best_apart(poses, scores[place, turn].astype(np.float64), config.aligned,
+                          config.apart_m, np.deg2rad(config.apart_deg))
+        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+            found = list(threads.map(
+                lambda k: self._aligned(images, layers, int(place[k]), poses[k]), kept))
         found.sort(key=lambda candidate: -candidate.score)
         apart = distinct([candidate.T_world_cam for candidate in found], 0.5 * config.apart_m,
                          np.deg2rad(0.5 * config.apart_deg))
@@ -103,20 +106,17 @@ class PlaceSearch:
         """Log-likelihood of each place in each orientation, (places, orientations)."""
         panoramas = self._blurred[name]
         seen, inside = self._seen(image, layer)
-        M = torch.from_numpy(inside.astype(np.float32))
-        n = panoramas.weight @ M.T
-        total = torch.zeros_like(n)
+        W, M = panoramas.weight, inside.astype(np.float32)
+        n = np.maximum(W @ M.T, 1e-6)
+        total = np.zeros_like(n)
         for c, signal in enumerate(layer.signal):
-            A = torch.from_numpy(np.where(inside, seen[..., c] - panoramas.mean[c], 0.0)
-                                 .astype(np.float32))
-            W, WV, WVV = panoramas.weight, panoramas.weighted[c], panoramas.squared[c]
+            A = np.where(inside, seen[..., c] - panoramas.mean[c], np.float32(0.0))
+            WV, WVV = panoramas.weighted[c], panoramas.squared[c]
             a, b = W @ A.T / n, WV @ M.T / n
             variances = (W @ (A * A).T / n - a * a) * (WVV @ M.T / n - b * b)
-            rho = (WV @ A.T / n - a * b) / variances.clamp(min=1e-12).sqrt()
-            rho = rho.clamp(0.0, _MAX_CORRELATION)
-            total -= float(signal) * torch.log1p(-rho * rho)
-        found = total * n * (0.5 / len(layer.signal))
-        return np.nan_to_num(found.numpy(), nan=0.0)
+            rho = (WV @ A.T / n - a * b) / np.sqrt(np.maximum(variances, 1e-12))
+            total -= np.float32(signal) * np.log1p(-np.clip(rho, 0.0, _MAX_CORRELATION)**2)
+        return np.asarray(total * n * np.float32(0.5 / len(layer.signal)))
 
     def _seen(self, image: Observation, layer: Layer) -> tuple[Array32, NDArray[np.bool_]]:
         """The image along each ray in each orientation (o, m, channels), and where it has one."""
@@ -127,8 +127,7 @@ class PlaceSearch:
                                              [0.0, camera.height], [camera.width, camera.height]]))
         inside = along[..., 2] > corners[:, 2].min() - 0.05
         uv, front = camera.project(along[inside])
-        border = 0.5
-        good = front & (uv > border).all(axis=1) & (uv < np.array(camera.size) - border).all(axis=1)
+        good = front & ((uv > 0.5) & (uv < np.array(camera.size) - 0.5)).all(axis=1)
         rows = _bilinear(samples[..., 0], uv)
         good &= np.isfinite(rows).all(axis=1)
         seen = np.zeros((*inside.shape, samples.shape[2]), np.float32)
@@ -161,17 +160,16 @@ class PlaceSearch:
 
     def _blur(self, values: Array32) -> _Blurred:
         """Low-pass on the sphere, by how sure the map is of each ray."""
-        W = torch.from_numpy(self.places.weight)
+        W = self.places.weight
         sharpness = np.deg2rad(self.config.blur_deg)**-2.0
-        kernel = torch.from_numpy(np.exp(sharpness * (self._directions @ self._directions.T - 1.0))
-                                  .astype(np.float32))
-        share = (W @ kernel).clamp(min=1e-6)
-        smooth = torch.stack([(W * torch.from_numpy(np.ascontiguousarray(values[..., c])))
-                              @ kernel / share for c in range(values.shape[2])])
-        mean = smooth.mean(dim=(1, 2))
+        kernel = np.exp(sharpness * (self._directions @ self._directions.T - 1.0)).astype(
+            np.float32)
+        share = np.maximum(W @ kernel, 1e-6)
+        smooth = np.stack([(W * values[..., c]) @ kernel / share
+                           for c in range(values.shape[2])])
+        mean = smooth.mean(axis=(1, 2))
         V = smooth - mean[:, None, None]
-        return _Blurred(W, W * V, W * V * V, smooth.permute(1, 2, 0).contiguous().numpy(),
-                        mean.numpy())
+        return _Blurred(W, W * V, W * V * V, np.moveaxis(smooth, 0, -1).copy(), mean)
 
 
 def orientations(places: Places, config: PlaceSearchConfig) -> Array:

@@ -8,7 +8,9 @@ because many were tried. A pose is believed only if no other that was refined fi
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+import os
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,18 +53,23 @@ def contenders(descent: Descent, candidates: Sequence[Candidate], config: Reloca
     """Candidates after a coarse alignment, the best first; `rival` is the next one's share."""
     rounds = descent.config.sigmas_px
     quick = replace(descent.config.align, iterations=_QUICK_ITERATIONS, step_px=_QUICK_STEP_PX)
-    poses, scores, priors = [], [], []
-    for candidate in candidates:
-        T = candidate.T_world_cam
-        prior = PosePrior(T, np.diag(np.repeat((_PRIOR_M**-2.0, _PRIOR_RAD**-2.0), 3)))
-        views = descent.look(T, rounds[0])
-        found = align(views, T, T, quick, prior).T_world_cam
-        poses.append(found)
-        scores.append(float(search.scores(views, T, found[None])[0]))
-        priors.append(prior)
+    views = [descent.look(candidate.T_world_cam, rounds[0]) for candidate in candidates]
+    priors = [_around(candidate.T_world_cam) for candidate in candidates]
+
+    def settle(k: int) -> tuple[Array, float]:
+        T = candidates[k].T_world_cam
+        found = align(views[k], T, T, quick, priors[k]).T_world_cam
+        return found, float(search.scores(views[k], T, found[None])[0])
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        poses, scores = zip(*threads.map(settle, range(len(candidates))), strict=True)
     order = np.argsort(-np.array(scores), kind='stable')
     kept = [int(order[k]) for k in distinct([poses[k] for k in order], _SAME_M, _SAME_RAD)]
     best = max(scores[kept[0]], 1e-9)
     shares = [scores[k] / best for k in kept[1:]] + [0.0]
     return [Contender(poses[k], rounds[1:] or rounds, priors[k], share, True)
             for k, share in zip(kept, shares)][:config.refined]
+
+
+def _around(T: Array) -> PosePrior:
+    return PosePrior(T, np.diag(np.repeat((_PRIOR_M**-2.0, _PRIOR_RAD**-2.0), 3)))
