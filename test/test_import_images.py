@@ -445,8 +445,9 @@ def test_bad_folders_are_refused(tmp_path: Path, photographs: Path, capfd, monke
     assert 'ir, thermal' in complaint(capfd, tmp_path / 'two', out, *poses)
     assert 'thermal camera has no lens' in complaint(capfd, photographs, out, *poses)
     monkeypatch.setitem(sys.modules, 'pycolmap', None)
+    assert 'does not exist' in complaint(capfd, tmp_path / 'nowhere', out)
     told = complaint(capfd, photographs, out)
-    assert 'pycolmap' in told and '--poses' in told and '[sfm]' in told
+    assert 'import here' in told and "pip install 'pycolmap>=4.0'" in told and '--poses' in told
     assert not out.exists()
 
 

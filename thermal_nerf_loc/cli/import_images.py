@@ -10,9 +10,9 @@ from typing import Any
 from thermal_nerf_loc.cli.thermal_options import add_thermal, radiometry_from
 
 _EPILOG = """\
-DIR holds RGB images, or the folders rgb/ and thermal/. Poses are found by pycolmap (an extra:
-pip install 'thermal_nerf_loc[sfm]') from the RGB images; --poses takes others. Without
---camera-positions, --distance or --tag-size the scale is arbitrary."""
+DIR holds RGB images, or the folders rgb/ and thermal/. Poses are found by pycolmap (pip install
+'pycolmap>=4.0') from the RGB images; --poses takes others. Without --camera-positions, --distance
+or --tag-size the scale is arbitrary."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

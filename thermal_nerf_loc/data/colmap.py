@@ -15,6 +15,7 @@ from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.progress import Progress, silent
 
+INSTALL = "pip install 'pycolmap>=4.0'"  # the extra `sfm`
 LENSES = ('OPENCV', 'OPENCV_FISHEYE', 'PINHOLE', 'RADIAL', 'SIMPLE_PINHOLE', 'SIMPLE_RADIAL')
 ALL_PAIRS = 'all'
 NEIGHBOURS = 'neighbours'
@@ -42,8 +43,7 @@ def require_pycolmap() -> Any:
     except ImportError as error:
         raise InputError('poses from images need pycolmap, which does not import here',
                          got=str(error),
-                         hint="Install it (pip install 'thermal_nerf_loc[sfm]', or pip install "
-                              'pycolmap), or give poses by --poses.') from None
+                         hint=f'{INSTALL}, or give poses by --poses.') from None
     if not hasattr(pycolmap, 'FeatureExtractionOptions'):
         raise InputError('pycolmap is too old', expected='4.0 or newer',
                          got=pycolmap.__version__)

@@ -84,9 +84,10 @@ def import_images(root: Path, out: Path, config: ImageImportConfig = ImageImport
                   progress: Progress = silent) -> ImportedImages:
     """Read folders of images and write a data set."""
     check_vacant(out)
+    job = _Import(root, out, config, progress)
     if config.poses is None:
         require_pycolmap()
-    return _Import(root, out, config, progress).run()
+    return job.run()
 
 
 class _Import:
