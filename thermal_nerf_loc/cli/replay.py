@@ -23,9 +23,9 @@ class Request:
     initial_pose: tuple[float, ...] = ()  # x y z qx qy qz qw; empty: near the truth
     topics: Mapping[str, str | None] | None = None  # image topic by modality
     truth: str | None = None  # TUM file, topic or tf:MAP:BASE
-    truth_gap_s: float = 0.5  # longer gaps of tf are not bridged
     params_file: Path | None = None
     rate: float | None = None  # times real time; None: offline as fast as it goes, live 1
+    truth_gap_s: float = 0.5  # longer gaps of tf are not bridged
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     request = Request(args.map, args.bag[0], args.out, args.modality, args.through_ros,
                       tuple(args.initial_pose),
-                      {'rgb': args.rgb_topic, 'thermal': args.thermal_topic}, None,
-                      args.params_file, args.rate)
+                      {'rgb': args.rgb_topic, 'thermal': args.thermal_topic},
+                      params_file=args.params_file, rate=args.rate)
     evaluation = {field: getattr(args, option) for option, field in _EVALUATION.items()}
     return study(make_study(request, args.bag, args.truth, args.compare, args.ablate, evaluation))
