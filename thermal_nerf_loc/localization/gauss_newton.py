@@ -144,22 +144,27 @@ def exp(xi):  # type: ignore[no-untyped-def]
 @njit(cache=True)
 def _look(packed, v, T, T_render):  # type: ignore[no-untyped-def]
     """What `look_up` finds for one view from the pose T."""
-    R = np.ascontiguousarray(T[:3, :3].T)
-    R_cam_point = R @ np.ascontiguousarray(T_render[:3, :3])
-    t_cam_point = R @ (T_render[:3, 3] - T[:3, 3])
+    T_cam_point = np.eye(4)  # sliced below: one layout of arrays, one compilation of `look_up`
+    for i in range(3):
+        for j in range(4):
+            T_cam_point[i, j] = 0.0
+            for k in range(3):
+                shift = T[k, 3] if j == 3 else 0.0
+                T_cam_point[i, j] += T[k, i] * (T_render[k, j] - shift)
     height, width, channels = packed.shapes[v]
     samples = packed.samples[packed.first_sample[v]:packed.first_sample[v + 1]].reshape(
         (height, width, channels, 3))
     S = packed.T_sensor_cam[v]
-    return look_up(packed.points_cam[packed.first[v]:packed.first[v + 1]], R_cam_point,
-                   t_cam_point, S[:3, :3], S[:3, 3], packed.lenses[v], samples)
+    return look_up(packed.points_cam[packed.first[v]:packed.first[v + 1]], T_cam_point[:3, :3],
+                   T_cam_point[:3, 3], S[:3, :3], S[:3, 3], packed.lenses[v], samples)
 
 
 @njit(cache=True)
 def _rendered(packed, v):  # type: ignore[no-untyped-def]
     """Rendered values and weights of one view's points."""
     rows = slice(packed.first[v], packed.first[v + 1])
-    return packed.values[rows, :packed.shapes[v, 2]], packed.weight[rows]
+    return (np.ascontiguousarray(packed.values[rows, :packed.shapes[v, 2]]),
+            packed.weight[rows])
 
 
 @njit(cache=True)
