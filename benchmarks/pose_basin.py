@@ -35,8 +35,8 @@ def main() -> int:
     made.add_argument('--inerf-frames', type=int, default=4, metavar='N',
                       help='iNeRF is slow: so many views (default: 4)')
     made.add_argument('--inerf-steps', type=int, default=300, metavar='N', help='(default: 300)')
-    made.add_argument('--inerf-rate', type=float, default=0.01, metavar='R',
-                      help='its first step (default: 0.01)')
+    made.add_argument('--inerf-rate', type=float, default=0.02, metavar='R',
+                      help='its first step (default: 0.02)')
     made.add_argument('--plot', type=Path, metavar='FILE', help='draw the curves as a PNG')
     args = made.parse_args()
     prepare(args)

@@ -25,9 +25,9 @@ def main() -> int:
                       choices=(*SAMPLERS, 'edges'), help=f'(default: {" ".join(SAMPLERS)})')
     made.add_argument('--batches', type=int, nargs='+', default=[256, 512, 1024], metavar='N',
                       help='rays of a step (default: 256 512 1024)')
-    made.add_argument('--steps', type=int, default=100, metavar='N', help='(default: 100)')
-    made.add_argument('--rate', type=float, default=0.01, metavar='R',
-                      help='first step of Adam (default: 0.01)')
+    made.add_argument('--steps', type=int, default=200, metavar='N', help='(default: 200)')
+    made.add_argument('--rate', type=float, default=0.02, metavar='R',
+                      help='first step of Adam (default: 0.02)')
     made.add_argument('--modality', choices=tuple(MODALITIES), default='rgb',
                       help='(default: rgb, as in the paper)')
     made.add_argument('--max-deg', type=float, default=40.0, metavar='DEG',
