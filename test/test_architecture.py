@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 # A module may import its own part and what stands on an earlier line. Parts that share a line
 # know nothing of each other, but for the first line's single modules.
 LAYERS = (
-    ('errors', 'config', 'progress'),
+    ('errors', 'config', 'progress', 'threads'),
     ('geometry',),
     ('sensing',),
     ('data',),

@@ -9,9 +9,7 @@ scaled by its own robust residual, so that it weighs by what it carries.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-import os
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +19,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization import gauss_newton, kernels
 from thermal_nerf_loc.localization.lifting import RenderedPoints
 from thermal_nerf_loc.localization.observation import Layer
+from thermal_nerf_loc.threads import side_by_side
 
 Array = NDArray[np.float64]
 
@@ -124,9 +123,8 @@ def align_many(views: Sequence[View], T_render: Array, starts: Array, config: Al
                prior: PosePrior | None = None) -> Array:
     """Where `align` ends from each of the starts (n, 4, 4), side by side."""
     arguments = packed(views, config, prior)
-    with ThreadPoolExecutor(min(len(starts), os.cpu_count() or 1)) as threads:
-        found = threads.map(lambda T: gauss_newton.descend(T_render, T, *arguments)[0], starts)
-        return np.stack(list(found))
+    return np.stack(side_by_side(
+        lambda T: gauss_newton.descend(T_render, T, *arguments)[0], starts))
 
 
 def packed(views: Sequence[View], config: AlignConfig, prior: PosePrior | None,

@@ -14,9 +14,7 @@ best are then aligned with the panorama's own points, which have depth, and scor
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-import os
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +28,7 @@ from thermal_nerf_loc.localization.lifting import RenderedPoints
 from thermal_nerf_loc.localization.observation import Layer, make_layer, Observation, observe
 from thermal_nerf_loc.mapping.places import Places, sphere
 from thermal_nerf_loc.sensing.frame import Frame, RGB
+from thermal_nerf_loc.threads import side_by_side
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -91,9 +90,8 @@ class PlaceSearch:
         poses = se3.from_parts(self._rotations[turn], self.places.positions[place])
         kept = best_apart(poses, scores[place, turn].astype(np.float64), config.aligned,
                           config.apart_m, np.deg2rad(config.apart_deg))
-        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            found = list(threads.map(
-                lambda k: self._aligned(images, layers, int(place[k]), poses[k]), kept))
+        found = side_by_side(
+            lambda k: self._aligned(images, layers, int(place[k]), poses[k]), kept)
         found.sort(key=lambda candidate: -candidate.score)
         apart = distinct([candidate.T_world_cam for candidate in found], 0.5 * config.apart_m,
                          np.deg2rad(0.5 * config.apart_deg))

@@ -8,9 +8,7 @@ because many were tried. A pose is believed only if no other that was refined fi
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-import os
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +20,7 @@ from thermal_nerf_loc.localization.alignment import align, PosePrior
 from thermal_nerf_loc.localization.candidates import Candidate, distinct
 from thermal_nerf_loc.localization.descent import Contender, Descent
 from thermal_nerf_loc.localization.place_search import PlaceSearchConfig
+from thermal_nerf_loc.threads import side_by_side
 
 Array = NDArray[np.float64]
 
@@ -61,8 +60,7 @@ def contenders(descent: Descent, candidates: Sequence[Candidate], config: Reloca
         found = align(views[k], T, T, quick, priors[k]).T_world_cam
         return found, float(search.scores(views[k], T, found[None])[0])
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        poses, scores = zip(*threads.map(settle, range(len(candidates))), strict=True)
+    poses, scores = zip(*side_by_side(settle, range(len(candidates))), strict=True)
     order = np.argsort(-np.array(scores), kind='stable')
     kept = [int(order[k]) for k in distinct([poses[k] for k in order], _SAME_M, _SAME_RAD)]
     best = max(scores[kept[0]], 1e-9)
