@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
-PROGRAMS = ('import_bag', 'localization', 'map_cost', 'nerfacto', 'pose_basin', 'ray_sampling',
-            'rendering_speed', 'roofline', 'training_curve', 'training_throughput')
+PROGRAMS = ('failure_detection', 'import_bag', 'localization', 'map_cost',
+            'nerfacto', 'pose_basin', 'ray_sampling', 'rendering_speed', 'roofline',
+            'training_curve', 'training_throughput')
 
 
 @pytest.fixture(autouse=True)

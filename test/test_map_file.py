@@ -47,6 +47,7 @@ def saved(tmp_path: Path) -> Path:
 def test_round_trip(tmp_path: Path, strategy: str) -> None:
     """What is loaded renders exactly what was saved."""
     before = small_map(strategy)
+    before.false_confidence = {'rgb': (-1.5, 0.5)}
     before.save(tmp_path / 'm')
     after = RadianceMap.load(tmp_path / 'm')
     rng = np.random.default_rng(0)
@@ -60,6 +61,7 @@ def test_round_trip(tmp_path: Path, strategy: str) -> None:
     assert after.modalities == ('rgb', 'thermal')
     assert after.temperature_range == TemperatureRange(10.0, 50.0)
     assert after.info == before.info and after.scene_name == 'kitchen'
+    assert after.false_confidence == before.false_confidence
     assert len(after.keyframes) == 3
     np.testing.assert_array_equal(after.keyframes.thumbnails['rgb'], 0.5)
     np.testing.assert_array_equal(after.bounds, before.bounds)
@@ -134,6 +136,7 @@ def _rewrite(path: Path, **changes: object) -> None:
     ({'space': {}}, 'inconsistent'),
     ({'temperature_range': {'low_celsius': 5, 'high_celsius': 1}}, 'temperature range is empty'),
     ({'field': {'colour': 3}}, 'unknown key'),
+    ({'false_confidence': {'rgb': [0.0, -1.0]}}, 'false confidence'),
 ])
 def test_metadata_is_not_believed(saved: Path, changes: dict[str, object], expected: str) -> None:
     """Newer versions and settings that do not fit the weights."""

@@ -66,7 +66,7 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     result = train(scene, config, progress, checkpoint)
     result.map.save(path)
     checkpoint.remove()
-    calibration = _calibrate(result.map, scene)
+    calibration, false_confidence = _calibrate(result.map, scene)
     result.map.places = _look_around(result.map, scene, config, progress)
     result.map.save(path)
     figures = {'seconds': result.seconds, 'steps': result.steps,
@@ -75,6 +75,7 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     return {**figures, 'test': quality_figures(result.map, scene, 'test'),
             'calibration': {name: {'covariance_factor': factor, 'floor_m': floor_m}
                             for name, (factor, floor_m) in calibration.items()},
+            'least_confidence': false_confidence,
             'places': len(result.map.places), 'map': str(path)}
 
 
@@ -88,10 +89,16 @@ def _look_around(radiance_map: Any, scene: Any, config: Any, progress: Any) -> A
     return find_places(radiance_map, poses, config.places, progress)
 
 
-def _calibrate(radiance_map: Any, scene: Any) -> dict[str, tuple[float, float]]:
-    """Hold the localizer's covariances against the views kept back; {}: too few of them."""
+def _calibrate(radiance_map: Any, scene: Any,
+               ) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
+    """Hold covariances and confidence against the views kept back; {}: too few of them."""
+    from thermal_nerf_loc.localization import false_confidence
     from thermal_nerf_loc.localization.calibration import calibrate
+    from thermal_nerf_loc.localization.confidence import ConfidenceConfig, least_confidence
 
     chosen = scene.test[::max(1, -(-len(scene.test) // _CALIBRATION_VIEWS))]
     frames = [scene.load(index) for index in chosen]
-    return calibrate(radiance_map, frames)
+    factors = calibrate(radiance_map, frames)
+    tails = false_confidence.measure(radiance_map, frames)
+    rate = ConfidenceConfig().false_confidence
+    return factors, {name: least_confidence(tail, rate) for name, tail in tails.items()}

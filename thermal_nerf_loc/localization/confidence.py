@@ -34,6 +34,9 @@ class ConfidenceConfig:
                                          'guess is ambiguous: many were tried', 0.0, 1.0)
     agreement: float = setting(0.6, 'noise-free correlation with the map at which the confidence '
                                'is one half', 0.0, 1.0)
+    false_confidence: float = setting(1e-3, 'share of wrong poses that may be believed; the map '
+                                      'knows how confident they get, where it was trained with '
+                                      'views held out', 1e-9, 1.0)
     # 'ok' promises 10 cm and 5 deg: 2.5 standard deviations of the worst direction
     max_sigma_m: float = setting(0.04, 'looser positions are ambiguous', 0.0, 100.0)
     max_sigma_deg: float = setting(2.0, 'looser orientations are ambiguous', 0.0, 180.0)
@@ -47,7 +50,7 @@ class Judgement:
     confidence: float
     verdict: str  # 'ok', 'ambiguous' or 'lost'
     reason: str
-    partial: bool = False  # agrees with the map, yet some direction is not held
+    partial: bool = False  # agrees with the map, yet does not stand by itself
 
 
 def covariance_of(information: Array, config: ConfidenceConfig, factor: float = 1.0,
@@ -62,8 +65,12 @@ def covariance_of(information: Array, config: ConfidenceConfig, factor: float = 
 
 
 def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig,
-          searched: bool = False) -> Judgement:
-    """Weigh the evidence; of many poses that were tried, one may fit by chance."""
+          searched: bool = False, least: float = 0.0) -> Judgement:
+    """
+    Weigh the evidence; of many poses that were tried, one may fit by chance.
+
+    `least` is the confidence that wrong poses of this map hardly ever get: see `least_confidence`.
+    """
     if not fits:
         return Judgement(0.0, LOST, 'no usable image')
     in_view = max(fit.in_view for fit in fits.values())
@@ -72,19 +79,39 @@ def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig,
     sigma_m, sigma_deg = sigmas(covariance)
     agreed, inliers = agreement(fits)
     confidence = _logistic((agreed - config.agreement) / 0.08) * min(1.0, inliers / 0.6)
+    looseness = max(sigma_m / config.max_sigma_m, sigma_deg / config.max_sigma_deg)
+    told = confidence if looseness <= 1.0 else min(confidence / looseness,
+                                                   0.9 * config.min_confidence)
     if confidence < config.min_confidence:
-        return Judgement(confidence, LOST, f'images and map disagree (agreement {agreed:.2f}, '
-                                           f'{inliers:.0%} of the points fit)')
+        return Judgement(told, LOST, f'images and map disagree (agreement {agreed:.2f}, '
+                                     f'{inliers:.0%} of the points fit)')
     if searched and confidence < config.searched_confidence:
-        return Judgement(confidence, AMBIGUOUS,
+        return Judgement(told, AMBIGUOUS,
                          f'found by a search, and the images agree with the map only to '
                          f'{agreed:.2f}')
-    looseness = max(sigma_m / config.max_sigma_m, sigma_deg / config.max_sigma_deg)
     if looseness > 1.0:
-        return Judgement(min(confidence / looseness, 0.9 * config.min_confidence), AMBIGUOUS,
-                         f'the view holds the pose only to {sigma_m:.2g} m, {sigma_deg:.2g} deg',
-                         partial=True)
+        return Judgement(told, AMBIGUOUS, f'the view holds the pose only to {sigma_m:.2g} m, '
+                                          f'{sigma_deg:.2g} deg', partial=True)
+    if confidence < least:
+        return Judgement(0.9 * config.min_confidence * confidence / least, AMBIGUOUS,
+                         f'confidence {confidence:.2f}: wrong poses of this map get up to '
+                         f'{least:.2f}', partial=True)
     return Judgement(confidence, OK, '')
+
+
+def least_confidence(tail: tuple[float, float], rate: float) -> float:
+    """
+    What wrong poses exceed only at this rate.
+
+    `tail` is offset and scale of `P(logit confidence > x) = exp(-(x - offset) / scale)`.
+    """
+    return _logistic(tail[0] - tail[1] * float(np.log(rate)))
+
+
+def logit(confidence: Array) -> Array:
+    """Inverse of the logistic; finite also for 0 and 1."""
+    held = np.clip(confidence, 1e-9, 1.0 - 1e-9)
+    return np.asarray(np.log(held / (1.0 - held)))
 
 
 def agreement(fits: Mapping[str, Fit]) -> tuple[float, float]:

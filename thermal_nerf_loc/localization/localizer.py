@@ -82,7 +82,7 @@ class Localization:
     rays: int
     fits: Mapping[str, Fit] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why
-    partial: bool = False  # agrees with the map, yet some direction is not held: see covariance
+    partial: bool = False  # agrees with the map, but only confirms what is known otherwise
     rivals: tuple[Array, ...] = ()  # other poses that fit nearly as well, found by a search
 
     def __post_init__(self) -> None:
@@ -207,15 +207,16 @@ class Localizer:
 
     def _judged(self, descent: Descent, found: Aligned, searched: bool = False) -> _Answer:
         fits, information = summarize(found, self.config.descent.align)
-        factor, floor_m = getattr(self.renderer, 'calibration', {}).get(
-            set_name(tuple(descent.images)), (1.0, 0.0))
+        seen, config = set_name(tuple(descent.images)), self.config.confidence
+        factor, floor_m = getattr(self.renderer, 'calibration', {}).get(seen, (1.0, 0.0))
+        tail = getattr(self.renderer, 'false_confidence', {}).get(seen)
+        least = 0.0 if tail is None else confidence.least_confidence(tail, config.false_confidence)
         if len(descent.images) == 1:  # is in the information already
             factor = 1.0
-        covariance = confidence.covariance_of(information, self.config.confidence, factor, floor_m)
+        covariance = confidence.covariance_of(information, config, factor, floor_m)
         named = dict(zip(descent.images, fits))
         return _Answer(found.T_world_cam, covariance,
-                       confidence.judge(named, covariance, self.config.confidence, searched),
-                       named)
+                       confidence.judge(named, covariance, config, searched, least), named)
 
     def _unknown(self, reason: str, T_guess: Array | None = None) -> _Answer:
         """The answer where there is none."""

@@ -71,6 +71,8 @@ class RadianceMap:
         self.vignetting = dict(vignetting or {})
         # (factor, floor m) of covariances by modalities; see `localization/calibration.py`
         self.calibration: dict[str, tuple[float, float]] = {}
+        # (offset, scale) of wrong poses by modalities; see `localization/false_confidence.py`
+        self.false_confidence: dict[str, tuple[float, float]] = {}
         self.places: Places | None = None  # to be found again: see `mapping/places.py`
         self._of = {name: learner for learner in learners for name in learner.modalities}
         self._fast: dict[str, CpuRenderer] = {}
@@ -149,6 +151,7 @@ class RadianceMap:
                  'temperature_range': (asdict(self.temperature_range)
                                        if self.temperature_range else None),
                  'vignetting': self.vignetting, 'calibration': self.calibration,
+                 'false_confidence': self.false_confidence,
                  'checksum': _checksum(tensors)}
         write_atomically(Path(path), save(tensors, {'map': json.dumps(facts)}))
 
@@ -193,6 +196,8 @@ class RadianceMap:
                    {name: _coefficients(pair) for name, pair in facts['vignetting'].items()})
         made.calibration = {name: _calibration(pair)
                             for name, pair in facts.get('calibration', {}).items()}
+        made.false_confidence = {name: _tail(pair)
+                                 for name, pair in facts.get('false_confidence', {}).items()}
         made.places = panoramas
         return made
 
@@ -230,6 +235,13 @@ def _calibration(pair: Any) -> tuple[float, float]:
     if not (0.0 < factor < 1e6 and 0.0 <= floor_m < 100.0):
         raise ValueError(f'calibration {pair} is none')
     return factor, floor_m
+
+
+def _tail(pair: Any) -> tuple[float, float]:
+    offset, scale = (float(value) for value in pair)
+    if not (abs(offset) < 1e3 and 0.0 < scale < 1e3):
+        raise ValueError(f'false confidence {pair} is none')
+    return offset, scale
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How confident wrong poses get: a tail that was put in is found again, and rules the verdict."""
+
+from localization_room import make_poses, PaintedRoom, perturbed, take_frame
+import numpy as np
+import pytest
+
+from thermal_nerf_loc.localization import false_confidence
+from thermal_nerf_loc.localization.confidence import (
+    AMBIGUOUS, least_confidence, logit, OK)
+from thermal_nerf_loc.localization.localizer import Localizer
+from thermal_nerf_loc.sensing.frame import THERMAL
+
+
+def logistic(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+@pytest.mark.parametrize('median, scale', [(-4.0, 0.5), (-2.0, 1.0)])
+def test_a_tail_is_found_again(median, scale):
+    """From 300 wrong answers to the confidence that one in a thousand exceeds."""
+    drawn = logistic(median + scale * np.random.default_rng(0).exponential(size=300))
+    tail = false_confidence.fitted(drawn)
+    for rate in (0.1, 0.001):
+        true = median - scale * np.log(rate)
+        assert logit(np.array(least_confidence(tail, rate))) == pytest.approx(true, abs=scale)
+
+
+def test_rarer_needs_more():
+    tail = (-1.0, 0.5)
+    asked = [least_confidence(tail, rate) for rate in (0.1, 0.01, 0.001)]
+    assert asked == sorted(asked) and asked[0] < asked[2] < 1.0
+
+
+def test_answers_without_any_confidence_have_a_finite_tail():
+    assert np.isfinite(false_confidence.fitted(np.zeros(20))).all()
+
+
+def test_a_map_whose_wrong_poses_look_right_is_believed_less():
+    world, T = PaintedRoom(), make_poses(1, seed=2)[0]
+    frame, start = take_frame(world, T), perturbed(T, 3.0, 0.05, 0)
+    plain = Localizer(world).localize(frame, start)
+    assert plain.verdict == OK
+    world.false_confidence = {'rgb+thermal': (4.0, 1.0)}
+    doubted = Localizer(world).localize(frame, start)
+    assert doubted.verdict == AMBIGUOUS and 'wrong poses' in doubted.reason
+    world.false_confidence = {'rgb+thermal': (-6.0, 1.0), 'rgb': (4.0, 1.0)}
+    assert Localizer(world).localize(frame, start).verdict == OK
+
+
+def test_wrong_starts_in_an_exact_world_are_hardly_confident():
+    world = PaintedRoom()
+    frames = [take_frame(world, T, seed=k, modalities=(THERMAL,))
+              for k, T in enumerate(make_poses(8, seed=4))]
+    found = false_confidence.measure(world, frames)
+    assert set(found) == {THERMAL} and found == world.false_confidence
+    assert least_confidence(found[THERMAL], 0.01) < 0.95
+    assert Localizer(world).localize(frames[0], perturbed(frames[0].T_world_cam, 2., .02, 0)
+                                     ).verdict == OK
+    assert false_confidence.measure(world, frames[:1]) == {}
