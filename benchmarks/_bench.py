@@ -79,15 +79,16 @@ def spread(values: Sequence[float]) -> str:
     return f'{low:.4g} to {high:.4g}'
 
 
-def room(frames: int = 80, size: tuple[int, int] = (160, 120), scene: str = 'room') -> Path:
+def room(frames: int = 80, size: tuple[int, int] = (160, 120), scene: str = 'room',
+         clean: bool = False) -> Path:
     """A simulated data set with both cameras at `size`, made once and kept under build/."""
     from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
-    path = KEPT / f'{scene}-{frames}-{size[0]}x{size[1]}'
+    path = KEPT / f'{scene}-{frames}-{size[0]}x{size[1]}{"-clean" * clean}'
     if not path.is_dir():
         print(f'simulating {path.name} ...', flush=True)
         simulate_dataset(path, SimulationConfig(scene=scene, frames=frames, size=size,
-                                                thermal_size=size))
+                                                thermal_size=size, clean=clean))
     return path
 
 

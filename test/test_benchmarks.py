@@ -12,8 +12,8 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
 PROGRAMS = ('failure_detection', 'import_bag', 'localization', 'map_cost',
-            'nerfacto', 'pose_basin', 'ray_sampling', 'rendering_speed', 'roofline',
-            'training_curve', 'training_throughput')
+            'nerfacto', 'pose_basin', 'ray_sampling', 'refinement', 'rendering_speed',
+            'roofline', 'training_curve', 'training_throughput')
 
 
 @pytest.fixture(autouse=True)

@@ -47,7 +47,7 @@ def batch(images, pixels_per_image, seed=0):
     zeros = np.zeros((count, 3), np.float32)
     return RayBatch(zeros, zeros, torch.zeros(count, 1), torch.zeros(count), torch.zeros(count),
                     torch.arange(images).repeat_interleave(pixels_per_image),
-                    torch.tensor(rng.random(count), dtype=torch.float32))
+                    torch.tensor(rng.random(count), dtype=torch.float32), zeros)
 
 
 def test_drift_and_vignetting_are_found():

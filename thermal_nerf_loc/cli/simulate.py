@@ -10,6 +10,12 @@ from typing import Any
 
 _OPTIONS = ('scene', 'seed', 'frames', 'size', 'thermal_size', 'trajectory', 'seconds', 'storage',
             'clean', 'distorted', 'supersampling')
+_SPOILERS = {
+    'pose_deg': ('DEG', 'spoil the poses of the data set: RMS error (default: 0)'),
+    'pose_m': ('M', 'the same for positions'),
+    'rig_deg': ('DEG', 'turn the thermal camera away from where the data set says'),
+    'rig_m': ('M', 'and shift it'),
+    'thermal_delay_s': ('S', 'take thermal images later than they are stamped')}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='perfect cameras and odometry')
     parser.add_argument('--supersampling', type=int, metavar='N',
                         help='rays along each side of a pixel (default: 2)')
+    for name, meaning in _SPOILERS.items():
+        parser.add_argument(f'--{name.replace("_", "-")}', type=float, metavar=meaning[0],
+                            help=meaning[1])
+    parser.add_argument('--vignetting', type=float, metavar='C',
+                        help='how much colder a thermal image seems in its corners (default: 0.6)')
+    parser.add_argument('--drift', type=float, metavar='C',
+                        help='how fast the thermal camera drifts, a second (default: 0.03)')
     parser.add_argument('--bag', action='store_true',
                         help='record a rosbag2 of a drive on another path as well')
     parser.add_argument('--seconds', type=float, metavar='S', help='length of the bag '
@@ -54,6 +67,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
     if args.darkness is not None:
         given['rgb'] = replace(settings.rgb, darkness=args.darkness)
+    given['spoil'] = replace(settings.spoil, **_chosen(args, {name: name for name in _SPOILERS}))
+    given['thermal'] = replace(settings.thermal, **_chosen(args, {
+        'vignetting': 'vignetting_celsius', 'drift': 'drift_celsius_per_s'}))
     settings = replace(settings, **given)
     start = time.monotonic()
     with progress_bar('simulate a mapping') as progress:
@@ -69,6 +85,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         figures |= {'bag': str(args.out / 'bag'), 'bag_seconds': settings.seconds,
                     'bag_realtime_factor': settings.seconds / (time.monotonic() - start - seconds)}
     return figures
+
+
+def _chosen(args: argparse.Namespace, fields: Mapping[str, str]) -> dict[str, float]:
+    """Options that were given, under the names of their settings."""
+    return {field: getattr(args, option) for option, field in fields.items()
+            if getattr(args, option) is not None}
 
 
 def image_size(text: str) -> tuple[int, int]:

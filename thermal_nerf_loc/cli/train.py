@@ -2,7 +2,7 @@
 """`train DATA --map M`: learn a radiance map and hold it against the images kept back."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'depends on how fast this machine is')
     parser.add_argument('--resume', action='store_true',
                         help='continue an interrupted training from M.checkpoint')
+    parser.add_argument('--refine', type=_names, metavar='WHAT',
+                        help='learn poses, rig (where the thermal camera is), intrinsics (its '
+                        'lens), time (its delay); several with commas (default: none)')
+    parser.add_argument('--refine-method', choices=('features', 'gradient', 'both', 'edges'),
+                        help='bundle adjustment before training, gradients of the images while '
+                        'training, both in turn, or the rig by its edges and then gradients '
+                        '(default: features)')
+    parser.add_argument('--refined', type=Path, metavar='FILE',
+                        help='write transforms.json anew, with what was refined')
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='(default: auto)')
     parser.add_argument('--seed', type=int, help='seed of every random choice (default: 0)')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
@@ -42,7 +51,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     config = load_yaml(TrainConfig, args.config) if args.config else TrainConfig()
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    config = replace(config, **given)
+    config = replace(config, **given, refine=_refinement(config.refine, args))
     check(config, 'option')
     scene = load_scene(args.data)
     if not leads():  # one process speaks for all that torchrun has started
@@ -50,11 +59,34 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         args.json = None
         return {}
     with progress_bar('train') as progress:
-        return train_map(scene, args.map, config, progress, args.resume)
+        return train_map(scene, args.map, config, progress, args.resume, _writer(args))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(',') if name.strip())
+
+
+def _refinement(config: Any, args: argparse.Namespace) -> Any:
+    given: dict[str, Any] = {}
+    if args.refine is not None:
+        given['what'] = args.refine
+    if args.refine_method is not None:
+        given['method'] = args.refine_method
+    return replace(config, **given)
+
+
+def _writer(args: argparse.Namespace) -> Callable[[Any], None]:
+    """What becomes of the refined scene: a file, where one was asked for."""
+    from thermal_nerf_loc.data.refined import check_refined_path, write_refined
+
+    if args.refined is None:
+        return lambda scene: None
+    check_refined_path(args.data, args.refined)
+    return lambda scene: write_refined(args.data, scene, args.refined)
 
 
 def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool = False,
-              ) -> dict[str, Any]:
+              keep: Callable[[Any], None] = lambda scene: None) -> dict[str, Any]:
     """Train and save; figures as the command line promises them."""
     from thermal_nerf_loc.cli.eval_map import quality_figures
     from thermal_nerf_loc.data.files import check_writable
@@ -66,6 +98,8 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     result = train(scene, config, progress, checkpoint)
     result.map.save(path)
     checkpoint.remove()
+    scene, refinement = _refined(scene, result)
+    keep(scene)
     calibration, false_confidence = _calibrate(result.map, scene)
     result.map.places = _look_around(result.map, scene, config, progress)
     result.map.save(path)
@@ -76,7 +110,22 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
             'calibration': {name: {'covariance_factor': factor, 'floor_m': floor_m}
                             for name, (factor, floor_m) in calibration.items()},
             'least_confidence': false_confidence,
+            **({'refinement': refinement} if refinement else {}),
             'places': len(result.map.places), 'map': str(path)}
+
+
+def _refined(given: Any, result: Any) -> tuple[Any, dict[str, Any]]:
+    """The scene to judge the map by, and what refinement has done to it."""
+    from thermal_nerf_loc.evaluation.refinement import HELD_OUT, summary, with_held_out
+
+    facts = dict(result.map.info.refinement)
+    if not facts:
+        return given, {}
+    figures = summary(facts, given, result.scene)
+    if 'poses' not in facts['what'] or not given.test:
+        return result.scene, figures
+    return (with_held_out(given, result.scene, result.map),
+            {**figures, 'held_out_poses': HELD_OUT})
 
 
 def _look_around(radiance_map: Any, scene: Any, config: Any, progress: Any) -> Any:

@@ -18,7 +18,8 @@ transform_rgb_thermal` all the same. A frame may repeat any intrinsic, and may h
 block of its own, to override the common one. Further keys of a frame: `depth_file_path`
 (`depth_unit_scale_factor` metres a count, 0.001 by default), `mask_path` (0: ignore), the same
 with `thermal_` before them, and `stamp_ns`. A top-level `scale` with `metric` false says that
-lengths are no metres.
+lengths are no metres. A top-level `ground_truth` holds what a simulation knows better: `poses` by
+file name, and `transform_rgb_thermal`.
 """
 
 from collections import Counter
@@ -115,8 +116,21 @@ class _Reader:
                 record = self._record(modality, prefix, entry, stamp_ns, where)
                 if record is not None:
                     records[modality] = record
-        frame = SceneFrame(names[0], T_world_cam, records, stamp_ns) if records else None
-        return names, frame
+        if not records:
+            return names, None
+        return names, SceneFrame(names[0], T_world_cam, records, stamp_ns,
+                                 self._true_pose(names[0]))
+
+    def _true_pose(self, name: str) -> NDArray[np.float64] | None:
+        where = f'{self.file} ground_truth'
+        poses = _mapping(_mapping(self.content.get('ground_truth', {}), where).get('poses', {}),
+                         where)
+        return _pose(poses[name], where) @ GL_FROM_CV if name in poses else None
+
+    def _true_rig(self, modality: str) -> NDArray[np.float64] | None:
+        where = f'{self.file} ground_truth'
+        rows = _mapping(self.content.get('ground_truth', {}), where).get('transform_rgb_thermal')
+        return _pose(rows, where) if rows is not None and modality == THERMAL else None
 
     def notices(self) -> tuple[str, ...]:
         """One sentence about everything that was not there, one about metres."""
@@ -153,7 +167,7 @@ class _Reader:
             path, self._camera(modality, block, path, where), self._extrinsic(block, where),
             mask, depth,
             self._radiometry(block, where) if modality == THERMAL else None, float(unit_m),
-            _stamp(entry, f'{prefix}image_stamp_ns', stamp_ns, where))
+            _stamp(entry, f'{prefix}image_stamp_ns', stamp_ns, where), self._true_rig(modality))
 
     def _block(self, modality: str, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
         """The keys that describe a camera: common ones, overridden by the frame's own."""

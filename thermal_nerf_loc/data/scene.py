@@ -31,6 +31,7 @@ class ImageRecord:
     radiometry: Radiometry | None = None  # thermal only; None: values are no temperatures
     depth_unit_m: float = DEPTH_UNIT_M  # metres a count of the depth file
     stamp_ns: int = 0
+    T_cam_sensor_true: NDArray[np.float64] | None = None  # where a simulation knows better
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +42,7 @@ class SceneFrame:
     T_world_cam: NDArray[np.float64]
     records: Mapping[str, ImageRecord]
     stamp_ns: int = 0
+    T_world_cam_true: NDArray[np.float64] | None = None  # where a simulation knows better
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ what the settings imply.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 import hashlib
 import json
 from pathlib import Path
@@ -52,6 +52,7 @@ class MapInfo:
     steps: int
     seconds: float
     made_by: str = f'thermal_nerf_loc {__version__}'
+    refinement: Mapping[str, Any] = field(default_factory=dict)  # see `rig.Corrections.facts`
 
 
 class RadianceMap:

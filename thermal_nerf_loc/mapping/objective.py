@@ -13,6 +13,7 @@ from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.mapping import losses
 from thermal_nerf_loc.mapping.formation import Formation
 from thermal_nerf_loc.mapping.pixels import PixelSource, RayBatch
+from thermal_nerf_loc.mapping.rig import Corrections, Given
 from thermal_nerf_loc.mapping.settings import TrainConfig
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
@@ -23,9 +24,9 @@ class Objective:
     """The loss of each modality, with what is learned beside the fields: cameras and balance."""
 
     def __init__(self, config: TrainConfig, sources: Mapping[str, PixelSource],
-                 device: torch.device) -> None:
+                 device: torch.device, corrections: Corrections | Given = Given()) -> None:
         """Cameras that add nothing yet."""
-        self.config, self.device = config, device
+        self.config, self.device, self.corrections = config, device, corrections
         self.balance = losses.Balance(
             config.balance, {'thermal': config.thermal_weight},
             {name: source.variance for name, source in sources.items()})
@@ -71,16 +72,17 @@ class Objective:
                 rng: np.random.Generator) -> tuple[Samples, Rendering]:
         """Place samples by the grid, ask the field."""
         schedule, device = self.config.schedule, self.device
+        origins, directions = self.corrections.rays(modality, batch)
         samples = Samples.from_numpy(*learner.grid.sample(
-            batch.origins, batch.directions, schedule.samples(*moment),
+            origins.detach().numpy(), directions.detach().numpy(), schedule.samples(*moment),
             schedule.exploring(*moment), rng))
         view = View(schedule.direction_share(*moment), modality in learner.detached,
                     self.config.near_gradient * learner.field.space.scale_m)
         samples = Samples(samples.distance_m.to(device), samples.width_m.to(device))
         half = self.config.bfloat16 and has_bfloat16(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-            rendering = render(learner.field, modality, torch.from_numpy(batch.origins).to(device),
-                               torch.from_numpy(batch.directions).to(device), samples, view)
+            rendering = render(learner.field, modality, origins.to(device),
+                               directions.to(device), samples, view)
         return samples, rendering
 
     def _note_psnr(self, modality: str, rendered: Tensor, truth: Tensor) -> None:

@@ -33,6 +33,7 @@ class RayBatch:
     confidence: Tensor  # (n,)
     image: Tensor  # (n,) which training image of this modality
     radius_squared: Tensor  # (n,) from the image centre; 1 in the corners
+    sights: Array32  # (n, 3) directions in the camera
 
     def on(self, device: torch.device) -> 'RayBatch':
         """The same with its tensors on a device; rays stay where the sampler is."""
@@ -77,8 +78,8 @@ class PixelSource:
         image = np.searchsorted(self._starts, index, side='right') - 1
         inside = index - self._starts[image]
         pose, size = self._poses[image], self._sizes[image]
-        directions = np.einsum('nij,nj->ni', pose[:, :3, :3],
-                               self._tables[self._table_start[image] + inside])
+        sights = self._tables[self._table_start[image] + inside]
+        directions = np.einsum('nij,nj->ni', pose[:, :3, :3], sights)
         pixels = np.stack([inside % size[:, 0], inside // size[:, 0]], axis=-1) + 0.5
         truth = torch.from_numpy(self._values[index].astype(np.float32) / _STEPS)
         depth = (np.full(len(index), np.nan, np.float32) if self._depths is None
@@ -87,7 +88,7 @@ class PixelSource:
         return RayBatch(np.ascontiguousarray(pose[:, :3, 3]), directions, truth,
                         torch.from_numpy(np.where(known, depth, 0.0).astype(np.float32)),
                         torch.from_numpy(known.astype(np.float32)), torch.from_numpy(image),
-                        torch.from_numpy(radius_squared(pixels, size)))
+                        torch.from_numpy(radius_squared(pixels, size)), sights)
 
     def _fill(self, cameras: Sequence[Camera], load: Callable[[int], SensorImage],
               allocate: Allocate) -> None:

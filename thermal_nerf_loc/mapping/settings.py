@@ -13,6 +13,9 @@ from thermal_nerf_loc.field.proposal import SamplingConfig
 from thermal_nerf_loc.field.strategies import STRATEGIES
 from thermal_nerf_loc.mapping.places import PlacesConfig
 
+REFINABLE = POSES, RIG, INTRINSICS, TIME = 'poses', 'rig', 'intrinsics', 'time'
+METHODS = FEATURES, GRADIENT, BOTH, EDGES = 'features', 'gradient', 'both', 'edges'
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:
@@ -47,6 +50,33 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RefineConfig:
+    """What is learned about where the cameras stood, and how."""
+
+    what: tuple[str, ...] = setting((), 'any of poses, rig, intrinsics, time')
+    method: str = setting(FEATURES, 'features: bundle adjustment before training; gradient: of '
+                          'the images, while training; both: in turn; edges: the rig by '
+                          'edges of heat on edges of colour, then gradient', choices=METHODS)
+    form: str = setting('so3xr3', 'parameters of a correction', choices=('so3xr3', 'se3', '6d'))
+    learning_rate: float = setting(2e-4, 'radians, or scene scales', 1e-7, 1.0)
+    decay: float = setting(0.01, 'last learning rate over the first', 1e-6, 1.0)
+    prior: float = setting(1e-4, 'weight of the pull towards what was given', 0.0, 100.0)
+    first_levels: float = setting(4.0, 'hash levels read at first', 1.0, 32.0)
+    coarse_until: float = setting(0.1, 'share of the training with those alone', 0.0, 1.0)
+    fine_at: float = setting(0.4, 'share of the training from which all levels are read', 0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Refuse what nobody knows."""
+        unknown = [name for name in self.what if name not in REFINABLE]
+        if unknown:
+            raise InputError('cannot refine this', where='refine.what',
+                             expected=', '.join(REFINABLE), got=', '.join(unknown))
+        if self.method == EDGES and RIG not in self.what:
+            raise InputError('edges tell of the rig alone', where='refine.method',
+                             expected='rig among what is refined', got=', '.join(self.what))
+
+
+@dataclass(frozen=True, slots=True)
 class TrainConfig:
     """Training settings; with `max_seconds` the result depends on the machine's speed."""
 
@@ -77,6 +107,7 @@ class TrainConfig:
     sampling: SamplingConfig = setting(SamplingConfig(), 'sampling along rays')
     schedule: ScheduleConfig = setting(ScheduleConfig(), 'order of events')
     places: PlacesConfig = setting(PlacesConfig(), 'panoramas, made once the map is trained')
+    refine: RefineConfig = setting(RefineConfig(), 'poses and rig')
 
     def identity(self) -> dict[str, Any]:
         """Every setting that the trained fields depend on."""

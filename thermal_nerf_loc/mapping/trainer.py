@@ -24,13 +24,15 @@ from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.field.space import space_around_cameras
 from thermal_nerf_loc.field.strategies import inherit, Learner, learners_for, phases_for
+from thermal_nerf_loc.mapping.adjustment import adjust
 from thermal_nerf_loc.mapping.checkpoint import Checkpoint, State
 from thermal_nerf_loc.mapping.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
 from thermal_nerf_loc.mapping.objective import Objective
 from thermal_nerf_loc.mapping.pixels import PixelSource
 from thermal_nerf_loc.mapping.processes import joined, Processes
-from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.mapping.rig import Coarseness, Corrections, Given
+from thermal_nerf_loc.mapping.settings import FEATURES, GRADIENT, TrainConfig
 from thermal_nerf_loc.mapping.sources import load_sources
 from thermal_nerf_loc.progress import Progress, silent
 
@@ -49,6 +51,7 @@ class TrainingResult:
     peak_memory_mb: float
     final_loss: float
     backend: str  # what read the hash grid
+    scene: Scene  # as it was given, or with what was refined
 
 
 def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress = silent,
@@ -63,21 +66,27 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     with joined(device) as processes:
         trainer = Trainer(config, sources, scene, processes)
         backend = trainer.learners[0].field.encoding.backend
-        seconds = _run(trainer, progress, checkpoint)
+        seconds = _run(trainer, scene, progress, checkpoint)
+    refined, facts = scene, {}
+    if trainer.corrections is not None:
+        refined, facts = trainer.corrections.applied(scene), trainer.corrections.facts(scene)
     info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
-                   seconds=seconds)
-    radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(scene),
+                   seconds=seconds, refinement=facts)
+    radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(refined),
                                vignetting=trainer.objective.vignetting(temperatures))
     return TrainingResult(radiance_map, trainer.steps, seconds,
                           trainer.steps * config.rays / max(seconds, 1e-9),
                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
-                          trainer.loss, backend)
+                          trainer.loss, backend, refined)
 
 
-def _run(trainer: 'Trainer', progress: Progress, checkpoint: Checkpoint | None) -> float:
+def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Checkpoint | None,
+         ) -> float:
     """Step until done; the seconds that it took, with those before an interruption."""
     processes, period_s = trainer.processes, trainer.config.checkpoint_seconds
     started = time.monotonic() - _resume(trainer, checkpoint)
+    if trainer.corrections and not trainer.steps and trainer.config.refine.method != GRADIENT:
+        adjust(trainer.corrections, scene, progress)
     seconds = processes.leaders(time.monotonic() - started)
     while not trainer.finished(seconds):
         trainer.step(seconds)
@@ -125,7 +134,11 @@ class Trainer:
                                      channels)
         for learner in self.learners:
             learner.field.to(processes.device)
-        self.objective = Objective(config, sources, processes.device)
+        self.corrections = (Corrections(config.refine, scene, tuple(sources), space.scale_m)
+                            if config.refine.what else None)
+        self._coarseness = Coarseness(config.refine.first_levels, config.refine.fine_at,
+                                      config.refine.coarse_until)
+        self.objective = Objective(config, sources, processes.device, self.corrections or Given())
         self.optimizer = self._optimizer()
         self.steps, self.share, self.loss = 0, 0.0, float('nan')
 
@@ -152,12 +165,15 @@ class Trainer:
         if self.share >= self._phases[self.phase].end and self.phase + 1 < len(self._phases):
             self.begin_phase(self.phase + 1)
         self._set_learning_rate()
+        self._set_levels()
         loss = torch.zeros((), device=self.processes.device)
         for learner in self.learning:
             for modality in learner.modalities:
                 batch = self.sources[modality].draw(self._rays_each(), self.rng)
                 loss = loss + self.objective.loss(learner, modality, batch, self._moment(),
                                                   self.rng)
+        if self.corrections is not None:
+            loss = loss + self.config.refine.prior * self.corrections.prior()
         if not torch.isfinite(loss):
             raise RunError('training diverged: the loss is not finite', where=f'step {self.steps}',
                            hint='Lower --learning-rate or check the poses.')
@@ -207,6 +223,9 @@ class Trainer:
             tensors[f'grid{i}'] = torch.from_numpy(learner.grid.values)
         tensors |= {f'formation.{key}': value
                     for key, value in self.objective.formations.state_dict().items()}
+        if self.corrections is not None:
+            tensors |= {f'corrections.{key}': value
+                        for key, value in self.corrections.state_dict().items()}
         for i, moments in self.optimizer.state_dict()['state'].items():
             tensors |= {f'adam{i}.{key}': value for key, value in moments.items()}
         return State(tensors, {'steps': self.steps, 'seconds': seconds, 'phase': self.phase,
@@ -225,6 +244,8 @@ class Trainer:
             learner.field.load_state_dict(_under(f'field{i}.', tensors))
             learner.grid.values[:] = tensors[f'grid{i}'].numpy()
         self.objective.formations.load_state_dict(_under('formation.', tensors))
+        if self.corrections is not None:
+            self.corrections.load_state_dict(_under('corrections.', tensors))
         parameters = sum(len(group['params']) for group in self.optimizer.param_groups)
         self.optimizer.load_state_dict({
             'state': {i: _under(f'adam{i}.', tensors) for i in range(parameters)},
@@ -260,7 +281,15 @@ class Trainer:
         warmup = min(1.0, (self.steps - self.phase_began + 1) / 50)
         share = (self.share - phase.begin) / (phase.end - phase.begin)
         for group in self.optimizer.param_groups:
-            group['lr'] = group['initial_lr'] * warmup * self.config.decay**share
+            group['lr'] = group['initial_lr'] * warmup * group['decay']**share
+
+    def _set_levels(self) -> None:
+        """Hide fine hash levels while poses are still far off."""
+        if self.corrections is not None and self.config.refine.method != FEATURES:
+            for learner in self.learners:
+                encoding = learner.field.encoding
+                encoding.active_levels = self._coarseness.levels(self.share,
+                                                                 encoding.config.levels)
 
     def _optimizer(self) -> torch.optim.Adam:
         """Adam; the hash tables with their own rate and a tiny epsilon, as most rows rest."""
@@ -276,6 +305,13 @@ class Trainer:
              {'params': networks, 'lr': config.network_learning_rate},
              {'params': cameras, 'lr': config.formation_learning_rate}],
             betas=(0.9, 0.99), fused=True)
+        for group in optimizer.param_groups:
+            group['decay'] = config.decay
+        free = [p for p in self.corrections.parameters() if p.requires_grad] if (
+            self.corrections is not None) else []
+        if free:
+            optimizer.add_param_group({'params': free, 'lr': config.refine.learning_rate,
+                                       'decay': config.refine.decay})
         for group in optimizer.param_groups:
             group['initial_lr'] = group['lr']
         return optimizer

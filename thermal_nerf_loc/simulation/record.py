@@ -2,16 +2,18 @@
 """Send a simulated robot through a world and record it as a data set or as a rosbag2."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import functools
 import heapq
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.config import check, setting
 from thermal_nerf_loc.data.bag import BagWriter
+from thermal_nerf_loc.data.scene import GL_FROM_CV
 from thermal_nerf_loc.data.scene_writer import SceneWriter
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
@@ -23,6 +25,7 @@ from thermal_nerf_loc.simulation.paths import (
     CLEAN_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry)
 from thermal_nerf_loc.simulation.sensors import (
     CLEAN_RGB, CLEAN_THERMAL, RgbCamera, RgbSensor, ThermalCamera, ThermalSensor)
+from thermal_nerf_loc.simulation.spoil import SpoilConfig, wrong_pose, wrong_rig
 from thermal_nerf_loc.simulation.world import make_world, World, WORLD_NAMES
 
 Array = NDArray[np.float64]
@@ -70,6 +73,7 @@ class SimulationConfig:
     clean: bool = setting(False, 'perfect cameras and odometry; darkness still holds')
     rgb: RgbSensor = setting(RgbSensor(), 'the RGB camera')
     thermal: ThermalSensor = setting(ThermalSensor(), 'the thermal camera')
+    spoil: SpoilConfig = setting(SpoilConfig(), 'wrong poses and a wrong rig in a data set')
 
     def __post_init__(self) -> None:
         """Check what the ranges of single fields cannot say."""
@@ -160,7 +164,9 @@ class Robot:
 
     def see(self, modality: str, elapsed_ns: int, with_depth: bool = False) -> SensorImage:
         """Take one image."""
-        camera = self.rig.cameras[modality]
+        camera, stamp_ns = self.rig.cameras[modality], START_NS + elapsed_ns
+        if modality == THERMAL:
+            elapsed_ns += round(1e9 * self.settings.spoil.thermal_delay_s)
         T_world_sensor = self.T_world_base(elapsed_ns) @ self.rig.T_base_sensor[modality]
         exact = render_image(self.world, modality, camera, T_world_sensor,
                              self.settings.supersampling)
@@ -170,7 +176,7 @@ class Robot:
             values = self.thermal.expose(exact[..., 0], elapsed_ns).celsius[..., None]
             T_cam_sensor = self.rig.T_rgb_thermal
         depth = render_depth(self.world, camera, T_world_sensor) if with_depth else None
-        return SensorImage(camera, values, START_NS + elapsed_ns, T_cam_sensor, depth_m=depth)
+        return SensorImage(camera, values, stamp_ns, T_cam_sensor, depth_m=depth)
 
     def frame(self, elapsed_ns: int, name: str = '') -> Frame:
         """Take both images at once, with depth and the true pose."""
@@ -185,13 +191,26 @@ def simulate_dataset(out: Path, settings: SimulationConfig = SimulationConfig(),
     """Write a posed image set: a mapping drive to train on, another path held out."""
     held_out = held_out_frames(settings)
     total, done = settings.frames + held_out, 0
-    rig = make_rig(settings)
-    with SceneWriter(out, rig.cameras, rig.T_rgb_thermal, RADIOMETRY) as writer:
+    rig, spoil = make_rig(settings), settings.spoil
+    said = rig.T_rgb_thermal @ wrong_rig(spoil, settings.seed)
+    truth: dict[str, Any] = {'transform_rgb_thermal': rig.T_rgb_thermal.tolist(), 'poses': {}}
+    remarks = {'ground_truth': truth} if spoil.spoils else {}
+    with SceneWriter(out, rig.cameras, said, RADIOMETRY, remarks=remarks) as writer:
         for split, count in (('train', settings.frames), ('test', held_out)):
             for frame in _drive(settings, split, count):
-                writer.add(frame, split)
+                assert frame.T_world_cam is not None
+                name = writer.add(_believed(frame, spoil, said, (settings.seed, done)), split)
+                truth['poses'][f'rgb/{name}.png'] = (frame.T_world_cam @ GL_FROM_CV).tolist()
                 done += 1
                 progress(done, total, f'{split} frame {frame.name}')
+
+
+def _believed(frame: Frame, spoil: SpoilConfig, rig: Array, seed: tuple[int, int]) -> Frame:
+    """The frame with the pose and the rig that the data set shall tell of."""
+    assert frame.T_world_cam is not None
+    images = {name: replace(image, T_cam_sensor=rig) if name == THERMAL else image
+              for name, image in frame.images.items()}
+    return replace(frame, images=images, T_world_cam=wrong_pose(frame.T_world_cam, spoil, seed))
 
 
 def held_out_frames(settings: SimulationConfig) -> int:

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data set's `transforms.json` once more, with refined poses, rig and thermal lens."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from thermal_nerf_loc.data.files import read_json, write_json
+from thermal_nerf_loc.data.intrinsics import keys_from_camera
+from thermal_nerf_loc.data.scene import GL_FROM_CV, Scene
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.sensing.frame import THERMAL
+
+_SAME = 1e-9
+
+
+def check_refined_path(source: Path, out: Path) -> None:
+    """Refuse a place where the images' relative paths would lead nowhere."""
+    file = _file(source)
+    if out.resolve().parent != file.resolve().parent:
+        raise InputError('refined poses belong beside the images', where=out,
+                         expected=f'a file in {file.parent}',
+                         hint='Paths in the file are relative to its own folder.')
+    if out.suffix != '.json' or out.resolve() == file.resolve():
+        raise InputError('refined poses need a file of their own', where=out,
+                         expected='another name, ending in .json')
+
+
+def write_refined(source: Path, scene: Scene, out: Path) -> None:
+    """Write what `source` says, but with the poses and cameras of `scene`."""
+    content = read_json(_file(source))
+    frames = {frame.name: frame for frame in scene.frames}
+    rigs = {name: frame.records[THERMAL].T_cam_sensor for name, frame in frames.items()
+            if THERMAL in frame.records}
+    first = next(iter(rigs.values()), np.eye(4))
+    shared = all(np.abs(T - first).max() < _SAME for T in rigs.values())
+    for entry in content['frames']:
+        name = entry.get('file_path', entry.get('thermal_file_path'))
+        if name not in frames:
+            continue  # its images are not there
+        frame = frames[name]
+        entry['transform_matrix'] = (frame.T_world_cam @ GL_FROM_CV).tolist()
+        if name in rigs:
+            _describe(entry, content, shared, rigs[name].tolist(), frame.records[THERMAL].camera)
+    write_json(out, content)
+
+
+def _describe(entry: dict[str, Any], content: dict[str, Any], shared: bool, rig: Any,
+              camera: Any) -> None:
+    """Where the thermal camera is, for all frames at once where it is the same."""
+    keys = {**keys_from_camera(camera), 'transform_rgb_thermal': rig}
+    if shared and 'thermal' not in entry:
+        content['thermal'] = {**content['thermal'], **keys}
+    else:
+        entry['thermal'] = {**entry.get('thermal', {}), **keys}
+
+
+def _file(source: Path) -> Path:
+    return source / 'transforms.json' if source.is_dir() else source

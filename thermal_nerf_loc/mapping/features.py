@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Points that several images show: SIFT, matched both ways, held against two-view geometry.
+
+Nothing here asks for poses but the choice of pairs, so that wrong ones do no harm.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csgraph
+
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.frame import RGB, SensorImage
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+
+_FEATURES = 600  # an image; more are slower and hardly better
+_SMALLEST_PX = 320  # images narrower than this are doubled: SIFT wants some pixels
+_LARGEST_PX = 960
+_RATIO = 0.85  # of the distances to the best and the second-best match (Lowe)
+_NEIGHBOURS = 16  # images that each one is matched with
+_WIDEST_RAD = np.deg2rad(70.0)  # between the axes of two images that are matched
+_EPIPOLAR_PX = 1.0  # at a width of 160
+_FEWEST = 12  # matches that a pair must keep, for its geometry to be believed
+_HIGH_PASS_SHARE = 0.06  # of the width: what is smoother in a thermal image is vignetting or drift
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tracks:
+    """One entry for each time that a point was seen."""
+
+    image: NDArray[np.int64]  # (n,)
+    point: NDArray[np.int64]  # (n,) 0 to points - 1
+    xy: Array  # (n, 2) undistorted image coordinates at focal length 1
+    points: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Features:
+    """Keypoints of one image."""
+
+    xy: Array
+    descriptors: Array32
+    camera: Camera
+
+
+def find_tracks(modality: str, count: int, load: Callable[[int], SensorImage],
+                poses: Array) -> Tracks:
+    """Match images 0 to `count`, whose sensors stood about at `poses` (n, 4, 4)."""
+    pattern = None if modality == RGB else _fixed_pattern(count, load)
+    features = [_features(load(i), modality, pattern) for i in range(count)]
+    starts = np.concatenate([[0], np.cumsum([len(f.xy) for f in features])]).astype(np.int64)
+    ends: list[NDArray[np.int64]] = []
+    for a, b in candidate_pairs(poses):
+        found = _match(features[a], features[b])
+        ends.append(found + starts[[a, b]])
+    edges = np.concatenate(ends) if ends else np.empty((0, 2), np.int64)
+    xy = np.concatenate([f.xy for f in features])
+    image = np.repeat(np.arange(count), np.diff(starts))
+    return _joined(edges, image, xy)
+
+
+def candidate_pairs(poses: Array) -> list[tuple[int, int]]:
+    """Pairs that probably see the same, each image with its nearest in direction and place."""
+    axes, places = poses[:, :3, 2], poses[:, :3, 3]
+    angle = np.arccos(np.clip(axes @ axes.T, -1.0, 1.0))
+    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    cost = angle + 0.5 * apart / max(float(np.median(apart)), 1e-9)
+    cost[angle > _WIDEST_RAD] = np.inf
+    np.fill_diagonal(cost, np.inf)
+    pairs = set()
+    for a, row in enumerate(cost):
+        for b in np.argsort(row, kind='stable')[:_NEIGHBOURS]:
+            if np.isfinite(row[b]):
+                pairs.add((min(a, int(b)), max(a, int(b))))
+    return sorted(pairs)
+
+
+def _features(image: SensorImage, modality: str, pattern: Array32 | None) -> _Features:
+    grey = image.values.mean(axis=-1)
+    if modality != RGB:
+        grey = _detail(grey)
+        grey = grey if pattern is None or pattern.shape != grey.shape else grey - pattern
+        grey = cv2.GaussianBlur(grey, (0, 0), 0.8)
+    low, high = np.quantile(grey, (0.005, 0.995))
+    pixels = np.clip((grey - low) / max(high - low, 1e-9) * 255.0, 0, 255).astype(np.uint8)
+    scale = 1.0
+    if pixels.shape[1] < _SMALLEST_PX:
+        scale = 2.0
+    elif pixels.shape[1] > _LARGEST_PX:
+        scale = _LARGEST_PX / pixels.shape[1]
+    if scale != 1.0:
+        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    mask = None
+    if image.valid is not None:
+        mask = cv2.resize(image.valid.astype(np.uint8), pixels.shape[::-1],
+                          interpolation=cv2.INTER_NEAREST)
+    sift = cv2.SIFT.create(nfeatures=_FEATURES, contrastThreshold=0.01)
+    keypoints, descriptors = sift.detectAndCompute(pixels, mask)
+    if not keypoints:
+        return _Features(np.empty((0, 2)), np.empty((0, 128), np.float32), image.camera)
+    root = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
+    uv = (np.array([k.pt for k in keypoints]) + 0.5) / scale
+    rays = image.camera.unproject(uv)
+    return _Features(rays[:, :2] / rays[:, 2:], root.astype(np.float32), image.camera)
+
+
+def _detail(values: Array32) -> Array32:
+    """What is finer than vignetting and drift."""
+    sigma = _HIGH_PASS_SHARE * values.shape[1]
+    return np.asarray(values - cv2.GaussianBlur(values, (0, 0), sigma), np.float32)
+
+
+def _fixed_pattern(count: int, load: Callable[[int], SensorImage]) -> Array32 | None:
+    """Columns and pixels that differ alike in all images; None where sizes differ."""
+    details = [_detail(load(i).values[..., 0]) for i in range(0, count, max(1, count // 24))]
+    if len({d.shape for d in details}) > 1 or len(details) < 5:
+        return None
+    return np.asarray(np.median(details, axis=0), np.float32)
+
+
+def _match(a: _Features, b: _Features) -> NDArray[np.int64]:
+    """Indices (n, 2) of keypoints that are the same point, as far as two images can tell."""
+    nothing = np.empty((0, 2), np.int64)
+    if min(len(a.xy), len(b.xy)) < _FEWEST:
+        return nothing
+    likeness = a.descriptors @ b.descriptors.T
+    best = likeness.argmax(axis=1)
+    rows = np.arange(len(best))
+    first = likeness[rows, best]
+    mutual = likeness.argmax(axis=0)[best] == rows
+    likeness[rows, best] = -1.0
+    far = 2.0 - 2.0 * likeness.max(axis=1)  # squared distances of unit vectors
+    chosen = np.flatnonzero(mutual & (2.0 - 2.0 * first < _RATIO**2 * far))
+    if len(chosen) < _FEWEST:
+        return nothing
+    pixel = _EPIPOLAR_PX * a.camera.width / (160.0 * a.camera.fx)
+    E, inside = cv2.findEssentialMat(a.xy[chosen], b.xy[best[chosen]], np.eye(3), cv2.RANSAC,
+                                     0.999, pixel)
+    if np.shape(E) != (3, 3) or inside.sum() < max(_FEWEST, 0.3 * len(chosen)):
+        return nothing
+    kept = chosen[inside[:, 0] > 0]
+    return np.stack([kept, best[kept]], axis=1).astype(np.int64)
+
+
+def _joined(edges: NDArray[np.int64], image: NDArray[np.int64], xy: Array) -> Tracks:
+    """Connected keypoints as points; those that one image shows twice are given up."""
+    total = len(xy)
+    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(total, total))
+    _, label = csgraph.connected_components(graph, directed=False)
+    seen, times = np.unique(np.stack([label, image], axis=1), axis=0, return_counts=True)
+    bad = np.unique(seen[times > 1, 0])
+    size = np.bincount(label)
+    good = (size >= 2) & ~np.isin(np.arange(len(size)), bad)
+    chosen = good[label]
+    names, point = np.unique(label[chosen], return_inverse=True)
+    return Tracks(image[chosen].astype(np.int64), point.astype(np.int64), xy[chosen], len(names))
+
+
