@@ -33,7 +33,7 @@ class FakeTracker:
 
     def step(self, frame, T_odom_cam=None):
         self.odometry.append(T_odom_cam)
-        return SimpleNamespace(stamp_ns=frame.stamp_ns, state=self.state, reason='',
+        return SimpleNamespace(stamp_ns=frame.stamp_ns, state=self.state, reason='', searched='',
                                localization=None, T_world_cam=T_MAP_BASE @ T_BASE_CAM,
                                covariance=self.covariance)
 

@@ -9,6 +9,7 @@ import pytest
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.localization.finder import AtOnce, Finder
 from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.localization.tracker import Tracker, TrackerConfig
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
@@ -385,3 +386,189 @@ def test_partial_fix_helps_only_where_the_view_holds_the_pose():
     assert after.reason == 'bare wall'
     assert after.covariance[2, 2] < 0.5 * before.covariance[2, 2]
     assert after.covariance[0, 0] >= 0.9 * before.covariance[0, 0]
+
+
+class Later:
+    """A runner that answers when the test wants it to."""
+
+    def __init__(self):
+        self.task, self.is_done, self.urgent, self.dropped = None, False, [], 0
+
+    def begin(self, task, urgent):
+        self.task, self.is_done = task(), False
+        self.urgent.append(urgent)
+
+    def outcome(self):
+        if self.task is None or not self.is_done:
+            return None
+        done, self.task = self.task, None
+        return done
+
+    def drop(self):
+        self.task, self.dropped = None, self.dropped + 1
+
+
+class Anywhere(FakeLocalizer):
+    """Knows the truth also without a guess, unless told otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.global_verdict, self.global_error = 'ok', np.zeros(6)
+        self.searches = []
+
+    def localize_anywhere(self, frame, hints=()):
+        self.searches.append((frame.stamp_ns, hints))
+        return Localization(frame.stamp_ns, se3.plus(self.truth, self.global_error),
+                            SIGMA**2 * np.eye(6), 0.9, self.global_verdict, 'as told', 0.5, 100)
+
+
+def drive_without_start(runner=None, **config):
+    """Nobody says where the robot is."""
+    drive = Drive(**config)
+    drive.fake = Anywhere()
+    drive.tracker = Tracker(drive.fake, TrackerConfig(**config), Finder(runner or AtOnce()))
+    return drive
+
+
+def test_the_map_is_searched_where_nobody_said():
+    drive = drive_without_start()
+    update = drive.step()
+    assert (update.state, update.searched) == ('initializing', 'found')
+    assert '1 of 2' in update.reason
+    assert len(drive.fake.guesses) == 0  # the same frame cannot confirm itself
+    update = drive.step()
+    assert update.state == 'tracking'
+    assert drive.error(update)[0] < 0.02
+    assert len(drive.fake.searches) == 1
+
+
+def test_nothing_is_searched_where_it_is_not_wanted():
+    drive = drive_without_start(search=False)
+    assert drive.step().reason == 'no initial pose'
+    drive.tracker.initialize_anywhere()
+    assert drive.step().searched == 'found'
+
+
+def test_an_answer_that_comes_late_is_carried_on_by_odometry():
+    runner = Later()
+    drive = drive_without_start(runner)
+    for _ in range(12):
+        update = drive.step()
+        assert (update.state, update.reason) == ('initializing', 'searching the whole map')
+        assert update.T_world_cam is None
+    assert len(drive.fake.searches) == 1
+    runner.is_done = True
+    update = drive.step()
+    assert update.state == 'tracking'
+    assert drive.error(update)[0] < 0.03
+
+
+def test_without_odometry_a_late_answer_is_less_sure():
+    runner = Later()
+    drive = drive_without_start(runner, unknown_speed_m_s=0.5)
+    drive.odometry = False
+    for _ in range(5):
+        drive.step(stand=True)
+    runner.is_done = True
+    drive.step(stand=True)
+    sigma_m = np.sqrt(np.linalg.eigvalsh(drive.fake.covariances[0][:3, :3])[-1])
+    assert 0.05 < sigma_m < 1.0
+
+
+@pytest.mark.parametrize('verdict, told', [('ambiguous', 'ambiguous'), ('lost', 'nothing')])
+def test_a_search_in_vain_is_repeated_after_a_pause(verdict, told):
+    drive = drive_without_start(search_pause_s=0.25)
+    drive.fake.global_verdict = verdict
+    updates = [drive.step() for _ in range(7)]
+    assert [u.searched for u in updates] == [told, '', '', told, '', '', told]
+    assert all(u.T_world_cam is None for u in updates)
+    assert updates[0].reason == 'as told'
+
+
+def test_what_a_search_finds_wrongly_is_never_claimed():
+    drive = drive_without_start(search_pause_s=0.0)
+    drive.fake.global_error = np.array([2.0, 0, 0, 0, 0, 0])
+    states = [drive.step('lost').state for _ in range(6)]
+    assert set(states) == {'initializing'}
+    assert len(drive.fake.searches) > 1
+
+
+def test_a_carried_robot_is_found_by_a_search():
+    drive = drive_without_start()
+    settle(drive)
+    drive.fake.truth = se3.exp([3.0, 1.0, 0.0, 0.0, 0.0, 2.0])
+    drive.T_odom_world = drive.tracker._T_odom_cam @ se3.inverse(drive.fake.truth)
+    states, searched = [], []
+    for _ in range(20):  # images fit nowhere near, until the search has told
+        told = 'found' in searched
+        update = drive.step('ok' if told else 'lost', stand=True)
+        states.append(update.state)
+        searched.append(update.searched)
+    assert 'lost' in states
+    assert searched[states.index('lost') + 1] == 'found'
+    assert states[-1] == 'tracking'
+    assert drive.error(update)[0] < 0.05
+
+
+def test_a_given_start_is_given_time_before_the_map_is_searched():
+    drive = drive_without_start(search_after_s=1.0)
+    drive.tracker.initialize(se3.exp([0.3, 0.0, 0.0, 0.0, 0.0, 0.0]))
+    searched = [drive.step('lost').searched for _ in range(12)]
+    assert searched[:10] == [''] * 10
+    assert 'found' in searched
+
+
+def test_a_new_start_drops_the_search():
+    runner = Later()
+    drive = drive_without_start(runner)
+    drive.step()
+    drive.tracker.initialize(drive.fake.truth)
+    assert runner.dropped > 0
+    assert drive.step().reason == '1 of 2 agreeing fixes'
+
+
+@pytest.mark.parametrize('error, verdict, told, gates', [
+    (0.0, 'ok', 'confirmed', True), (3.0, 'ok', 'contradicted', False),
+    (3.0, 'ambiguous', 'undecided', True)])
+def test_a_tracked_pose_is_checked_now_and_then(error, verdict, told, gates):
+    runner = Later()
+    drive = drive_without_start(runner, check_period_s=1.0)
+    drive.step()
+    runner.is_done = True
+    settle(drive)
+    for _ in range(11):
+        drive.step()
+    assert len(drive.fake.searches) == 2
+    assert runner.urgent == [True, False]
+    assert len(drive.fake.searches[1][1]) == 1  # the tracked pose competes
+    runner.task = replace(runner.task, T_world_cam=se3.plus(
+        runner.task.T_world_cam, [error, 0, 0, 0, 0, 0]), verdict=verdict)
+    runner.is_done = True
+    update = drive.step()
+    assert update.searched == told
+    for _ in range(4):  # a single alarm does not move the filter
+        update = drive.step()
+    assert update.state == 'tracking'
+    assert drive.error(update)[0] < 0.02
+
+
+def test_slow_divergence_is_noticed_by_a_check():
+    drive = drive_without_start(check_period_s=1.0)
+    drive.step()
+    settle(drive)
+    wrong, furthest_m = np.array([0.8, 0, 0, 0, 0, 0]), 0.0
+    for k in range(60):  # fixes near the belief drag it away; only a search knows better
+        drive.fake.truth = drive.fake.truth @ STEP
+        away = drive.tracker._candidate is None
+        drive.fake.verdict = 'ok'
+        drive.fake.error = wrong * min(k / 30, 1.0) if away else np.zeros(6)
+        drive.k += 1
+        update = drive.tracker.step(make_frame(drive.k), drive.T_odom_world @ drive.fake.truth)
+        furthest_m = max(furthest_m, drive.error(update)[0])
+        if update.searched == 'contradicted':
+            break
+    assert furthest_m > 0.1
+    for _ in range(6):
+        update = drive.step()
+    assert update.state == 'tracking'
+    assert drive.error(update)[0] < 0.02

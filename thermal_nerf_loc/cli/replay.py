@@ -26,6 +26,7 @@ class Request:
     params_file: Path | None = None
     rate: float | None = None  # times real time; None: offline as fast as it goes, live 1
     truth_gap_s: float = 0.5  # longer gaps of tf are not bridged
+    init: str = 'perturb'  # without an initial pose: near the truth, or 'global': anywhere
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--initial-pose', type=float, nargs=7, default=(),
                         metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
                         help='pose of the base in the map at the start '
-                             '(default: the truth of the bag, disturbed)')
+                             '(default: see --init)')
+    parser.add_argument('--init', choices=('perturb', 'global'), default='perturb',
+                        help='start near the truth of the bag, or anywhere in the map '
+                             '(default: %(default)s)')
     parser.add_argument('--rgb-topic', metavar='TOPIC', help='(default: /rgb/image_raw)')
     parser.add_argument('--thermal-topic', metavar='TOPIC', help='(default: /thermal/image_raw)')
     parser.add_argument('--params-file', type=Path, metavar='FILE',
@@ -85,6 +89,6 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     request = Request(args.map, args.bag[0], args.out, args.modality, args.through_ros,
                       tuple(args.initial_pose),
                       {'rgb': args.rgb_topic, 'thermal': args.thermal_topic},
-                      params_file=args.params_file, rate=args.rate)
+                      params_file=args.params_file, rate=args.rate, init=args.init)
     evaluation = {field: getattr(args, option) for option, field in _EVALUATION.items()}
     return study(make_study(request, args.bag, args.truth, args.compare, args.ablate, evaluation))

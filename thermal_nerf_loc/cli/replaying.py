@@ -81,7 +81,7 @@ def replay_drive(request: Request, a_map: LazyMap, progress: Progress) -> Drive:
     with BagReader(request.bag) as reader:
         cameras = find_cameras(reader, modalities_of(config.modality), request.topics or {})
         truth = find_truth(reader, request.truth, request.truth_gap_s)
-        config = replace(config, initial_pose=_start(config, truth))
+        config = replace(config, initial_pose=_start(config, truth, request.init))
         if request.through_ros:
             drive = _through_ros(request, config, cameras, reader.duration_ns / 1e9, progress)
         else:
@@ -102,13 +102,14 @@ def _configure(request: Request) -> NodeConfig:
     return config
 
 
-def _start(config: NodeConfig, truth: Trajectory | None) -> tuple[float, ...]:
-    """The pose given, else the truth somewhat off: said aloud, as it is a help."""
-    if config.initial_pose:
+def _start(config: NodeConfig, truth: Trajectory | None, init: str) -> tuple[float, ...]:
+    """The pose given, else none, or the truth somewhat off: said aloud, as it is a help."""
+    if config.initial_pose or init == 'global':
         return config.initial_pose
     if truth is None or not len(truth):
         raise InputError('no initial pose', expected='--initial-pose X Y Z QX QY QZ QW',
-                         hint='The bag has no /ground_truth/pose to start near.')
+                         hint='The bag has no /ground_truth/pose to start near. With --init '
+                              'global the whole map is searched.')
     T = se3.plus(truth.poses[0], _DISTURBANCE)
     metres, degrees = se3.distance(T, truth.poses[0])
     show_note(f'initial pose: the truth of the first moment, {metres:.2f} m and {degrees:.1f} '
@@ -118,19 +119,24 @@ def _start(config: NodeConfig, truth: Trajectory | None) -> tuple[float, ...]:
 
 def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
              reader: BagReader, renderer: Renderer, progress: Progress) -> Drive:
+    from thermal_nerf_loc.localization.finder import AtOnce, Finder
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.localization.tracker import Tracker
+    from thermal_nerf_loc.ros.search_thread import SearchThread
     from thermal_nerf_loc.ros.warm_up import picture_of, warm_up
 
     chosen = tuple(m for m in config.chosen_modalities(renderer.modalities) if m in cameras)
     localizer = Localizer(renderer, config.localizer)
     warm_up(localizer, picture_of(renderer, chosen))
-    robot = RobotTracker(Tracker(localizer, config.tracker))
-    robot.start_at(se3.from_quaternion(config.initial_pose[:3], config.initial_pose[3:]))
+    pace = None if request.rate is None else Pace(request.rate)
+    runner = AtOnce() if pace is None else SearchThread(
+        lambda error: show_note(f'a search failed: {error!r}'))
+    robot = RobotTracker(Tracker(localizer, config.tracker, Finder(runner)))
+    if config.initial_pose:
+        robot.start_at(se3.from_quaternion(config.initial_pose[:3], config.initial_pose[3:]))
     intake = FrameIntake(config.intake, TransformBuffer(), chosen,
                          config.thermal_scale.radiometry())
     cameras = {m: cameras[m] for m in chosen}
-    pace = None if request.rate is None else Pace(request.rate)
     task = Replay(reader, cameras, intake, robot, [], pace)
     started = time.monotonic()
     updates = list(task.updates(config.map_frame, progress))
@@ -141,8 +147,9 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
                  1.0 - len(posed) / len(updates), len(updates), len(updates) / seconds,
                  np.array([u.seconds for u in updates] if pace is None else pace.latencies_s),
                  tuple(map(_moment, updates)),
-                 {**_counts(u.state for u in updates), 'frames_dropped': 0, **intake.counts,
-                  'images_left_out': len(task.problems), 'rate': request.rate})
+                 {**_counts('updates', (u.state for u in updates)),
+                  **_counts('searches', (u.searched for u in updates)), 'frames_dropped': 0,
+                  **intake.counts, 'images_left_out': len(task.problems), 'rate': request.rate})
 
 
 def _check_updates(updates: list[RobotUpdate], problems: list[str], bag: Path) -> None:
@@ -168,8 +175,10 @@ def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, Cam
     from thermal_nerf_loc.data.files import write_atomically
 
     parameters = [f'modality:={config.modality}' if len(cameras) == 2 or
-                  config.modality != 'both' else f'modality:={next(iter(cameras))}',
-                  'initial_pose:=[' + ', '.join(f'{v!r}' for v in config.initial_pose) + ']']
+                  config.modality != 'both' else f'modality:={next(iter(cameras))}']
+    if config.initial_pose:
+        parameters.append('initial_pose:=['
+                          + ', '.join(f'{v!r}' for v in config.initial_pose) + ']')
     remappings = []
     for modality, topics in cameras.items():
         tail = '/compressed' if topics.compressed else ''
@@ -197,5 +206,5 @@ def _excuse(told: Mapping[str, str]) -> str:
                                    told.get('last_problem'))))
 
 
-def _counts(states: Iterable[str]) -> dict[str, int]:
-    return {f'updates_{state}': count for state, count in sorted(Counter(states).items())}
+def _counts(of: str, names: Iterable[str]) -> dict[str, int]:
+    return {f'{of}_{name}': count for name, count in sorted(Counter(names).items()) if name}

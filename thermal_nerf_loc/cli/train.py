@@ -9,6 +9,8 @@ from typing import Any
 
 _OPTIONS = ('strategy', 'modality', 'steps', 'max_seconds', 'device', 'seed')
 _CALIBRATION_VIEWS = 24  # some seconds of work
+_PLACES_SHARE = 0.25  # of the training's rays, at most, are spent on places
+_FEWEST_PLACES = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +137,10 @@ def _look_around(radiance_map: Any, scene: Any, config: Any, progress: Any) -> A
     from thermal_nerf_loc.mapping.places import find_places
 
     poses = np.array([scene.frames[i].T_world_cam for i in scene.train])
-    return find_places(radiance_map, poses, config.places, progress)
+    affordable = int(_PLACES_SHARE * radiance_map.info.steps * config.rays
+                     / (config.places.rays * len(radiance_map.modalities)))
+    most = min(config.places.most, max(affordable, _FEWEST_PLACES))
+    return find_places(radiance_map, poses, replace(config.places, most=most), progress)
 
 
 def _calibrate(radiance_map: Any, scene: Any,

@@ -7,7 +7,7 @@ less blur (`descent`); or descend as iNeRF does (`inerf`). Then judge (`confiden
 guess the whole map is searched (`relocalize`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 import time
@@ -22,7 +22,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization import confidence, inerf, relocalize
 from thermal_nerf_loc.localization.alignment import Aligned
-from thermal_nerf_loc.localization.candidates import CandidateSource
+from thermal_nerf_loc.localization.candidates import Candidate, CandidateSource
 from thermal_nerf_loc.localization.confidence import ConfidenceConfig, Judgement
 from thermal_nerf_loc.localization.descent import apart, Descent, DescentConfig
 from thermal_nerf_loc.localization.fit import Fit, summarize
@@ -66,6 +66,9 @@ class _Answer:
     covariance: Array
     judged: Judgement
     fits: Mapping[str, Fit]
+
+
+_Found = tuple[_Answer, int, tuple[Array, ...]]  # with rays and rivals
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,26 +122,41 @@ class Localizer:
         The covariance (6, 6) of the guess, where given, decides how widely to look; else the
         configured sigmas do.
         """
-        began = time.perf_counter()
+        if T_world_cam_guess is None:
+            return self.localize_anywhere(frame)
         T_guess = self._checked_guess(T_world_cam_guess)
         sigma_m, sigma_rad = self._guess_sigmas(guess_covariance)
+
+        def find(descent: Descent, frame: Frame) -> _Found:
+            if self.config.method == 'inerf':
+                answer, rays = self._invert(descent, T_guess)
+                return answer, rays, ()
+            return self._descend(descent, T_guess, sigma_m, sigma_rad), descent.rays, ()
+
+        return self._localized(frame, find, T_guess)
+
+    def localize_anywhere(self, frame: Frame, hints: Sequence[Array] = ()) -> Localization:
+        """Find a frame in the whole map; `hints` are poses to be considered besides others."""
+        if self.config.method == 'inerf':
+            raise InputError('iNeRF needs a guess of the pose',
+                             expected='T_world_cam_guess, 4x4',
+                             hint='Without one, use the method align.')
+
+        def find(descent: Descent, frame: Frame) -> _Found:
+            answer, rivals = self._search(descent, frame, hints)
+            return answer, descent.rays, rivals
+
+        return self._localized(frame, find)
+
+    def _localized(self, frame: Frame, find: Callable[[Descent, Frame], _Found],
+                   T_unknown: Array | None = None) -> Localization:
+        """Prepare the images, find them, and tell."""
+        began = time.perf_counter()
         frame = self._without_vignetting(frame.only(*self._modalities(frame)))
         images, ignored = observe(frame, self.renderer.modalities)
-        if not images:
-            nothing = self._unknown('; '.join(ignored.values()), T_guess)
-            return Localization(frame.stamp_ns, nothing.T_world_cam, nothing.covariance, 0.0,
-                                confidence.LOST, nothing.judged.reason,
-                                time.perf_counter() - began, 0, {}, ignored)
         descent = Descent(self.renderer, self.config.descent, images, self.config.seed)
-        rivals: tuple[Array, ...] = ()
-        if T_guess is None:
-            answer, rivals = self._search(descent, frame)
-            rays = descent.rays
-        elif self.config.method == 'inerf':
-            answer, rays = self._invert(descent, T_guess)
-        else:
-            answer = self._descend(descent, T_guess, sigma_m, sigma_rad)
-            rays = descent.rays
+        answer, rays, rivals = find(descent, frame) if images else (
+            _unknown('; '.join(ignored.values()), self.config.confidence, T_unknown), 0, ())
         return Localization(
             frame.stamp_ns, answer.T_world_cam, answer.covariance,
             answer.judged.confidence, answer.judged.verdict, answer.judged.reason,
@@ -152,12 +170,14 @@ class Localizer:
             self._source = PlaceSearch(places_of(self.renderer), self.config.relocalize.places)
         return self._source
 
-    def _search(self, descent: Descent, frame: Frame) -> tuple[_Answer, tuple[Array, ...]]:
+    def _search(self, descent: Descent, frame: Frame, hints: Sequence[Array],
+                ) -> tuple[_Answer, tuple[Array, ...]]:
         """Refine what may be the pose; the best, and others that fit nearly as well."""
         config = self.config.relocalize
-        candidates = self.source.candidates(frame, config.candidates)
+        candidates = [Candidate(T, float('inf')) for T in hints]
+        candidates += self.source.candidates(frame, config.candidates)
         if not candidates:
-            return self._unknown('no place of the map came into question'), ()
+            return _unknown('no place of the map came into question', self.config.confidence), ()
         answers: list[_Answer] = []
         for contender in relocalize.contenders(descent, candidates, config):
             if any(relocalize.is_near(contender.T_world_cam, answer.T_world_cam)
@@ -218,12 +238,6 @@ class Localizer:
         return _Answer(found.T_world_cam, covariance,
                        confidence.judge(named, covariance, config, searched, least), named)
 
-    def _unknown(self, reason: str, T_guess: Array | None = None) -> _Answer:
-        """The answer where there is none."""
-        return _Answer(np.eye(4) if T_guess is None else T_guess,
-                       confidence.covariance_of(np.zeros((6, 6)), self.config.confidence),
-                       Judgement(0.0, confidence.LOST, reason), {})
-
     def _without_vignetting(self, frame: Frame) -> Frame:
         """Take away what the map knows its cameras to add towards their corners."""
         known: Mapping[str, tuple[float, float]] = getattr(self.renderer, 'vignetting', {})
@@ -247,13 +261,7 @@ class Localizer:
                              got=', '.join(frame.images))
         return common
 
-    def _checked_guess(self, T: ArrayLike | None) -> Array | None:
-        if T is None:
-            if self.config.method == 'inerf':
-                raise InputError('iNeRF needs a guess of the pose',
-                                 expected='T_world_cam_guess, 4x4',
-                                 hint='Without one, use the method align.')
-            return None
+    def _checked_guess(self, T: ArrayLike) -> Array:
         guess = se3.check_pose(T, 'T_world_cam_guess')
         bounds = getattr(self.renderer, 'bounds', None)
         if bounds is not None:
@@ -286,6 +294,13 @@ def _added(camera: Camera, coefficients: tuple[float, float]) -> NDArray[np.floa
 def set_name(modalities: Sequence[str]) -> str:
     """Under which a map keeps what holds for a set of modalities."""
     return '+'.join(sorted(modalities))
+
+
+def _unknown(reason: str, config: ConfidenceConfig, T: Array | None = None) -> _Answer:
+    """The answer where there is none."""
+    return _Answer(np.eye(4) if T is None else T,
+                   confidence.covariance_of(np.zeros((6, 6)), config),
+                   Judgement(0.0, confidence.LOST, reason), {})
 
 
 def _fit_as_well(count: int) -> str:

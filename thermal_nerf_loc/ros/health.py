@@ -38,6 +38,8 @@ class Health:
         with self._lock:
             self._counts['updates'] += 1
             self._counts[f'updates_{update.state}'] += 1
+            if update.searched:
+                self._counts[f'searches_{update.searched}'] += 1
             self._latencies_s.append(latency_s)
             self._steps_s.append(step_s)
             self._times_s.append(time.monotonic())

@@ -59,7 +59,7 @@ class LocalizerNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
         services = Services(self)
-        services.offer_empty('reinitialize_global_localization', self._search_widely)
+        services.offer_empty('reinitialize_global_localization', self._search)
         services.offer_empty('request_nomotion_update', self._track_once)
         services.offer_trigger('pause', self._pause)
         services.offer_trigger('resume', self._resume)
@@ -70,7 +70,7 @@ class LocalizerNode(LifecycleNode):
         try:
             self.get_logger().info(f'loading map {self.config.map}')
             loaded = load(self.config, self._load_map)
-            self._session = Session(self.config, loaded, self._warn)
+            self._session = Session(self.config, loaded, self._warn, self._on_problem)
             self._announcer = Announcer(self, self.config)
             self._pictures = Pictures(self, self._on_problem)
         except Exception as error:
@@ -197,13 +197,10 @@ class LocalizerNode(LifecycleNode):
 
     # Services.
 
-    def _search_widely(self) -> str:
-        session = self._running_session('there is nothing to search')
-        T, sigma_m, sigma_deg = session.search_widely()
+    def _search(self) -> str:
+        self._running_session('there is nothing to search').robot.search()
         self._hush()
-        return (f'searching within {sigma_m:g} m and {sigma_deg:g} deg (one sigma) of the last '
-                f'known pose {_position(T)}; a search of the whole map is not offered yet, so '
-                'publish on `initialpose` if the robot is elsewhere')
+        return 'the pose is forgotten; the whole map is searched'
 
     def _track_once(self) -> str:
         self._running_session('no frame is tracked')

@@ -13,7 +13,7 @@ from thermal_nerf_loc.config import from_mapping, setting
 from thermal_nerf_loc.data.files import read_text
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
-from thermal_nerf_loc.localization.tracker import TrackerConfig
+from thermal_nerf_loc.localization.tracker_config import TrackerConfig
 from thermal_nerf_loc.ros.intake import IntakeConfig
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.localizer import Localization
-from thermal_nerf_loc.localization.tracker import FrameLocalizer, Tracker, TrackerConfig
+from thermal_nerf_loc.localization.tracker import FrameLocalizer, Tracker
+from thermal_nerf_loc.localization.tracker_config import TrackerConfig
 from thermal_nerf_loc.ros.intake import Observation
 
 Array = NDArray[np.float64]
@@ -40,6 +41,7 @@ class RobotUpdate:
     carried_by: Mapping[str, float] = field(default_factory=dict)  # modality: share of the answer
     ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why it was of no use
     confidence: float | None = None  # of the localizer in this frame alone
+    searched: str = ''  # what a search of the whole map has come to: see `TrackerUpdate`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +62,7 @@ class RobotTracker:
         self._start = None if home is None else _Start(home, None, None)
         self._change: tuple[FrameLocalizer, TrackerConfig] | None = None
         self._last: RobotUpdate | None = None
-        self._forget = False
+        self._forget = self._search = False
         self._lock = threading.Lock()
 
     def start_at(self, T_map_base: Array, T_odom_base: Array | None = None,
@@ -88,6 +90,11 @@ class RobotTracker:
             self.start_at(self._home, None, covariance)
         return self._home
 
+    def search(self) -> None:
+        """Forget the pose and search the whole map, from the next frame on."""
+        with self._lock:
+            self._start, self._search = None, True
+
     def forget(self) -> None:
         """Know nothing from the next frame on: the map is of another place."""
         with self._lock:
@@ -101,21 +108,8 @@ class RobotTracker:
 
     def step(self, observation: Observation) -> RobotUpdate:
         """Track one frame."""
-        with self._lock:
-            start, self._start = self._start, None
-            change, self._change = self._change, None
-            forget, self._forget = self._forget, False
-        if change is not None:
-            self._tracker.localizer, self._tracker.config = change
+        self._follow_orders(observation)
         T_base_cam, T_odom_base = observation.T_base_cam, observation.T_odom_base
-        if forget:
-            self._tracker.reset()
-        if observation.restarted:
-            self._tracker.reset()
-            if start is None and self._home is not None:
-                start = _Start(self._home, None, None)
-        if start is not None:
-            self._begin(start, observation)
         T_odom_cam = None if T_odom_base is None else T_odom_base @ T_base_cam
         update = self._tracker.step(observation.frame, T_odom_cam)
         T_map_base = T_map_odom = covariance = None
@@ -129,11 +123,32 @@ class RobotTracker:
         told = RobotUpdate(observation.frame.stamp_ns, update.state, update.reason, T_map_base,
                            T_map_odom, covariance, found.seconds if found is not None else 0.0,
                            tuple(observation.frame.images), update.T_world_cam,
-                           *_evidence(found), found.confidence if found is not None else None)
+                           *_evidence(found), found.confidence if found is not None else None,
+                           update.searched)
         if T_map_base is not None:
             with self._lock:
                 self._last = told
         return told
+
+    def _follow_orders(self, observation: Observation) -> None:
+        """What was told since the last frame holds from this one on."""
+        with self._lock:
+            start, self._start = self._start, None
+            change, self._change = self._change, None
+            forget, self._forget = self._forget, False
+            search, self._search = self._search, False
+        if change is not None:
+            self._tracker.localizer, self._tracker.config = change
+        if forget:
+            self._tracker.reset()
+        if observation.restarted:
+            self._tracker.reset()
+            if start is None and self._home is not None:
+                start = _Start(self._home, None, None)
+        if start is not None:
+            self._begin(start, observation)
+        elif search:
+            self._tracker.initialize_anywhere()
 
     def _begin(self, start: _Start, observation: Observation) -> None:
         T_map_base = start.T_map_base

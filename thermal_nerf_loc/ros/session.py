@@ -12,6 +12,7 @@ from thermal_nerf_loc.data.files import check_writable
 from thermal_nerf_loc.errors import InputError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization import rehearsal
+from thermal_nerf_loc.localization.finder import Finder
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.localization.tracker import Tracker
 from thermal_nerf_loc.ros.health import Health
@@ -19,14 +20,13 @@ from thermal_nerf_loc.ros.intake import FrameIntake
 from thermal_nerf_loc.ros.last_pose import read_pose, save_pose
 from thermal_nerf_loc.ros.node_config import NodeConfig
 from thermal_nerf_loc.ros.robot import RobotTracker
+from thermal_nerf_loc.ros.search_thread import SearchThread
 from thermal_nerf_loc.ros.shared_map import SharedMap
 from thermal_nerf_loc.ros.tf_buffer import make_buffer
 from thermal_nerf_loc.ros.warm_up import picture_of, warm_up
 from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
-
-_WIDE_SIGMA_M, _WIDE_SIGMA_DEG = 1.5, 45.0
 
 LoadMap = Callable[[Path], Renderer]
 
@@ -65,8 +65,8 @@ def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
 class Session:
     """From configure to cleanup; methods belong to the executor's thread."""
 
-    def __init__(self, config: NodeConfig, loaded: LoadedMap,
-                 warn: Callable[[str], None]) -> None:
+    def __init__(self, config: NodeConfig, loaded: LoadedMap, warn: Callable[[str], None],
+                 on_fault: Callable[[Exception], None]) -> None:
         """Bring everything together; nothing listens yet."""
         self.loaded, self._config = loaded, config
         self.tf = make_buffer()
@@ -74,7 +74,8 @@ class Session:
             check_writable(Path(config.pose_file))
         self._saved_ns = 0
         localizer = Localizer(loaded.renderer, config.localizer)
-        self.robot = RobotTracker(Tracker(localizer, config.tracker), self._home(warn))
+        finder = Finder(SearchThread(on_fault))
+        self.robot = RobotTracker(Tracker(localizer, config.tracker, finder), self._home(warn))
         self.intake = FrameIntake(config.intake, self.tf, loaded.modalities,
                                   config.thermal_scale.radiometry())
         self.health = Health(loaded.name)
@@ -102,15 +103,6 @@ class Session:
         else:
             self.robot.forget()
         return self._look_through(modalities)
-
-    def search_widely(self) -> tuple[Array, float, float]:
-        """Look widely around the last pose; returns it with the sigmas (m, deg)."""
-        covariance = np.diag(np.repeat((_WIDE_SIGMA_M**2, np.deg2rad(_WIDE_SIGMA_DEG)**2), 3))
-        T = self.robot.start_again(covariance)
-        if T is None:
-            raise InputError('no pose is known to search around',
-                             hint='Publish on `initialpose`, or set `initial_pose`.')
-        return T, _WIDE_SIGMA_M, _WIDE_SIGMA_DEG
 
     def save_pose(self) -> None:
         """Write the newest pose to `pose_file`, where there is one and it is news."""

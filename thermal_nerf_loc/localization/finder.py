@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Searches of the whole map for a tracker: at once, or beside it, while the robot moves on.
+
+A search takes a second or two. What it finds holds for the frame that it was begun with; the
+motion since then, with its uncertainty, is kept here and added when the answer comes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.localization.belief import Belief
+from thermal_nerf_loc.localization.confidence import AMBIGUOUS, OK
+from thermal_nerf_loc.localization.localizer import Localization
+
+Array = NDArray[np.float64]
+Task = Callable[[], Localization]
+
+
+class Runner(Protocol):
+    """Does one task at a time, now or in the background."""
+
+    def begin(self, task: Task, urgent: bool) -> None:
+        """Start; only while nothing else runs."""
+
+    def outcome(self) -> Localization | InputError | None:
+        """What came of it, told once; None: not yet."""
+
+    def drop(self) -> None:
+        """Nobody wants to know any more."""
+
+
+class AtOnce:
+    """A `Runner` that works while it is asked: the same on every run."""
+
+    def __init__(self) -> None:
+        """Nothing was asked."""
+        self._outcome: Localization | InputError | None = None
+
+    def begin(self, task: Task, urgent: bool) -> None:
+        """Do it."""
+        try:
+            self._outcome = task()
+        except InputError as error:
+            self._outcome = error
+
+    def outcome(self) -> Localization | InputError | None:
+        """See `Runner`."""
+        outcome, self._outcome = self._outcome, None
+        return outcome
+
+    def drop(self) -> None:
+        """See `Runner`."""
+        self._outcome = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What a search has told, and how the camera has moved since it was begun."""
+
+    stamp_ns: int  # of the frame that was searched for
+    is_check: bool  # of a tracked pose
+    outcome: Localization | InputError
+    motion: Belief
+
+    @property
+    def localization(self) -> Localization:
+        """The pose, where there is one to be believed."""
+        assert isinstance(self.outcome, Localization)
+        return self.outcome
+
+    @property
+    def is_believed(self) -> bool:
+        """Whether there is."""
+        return isinstance(self.outcome, Localization) and self.outcome.verdict == OK
+
+    @property
+    def verdict(self) -> str:
+        """What came of it where there is none: 'ambiguous' or 'nothing'."""
+        return (AMBIGUOUS if isinstance(self.outcome, Localization)
+                and self.outcome.verdict == AMBIGUOUS else 'nothing')
+
+    @property
+    def reason(self) -> str:
+        """Why there is none."""
+        found = self.outcome
+        return str(found) if isinstance(found, InputError) else found.reason
+
+
+class Finder:
+    """Begins searches and remembers what they were begun with; never two at a time."""
+
+    def __init__(self, runner: Runner) -> None:
+        """Nothing is searched for."""
+        self._runner = runner
+        self.forget()
+
+    def forget(self) -> None:
+        """Start anew: a search that runs is of no interest any more."""
+        self._runner.drop()
+        self._motion: Belief | None = None  # since the search at hand was begun
+        self._begun_ns, self._is_check = 0, False
+        self._ended_ns: int | None = None
+
+    @property
+    def is_searching(self) -> bool:
+        """Whether an answer is still to come."""
+        return self._motion is not None
+
+    def rested_s(self, now_ns: int) -> float:
+        """Seconds since the last search ended."""
+        return float('inf') if self._ended_ns is None else (now_ns - self._ended_ns) * 1e-9
+
+    def moved(self, delta: Array, Q: Array) -> None:
+        """The camera has moved on, with this uncertainty."""
+        if self._motion is not None:
+            self._motion = self._motion.moved(delta, Q)
+
+    def begin(self, stamp_ns: int, task: Task, is_check: bool) -> None:
+        """Search for the frame of this stamp."""
+        self._motion = Belief(np.eye(4), np.zeros((6, 6)))
+        self._begun_ns, self._is_check = stamp_ns, is_check
+        self._runner.begin(task, urgent=not is_check)
+
+    def answer(self, now_ns: int) -> Answer | None:
+        """What the search has told, once."""
+        if self._motion is None:
+            return None
+        outcome = self._runner.outcome()
+        if outcome is None:
+            return None
+        answer = Answer(self._begun_ns, self._is_check, outcome, self._motion)
+        self._motion, self._ended_ns = None, now_ns
+        return answer
