@@ -174,6 +174,30 @@ def test_a_kidnapped_robot_is_not_said_to_be_tracked_where_it_was(tracked, node)
     assert node.poll() is None and 'faults' not in robot.status
 
 
+def test_a_kidnapped_robot_is_found_again(tracked, node):
+    robot = tracked
+    robot.start_afresh(node)
+    mark = robot.mark()
+    assert robot.kidnap() > 3 * WRONG_M
+    kidnapped_ns = robot.newest_ns
+    assert robot.until(lambda: found_again(robot, mark, kidnapped_ns), 40.0, node), (
+        robot.status, list(robot.updates)[-5:])
+    robot.reset_faults()
+    robot.start_afresh(node)
+    assert node.poll() is None and 'faults' not in robot.status
+
+
+def test_a_robot_that_nobody_placed_is_found(recorded):
+    domain = ros_drive.other_domain()
+    process = ros_drive.start('diagnostics_period_s:=0.2', 'map_points:=false', domain=domain)
+    with ros_drive.ended(process), ros_drive.Drive(recorded, domain=domain) as drive:
+        process.output = ros_drive.Output(process)
+        assert drive.until(lambda: drive.status, 60.0, process)
+        assert updates_flow(drive, process, patience_s=60.0), drive.status
+        assert int(drive.status['searches_found']) > 0
+        claims_nothing_wrong(drive, 0.0)
+
+
 def given_up(robot, mark):
     return any(state == 'lost' for _, state, _ in robot.states_since(mark))
 
@@ -295,7 +319,7 @@ def test_two_robots_share_a_machine(recorded):
     try:
         for namespace, prefix in robots:
             process = ros_drive.start(
-                'diagnostics_period_s:=0.2', 'map_points:=false',
+                'diagnostics_period_s:=0.2', 'map_points:=false', 'tracker.search:=false',
                 f'intake.odom_frame:={prefix}odom', f'intake.base_frame:={prefix}base_link',
                 namespace=namespace, domain=domain)
             process.output = ros_drive.Output(process)

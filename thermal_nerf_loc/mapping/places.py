@@ -38,8 +38,8 @@ class PlacesConfig:
     above_m: float = setting(0.3, 'how far above and below the training path places lie', 0., 10.)
     rays: int = setting(1000, 'of a panorama', 100, 20_000)
     most: int = setting(1500, 'places; in larger maps they lie further apart', 1, 100_000)
-    min_sure: float = setting(0.35, 'mean weight of a panorama: below, the map shows artefacts '
-                              'from there', 0.0, 1.0)
+    min_sure: float = setting(0.6, 'mean weight of a panorama, as a share of what is usual on '
+                              'the training path: below, the map shows artefacts', 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +118,8 @@ def find_places(renderer: Renderer, viewpoints: Array, config: PlacesConfig = Pl
     positions, distance, weight = (np.concatenate([part[i] for part in parts]) for i in range(3))
     values = {name: np.concatenate([part[3][name] for part in parts])
               for name in renderer.modalities}
-    good = (weight.mean(axis=1) >= config.min_sure) & (
+    usual = float(np.median(seen[2].mean(axis=1)))
+    good = (weight.mean(axis=1) >= config.min_sure * usual) & (
         np.quantile(distance, 0.01, axis=1) >= config.clearance_m)
     good[:len(stood)] = True
     return Places(positions[good], distance[good], weight[good],

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Found without a guess: views from random poses in a simulated world, searched for in a map of it.
+
+Positions lie anywhere in free space, `CLEARANCE_M` from everything, in the band of heights that the
+scene's robots use; headings are uniform, pitch and roll within what a drone does. Cameras have
+their noise. Each view is localized with both modalities, with each alone, and with both while the
+light is off. A pose counts as right within 5 cm and 5 deg, as wrong and confident when it is
+believed and more than 10 cm or 5 deg off. `near` is the share that is within 50 cm and 15 deg:
+the place was found, whatever the map then makes of it; `from truth` says how many are right when
+the search is spared and the true pose given: what the map and the images allow.
+
+    python benchmarks/global_localization.py --map room.map --views 40
+    python benchmarks/global_localization.py --map hall.map --scene hall
+    python benchmarks/global_localization.py --scene machine_room --exact     # the world is the map
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+import sys
+from typing import Any
+
+from _bench import finish, guarded, KEPT, parser, prepare, room, show, trained_map
+
+CASES = {'both': (('rgb', 'thermal'), 0.0), 'rgb': (('rgb',), 0.0),
+         'thermal': (('thermal',), 0.0), 'dark': (('rgb', 'thermal'), 1.0)}
+CLEARANCE_M = 0.4
+HEIGHTS_M, PITCH_RAD, ROLL_RAD = 0.3, 0.3, 0.1  # about the robots' own
+NEAR = (0.5, 15.0)
+TARGETS = {('room', 'both'): 0.95, ('machine_room', 'both'): 0.95,
+           ('machine_room', 'thermal'): 0.90}
+
+
+def main() -> int:
+    """Localize every view in every case."""
+    args = parse()
+    prepare(args)
+    from thermal_nerf_loc.localization.localizer import Localizer
+    from thermal_nerf_loc.mapping.places import places_of
+
+    renderer = the_map(args)
+    if getattr(renderer, 'places', None) is None:
+        print('looking around in the map ...', flush=True)
+    places = len(places_of(renderer))
+    localizer = Localizer(renderer)
+    localizer.localize_anywhere(random_views(args.scene, 1, args.seed + 1)[0])  # compiles
+    rows = {}
+    for case in args.cases:
+        modalities, darkness = CASES[case]
+        if set(modalities) <= set(renderer.modalities):
+            views = random_views(args.scene, args.views, args.seed, darkness)
+            rows[case] = summary([attempt(localizer, view.only(*modalities)) for view in views])
+            report(args.scene, {case: rows[case]})
+    report(f'{args.scene}, {args.views} views, {places} places', rows)
+    return finish(args, {'scene': args.scene, 'map': str(args.map or 'exact'), 'places': places,
+                         'cases': rows})
+
+
+def parse() -> argparse.Namespace:
+    """Command line."""
+    made = parser(__doc__)
+    made.add_argument('--map', type=Path, metavar='FILE', help='map (default: one learned now)')
+    made.add_argument('--scene', choices=('room', 'machine_room', 'hall'), default='room',
+                      help='the world that the map shows (default: room)')
+    made.add_argument('--exact', action='store_true', help='search the exact world, not a map')
+    made.add_argument('--views', type=int, default=40, metavar='N', help='(default: 40)')
+    made.add_argument('--cases', nargs='+', choices=tuple(CASES), default=list(CASES),
+                      help='(default: all)')
+    made.add_argument('--seed', type=int, default=0, help='(default: 0)')
+    made.add_argument('--train-seconds', type=float, default=150.0, metavar='S',
+                      help='of a map learned now (default: 150)')
+    args = made.parse_args()
+    if args.quick:
+        args.views, args.cases, args.exact = 2, ['both'], args.map is None
+    return args
+
+
+def the_map(args: argparse.Namespace) -> Any:
+    """What is searched."""
+    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.simulation.world import make_world
+
+    if args.exact:
+        return make_world(args.scene)
+    if args.map is not None:
+        return RadianceMap.load(args.map)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    return RadianceMap.load(trained_map(room(scene=args.scene), None, args.train_seconds))
+
+
+def random_views(scene: str, count: int, seed: int, darkness: float = 0.0) -> list[Any]:
+    """Frames with true poses, the same for the same seed."""
+    import numpy as np
+
+    from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
+    from thermal_nerf_loc.simulation.record import (
+        make_rig, render_image, SimulationConfig, START_NS)
+    from thermal_nerf_loc.simulation.sensors import RgbCamera, ThermalCamera
+    from thermal_nerf_loc.simulation.world import make_world
+
+    settings = SimulationConfig(scene=scene, thermal_size=(160, 120))
+    rig, world = make_rig(settings), make_world(scene)
+    rgb = RgbCamera(replace(settings.rgb, darkness=darkness), seed)
+    thermal = ThermalCamera(rig.cameras[THERMAL], settings.thermal, seed)
+    rng, views, moment = np.random.default_rng([seed, 77]), [], 0
+    while len(views) < count:
+        T = random_pose(world, rng)
+        if not world.is_free(T[None, :3, 3], CLEARANCE_M)[0]:
+            continue
+        moment = thermal.opens_ns(moment + 2_300_000_000)
+        colour = render_image(world, RGB, rig.cameras[RGB], T, 2)
+        celsius = render_image(world, THERMAL, rig.cameras[THERMAL], T @ rig.T_rgb_thermal, 2)
+        stamp = START_NS + moment
+        images = {RGB: SensorImage(rig.cameras[RGB], rgb.expose(colour, moment), stamp),
+                  THERMAL: SensorImage(rig.cameras[THERMAL], thermal.expose(
+                      celsius[..., 0], moment).celsius[..., None], stamp, rig.T_rgb_thermal)}
+        views.append(Frame(stamp, images, T, f'{scene} {len(views)}'))
+    return views
+
+
+def random_pose(world: Any, rng: Any) -> Any:
+    """Pose of a camera somewhere between the walls, free or not."""
+    import numpy as np
+
+    from thermal_nerf_loc.geometry import se3
+
+    low, high = world.bounds
+    heights = np.array(world.layout.waypoints)[:, 2]
+    low[2], high[2] = heights.min() - HEIGHTS_M, heights.max() + HEIGHTS_M
+    position, yaw = rng.uniform(low, high), rng.uniform(-np.pi, np.pi)
+    pitch, roll = rng.uniform(-PITCH_RAD, PITCH_RAD), rng.uniform(-ROLL_RAD, ROLL_RAD)
+    optical = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    R = se3.so3_exp([0, 0, yaw]) @ se3.so3_exp([0, pitch, 0]) @ se3.so3_exp([roll, 0, 0])
+    return se3.from_parts(R @ optical, position)
+
+
+def attempt(localizer: Any, view: Any) -> dict[str, Any]:
+    """Localize one view without a guess, and once more from the truth."""
+    from thermal_nerf_loc.geometry import se3
+
+    found = localizer.localize_anywhere(view)
+    metres, degrees = se3.distance(found.T_world_cam, view.T_world_cam)
+    spared = localizer.localize(view, view.T_world_cam)
+    at_best = se3.distance(spared.T_world_cam, view.T_world_cam)
+    return {'metres': metres, 'degrees': degrees, 'verdict': found.verdict,
+            'seconds': found.seconds, 'rivals': len(found.rivals),
+            'best_m': at_best[0], 'best_deg': at_best[1]}
+
+
+def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Shares and medians."""
+    import numpy as np
+
+    metres, degrees, seconds, best_m, best_deg = (
+        np.array([trial[name] for trial in trials])
+        for name in ('metres', 'degrees', 'seconds', 'best_m', 'best_deg'))
+    verdicts = np.array([trial['verdict'] for trial in trials])
+    right, wrong = (metres < 0.05) & (degrees < 5.0), (metres > 0.10) | (degrees > 5.0)
+    return {'views': len(trials), 'success_5cm_5deg': float(right.mean()),
+            'near': float(((metres < NEAR[0]) & (degrees < NEAR[1])).mean()),
+            'from_truth_5cm_5deg': float(((best_m < 0.05) & (best_deg < 5.0)).mean()),
+            'right_or_ambiguous': float((right | (verdicts == 'ambiguous')).mean()),
+            'ok_share': float((verdicts == 'ok').mean()),
+            'ambiguous_share': float((verdicts == 'ambiguous').mean()),
+            'wrong_and_confident': float((wrong & (verdicts == 'ok')).mean()),
+            'median_seconds': float(np.median(seconds)),
+            'p95_seconds': float(np.quantile(seconds, 0.95)), 'trials': trials}
+
+
+def report(title: str, rows: dict[str, dict[str, Any]]) -> None:
+    """A table, targets beside it."""
+    scene = title.split(',')[0]
+    show(title, ('images', '5 cm 5 deg %', 'target', 'from truth %', 'near %', 'ok %',
+                 'ambig. %', 'wrong ok %', 'median s', 'p95 s'),
+         [[case, 100 * row['success_5cm_5deg'],
+           100 * TARGETS[scene, case] if (scene, case) in TARGETS else None,
+           100 * row['from_truth_5cm_5deg'], 100 * row['near'], 100 * row['ok_share'],
+           100 * row['ambiguous_share'], 100 * row['wrong_and_confident'],
+           row['median_seconds'], row['p95_seconds']] for case, row in rows.items()])
+
+
+if __name__ == '__main__':
+    sys.exit(guarded(main))
