@@ -2,8 +2,8 @@
 """
 Found without a guess: views from random poses in a simulated world, searched for in a map of it.
 
-Positions lie anywhere in free space, `CLEARANCE_M` from everything, in the band of heights that the
-scene's robots use; headings are uniform, pitch and roll within what a drone does. Cameras have
+Positions lie anywhere in free space, `CLEARANCE_M` from everything, in the band of heights that
+the scene's robots use; headings are uniform, pitch and roll within what a drone does. Cameras have
 their noise. Each view is localized with both modalities, with each alone, and with both while the
 light is off. A pose counts as right within 5 cm and 5 deg, as wrong and confident when it is
 believed and more than 10 cm or 5 deg off. `near` is the share that is within 50 cm and 15 deg:
@@ -12,7 +12,7 @@ the search is spared and the true pose given: what the map and the images allow.
 
     python benchmarks/global_localization.py --map room.map --views 40
     python benchmarks/global_localization.py --map hall.map --scene hall
-    python benchmarks/global_localization.py --scene machine_room --exact     # the world is the map
+    python benchmarks/global_localization.py --scene machine_room --exact   # the world itself
 """
 
 import argparse
