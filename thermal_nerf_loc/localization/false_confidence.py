@@ -23,6 +23,7 @@ from thermal_nerf_loc.sensing.frame import Frame
 
 Array = NDArray[np.float64]
 
+MIN_VIEWS = 8
 MIN_WRONG = 16  # fewer wrong answers have no tail to speak of
 _WRONG_M, _WRONG_DEG = 0.1, 5.0  # what 'ok' promises
 _TAIL_SHARE = 0.25  # of the wrong answers
@@ -36,14 +37,14 @@ def measure(renderer: Any, frames: Sequence[Frame], config: LocalizerConfig | No
     """
     Find (offset, scale) and leave them in `renderer.false_confidence`.
 
-    For each modality by itself and for all together. {}: too few wrong answers.
+    For each modality by itself and for all together. {}: too few views or wrong answers.
     """
     names = [name for name in renderer.modalities
              if all(name in frame.images for frame in frames)]
     renderer.false_confidence = {}
     localizer = Localizer(renderer, config)
     sets = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
-    for modalities in sets if len(frames) > 1 else []:
+    for modalities in sets if len(frames) >= MIN_VIEWS else []:
         wrong = [confidence for k in range(len(frames))
                  for confidence in _wrong_answers(localizer, frames, k, modalities, seed)]
         if len(wrong) >= MIN_WRONG:
