@@ -18,6 +18,7 @@ from thermal_nerf_loc.field.space import Space
 from thermal_nerf_loc.field.strategies import learners_for
 from thermal_nerf_loc.mapping.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
+from thermal_nerf_loc.mapping.uncertainty import CELLS, Uncertainty
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 CHANNELS = {'rgb': 3, 'thermal': 1}
@@ -48,6 +49,7 @@ def test_round_trip(tmp_path: Path, strategy: str) -> None:
     """What is loaded renders exactly what was saved."""
     before = small_map(strategy)
     before.false_confidence = {'rgb': (-1.5, 0.5)}
+    before.uncertainty = Uncertainty(np.full((CELLS,) * 3, 0.25, np.float32), before.space)
     before.save(tmp_path / 'm')
     after = RadianceMap.load(tmp_path / 'm')
     rng = np.random.default_rng(0)
@@ -61,6 +63,7 @@ def test_round_trip(tmp_path: Path, strategy: str) -> None:
     assert after.modalities == ('rgb', 'thermal')
     assert after.temperature_range == TemperatureRange(10.0, 50.0)
     assert after.info == before.info and after.scene_name == 'kitchen'
+    np.testing.assert_array_equal(after.uncertainty.values, before.uncertainty.values)
     assert after.false_confidence == before.false_confidence
     assert len(after.keyframes) == 3
     np.testing.assert_array_equal(after.keyframes.thumbnails['rgb'], 0.5)

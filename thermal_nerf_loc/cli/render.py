@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--pose', metavar='POSE',
                         help='one picture from this camera: "x y z qx qy qz qw", or a file')
     parser.add_argument('--what', metavar='LIST',
-                        help='some of colour,temperature,depth (default: all that the map has)')
+                        help='some of colour,temperature,depth,uncertainty (default: all that '
+                             'the map has but its uncertainty)')
     parser.add_argument('--size', type=image_size, default=(320, 240), metavar='WxH',
                         help='size of one picture (default: 320x240)')
     parser.add_argument('--fov', type=float, default=70.0, metavar='DEG',

@@ -94,6 +94,7 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     from thermal_nerf_loc.data.files import check_writable
     from thermal_nerf_loc.mapping.checkpoint import Checkpoint
     from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.uncertainty import uncertainty_of
 
     check_writable(path)
     checkpoint = Checkpoint.beside(path, resume)
@@ -103,6 +104,7 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     scene, refinement = _refined(scene, result)
     keep(scene)
     calibration, false_confidence = _calibrate(result.map, scene)
+    result.map.uncertainty = uncertainty_of(result.map, scene)
     result.map.places = _look_around(result.map, scene, config, progress)
     result.map.save(path)
     figures = {'seconds': result.seconds, 'steps': result.steps,

@@ -20,25 +20,34 @@ from thermal_nerf_loc.sensing.rendering import Renderer
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
-COLOUR, TEMPERATURE, DISTANCE = 'colour', 'temperature', 'depth'
-KINDS = {COLOUR: RGB, TEMPERATURE: THERMAL, DISTANCE: None}  # the modality that each needs
+COLOUR, TEMPERATURE, DISTANCE, UNCERTAINTY = 'colour', 'temperature', 'depth', 'uncertainty'
+# the modality that each needs
+KINDS = {COLOUR: RGB, TEMPERATURE: THERMAL, DISTANCE: None, UNCERTAINTY: None}
+_DOUBT, _SIGMA = 'magma', 'log sigma'
 _HEAD_PX, _BAR_PX, _GAP_PX = 24, 64, 8
 _SCOUTS, _SCOUT_WIDTH_PX = 24, 48
 
 
 def shown_kinds(renderer: Renderer, asked: Sequence[str] | None = None) -> tuple[str, ...]:
-    """What to show: all that the map has, or what was asked for where it has that."""
+    """
+    What to show: all that the map has, or what was asked for where it has that.
+
+    Its uncertainty is shown only where it is asked for.
+    """
     has = tuple(kind for kind, modality in KINDS.items()
                 if modality is None or modality in renderer.modalities)
+    if getattr(renderer, 'uncertainty', None) is None:
+        has = tuple(kind for kind in has if kind != UNCERTAINTY)
     if asked is None:
-        return has
+        return tuple(kind for kind in has if kind != UNCERTAINTY)
     for kind in asked:
         if kind not in KINDS:
             raise InputError('cannot show that', where=kind or 'an empty name',
                              expected='some of ' + ','.join(KINDS))
         if kind not in has:
             raise InputError(f'map has no {kind}', expected='some of ' + ','.join(has), got=kind,
-                             hint=f'It was trained without {KINDS[kind]} images.')
+                             hint=f'It was trained without {KINDS[kind]} images.'
+                             if KINDS[kind] else 'Train it again.')
     if len(set(asked)) != len(asked):
         raise InputError('the same twice', expected='each once', got=','.join(asked))
     return tuple(asked)
@@ -46,7 +55,11 @@ def shown_kinds(renderer: Renderer, asked: Sequence[str] | None = None) -> tuple
 
 def look(renderer: Renderer, camera: Camera, T_world_cam: Array, kinds: Sequence[str],
          ) -> dict[str, Array32]:
-    """Images by kind: colour (h, w, 3) in [0, 1], deg C (h, w), metres along z (h, w)."""
+    """
+    Images by kind: colour (h, w, 3) in [0, 1], deg C (h, w), metres along z (h, w).
+
+    Uncertainty (h, w) is that of the surface.
+    """
     rays = camera.rays()
     directions = (rays @ T_world_cam[:3, :3].T).astype(np.float32)
     origins = np.tile(T_world_cam[:3, 3].astype(np.float32), (len(rays), 1))
@@ -61,7 +74,18 @@ def look(renderer: Renderer, camera: Camera, T_world_cam: Array, kinds: Sequence
     out = {kind: images[modality] for kind in kinds if (modality := KINDS[kind])}
     if DISTANCE in kinds and distance is not None:
         out[DISTANCE] = (distance * rays[:, 2]).astype(np.float32).reshape(shape)
+    if UNCERTAINTY in kinds and distance is not None:
+        surface = origins + directions * distance[:, None]
+        out[UNCERTAINTY] = uncertainty_at(renderer, surface).reshape(shape)
     return {kind: out[kind] for kind in kinds}
+
+
+def uncertainty_at(renderer: Renderer, points: Array32) -> Array32:
+    """Of a map that knows it, at world points (n, 3)."""
+    field = getattr(renderer, 'uncertainty', None)
+    if field is None:
+        raise InputError('map has no uncertainty', hint='Train it again.')
+    return np.asarray(field.at(points), np.float32)
 
 
 def scales_for(renderer: Renderer, camera: Camera, poses: Array, kinds: Sequence[str],
@@ -73,7 +97,8 @@ def scales_for(renderer: Renderer, camera: Camera, poses: Array, kinds: Sequence
     chosen = poses[np.unique(np.linspace(0, len(poses) - 1, _SCOUTS).round().astype(int))]
     views = [look(renderer, small, T, others) for T in chosen] if others else []
     unit = thermal_unit(renderer)
-    fitted = {TEMPERATURE: (HEAT, unit), DISTANCE: (DEPTH, METRES)}
+    fitted = {TEMPERATURE: (HEAT, unit), DISTANCE: (DEPTH, METRES),
+              UNCERTAINTY: (_DOUBT, _SIGMA)}
     scales = {kind: fitted_scale(*fitted[kind], [view[kind] for view in views])
               for kind in others}
     if celsius is not None and TEMPERATURE in scales:

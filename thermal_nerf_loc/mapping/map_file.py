@@ -33,6 +33,7 @@ from thermal_nerf_loc.field.space import Space
 from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.mapping.keyframes import Keyframes
 from thermal_nerf_loc.mapping.places import Places
+from thermal_nerf_loc.mapping.uncertainty import Uncertainty
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
@@ -75,6 +76,7 @@ class RadianceMap:
         # (offset, scale) of wrong poses by modalities; see `localization/false_confidence.py`
         self.false_confidence: dict[str, tuple[float, float]] = {}
         self.places: Places | None = None  # to be found again: see `mapping/places.py`
+        self.uncertainty: Uncertainty | None = None  # see `mapping/uncertainty.py`
         self._of = {name: learner for learner in learners for name in learner.modalities}
         self._fast: dict[str, CpuRenderer] = {}
         for learner in learners:
@@ -127,7 +129,7 @@ class RadianceMap:
 
     def render_differentiable(self, modality: str, origins: Tensor, directions: Tensor) -> Tensor:
         """Values (n, channels) in sensor units, differentiable in origins and directions."""
-        learner = self._learner(modality)
+        learner = self.learner(modality)
         device = learner.field.encoding.table.device
         distances, widths = (torch.from_numpy(drawn).to(device) for drawn in learner.grid.sample(
             origins.detach().cpu().numpy(), directions.detach().cpu().numpy(), RENDER_SAMPLES,
@@ -141,7 +143,7 @@ class RadianceMap:
 
     def save(self, path: Path) -> None:
         """Write the map beside `path`, then rename."""
-        tensors = _tensors(self.learners, self.keyframes, self.places)
+        tensors = _tensors(self.learners, self.keyframes, self.places, self.uncertainty)
         facts = {'format': FORMAT, 'version': VERSION, 'name': self.name,
                  'info': asdict(self.info), 'space': asdict(self.space),
                  'field': asdict(self.learners[0].field.config),
@@ -189,7 +191,10 @@ class RadianceMap:
             learners.append(Learner(field, grid, tuple(entry['channels']),
                                     frozenset(entry['detached'])))
         panoramas = Places.from_tensors(places) if places else None
-        if not learners or set(tensors) != set(_tensors(tuple(learners), keyframes, panoramas)):
+        uncertainty = (Uncertainty(tensors['uncertainty'].float().numpy(), space)
+                       if 'uncertainty' in tensors else None)
+        if not learners or set(tensors) != set(_tensors(tuple(learners), keyframes, panoramas,
+                                                        uncertainty)):
             raise ValueError('weights and settings tell of different fields')
         celsius = facts['temperature_range']
         made = cls(tuple(learners), TemperatureRange(**celsius) if celsius else None,
@@ -199,10 +204,11 @@ class RadianceMap:
                             for name, pair in facts.get('calibration', {}).items()}
         made.false_confidence = {name: _tail(pair)
                                  for name, pair in facts.get('false_confidence', {}).items()}
-        made.places = panoramas
+        made.places, made.uncertainty = panoramas, uncertainty
         return made
 
-    def _learner(self, modality: str) -> Learner:
+    def learner(self, modality: str) -> Learner:
+        """Field and density grid that show a modality."""
         if modality not in self._of:
             raise InputError(f'map {self.name!r} does not show {modality}',
                              expected=' or '.join(self.modalities), got=modality)
@@ -214,7 +220,7 @@ class RadianceMap:
         return values
 
     def _look(self, modality: str, origins: Array32, directions: Array32) -> Seen:
-        learner = self._learner(modality)
+        learner = self.learner(modality)
         if learner.field.encoding.table.device.type != 'cpu':
             return render_torch(learner.field, learner.grid, modality, origins, directions,
                                 RENDER_SAMPLES, RENDER_EXPLORING)
@@ -251,8 +257,10 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[A
 
 
 def _tensors(learners: tuple[Learner, ...], keyframes: Keyframes, places: Places | None,
-             ) -> dict[str, Tensor]:
+             uncertainty: Uncertainty | None) -> dict[str, Tensor]:
     out = {'keyframes.poses': torch.from_numpy(keyframes.poses)}
+    if uncertainty is not None:
+        out['uncertainty'] = torch.from_numpy(uncertainty.values).half()
     if places is not None:
         out |= {f'places.{name}': torch.from_numpy(part)
                 for name, part in places.tensors().items()}

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Where a map could be deformed without any training image telling: its spatial uncertainty.
+
+The idea is Bayes' Rays (Goli et al., 2024). A grid of vertices over the (contracted) space moves
+the points of each ray by trilinear interpolation. Where a small motion d changes no rendered value
+C, the images do not hold the map. With the diagonal of the Hessian over N training rays,
+
+    H_v = sum over samples x of (w_v(x) dC/dx)^2,   sigma_v = 1 / sqrt(2 H_v / N + lambda)
+
+Values are in [0, 1]; signs drawn at random for each channel give the sum over channels at once.
+Sigma orders places and has no unit that could be trusted, so its logarithm (base 10) is kept.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+
+from thermal_nerf_loc.data.scene import Scene
+from thermal_nerf_loc.field.render import render, Samples
+from thermal_nerf_loc.field.space import Space
+
+Array32 = NDArray[np.float32]
+
+CELLS = 64  # vertices along each side
+_RAYS = 24_000  # of each modality
+_AT_ONCE = 2048
+_SAMPLES, _EXPLORING = 16, 0.05
+_LAMBDA = 1e-4 / CELLS**3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Uncertainty:
+    """Base-10 logarithms of sigma at the vertices (cells, cells, cells) of contracted space."""
+
+    values: Array32
+    space: Space
+
+    def __post_init__(self) -> None:
+        """Hold the shape against what `at` reads."""
+        if self.values.shape != (CELLS,) * 3 or not np.isfinite(self.values).all():
+            raise ValueError('uncertainty is no finite cube')
+
+    def at(self, points: NDArray[Any]) -> Array32:
+        """Trilinear look-up at world points (n, 3)."""
+        corners, weights = _corners(points, self.space)
+        return np.asarray((self.values.ravel()[corners] * weights).sum(axis=1), np.float32)
+
+
+def uncertainty_of(radiance_map: Any, scene: Scene, seed: int = 0) -> Uncertainty:
+    """Look along random training rays of all modalities, and at how much their samples matter."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    space = radiance_map.space
+    hessian, total = np.zeros(CELLS**3), 0
+    for modality in radiance_map.modalities:
+        learner = radiance_map.learner(modality)
+        for origins, directions in _training_rays(scene, modality, rng):
+            points, slopes = _slopes(learner, modality, origins, directions)
+            corners, weights = _corners(points, space)
+            share = (weights**2 * (slopes.astype(np.float64)**2).sum(axis=1)[:, None] / 3.0)
+            hessian += np.bincount(corners.ravel(), share.ravel(), CELLS**3)
+            total += len(origins)
+    sigma = 1.0 / np.sqrt(2.0 * hessian / max(total, 1) + _LAMBDA)
+    return Uncertainty(np.log10(sigma).astype(np.float32).reshape((CELLS,) * 3), space)
+
+
+def _slopes(learner: Any, modality: str, origins: Array32, directions: Array32,
+            ) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Samples (n, 3) of rays, and slopes of what the rays show in each sample's position."""
+    drawn = learner.grid.sample(origins, directions, _SAMPLES, _EXPLORING)
+    looked = render(learner.field, modality, torch.from_numpy(origins).requires_grad_(),
+                    torch.from_numpy(directions), Samples.from_numpy(*drawn))
+    signs = torch.randint(0, 2, looked.values.shape) * 2.0 - 1.0
+    slopes, = torch.autograd.grad((signs * looked.values).sum(), looked.points)
+    return looked.points.detach().numpy(), slopes.numpy()
+
+
+def _training_rays(scene: Scene, modality: str, rng: np.random.Generator,
+                   ) -> Iterator[tuple[Array32, Array32]]:
+    """Origins and unit directions (n, 3) of random pixels of random training images."""
+    frames = [scene.frames[i] for i in scene.train if modality in scene.frames[i].records]
+    for _ in range(_RAYS // _AT_ONCE if frames else 0):
+        chosen = rng.integers(0, len(frames), 16)
+        rays = []
+        for k in chosen:
+            record = frames[k].records[modality]
+            T = frames[k].T_world_cam @ record.T_cam_sensor
+            uv = rng.random((_AT_ONCE // 16, 2)) * record.camera.size
+            along = record.camera.unproject(uv) @ T[:3, :3].T
+            rays.append((np.broadcast_to(T[:3, 3], along.shape), along))
+        yield tuple(np.concatenate(part).astype(np.float32)  # type: ignore[misc]
+                    for part in zip(*rays, strict=True))
+
+
+def _corners(points: NDArray[Any], space: Space) -> tuple[NDArray[np.intp], NDArray[Any]]:
+    """Indices (n, 8) of the vertices around world points, and their trilinear weights."""
+    unit = space.to_unit(torch.from_numpy(np.asarray(points, np.float32))).numpy()
+    at = np.clip(unit * (CELLS - 1), 0.0, CELLS - 1.001)
+    base = at.astype(np.intp)
+    part = at - base
+    index, weight = [], []
+    for corner in np.ndindex(2, 2, 2):
+        i, j, k = (base + corner).T
+        index.append((i * CELLS + j) * CELLS + k)
+        weight.append(np.where(corner, part, 1.0 - part).prod(axis=1))
+    return np.stack(index, axis=1), np.stack(weight, axis=1)
