@@ -159,6 +159,23 @@ def test_training_hides_fine_levels_only_while_it_refines(scene: Scene) -> None:
     assert not any(p.requires_grad for p in known.corrections.parameters())
 
 
+def test_an_interrupted_refinement_goes_on(scene: Scene) -> None:
+    """Corrections, their moments and what they began at are in a checkpoint."""
+    whole, part, rest = (trainer_of(scene) for _ in range(3))
+    for made in (whole, part):
+        made.corrections.rebase(se3.plus(made.corrections.given, [0.01, 0, 0, 0, 0.02, 0]))
+    for _ in range(4):
+        whole.step(0.0)
+    part.step(0.0)
+    part.step(0.0)
+    rest.restore(part.state(0.0))
+    rest.step(0.0)
+    rest.step(0.0)
+    for name, value in whole.corrections.state_dict().items():
+        assert torch.equal(rest.corrections.state_dict()[name], value), name
+    assert float(rest.corrections.poses.abs().max()) > 0.0
+
+
 def test_what_was_refined_is_where_the_map_says(scene: Scene, tmp_path: Path) -> None:
     """Keyframes, facts, scene and the written data set all tell the same."""
     fast = replace(TINY, refine=replace(TINY.refine, learning_rate=0.01))

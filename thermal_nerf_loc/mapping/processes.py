@@ -39,7 +39,7 @@ class Processes:
         """Replace tensors by their means over all processes, in one message."""
         if self.count == 1:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).to(self.device)
+        flat = torch.cat([tensor.reshape(-1).to(self.device) for tensor in tensors])
         distributed.all_reduce(flat)
         flat /= self.count
         means = torch.split(flat, [tensor.numel() for tensor in tensors])
