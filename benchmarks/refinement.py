@@ -105,9 +105,10 @@ def trained(args: argparse.Namespace, scene: Any, what: tuple[str, ...] = (), ju
 
 def report(title: str, found: dict[str, dict[str, Any]], errors: tuple[str, ...]) -> None:
     """One row for each training."""
-    columns = ('rgb_psnr', 'thermal_psnr', 'thermal_mae_celsius', 'depth_median_error_m', *errors,
-               'seconds')
-    show(title, ('poses and rig', *columns),
+    columns = {'rgb_psnr': 'rgb dB', 'thermal_psnr': 'thermal dB', 'thermal_mae_celsius': 'MAE C',
+               'depth_median_error_m': 'depth m', **{name: name for name in errors},
+               'seconds': 's'}
+    show(title, ('poses and rig', *columns.values()),
          [(name, *(figures.get(column) for column in columns))
           for name, figures in found.items()])
 
