@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
-PROGRAMS = ('failure_detection', 'import_bag', 'localization', 'map_cost',
+PROGRAMS = ('candidates', 'failure_detection', 'import_bag', 'localization', 'map_cost',
             'nerfacto', 'pose_basin', 'ray_sampling', 'refinement', 'rendering_speed',
             'roofline', 'training_curve', 'training_throughput')
 

@@ -16,7 +16,10 @@ from thermal_nerf_loc.data.intrinsics import keys_from_camera
 from thermal_nerf_loc.data.pose_text import pose_from, pose_text
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization.candidates import Candidate
+from thermal_nerf_loc.localization.particles import ParticleSearch
 from thermal_nerf_loc.mapping.map_file import RadianceMap
+from thermal_nerf_loc.mapping.places import find_places, PlacesConfig
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 ROOM = PaintedRoom()
@@ -79,6 +82,19 @@ def test_single_images_are_found_without_a_guess(folder, capsys, monkeypatch):
     assert (figures['verdict'], figures['rivals']) == ('ok', [])
 
 
+def test_others_may_propose_where_images_were_taken(folder, capsys, monkeypatch):
+    """Particles are asked; what they are worth is tested elsewhere."""
+    monkeypatch.setattr(ROOM, 'viewpoints', make_poses(8, seed=5), raising=False)
+    monkeypatch.setattr(ROOM, 'places', find_places(ROOM, make_poses(8, seed=5), PlacesConfig(
+        spacing_m=0.8, rays=200)), raising=False)
+    asked = []
+    monkeypatch.setattr(ParticleSearch, 'candidates', lambda self, frame, count: asked.append(
+        count) or [Candidate(T_TRUE, 0.0)])
+    code, figures, _ = run(capsys, '--rgb', 'a.png', '--camera', 'camera.yaml', '--candidates',
+                           'particles')
+    assert (code, figures['verdict'], asked) == (0, 'ok', [16])
+
+
 def test_black_image_is_lost_with_its_reason(folder, capsys):
     code, figures, _ = run(capsys, '--rgb', 'black.png', '--camera', 'camera.yaml', '--guess',
                            GUESS)
@@ -89,6 +105,8 @@ def test_black_image_is_lost_with_its_reason(folder, capsys):
 @pytest.mark.parametrize('words, complaint', [
     ((), 'nothing to localize'),
     (('data', '--rgb', 'a.png'), 'cannot be localized together'),
+    (('data', '--candidates', 'particles'), 'only where there is no start'),
+    (('--rgb', 'a.png', '--guess', GUESS, '--candidates', 'regression'), 'Add --init global'),
     (('--camera', 'camera.yaml', '--guess', GUESS), 'no image'),
     (('--rgb', 'a.png', '--guess', GUESS), '--camera missing'),
     (('--rgb', 'a.png', '--camera', 'camera.yaml', '--guess', GUESS, '--init', 'global'),

@@ -32,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='align: fast; inerf: the published method (default: %(default)s)')
     parser.add_argument('--init', choices=('perturb', 'global'), default='perturb',
                         help='start near the true pose, or anywhere (default: %(default)s)')
+    parser.add_argument('--candidates', choices=('panoramas', 'regression', 'particles'),
+                        default='panoramas', help='who proposes poses where there is no start; '
+                        'regression first learns from views of the map, which takes minutes '
+                        '(default: %(default)s)')
     parser.add_argument('--perturb-deg', type=_positive, default=10.0, metavar='DEG',
                         help='how far the start is turned, or may be (default: %(default)s)')
     parser.add_argument('--perturb-m', type=_positive, default=0.1, metavar='M',
@@ -51,6 +55,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.frames is not None and args.frames < 1:
         raise InputError('no image to localize', where='--frames', expected='1 or more',
                          got=args.frames)
+    if args.candidates != 'panoramas' and (
+            args.method == 'inerf' or args.guess is not None
+            or (args.data is not None and args.init != 'global')):
+        raise InputError('candidates are asked for only where there is no start',
+                         where='--candidates', got=args.candidates,
+                         hint='Add --init global, and leave --guess and --method inerf out.')
     config = _configured(args)
     if single_frame.is_asked_for(args):
         return single_frame.localize(args, config, _MODALITIES[args.modality])
@@ -60,19 +70,39 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
     scene, renderer = load_scene(args.data), RadianceMap.load(args.map)
-    localizer = Localizer(renderer, config)
     wanted = tuple(name for name in _MODALITIES[args.modality] if name in renderer.modalities)
     if args.modality != 'both' and not wanted:
         raise InputError(f'map has no {args.modality}', where=args.map,
                          expected=' or '.join(renderer.modalities))
+    source = None
     if args.init == 'global':
-        places_with_progress(renderer)
+        indices = scene.split(args.split)
+        source = candidate_source(args.candidates, renderer, scene.load(indices[0]).only(*wanted)
+                                  if len(indices) else None)
+    localizer = Localizer(renderer, config, source)
     with progress_bar('localize') as progress:
         figures = {**localize_scene(localizer, scene, wanted, args, progress),
                    'backend': renderer.backend}
     if args.plot is not None:
         _plot(args.plot, figures['frames'])
     return figures
+
+
+def candidate_source(name: str, renderer: Any, frame: Any) -> Any:
+    """Who proposes poses; ready for the cameras of a frame. None: the map's panoramas."""
+    places_with_progress(renderer)
+    if name == 'panoramas' or frame is None:
+        return None
+    if name == 'particles':
+        from thermal_nerf_loc.localization.particles import ParticleSearch
+        return ParticleSearch(renderer)
+
+    from thermal_nerf_loc.cli.output import progress_bar
+    from thermal_nerf_loc.localization.regression import PoseRegression
+    with progress_bar('learn from views of the map') as progress:
+        source = PoseRegression(renderer, progress=progress)
+        source.regressor_for(frame)
+    return source
 
 
 def places_with_progress(renderer: Any) -> None:

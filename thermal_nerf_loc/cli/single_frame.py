@@ -41,7 +41,7 @@ def is_asked_for(args: argparse.Namespace) -> bool:
 def localize(args: argparse.Namespace, config: Any,
              modalities: tuple[str, ...]) -> Mapping[str, Any]:
     """Find one frame; figures for table and JSON."""
-    from thermal_nerf_loc.cli.localize import places_with_progress
+    from thermal_nerf_loc.cli.localize import candidate_source
     from thermal_nerf_loc.data.camera_file import load_frame
     from thermal_nerf_loc.data.pose_text import pose_from
     from thermal_nerf_loc.localization.localizer import Localizer
@@ -60,9 +60,8 @@ def localize(args: argparse.Namespace, config: Any,
         raise InputError(f'map has no {" and no ".join(foreign)}', where=args.map,
                          expected=' or '.join(renderer.modalities),
                          hint=f'Leave out --{foreign[0]}.')
-    if T_guess is None:
-        places_with_progress(renderer)
-    return _figures(Localizer(renderer, config).localize(frame, T_guess))
+    source = candidate_source(args.candidates, renderer, frame) if T_guess is None else None
+    return _figures(Localizer(renderer, config, source).localize(frame, T_guess))
 
 
 def _figures(found: Any) -> dict[str, Any]:

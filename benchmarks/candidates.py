@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Who finds a frame without a guess? Three sources of candidates, in one table.
+
+- panoramas: the search of the map's places (the default);
+- regression: networks trained on views that the map renders: PCA + MLP, MLP, CNN;
+- particles: Monte-Carlo localization on rendered rays, and parallel inversion with resampling.
+Held-out images, no prior. 'first': the best candidate as it comes, its error, and how often it
+lies within 0.1 of the scene's scale (the mean half extent of the map's box). '5 cm': what the
+localizer makes of all candidates, within 5 cm and 5 deg; 'wrong': believed, and over 10 cm or 5
+deg off. Also seconds a query, seconds of rendering and training, and how large the model is.
+
+The table before is the reversal of a radiance field: each regressor learns from views rendered
+around the training path, and is judged on such views that were kept back at random (unbiased); on
+those around the last fifth of the path (sequential: nothing there is learned from); and on real
+held-out images. Target: >= 90 % of positions within 0.1 of the scene's scale, random split.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+import sys
+import time
+from typing import Any
+
+from _bench import finish, guarded, parser, prepare, show
+from _poses import (
+    add_inputs, data_of, held_out, map_of, MODALITIES, modalities_of, SUCCESS_DEG, SUCCESS_M)
+
+NETWORKS = ('pca_mlp', 'mlp', 'cnn')
+METHODS = ('filter', 'inversion')
+SHARE = 0.1  # of the scene's scale
+SPLIT = 0.1  # of the views, kept back by the random split
+SEQUENCE = 0.2  # of the training path, kept back by the sequential split
+
+
+def main() -> int:
+    """Study, then compare."""
+    made = parser(__doc__)
+    add_inputs(made, 16)
+    made.add_argument('--modality', choices=tuple(MODALITIES), help='(default: all of the map)')
+    made.add_argument('--what', choices=('study', 'sources', 'all'), default='all',
+                      help='the reversal, the sources, or both (default: all)')
+    made.add_argument('--views', type=int, default=4000, metavar='N',
+                      help='views rendered to learn from (default: 4000)')
+    made.add_argument('--train-regressor-seconds', type=float, default=60.0, metavar='S',
+                      help='of each network, at most (default: 60)')
+    args = made.parse_args()
+    prepare(args)
+    if args.quick:
+        args.frames, args.views, args.train_regressor_seconds = 2, 60, 2.0
+    data = data_of(args)
+    renderer, frames = map_of(args, data), held_out(data, args.frames)
+    modality = args.modality or modalities_of(renderer, frames)[0]
+    frames = [frame.only(*MODALITIES[modality]) for frame in frames]
+    figures: dict[str, Any] = {'data': str(data), 'modality': modality, 'images': len(frames),
+                               'scale_m': renderer.space.scale_m, 'views': args.views}
+    if args.what != 'sources':
+        views, eyes, _ = learned_from(args, renderer, frames[0], 1.0)
+        figures['reversal'] = reversal(args, renderer, views, eyes, frames)
+    if args.what != 'study':
+        figures['sources'] = compared(args, renderer, frames,
+                                      *learned_from(args, renderer, frames[0]))
+    return finish(args, figures)
+
+
+def settings(args: argparse.Namespace, network: str) -> Any:
+    """A regressor's configuration."""
+    from thermal_nerf_loc.localization.regression import RegressionConfig
+    from thermal_nerf_loc.localization.training_views import ViewsConfig
+    return RegressionConfig(network=network, max_seconds=args.train_regressor_seconds,
+                            seed=args.seed, views=ViewsConfig(count=args.views))
+
+
+def learned_from(args: argparse.Namespace, renderer: Any, frame: Any,
+                 path_share: float | None = None) -> tuple[Any, Any, float]:
+    """Views of the map through this frame's cameras, the cameras, and how long that took."""
+    from thermal_nerf_loc.localization.training_views import eyes_of, render_views
+    from thermal_nerf_loc.mapping.places import places_of
+
+    if path_share != 1.0:
+        places_of(renderer)  # a map brings them along
+    config = settings(args, NETWORKS[0])
+    chosen_views = (config.views if path_share is None
+                    else replace(config.views, path_share=path_share))
+    eyes = eyes_of(frame, tuple(frame.images), config.views.width_px)
+    began = time.perf_counter()
+    views = render_views(renderer, eyes, chosen_views, args.seed)
+    seconds = time.perf_counter() - began
+    print(f'{len(views)} views rendered in {seconds:.0f} s', flush=True)
+    return views, eyes, seconds
+
+
+def splits(args: argparse.Namespace, renderer: Any, views: Any) -> dict[str, Any]:
+    """Which views are kept back (n,) booleans."""
+    import numpy as np
+
+    rng = np.random.default_rng(args.seed)
+    path = renderer.viewpoints[:, :3, 3]
+    nearest = np.linalg.norm(views.poses[:, None, :3, 3] - path, axis=-1).argmin(axis=1)
+    return {'random': rng.random(len(views)) < SPLIT,
+            'sequential': nearest >= (1.0 - SEQUENCE) * len(path)}
+
+
+def reversal(args: argparse.Namespace, renderer: Any, views: Any, eyes: Any,
+             frames: Sequence[Any]) -> list[dict[str, Any]]:
+    """Each network on each split."""
+    import numpy as np
+
+    from thermal_nerf_loc.localization.regression import train
+    from thermal_nerf_loc.localization.training_views import thumbnails, Views
+
+    real = [thumbnails(frame, eyes) for frame in frames]
+    images = Views(np.array([frame.T_world_cam for frame in frames]),
+                   {name: np.stack([one[name] for one in real]) for name in eyes})
+    rows = []
+    for network in NETWORKS:
+        for split, kept in splits(args, renderer, views).items():
+            regressor = train(chosen(views, ~kept), settings(args, network))
+            tests = {split: chosen(views, kept)} | ({'real images': images}
+                                                    if split == 'random' else {})
+            rows += [{'network': network, 'split': name, 'views': len(test),
+                      **accuracy(regressor.predict(test.images), test.poses,
+                                 renderer.space.scale_m)}
+                     for name, test in tests.items() if len(test)]
+    show("Reversal: positions within 0.1 of the scene's scale "
+         f'({SHARE * renderer.space.scale_m:.2f} m)',
+         ('network', 'judged on', 'views', 'within %', 'median m', 'median deg'),
+         [[r['network'], r['split'], r['views'], 100 * r['within_share'], r['median_m'],
+           r['median_deg']] for r in rows])
+    return rows
+
+
+def chosen(views: Any, mask: Any) -> Any:
+    """Some of the views."""
+    from thermal_nerf_loc.localization.training_views import Views
+    return Views(views.poses[mask], {name: part[mask] for name, part in views.images.items()})
+
+
+def accuracy(found: Any, truth: Any, scale_m: float) -> dict[str, float]:
+    """Of poses (n, 4, 4)."""
+    import numpy as np
+
+    from thermal_nerf_loc.evaluation.metrics import pose_errors
+
+    errors = pose_errors(found, truth)
+    return {'within_share': float(np.mean(errors.metres < SHARE * scale_m)),
+            'median_m': float(np.median(errors.metres)),
+            'median_deg': float(np.median(errors.degrees))}
+
+
+def compared(args: argparse.Namespace, renderer: Any, frames: Sequence[Any], views: Any, eyes: Any,
+             rendering_s: float) -> list[dict[str, Any]]:
+    """All sources on the same images."""
+    rows = []
+    for name, (source, training_s, size) in sources(args, renderer, frames, views, eyes).items():
+        rows.append({'source': name, **judged(renderer, source, frames),
+                     'training_seconds': training_s + (rendering_s if training_s else 0.0),
+                     'model_mb': size / 1e6})
+    show(f'Without a guess, {len(frames)} held-out images',
+         ('source', 'first %', 'm', 'deg', '5 cm %', 'ok', 'wrong', 's', 'train s', 'MB'),
+         [[r['source'], 100 * r['within_share'], r['median_m'], r['median_deg'],
+           100 * r['success_5cm_5deg'], r['ok'], r['wrong_but_ok'], r['median_seconds'],
+           r['training_seconds'], r['model_mb']] for r in rows])
+    return rows
+
+
+def sources(args: argparse.Namespace, renderer: Any, frames: Sequence[Any], views: Any,
+            eyes: Any) -> Mapping[str, tuple[Any, float, int]]:
+    """Name to source, seconds of its training, bytes of its model."""
+    from thermal_nerf_loc.localization.particles import ParticleConfig, ParticleSearch
+    from thermal_nerf_loc.localization.place_search import PlaceSearch
+    from thermal_nerf_loc.localization.regression import PoseRegression, train
+    from thermal_nerf_loc.mapping.places import places_of
+
+    places = places_of(renderer)
+    made = {'panoramas': (PlaceSearch(places), 0.0,
+                          sum(part.nbytes for part in places.tensors().values()))}
+    for network in NETWORKS:
+        config = settings(args, network)
+        regressor = train(views, config)
+        source = PoseRegression(renderer, config)
+        source.know(frames[0], eyes, regressor)
+        made[f'regression, {network}'] = (source, regressor.seconds, 4 * regressor.parameters)
+    for method in METHODS:
+        config = ParticleConfig(method=method, seed=args.seed)
+        if args.quick:
+            config = replace(config, first=100, particles=20, inverted=4, rounds=2)
+        made[f'particles, {method}'] = (ParticleSearch(renderer, config), 0.0, 0)
+    return made
+
+
+def judged(renderer: Any, source: Any, frames: Sequence[Any]) -> dict[str, Any]:
+    """Candidates before and after verification."""
+    import numpy as np
+
+    from thermal_nerf_loc.evaluation.metrics import pose_errors
+    from thermal_nerf_loc.localization.localizer import Localizer
+
+    localizer = Localizer(renderer, source=source)
+    localizer.localize(frames[0])  # kernels compile before the clock runs
+    found = [localizer.localize(frame) for frame in frames]
+    first = [source.candidates(frame, localizer.config.relocalize.candidates)[0].T_world_cam
+             for frame in frames]
+    truth = np.array([frame.T_world_cam for frame in frames])
+    errors = pose_errors(np.array([one.T_world_cam for one in found]), truth)
+    good = (errors.metres < SUCCESS_M) & (errors.degrees < SUCCESS_DEG)
+    believed = np.array([one.verdict == 'ok' for one in found])
+    wrong = believed & ((errors.metres > 0.1) | (errors.degrees > 5.0))
+    return {**accuracy(np.array(first), truth, renderer.space.scale_m),
+            'success_5cm_5deg': float(good.mean()), 'ok': int(believed.sum()),
+            'wrong_but_ok': int(wrong.sum()),
+            'median_seconds': float(np.median([one.seconds for one in found]))}
+
+
+if __name__ == '__main__':
+    sys.exit(guarded(main))

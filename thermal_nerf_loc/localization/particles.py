@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Candidates from particles: poses drawn all over free space, weighed by rays rendered from each.
+
+`filter` is Monte-Carlo localization in a radiance map (Maggio et al., "Loc-NeRF", 2023): weigh,
+resample, scatter ever less. Where there is odometry, particles move with it from frame to frame.
+`inversion` is parallel inversion with resampling (Lin et al., "Parallel Inversion of Neural
+Radiance Fields for Robust Pose Estimation", 2023): many poses are refined side by side, and the
+worse half starts again around the better one. One Gauss-Newton alignment takes the place of its
+gradient steps. Weights are the likelihood with gain, offset and noise profiled out,
+`-n/2 log(1 - rho^2)`, as in the other searches.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization import search
+from thermal_nerf_loc.localization.alignment import align, PosePrior
+from thermal_nerf_loc.localization.candidates import best_apart, Candidate
+from thermal_nerf_loc.localization.descent import Descent, DescentConfig
+from thermal_nerf_loc.localization.observation import make_layer, Observation, observe
+from thermal_nerf_loc.localization.training_views import draw_poses, ViewsConfig
+from thermal_nerf_loc.sensing.frame import Frame
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+Array = NDArray[np.float64]
+
+_MAX_CORRELATION = 0.99
+_APART_M, _APART_RAD = 0.25, np.deg2rad(8.0)
+_PRIOR_M, _PRIOR_RAD = 0.5, np.deg2rad(15.0)
+_QUICK_ITERATIONS = 6
+_NOMINAL_WIDTH_PX = 160  # blurs are meant for images of this width
+
+
+@dataclass(frozen=True, slots=True)
+class ParticleConfig:
+    """How many particles, and how they are scattered."""
+
+    method: str = setting('filter', 'filter or inversion', choices=('filter', 'inversion'))
+    first: int = setting(3000, 'particles drawn all over free space', 10, 1_000_000)
+    particles: int = setting(300, 'that go on from there', 4, 100_000)
+    inverted: int = setting(32, 'poses refined side by side by inversion', 4, 10_000)
+    rays: int = setting(40, 'of a particle and image', 8, 10_000)
+    rounds: int = setting(6, 'of weighing and resampling of a single frame', 1, 100)
+    temperature: float = setting(2.0, 'log-likelihoods are divided by: rays share errors', 0.1,
+                                 1000.0)
+    scatter_m: float = setting(0.25, 'sigma after the first round', 0.0, 10.0)
+    scatter_deg: float = setting(10.0, 'sigma after the first round', 0.0, 90.0)
+    shrinkage: float = setting(0.65, 'of the scatter and the blur, each round', 0.1, 1.0)
+    blur_px: float = setting(8.0, 'of the images in the first round, were they 160 px wide',
+                             0.5, 50.0)
+    seed: int = setting(0, 'of every random draw', 0)
+    views: ViewsConfig = setting(ViewsConfig(path_share=0.0), 'where particles begin')
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cloud:
+    """Particles (n, 4, 4), their log-likelihoods, and how wide they are scattered next."""
+
+    poses: Array
+    scores: Array
+    width: float = field(default=1.0)
+
+
+class ParticleSearch:
+    """A `CandidateSource`: Monte-Carlo localization, or parallel inversion."""
+
+    def __init__(self, renderer: Renderer, config: ParticleConfig | None = None) -> None:
+        """Nothing is drawn yet."""
+        self.renderer = renderer
+        self.config = ParticleConfig() if config is None else config
+
+    def candidates(self, frame: Frame, count: int) -> list[Candidate]:
+        """See `CandidateSource`."""
+        return self.follow([frame], [np.eye(4)], count)
+
+    def follow(self, frames: Sequence[Frame], T_odom_cam: Sequence[Array], count: int,
+               ) -> list[Candidate]:
+        """Poses of the last of several frames, between which odometry tells the motion."""
+        if not frames or len(frames) != len(T_odom_cam):
+            raise InputError('particles need a pose of odometry for every frame',
+                             expected=f'{max(len(frames), 1)} poses', got=len(T_odom_cam))
+        config, rng = self.config, np.random.default_rng(self.config.seed)
+        each = max(config.rounds // len(frames), 1)
+        cloud, before = None, T_odom_cam[0]
+        for frame, T_odom in zip(frames, T_odom_cam):
+            images, _ = observe(frame, self.renderer.modalities)
+            if cloud is None:
+                poses = draw_poses(self.renderer, config.first, config.views, rng)
+                cloud = _Cloud(poses, self.scores(images, poses, 1.0, rng))
+            else:
+                cloud = replace(cloud, poses=cloud.poses @ se3.inverse(before) @ T_odom)
+            before = T_odom
+            for _ in range(each):
+                cloud = self._round(images, cloud, rng)
+        assert cloud is not None
+        kept = best_apart(cloud.poses, cloud.scores, count, _APART_M, _APART_RAD)
+        return [Candidate(cloud.poses[k], float(cloud.scores[k])) for k in kept]
+
+    def scores(self, images: Mapping[str, Observation], poses: Array, width: float,
+               rng: np.random.Generator) -> Array:
+        """Log-likelihood of each pose (n, 4, 4), from a few rays each; `width` scales the blur."""
+        total = np.zeros(len(poses))
+        for name, image in images.items():
+            blur = max(self.config.blur_px * width, 1.0) * image.camera.width / _NOMINAL_WIDTH_PX
+            layer = make_layer(image, blur)
+            rays = layer.camera.rays()
+            good = np.flatnonzero(np.isfinite(layer.samples[..., 0]).all(axis=-1).ravel())
+            if len(good) < 4:
+                continue
+            pixels = np.sort(rng.permutation(good)[:self.config.rays])
+            seen = layer.samples[..., 0].reshape(len(rays), -1)[pixels]
+            T = poses @ image.T_cam_sensor
+            along = np.einsum('nij,mj->nmi', T[:, :3, :3], rays[pixels]).reshape(-1, 3)
+            shown = self.renderer.render_rays(
+                name, np.repeat(T[:, :3, 3], len(pixels), axis=0).astype(np.float32),
+                along.astype(np.float32))
+            values = np.nan_to_num(shown.values).reshape(len(poses), len(pixels), -1)
+            rho = _correlation(values.astype(np.float64), seen.astype(np.float64))
+            gain = -0.5 * np.log1p(-np.clip(rho, 0.0, _MAX_CORRELATION)**2)
+            total += len(pixels) * (gain @ layer.signal) / len(layer.signal)
+        return total
+
+    def _round(self, images: Mapping[str, Observation], cloud: _Cloud, rng: np.random.Generator,
+               ) -> _Cloud:
+        if self.config.method == 'inversion':
+            return self._inverted(images, cloud, rng)
+        drawn = resampled(cloud.scores / self.config.temperature, self.config.particles, rng)
+        poses = self._scattered(cloud.poses[drawn], cloud.width, rng)
+        width = cloud.width * self.config.shrinkage
+        return _Cloud(poses, self.scores(images, poses, width, rng), width)
+
+    def _inverted(self, images: Mapping[str, Observation], cloud: _Cloud,
+                  rng: np.random.Generator) -> _Cloud:
+        """Refine all; the worse half begins again around the better one."""
+        count = self.config.inverted
+        if len(cloud.poses) > count:  # the first round
+            poses = cloud.poses[best_apart(cloud.poses, cloud.scores, count, _APART_M,
+                                           _APART_RAD)]
+        else:
+            order = np.argsort(-cloud.scores)
+            better = cloud.poses[order[:(len(order) + 1) // 2]]
+            poses = np.concatenate([better, self._scattered(better, cloud.width, rng)])[:count]
+        descent = Descent(self.renderer, DescentConfig(), images, self.config.seed)
+        quick = replace(descent.config.align, iterations=_QUICK_ITERATIONS, step_px=0.1)
+        views = [descent.look(T, descent.config.sigmas_px[0]) for T in poses]
+        information = np.diag(np.repeat((_PRIOR_M**-2.0, _PRIOR_RAD**-2.0), 3))
+
+        def settle(k: int) -> tuple[Array, float]:
+            found = align(views[k], poses[k], poses[k], quick,
+                          PosePrior(poses[k], information)).T_world_cam
+            return found, float(search.scores(views[k], poses[k], found[None])[0])
+
+        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+            found, scores = zip(*threads.map(settle, range(len(poses))), strict=True)
+        return _Cloud(np.stack(found), np.array(scores), cloud.width * self.config.shrinkage)
+
+    def _scattered(self, poses: Array, width: float, rng: np.random.Generator) -> Array:
+        sigma = width * np.repeat((self.config.scatter_m, np.deg2rad(self.config.scatter_deg)), 3)
+        return se3.plus(poses, sigma * rng.normal(size=(len(poses), 6)))
+
+
+def resampled(log_weights: Array, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Indices of particles, each about as often as its weight says (systematic resampling)."""
+    weights = np.exp(log_weights - log_weights.max())
+    ladder = np.cumsum(weights / weights.sum())
+    rungs = (rng.random() + np.arange(count)) / count * ladder[-1]
+    return np.asarray(np.searchsorted(ladder, rungs).clip(max=len(ladder) - 1), np.intp)
+
+
+def _correlation(shown: Array, seen: Array) -> Array:
+    """Of (n, rays, channels) with (rays, channels): (n, channels)."""
+    a, b = shown - shown.mean(axis=1, keepdims=True), seen - seen.mean(axis=0)
+    return np.asarray((a * b).sum(axis=1) / np.sqrt(
+        (a * a).sum(axis=1) * (b * b).sum(axis=0) + 1e-12))

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Views that a map shows from poses where nobody ever took an image: what regressors learn from.
+
+Some lie around the training cameras' own poses. The others lie around the map's places, all over
+free space: headings are arbitrary there, tilts as in training. Views of which the map is unsure,
+or that begin right before a surface, stay out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.mapping.places import Places, places_of
+from thermal_nerf_loc.progress import Progress, silent
+from thermal_nerf_loc.sensing.frame import Frame, RGB
+from thermal_nerf_loc.sensing.rendering import Renderer
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+
+_AT_ONCE = 64  # views
+_TILT_SIGMA_RAD = np.deg2rad(4.0)
+_BLUR_PX = 0.8  # of a thumbnail: rays are points, pixels are means
+_JUMP_M, _JUMP_RAD = 1.0, np.deg2rad(45.0)
+_NEAR_RAYS = 4  # of a panorama around a direction
+
+
+@dataclass(frozen=True, slots=True)
+class ViewsConfig:
+    """What is rendered."""
+
+    count: int = setting(4000, 'views', 50, 1_000_000)
+    width_px: int = setting(24, 'of a view', 8, 320)
+    path_share: float = setting(0.5, 'of the views: around training cameras', 0.0, 1.0)
+    path_m: float = setting(0.1, 'sigma of these, in each axis', 0.0, 10.0)
+    path_deg: float = setting(6.0, 'sigma of these, about each axis', 0.0, 180.0)
+    reach_m: float = setting(0.3, 'of a view from the nearest place, at most', 0.0, 10.0)
+    clearance_m: float = setting(0.15, 'of a view from any surface', 0.0, 10.0)
+    max_uncertainty: float = setting(10.0, 'of the surfaces that a view sees, in the mean: '
+                                     'base-10 logarithm of sigma; 10: any', -10.0, 10.0)
+    min_sure: float = setting(0.35, 'mean weight of a view: below, the map shows artefacts',
+                              0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Eye:
+    """One camera of the rig, as small as a thumbnail."""
+
+    camera: Camera
+    T_cam_sensor: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Views:
+    """Poses (n, 4, 4) and thumbnails (n, height, width, channels) by modality."""
+
+    poses: Array
+    images: Mapping[str, Array32]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.poses)
+
+
+def eyes_of(frame: Frame, modalities: tuple[str, ...], width_px: int) -> dict[str, Eye]:
+    """The cameras of a frame, made small."""
+    return {name: Eye(frame.images[name].camera.resized(width_px, max(round(
+        width_px * frame.images[name].camera.height / frame.images[name].camera.width), 8)),
+        frame.images[name].T_cam_sensor) for name in modalities if name in frame.images}
+
+
+def thumbnails(frame: Frame, eyes: Mapping[str, Eye]) -> dict[str, Array32]:
+    """A frame's images at the size of `eyes`, normalised as `render_views` does."""
+    small = {}
+    for name, eye in eyes.items():
+        values = frame.images[name].values
+        mean = np.nanmean(values) if np.isfinite(values).any() else 0.0
+        shrunk = cv2.resize(np.nan_to_num(values, nan=float(mean)), eye.camera.size,
+                            interpolation=cv2.INTER_AREA)
+        image = np.asarray(shrunk, np.float32)
+        small[name] = normalised(image.reshape(1, eye.camera.height, eye.camera.width, -1),
+                                 name)[0]
+    return small
+
+
+def normalised(images: Array32, modality: str) -> Array32:
+    """Blurred, without the image's own mean (thermal cameras drift); colours without gain."""
+    smooth = np.stack([cv2.GaussianBlur(image, (0, 0), _BLUR_PX).reshape(image.shape)
+                       for image in images])
+    smooth -= smooth.mean(axis=(1, 2, 3), keepdims=True)
+    if modality == RGB:
+        smooth /= smooth.std(axis=(1, 2, 3), keepdims=True) + 0.05
+    return np.asarray(smooth, np.float32)
+
+
+def draw_poses(renderer: Renderer, count: int, config: ViewsConfig, rng: np.random.Generator,
+               ) -> Array:
+    """Poses around training cameras, and all over free space, tilted as in training."""
+    held = np.asarray(getattr(renderer, 'viewpoints', ()))
+    if not len(held):
+        raise InputError('map does not say how its cameras were held',
+                         hint='Train the map again.')
+    near = int((rng.random(count) < config.path_share).sum())
+    sigma = np.repeat((config.path_m, np.deg2rad(config.path_deg)), 3)
+    beside = se3.plus(_between(held, near, rng), sigma * rng.normal(size=(near, 6)))
+    count -= near
+    if not count:
+        return np.asarray(beside)
+    places = places_of(renderer)
+    positions = _positions(places, count, config, rng)
+    headings = se3.so3_exp(rng.uniform(0.0, 2.0 * np.pi, (count, 1)) * places.up)
+    tilts = se3.so3_exp(rng.normal(0.0, _TILT_SIGMA_RAD, (count, 3)))
+    free = se3.from_parts(headings @ held[rng.integers(0, len(held), count), :3, :3] @ tilts,
+                          positions)
+    return np.concatenate([beside, free])
+
+
+def _between(path: Array, count: int, rng: np.random.Generator) -> Array:
+    """Poses on the path; it is not interpolated where it jumps."""
+    k = rng.integers(0, len(path), count)
+    way = se3.minus(path[np.minimum(k + 1, len(path) - 1)], path[k])
+    jumps = ((np.linalg.norm(way[:, :3], axis=1) > _JUMP_M)
+             | (np.linalg.norm(way[:, 3:], axis=1) > _JUMP_RAD))
+    return np.asarray(se3.plus(path[k], np.where(jumps, 0.0, rng.random(count))[:, None] * way))
+
+
+def render_views(renderer: Renderer, eyes: Mapping[str, Eye], config: ViewsConfig, seed: int,
+                 progress: Progress = silent) -> Views:
+    """Views of which the map is sure."""
+    rng = np.random.default_rng(seed)
+    poses: list[Array] = []
+    images: dict[str, list[Array32]] = {name: [] for name in eyes}
+    done = tried = 0
+    while done < config.count:
+        if tried > 20 * config.count:
+            raise InputError('map shows hardly anything that it is sure of',
+                             where='regression', expected=f'{config.count} views',
+                             got=f'{done} of {tried}', hint='Train the map longer.')
+        batch = draw_poses(renderer, _AT_ONCE, config, rng)
+        shown, sure = _render(renderer, eyes, batch, config)
+        poses.append(batch[sure])
+        for name, part in shown.items():
+            images[name].append(normalised(part[sure], name) if sure.any() else part[sure])
+        done, tried = done + int(sure.sum()), tried + _AT_ONCE
+        progress(min(done, config.count), config.count, f'{config.count} views rendered')
+    return Views(np.concatenate(poses)[:config.count],
+                 {name: np.concatenate(part)[:config.count] for name, part in images.items()})
+
+
+def _render(renderer: Renderer, eyes: Mapping[str, Eye], poses: Array, config: ViewsConfig,
+            ) -> tuple[dict[str, Array32], NDArray[np.bool_]]:
+    """Images (n, h, w, c) by modality, and which poses are to be believed."""
+    shown, sure = {}, np.ones(len(poses), np.bool_)
+    for name, eye in eyes.items():
+        camera, n = eye.camera, len(poses)
+        T = poses @ eye.T_cam_sensor
+        along = np.einsum('nij,mj->nmi', T[:, :3, :3], camera.rays())
+        origins = np.repeat(T[:, :3, 3], along.shape[1], axis=0).astype(np.float32)
+        seen = renderer.render_rays(name, origins, along.reshape(-1, 3).astype(np.float32))
+        far = np.maximum(seen.distance_m.reshape(n, -1), 1e-6)
+        doubt = seen.spread_m.reshape(n, -1) / (0.05 * far)
+        weight = seen.opacity.reshape(n, -1)**2 / (1.0 + doubt**2)
+        sure &= (weight.mean(axis=1) >= config.min_sure) & (
+            np.quantile(far, 0.02, axis=1) >= config.clearance_m)
+        uncertainty = getattr(renderer, 'uncertainty', None)
+        if uncertainty is not None:
+            surface = origins + along.reshape(-1, 3) * far.reshape(-1, 1)
+            sure &= uncertainty.at(surface).reshape(n, -1).mean(axis=1) <= config.max_uncertainty
+        values = np.nan_to_num(seen.values).reshape(n, camera.height, camera.width, -1)
+        shown[name] = values.astype(np.float32)
+    return shown, sure
+
+
+def _positions(places: Places, count: int, config: ViewsConfig, rng: np.random.Generator,
+               ) -> Array:
+    """Beside places, no further than is seen to be free from there."""
+    k = rng.integers(0, len(places), count)
+    way = rng.normal(size=(count, 3))
+    way /= np.linalg.norm(way, axis=1, keepdims=True)
+    nearest = np.argpartition(-(way @ places.directions.T), _NEAR_RAYS, axis=1)[:, :_NEAR_RAYS]
+    free = np.take_along_axis(places.distance_m[k], nearest, axis=1).min(axis=1)
+    reach = np.clip(free - config.clearance_m, 0.0, config.reach_m)
+    return np.asarray(places.positions[k] + way * (reach * rng.random(count)**(1 / 3))[:, None])
