@@ -15,6 +15,7 @@ from thermal_nerf_loc.field.proposal import SamplingConfig
 from thermal_nerf_loc.field.space import Space
 from thermal_nerf_loc.field.strategies import learners_for
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.localization.lifting import RenderedPoints, weighed
 from thermal_nerf_loc.mapping import uncertainty
 from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
 from thermal_nerf_loc.mapping.uncertainty import CELLS, Uncertainty, uncertainty_of
@@ -92,3 +93,17 @@ def test_a_map_tells_its_uncertainty_only_where_it_is_asked(monkeypatch: pytest.
     assert UNCERTAINTY not in shown_kinds(made)
     image = look(made, CAMERA, scene.frames[0].T_world_cam, [UNCERTAINTY])[UNCERTAINTY]
     assert image.shape == (18, 24) and np.isfinite(image).all()
+
+
+def test_the_aligner_weighs_by_it() -> None:
+    """A tenth of the weight where sigma is ten times the median; none has more than before."""
+    values = np.zeros((CELLS,) * 3, np.float32)
+    values[3 * CELLS // 5:] = 1.0
+    x, y, z = SPACE.center_m
+    at = np.array([[x - 0.5, y, z], [x - 0.4, y, z], [x - 0.6, y, z], [x + 1.8, y, z]])
+    points = RenderedPoints(at - (x, y, z), np.zeros((4, 1)), np.array([1.0, 0.5, 0.0, 1.0]))
+    T = np.eye(4)
+    T[:3, 3] = SPACE.center_m
+    seen = SimpleNamespace(uncertainty=Uncertainty(values, SPACE))
+    np.testing.assert_allclose(weighed(points, T, seen).weight, (1.0, 0.5, 0.0, 0.1), atol=1e-3)
+    assert weighed(points, T, SimpleNamespace()) is points

@@ -103,8 +103,8 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     checkpoint.remove()
     scene, refinement = _refined(scene, result)
     keep(scene)
+    result.map.uncertainty = uncertainty_of(result.map, scene)  # the localizer weighs by it
     calibration, false_confidence = _calibrate(result.map, scene)
-    result.map.uncertainty = uncertainty_of(result.map, scene)
     result.map.places = _look_around(result.map, scene, config, progress)
     result.map.save(path)
     figures = {'seconds': result.seconds, 'steps': result.steps,

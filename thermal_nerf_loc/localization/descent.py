@@ -18,7 +18,7 @@ from thermal_nerf_loc.localization import search
 from thermal_nerf_loc.localization.alignment import (
     align, align_many, AlignConfig, Aligned, GainOffset, PosePrior, View)
 from thermal_nerf_loc.localization.lifting import (
-    render_grid, render_points, RenderedGrid, RenderedPoints, widened)
+    render_grid, render_points, RenderedGrid, RenderedPoints, weighed, widened)
 from thermal_nerf_loc.localization.observation import make_layer, Observation
 from thermal_nerf_loc.localization.rays import draw_pixels, preferred_pixels, SAMPLERS
 from thermal_nerf_loc.sensing.frame import RGB
@@ -55,6 +55,8 @@ class DescentConfig:
     trust_celsius: bool = setting(False, 'the thermal camera has no drift: its offset is zero')
     rgb_floor: float = setting(0.02, 'the map is never exact to less than this', 1e-6, 1.0)
     thermal_floor_celsius: float = setting(0.1, 'the same for temperatures', 1e-6, 10.0)
+    use_uncertainty: bool = setting(True, 'points count less where the map says that its images '
+                                    'do not hold it')
     align: AlignConfig = setting(AlignConfig(), 'one alignment')
 
 
@@ -134,6 +136,8 @@ class Descent:
             else:
                 count = self.config.last_rays if last else self.config.rays
                 points = render_points(*where, self._pixels(name, image, count))
+                if self.config.use_uncertainty:
+                    points = weighed(points, T, self.renderer)
             self.rays += len(points)
             views.append(self._view(name, image, sigma, points))
         return views

@@ -52,6 +52,20 @@ def render_points(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_s
     return RenderedPoints(points, np.where(good[:, None], values, 0.0), weight)
 
 
+def weighed(points: RenderedPoints, T_world_cam: Array, renderer: Renderer) -> RenderedPoints:
+    """
+    Let points count less where the map's images hold it less, by the share of sigma.
+
+    Against the median of the view; maps without a field of uncertainty leave the points alone.
+    """
+    uncertainty = getattr(renderer, 'uncertainty', None)
+    if uncertainty is None or not len(points):
+        return points
+    log_sigma = uncertainty.at(se3.transform(T_world_cam, points.points_cam))
+    share = np.minimum(10.0**(np.median(log_sigma) - log_sigma), 1.0)
+    return replace(points, weight=points.weight * share)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderedGrid:
     """A regular grid of rays, to be blurred like the image that it is held against."""
