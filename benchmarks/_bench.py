@@ -195,6 +195,15 @@ def finish(args: argparse.Namespace, figures: Mapping[str, Any]) -> int:
     return 0
 
 
+def need_ros() -> None:
+    """Say so where no node can run."""
+    from thermal_nerf_loc.cli.live import ros_is_here
+    from thermal_nerf_loc.errors import RunError
+    if not ros_is_here():
+        raise RunError('rclpy and tf2_msgs do not import here',
+                       hint='Source a ROS 2, or let make setup bring one.')
+
+
 def guarded(main: Callable[[], int]) -> int:
     """The exit code of `main`; what a user can put right is said in one line."""
     from thermal_nerf_loc.errors import UserError

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from _bench import finish, guarded, parser, show
+from _bench import finish, guarded, need_ros, parser, show
 
 PATIENCE_S, REST_S = 20.0, 3.0
 RIGHT_M = 0.15
@@ -27,6 +27,7 @@ def main() -> int:
     made = parser(__doc__)
     made.add_argument('--trials', type=int, default=40, metavar='N', help='(default: 40)')
     args = made.parse_args()
+    need_ros()
     trials = kidnappings(2 if args.quick else args.trials)
     figures = {'lost_within_1s': share(trials, 'lost_s', LOST_S),
                'recovered_within_5s': share(trials, 'recovered_s', RECOVERED_S)}

@@ -26,7 +26,7 @@ import threading
 import time
 from typing import Any
 
-from _bench import finish, guarded, KEPT, parser, show
+from _bench import finish, guarded, KEPT, need_ros, parser, show
 
 WHAT = ('realtime', 'darkness', 'soak', 'cold')
 DISTURBANCE = (0.06, -0.06, 0.05, 0.04, 0.05, -0.06)  # of the start: m and rad, in the body
@@ -47,6 +47,7 @@ TARGETS = {
 def main() -> int:
     """Measure what was chosen, print, and write the figures."""
     args = parse()
+    need_ros()
     figures: dict[str, dict[str, Any]] = {}
     for what in args.what:
         bag = recorded(args, dark=what == 'darkness')
