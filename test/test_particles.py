@@ -54,5 +54,3 @@ def test_resampling_follows_the_weights():
     share = np.array([0.5, 0.25, 0.25, 0.0])
     drawn = resampled(np.log(share + 1e-12), 400, np.random.default_rng(0))
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 400, share, atol=0.005)
-
-

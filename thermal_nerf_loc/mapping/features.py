@@ -160,5 +160,3 @@ def _joined(edges: NDArray[np.int64], image: NDArray[np.int64], xy: Array) -> Tr
     chosen = good[label]
     names, point = np.unique(label[chosen], return_inverse=True)
     return Tracks(image[chosen].astype(np.int64), point.astype(np.int64), xy[chosen], len(names))
-
-

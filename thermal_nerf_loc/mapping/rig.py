@@ -236,5 +236,3 @@ def _check(config: RefineConfig, scene: Scene, modalities: Sequence[str]) -> Non
             raise InputError('no time offset can be found', where=scene.root,
                              expected=f'stamps with frames at most {LONGEST_GAP_S:g} s apart',
                              got='none that follow each other so closely')
-
-
