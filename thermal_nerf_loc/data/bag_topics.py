@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.bag_poses import ODOMETRY, POSE_TYPES
@@ -151,8 +151,3 @@ def _info(reader: BagReader, path: Path, image: str, given: str, name: str) -> s
 def _plain(topic: str) -> str:
     """The image topic without its transport."""
     return topic.removesuffix('/compressed').removesuffix('/compressedDepth')
-
-
-def first_message(reader: BagReader, topic: str) -> Any:
-    """The first message of a topic that has some."""
-    return next(iter(reader.messages([topic]))).message

@@ -122,12 +122,9 @@ def _loss(renderer: DifferentiableRenderer, target: _Target, pixels: Any, T: Any
 def _exp(theta: Any) -> Any:
     """Exponential of the twist (v, w), differentiable also at zero."""
     import torch
-    v, w = theta[:3], theta[3:]
-    zero = torch.zeros((), dtype=theta.dtype)
-    twist = torch.stack([
-        torch.stack([zero, -w[2], w[1], v[0]]), torch.stack([w[2], zero, -w[0], v[1]]),
-        torch.stack([-w[1], w[0], zero, v[2]]), torch.stack([zero, zero, zero, zero])])
-    return torch.linalg.matrix_exp(twist)
+
+    from thermal_nerf_loc.mapping.motions import hats
+    return torch.linalg.matrix_exp(hats(theta[None])[0])
 
 
 def _index(uv: Array, width: int) -> NDArray[np.intp]:

@@ -9,13 +9,12 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
-from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.sensing.rendering import Renderer, sureness
 
 Array = NDArray[np.float64]
 
 _MIN_OPACITY = 0.5  # less is fog: no surface to lift
 _WIDEST_RAD = np.deg2rad(85.0)
-_SPREAD_SHARE = 0.05  # a spread of this share of the distance halves a point's weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,8 +43,7 @@ def render_points(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_s
     values = np.asarray(seen.values, dtype=np.float64)
     good = (opacity >= _MIN_OPACITY) & (distance > 0.0) & np.isfinite(values).all(axis=-1)
     good &= np.isfinite(distance) & np.isfinite(spread)
-    doubt = spread / np.where(good, _SPREAD_SHARE * distance, 1.0)
-    weight = np.where(good, opacity**2 / (1.0 + doubt**2), 0.0)
+    weight = sureness(distance, spread, opacity, good)
     if camera.distortion:  # beyond the fold there is no such ray
         weight = np.where(camera.reached(uv), weight, 0.0)
     points = se3.transform(T_cam_sensor, directions * np.where(good, distance, 1.0)[:, None])

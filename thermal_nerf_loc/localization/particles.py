@@ -12,9 +12,7 @@ gradient steps. Weights are the likelihood with gain, offset and noise profiled 
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-import os
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +20,10 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.config import setting
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization import search
-from thermal_nerf_loc.localization.alignment import align, PosePrior
 from thermal_nerf_loc.localization.candidates import best_apart, Candidate
 from thermal_nerf_loc.localization.descent import Descent, DescentConfig
 from thermal_nerf_loc.localization.observation import make_layer, Observation, observe
+from thermal_nerf_loc.localization.relocalize import settled
 from thermal_nerf_loc.localization.training_views import draw_poses, ViewsConfig
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
@@ -35,7 +32,6 @@ Array = NDArray[np.float64]
 
 _MAX_CORRELATION = 0.99
 _APART_M, _APART_RAD = 0.25, np.deg2rad(8.0)
-_PRIOR_M, _PRIOR_RAD = 0.5, np.deg2rad(15.0)
 _QUICK_ITERATIONS = 6
 _NOMINAL_WIDTH_PX = 160  # blurs are meant for images of this width
 
@@ -150,18 +146,8 @@ class ParticleSearch:
             better = cloud.poses[order[:(len(order) + 1) // 2]]
             poses = np.concatenate([better, self._scattered(better, cloud.width, rng)])[:count]
         descent = Descent(self.renderer, DescentConfig(), images, self.config.seed)
-        quick = replace(descent.config.align, iterations=_QUICK_ITERATIONS, step_px=0.1)
-        views = [descent.look(T, descent.config.sigmas_px[0]) for T in poses]
-        information = np.diag(np.repeat((_PRIOR_M**-2.0, _PRIOR_RAD**-2.0), 3))
-
-        def settle(k: int) -> tuple[Array, float]:
-            found = align(views[k], poses[k], poses[k], quick,
-                          PosePrior(poses[k], information)).T_world_cam
-            return found, float(search.scores(views[k], poses[k], found[None])[0])
-
-        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            found, scores = zip(*threads.map(settle, range(len(poses))), strict=True)
-        return _Cloud(np.stack(found), np.array(scores), cloud.width * self.config.shrinkage)
+        found, scores = settled(descent, list(poses), _QUICK_ITERATIONS)
+        return _Cloud(found, scores, cloud.width * self.config.shrinkage)
 
     def _scattered(self, poses: Array, width: float, rng: np.random.Generator) -> Array:
         sigma = width * np.repeat((self.config.scatter_m, np.deg2rad(self.config.scatter_deg)), 3)

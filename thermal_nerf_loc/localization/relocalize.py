@@ -41,6 +41,7 @@ class RelocalizeConfig:
                                  'refined before the best is believed', 0.0, 1.0)
     places: PlaceSearchConfig = setting(PlaceSearchConfig(), 'search of the panoramas')
 
+
 def is_near(T_a: Array, T_b: Array) -> bool:
     """Whether refining one pose would end where the other one already is."""
     metres, degrees = se3.distance(T_a, T_b)
@@ -50,23 +51,27 @@ def is_near(T_a: Array, T_b: Array) -> bool:
 def contenders(descent: Descent, candidates: Sequence[Candidate], config: RelocalizeConfig,
                ) -> list[Contender]:
     """Candidates after a coarse alignment, the best first; `rival` is the next one's share."""
-    rounds = descent.config.sigmas_px
-    quick = replace(descent.config.align, iterations=_QUICK_ITERATIONS, step_px=_QUICK_STEP_PX)
-    views = [descent.look(candidate.T_world_cam, rounds[0]) for candidate in candidates]
-    priors = [_around(candidate.T_world_cam) for candidate in candidates]
-
-    def settle(k: int) -> tuple[Array, float]:
-        T = candidates[k].T_world_cam
-        found = align(views[k], T, T, quick, priors[k]).T_world_cam
-        return found, float(search.scores(views[k], T, found[None])[0])
-
-    poses, scores = zip(*side_by_side(settle, range(len(candidates))), strict=True)
-    order = np.argsort(-np.array(scores), kind='stable')
+    rounds, proposed = descent.config.sigmas_px, [c.T_world_cam for c in candidates]
+    poses, scores = settled(descent, proposed, _QUICK_ITERATIONS)
+    order = np.argsort(-scores, kind='stable')
     kept = [int(order[k]) for k in distinct([poses[k] for k in order], _SAME_M, _SAME_RAD)]
     best = max(scores[kept[0]], 1e-9)
     shares = [scores[k] / best for k in kept[1:]] + [0.0]
-    return [Contender(poses[k], rounds[1:] or rounds, priors[k], share, True)
+    return [Contender(poses[k], rounds[1:] or rounds, _around(proposed[k]), share, True)
             for k, share in zip(kept, shares)][:config.refined]
+
+
+def settled(descent: Descent, poses: Sequence[Array], iterations: int) -> tuple[Array, Array]:
+    """Poses (n, 4, 4) rendered once and aligned with the coarsest blur, and their scores (n,)."""
+    quick = replace(descent.config.align, iterations=iterations, step_px=_QUICK_STEP_PX)
+    views = [descent.look(T, descent.config.sigmas_px[0]) for T in poses]
+
+    def settle(k: int) -> tuple[Array, float]:
+        found = align(views[k], poses[k], poses[k], quick, _around(poses[k])).T_world_cam
+        return found, float(search.scores(views[k], poses[k], found[None])[0])
+
+    found, scores = zip(*side_by_side(settle, range(len(poses))), strict=True)
+    return np.stack(found), np.array(scores)
 
 
 def _around(T: Array) -> PosePrior:

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.config import setting
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.progress import Progress, silent
-from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.sensing.rendering import Renderer, sureness
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
 
-_SPREAD_SHARE = 0.05  # a spread of this share of the distance halves a ray's weight
 _BLOCKING_RAYS = 4  # of a panorama around a direction: the nearest surface among them counts
 _AT_ONCE = 8  # panoramas
 
@@ -157,8 +156,8 @@ def _panoramas(renderer: Renderer, positions: Array, rays: int) -> _Seen:
         shown = renderer.render_rays(name, origins, along)
         far = shown.distance_m.reshape(n, rays)
         good = np.isfinite(far) & (far > 0.0) & np.isfinite(shown.values).all(-1).reshape(n, rays)
-        doubt = shown.spread_m.reshape(n, rays) / np.where(good, _SPREAD_SHARE * far, 1.0)
-        sure = np.where(good, shown.opacity.reshape(n, rays)**2 / (1.0 + doubt**2), 0.0)
+        sure = sureness(far, shown.spread_m.reshape(n, rays), shown.opacity.reshape(n, rays),
+                        good)
         distance = np.where(sure > weight, far, distance).astype(np.float32)
         weight = np.maximum(weight, sure).astype(np.float32)
         values[name] = np.nan_to_num(shown.values).reshape(n, rays, -1).astype(np.float32)

@@ -91,12 +91,6 @@ class TransformBuffer:
         with self._lock:
             self._edges = {child: edge for child, edge in self._edges.items() if edge.static}
 
-    def parent_of(self, child: str) -> str | None:
-        """The frame that `child` hangs on, if any."""
-        with self._lock:
-            edge = self._edges.get(_name(child))
-            return edge.parent if edge else None
-
     def _ancestors(self, frame: str) -> list[str]:
         """The frame itself, its parent, ..., the root."""
         chain = [frame]

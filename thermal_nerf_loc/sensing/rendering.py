@@ -2,7 +2,7 @@
 """What a map answers for a ray, in the units of `Frame`; maps and analytic scenes both do."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,16 @@ class RayRendering:
     distance_m: Array32  # (n,) expected distance of the surface
     spread_m: Array32  # (n,) standard deviation of the weight along the ray: the map's doubt
     opacity: Array32  # (n,) in [0, 1]
+
+
+_SPREAD_SHARE = 0.05  # a spread of this share of the distance halves the weight of a ray
+
+
+def sureness(distance_m: NDArray[Any], spread_m: NDArray[Any], opacity: NDArray[Any],
+             good: NDArray[np.bool_]) -> NDArray[Any]:
+    """How sure a map is of what rays see, in [0, 1]; 0 for those that are not `good`."""
+    doubt = spread_m / np.where(good, _SPREAD_SHARE * distance_m, 1.0)
+    return np.where(good, opacity**2 / (1.0 + doubt**2), 0.0)
 
 
 class Renderer(Protocol):
