@@ -182,6 +182,13 @@ def matrix(**entries: float) -> list[list[float]]:
     return T.tolist()
 
 
+def hold_out_without_pose(content: dict) -> None:
+    """A frame is held out by name, and its pose is missing."""
+    del content['frames'][1]['transform_matrix']
+    content['test_filenames'] = [content['frames'][1]['file_path']]
+    content['train_filenames'] = [content['frames'][0]['file_path']]
+
+
 BAD_INPUTS: dict[str, tuple[Case, tuple[str, ...]]] = {
     # the file
     'missing scene': (
@@ -222,8 +229,12 @@ BAD_INPUTS: dict[str, tuple[Case, tuple[str, ...]]] = {
     'ragged pose': (
         frame(0, transform_matrix=[[1, 0], [0]]),
         ('frame 0', 'pose is no matrix of numbers', 'expected 4x4 numbers')),
-    'no pose': (
-        frame(1, transform_matrix=None), ('frame 1', 'has no pose', 'transform_matrix')),
+    'no pose anywhere': (
+        scene(lambda content: [entry.pop('transform_matrix') for entry in content['frames']]),
+        ('none of the frames has a pose', 'expected transform_matrix', 'got 3 frames')),
+    'no pose where it is held out': (
+        scene(hold_out_without_pose),
+        ('a held-out frame has no pose', 'Nothing can be measured there')),
     'rig that is no rigid motion': (
         thermal(transform_rgb_thermal=matrix(r01=0.5)),
         ('transform_rgb_thermal: pose is no rigid motion',)),

@@ -19,6 +19,7 @@ COMMANDS = {
     'import-bag': 'make a data set of a recorded drive (rosbag2 or ROS 1)',
     'import-images': 'make a data set of folders of images (RGB, thermal)',
     'train': 'learn a radiance map from a data set',
+    'extend': 'find images without poses in a map, and learn the map anew with them',
     'eval-map': 'hold a map against the images of a data set',
     'compare-strategies': 'train every way of sharing a field, and measure them side by side',
     'localize': 'find the camera poses of a data set in a map',

@@ -15,6 +15,7 @@ _SPOILERS = {
     'pose_m': ('M', 'the same for positions'),
     'rig_deg': ('DEG', 'turn the thermal camera away from where the data set says'),
     'rig_m': ('M', 'and shift it'),
+    'unposed': ('SHARE', 'leave out the poses of this share of the training frames'),
     'thermal_delay_s': ('S', 'take thermal images later than they are stamped')}
 
 

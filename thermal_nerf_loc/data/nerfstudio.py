@@ -17,9 +17,10 @@ Where a set has no colour images, the thermal camera sits at `transform_matrix @
 transform_rgb_thermal` all the same. A frame may repeat any intrinsic, and may hold a `thermal`
 block of its own, to override the common one. Further keys of a frame: `depth_file_path`
 (`depth_unit_scale_factor` metres a count, 0.001 by default), `mask_path` (0: ignore), the same
-with `thermal_` before them, and `stamp_ns`. A top-level `scale` with `metric` false says that
-lengths are no metres. A top-level `ground_truth` holds what a simulation knows better: `poses` by
-file name, and `transform_rgb_thermal`.
+with `thermal_` before them, and `stamp_ns`. A frame whose `transform_matrix` is missing or null
+has no pose: it is in no split, and waits in `Scene.unposed` to be localized. A top-level `scale`
+with `metric` false says that lengths are no metres. A top-level `ground_truth` holds what a
+simulation knows better: `poses` by file name, and `transform_rgb_thermal`.
 """
 
 from collections import Counter
@@ -36,7 +37,8 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.data.files import read_json, reading
 from thermal_nerf_loc.data.images import DEPTH_UNIT_M, read_image
 from thermal_nerf_loc.data.intrinsics import camera_from_keys, INTRINSIC_KEYS
-from thermal_nerf_loc.data.scene import GL_FROM_CV, ImageRecord, load_image, Scene, SceneFrame
+from thermal_nerf_loc.data.scene import (
+    GL_FROM_CV, ImageRecord, load_image, Scene, SceneFrame, UnposedFrame)
 from thermal_nerf_loc.data.scene_writer import SceneWriter
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
@@ -71,14 +73,20 @@ def load_scene(path: Path) -> Scene:
     reader = _Reader(file, content)
     frames = [reader.frame(index, entry) for index, entry in enumerate(entries)]
     _check_names(file, [name for names, _ in frames for name in names])
-    present = [(position, frame) for position, (_, frame) in enumerate(frames) if frame]
+    present = [(position, frame) for position, (_, frame) in enumerate(frames)
+               if isinstance(frame, SceneFrame)]
+    unposed = tuple(frame for _, frame in frames if isinstance(frame, UnposedFrame))
+    if not present and unposed:
+        raise InputError('none of the frames has a pose', where=file, expected='transform_matrix',
+                         got=f'{len(unposed)} frames without',
+                         hint='import-images finds poses by structure from motion.')
     if not present:
         raise InputError('none of the images is there', where=file,
                          got=f'{len(entries)} frames, first missing {reader.missing[0][1]}',
                          hint='Paths in the file are relative to its own folder.')
     train, test = _split(content, file, frames, [position for position, _ in present])
     scene = Scene(file.parent, tuple(frame for _, frame in present), train, test,
-                  reader.notices())
+                  reader.notices(len(unposed)), unposed)
     for notice in scene.notices:
         _log.warning(notice)
     _probe(scene)
@@ -95,7 +103,8 @@ class _Reader:
     listed: Counter[str] = field(default_factory=Counter)
     cameras: dict[tuple[Any, ...], Camera] = field(default_factory=dict)
 
-    def frame(self, index: int, entry: Any) -> tuple[list[str], SceneFrame | None]:
+    def frame(self, index: int, entry: Any,
+              ) -> tuple[list[str], SceneFrame | UnposedFrame | None]:
         """Names that the entry goes by, and the frame, unless none of its images is there."""
         where = f'{self.file} frame {index}'
         entry = _mapping(entry, where)
@@ -106,9 +115,6 @@ class _Reader:
                              expected='file_path or thermal_file_path',
                              got=', '.join(entry) or 'nothing')
         where = f'{where} ({names[0]})'
-        if 'transform_matrix' not in entry:
-            raise InputError('frame has no pose', where=where, expected='transform_matrix')
-        T_world_cam = _pose(entry['transform_matrix'], f'{where} transform_matrix') @ GL_FROM_CV
         stamp_ns = _stamp(entry, 'stamp_ns', 0, where)
         records = {}
         for modality, prefix in _PREFIX.items():
@@ -118,8 +124,11 @@ class _Reader:
                     records[modality] = record
         if not records:
             return names, None
-        return names, SceneFrame(names[0], T_world_cam, records, stamp_ns,
-                                 self._true_pose(names[0]))
+        frame = UnposedFrame(names[0], records, stamp_ns, self._true_pose(names[0]))
+        rows = entry.get('transform_matrix')
+        if rows is None:
+            return names, frame
+        return names, frame.posed(_pose(rows, f'{where} transform_matrix') @ GL_FROM_CV)
 
     def _true_pose(self, name: str) -> NDArray[np.float64] | None:
         where = f'{self.file} ground_truth'
@@ -132,9 +141,12 @@ class _Reader:
         rows = _mapping(self.content.get('ground_truth', {}), where).get('transform_rgb_thermal')
         return _pose(rows, where) if rows is not None and modality == THERMAL else None
 
-    def notices(self) -> tuple[str, ...]:
-        """One sentence about everything that was not there, one about metres."""
+    def notices(self, unposed: int = 0) -> tuple[str, ...]:
+        """One sentence about everything that was not there, one about poses, one about metres."""
         told = self._about_scale()
+        if unposed:
+            told = (f'{self.file}: {unposed} of {len(self.content["frames"])} frames have no pose '
+                    'and are in no split; the command extend finds them in a map', *told)
         if not self.missing:
             return told
         kinds = Counter(kind for kind, _ in self.missing)
@@ -227,15 +239,22 @@ def _probe(scene: Scene) -> None:
 
 
 def _split(content: Mapping[str, Any], file: Path,
-           frames: Sequence[tuple[list[str], SceneFrame | None]],
+           frames: Sequence[tuple[list[str], SceneFrame | UnposedFrame | None]],
            present: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Indices (into the frames that are there) to train on and to hold out."""
+    """Indices (into the posed frames that are there) to train on and to hold out."""
     position = {name: index for index, (names, _) in enumerate(frames) for name in names}
     lists = {key: _named(content[key], f'{file} {key}', position) for key in _SPLIT_KEYS
              if content.get(key) is not None}
-    everything = set(range(len(frames)))
+    unposed = {index for index, (_, frame) in enumerate(frames)
+               if isinstance(frame, UnposedFrame)}
+    everything = set(range(len(frames))) - unposed
     if lists:
         train, val, test = (lists.get(key) for key in _SPLIT_KEYS)
+        unknown = sorted(unposed & ((val or set()) | (test or set())))
+        if unknown:
+            raise InputError('a held-out frame has no pose', where=file,
+                             expected='transform_matrix', got=frames[unknown[0]][0][0],
+                             hint='Nothing can be measured there; take it out of the split.')
         held = test if test is not None else val
         if held is None:
             held = everything - (train or set())
@@ -245,7 +264,7 @@ def _split(content: Mapping[str, Any], file: Path,
             raise InputError('a frame is both for training and held out', where=file,
                              got=frames[both[0]][0][0])
     else:
-        held = {index for index in everything if index % HOLD_OUT_EVERY == 0 and len(frames) > 1}
+        held = set(sorted(everything)[::HOLD_OUT_EVERY]) if len(everything) > 1 else set()
         train = everything - held
     return (tuple(new for new, old in enumerate(present) if old in train),
             tuple(new for new, old in enumerate(present) if old in held))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set's `transforms.json` once more, with refined poses, rig and thermal lens."""
+"""A data set's `transforms.json` once more: with refined poses and rig, or with poses found."""
 
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ def check_refined_path(source: Path, out: Path) -> None:
     """Refuse a place where the images' relative paths would lead nowhere."""
     file = _file(source)
     if out.resolve().parent != file.resolve().parent:
-        raise InputError('refined poses belong beside the images', where=out,
+        raise InputError('poses belong beside the images', where=out,
                          expected=f'a file in {file.parent}',
                          hint='Paths in the file are relative to its own folder.')
     if out.suffix != '.json' or out.resolve() == file.resolve():
-        raise InputError('refined poses need a file of their own', where=out,
+        raise InputError('poses need a file of their own', where=out,
                          expected='another name, ending in .json')
 
 
@@ -36,13 +37,33 @@ def write_refined(source: Path, scene: Scene, out: Path) -> None:
     first = next(iter(rigs.values()), np.eye(4))
     shared = all(np.abs(T - first).max() < _SAME for T in rigs.values())
     for entry in content['frames']:
-        name = entry.get('file_path', entry.get('thermal_file_path'))
+        name = _name(entry)
         if name not in frames:
             continue  # its images are not there
         frame = frames[name]
         entry['transform_matrix'] = (frame.T_world_cam @ GL_FROM_CV).tolist()
         if name in rigs:
             _describe(entry, content, shared, rigs[name].tolist(), frame.records[THERMAL].camera)
+    write_json(out, content)
+
+
+def write_found(source: Path, scene: Scene, out: Path, facts: Mapping[str, Mapping[str, Any]],
+                ) -> None:
+    """
+    Write what `source` says, and the poses of frames that had none there.
+
+    `facts`, by the names of those frames, become their `pose_found`. The split of `scene` is
+    written out: what was held out stays so, though there are more frames to count now.
+    """
+    content = read_json(_file(source))
+    poses = {frame.name: frame.T_world_cam for frame in scene.frames if frame.name in facts}
+    for entry in content['frames']:
+        name = _name(entry)
+        if name in poses:
+            entry['transform_matrix'] = (poses[name] @ GL_FROM_CV).tolist()
+            entry['pose_found'] = dict(facts[name])
+    for split in ('train', 'test'):
+        content[f'{split}_filenames'] = [scene.frames[i].name for i in scene.split(split)]
     write_json(out, content)
 
 
@@ -54,6 +75,12 @@ def _describe(entry: dict[str, Any], content: dict[str, Any], shared: bool, rig:
         content['thermal'] = {**content['thermal'], **keys}
     else:
         entry['thermal'] = {**entry.get('thermal', {}), **keys}
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    """What the reader calls the frame."""
+    path: str = entry.get('file_path', entry.get('thermal_file_path', ''))
+    return str(PurePosixPath(path.replace('\\', '/')))
 
 
 def _file(source: Path) -> Path:

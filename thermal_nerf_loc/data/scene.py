@@ -2,7 +2,7 @@
 """Posed frames on disk: what the trainer, the localizer's tests and the simulator share."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +46,38 @@ class SceneFrame:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class UnposedFrame:
+    """One moment of which nobody knows where it was; `records` by modality."""
+
+    name: str
+    records: Mapping[str, ImageRecord]
+    stamp_ns: int = 0
+    T_world_cam_true: NDArray[np.float64] | None = None  # where a simulation knows better
+
+    def load(self) -> Frame:
+        """Read and decode its images."""
+        return Frame(self.stamp_ns, _images(self.records), None, self.name)
+
+    def posed(self, T_world_cam: NDArray[np.float64]) -> SceneFrame:
+        """The frame, now that somebody knows."""
+        return SceneFrame(self.name, T_world_cam, self.records, self.stamp_ns,
+                          self.T_world_cam_true)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """A posed image set with its split; `notices` is what its reader found worth telling."""
+    """
+    A posed image set with its split; `notices` is what its reader found worth telling.
+
+    Frames without a pose stand apart, in `unposed`: no split knows them.
+    """
 
     root: Path
     frames: tuple[SceneFrame, ...]
     train: tuple[int, ...]
     test: tuple[int, ...]
     notices: tuple[str, ...] = ()
+    unposed: tuple[UnposedFrame, ...] = ()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -83,9 +107,20 @@ class Scene:
             raise InputError('no such frame', where=self.root,
                              expected=f'0 to {len(self.frames) - 1}', got=index)
         frame = self.frames[index]
-        images = {modality: load_image(modality, record)
-                  for modality, record in frame.records.items()}
-        return Frame(frame.stamp_ns, images, frame.T_world_cam, frame.name)
+        return Frame(frame.stamp_ns, _images(frame.records), frame.T_world_cam, frame.name)
+
+    def with_poses(self, poses: Mapping[str, NDArray[np.float64]]) -> 'Scene':
+        """The scene with these unposed frames, by name, among those to train on."""
+        found = tuple(frame.posed(poses[frame.name]) for frame in self.unposed
+                      if frame.name in poses)
+        count = len(self.frames)
+        return replace(self, frames=self.frames + found,
+                       train=self.train + tuple(range(count, count + len(found))),
+                       unposed=tuple(frame for frame in self.unposed if frame.name not in poses))
+
+
+def _images(records: Mapping[str, ImageRecord]) -> dict[str, SensorImage]:
+    return {modality: load_image(modality, record) for modality, record in records.items()}
 
 
 def load_image(modality: str, record: ImageRecord) -> SensorImage:

@@ -40,13 +40,14 @@ class SceneWriter:
     frame's reference camera, None that of the first thermal image. `radiometry` says how deg C
     become 16-bit counts, None 0.01 kelvin a count; images that are not radiometric become plain
     16-bit shares of [0, 1]. With `rig_per_frame` a thermal image may sit elsewhere than
-    `T_cam_thermal`, as one does that was taken a moment before or after the RGB image. `remarks`
-    are further keys of the file.
+    `T_cam_thermal`, as one does that was taken a moment before or after the RGB image, with
+    `poses_may_lack` a frame may have no pose. `remarks` are further keys of the file.
     """
 
     def __init__(self, root: Path, cameras: Mapping[str, Camera],
                  T_cam_thermal: ArrayLike | None = None, radiometry: Radiometry | None = None, *,
                  rgb_format: str = 'png', rig_per_frame: bool = False,
+                 poses_may_lack: bool = False,
                  remarks: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Check what was given; nothing is written yet."""
         if not cameras or set(cameras) - set(_PREFIX):
@@ -57,6 +58,7 @@ class SceneWriter:
         self._root, self._cameras = root, dict(cameras)
         self._radiometry, self._rgb_format = radiometry, rgb_format
         self._rig_per_frame, self._remarks = rig_per_frame, dict(remarks)
+        self._poses_may_lack = poses_may_lack
         self._T_cam_sensor = {RGB: np.eye(4)}
         if T_cam_thermal is not None:
             self._T_cam_sensor[THERMAL] = check_pose(T_cam_thermal, 'T_cam_thermal')
@@ -86,14 +88,15 @@ class SceneWriter:
         """Write one posed frame's images; returns its name in the data set."""
         if split not in SPLITS:
             raise InputError('unknown split', expected=' or '.join(SPLITS), got=repr(split))
-        if frame.T_world_cam is None:
+        if frame.T_world_cam is None and not self._poses_may_lack:
             raise InputError('frame has no pose', where=frame.name or len(self._frames))
         if not frame.images or set(frame.images) - set(self._cameras):
             raise InputError('frame has images without a camera', where=frame.name,
                              expected=', '.join(self._cameras), got=', '.join(frame.images))
         name = frame.name or f'{len(self._frames):05d}'
         self._check_name(name)
-        T_world_cam = check_pose(frame.T_world_cam, name)
+        rows = (None if frame.T_world_cam is None else
+                (check_pose(frame.T_world_cam, name) @ GL_FROM_CV).tolist())
         entry: dict[str, Any] = {}
         files: dict[str, Pixels] = {}
         for modality, image in frame.images.items():
@@ -101,8 +104,7 @@ class SceneWriter:
         for path, pixels in files.items():  # only now: a frame that is refused leaves no file
             write_inside(self._folder / path, encode(pixels, Path(path).suffix))
         self._names.add(name)
-        entry |= {'stamp_ns': frame.stamp_ns,
-                  'transform_matrix': (T_world_cam @ GL_FROM_CV).tolist()}
+        entry |= {'stamp_ns': frame.stamp_ns, 'transform_matrix': rows}
         self._frames.append(entry)
         self._splits[split].append(next(entry[key] for key in _NAME_KEYS if key in entry))
         return name

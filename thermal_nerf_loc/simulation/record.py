@@ -25,7 +25,7 @@ from thermal_nerf_loc.simulation.paths import (
     CLEAN_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry)
 from thermal_nerf_loc.simulation.sensors import (
     CLEAN_RGB, CLEAN_THERMAL, RgbCamera, RgbSensor, ThermalCamera, ThermalSensor)
-from thermal_nerf_loc.simulation.spoil import SpoilConfig, wrong_pose, wrong_rig
+from thermal_nerf_loc.simulation.spoil import lacks_pose, SpoilConfig, wrong_pose, wrong_rig
 from thermal_nerf_loc.simulation.world import make_world, World, WORLD_NAMES
 
 Array = NDArray[np.float64]
@@ -195,11 +195,15 @@ def simulate_dataset(out: Path, settings: SimulationConfig = SimulationConfig(),
     said = rig.T_rgb_thermal @ wrong_rig(spoil, settings.seed)
     truth: dict[str, Any] = {'transform_rgb_thermal': rig.T_rgb_thermal.tolist(), 'poses': {}}
     remarks = {'ground_truth': truth} if spoil.spoils else {}
-    with SceneWriter(out, rig.cameras, said, RADIOMETRY, remarks=remarks) as writer:
+    with SceneWriter(out, rig.cameras, said, RADIOMETRY, poses_may_lack=spoil.unposed > 0.0,
+                     remarks=remarks) as writer:
         for split, count in (('train', settings.frames), ('test', held_out)):
             for frame in _drive(settings, split, count):
                 assert frame.T_world_cam is not None
-                name = writer.add(_believed(frame, spoil, said, (settings.seed, done)), split)
+                believed = _believed(frame, spoil, said, (settings.seed, done))
+                if split == 'train' and lacks_pose(done, spoil.unposed):
+                    believed = replace(believed, T_world_cam=None)
+                name = writer.add(believed, split)
                 truth['poses'][f'rgb/{name}.png'] = (frame.T_world_cam @ GL_FROM_CV).tolist()
                 done += 1
                 progress(done, total, f'{split} frame {frame.name}')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Posed images with wrong poses and a wrong rig, as odometry and rulers give them."""
+"""Posed images with wrong poses and a wrong rig, as odometry and rulers give them; or without."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.config import setting
-from thermal_nerf_loc.data.scene import Scene
+from thermal_nerf_loc.data.scene import Scene, UnposedFrame
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.sensing.frame import THERMAL
 
@@ -22,6 +22,7 @@ class SpoilConfig:
     pose_m: float = setting(0.0, 'RMS error of the positions', 0, 10)
     rig_deg: float = setting(0.0, 'by how much the thermal camera is turned in the rig', 0, 90)
     rig_m: float = setting(0.0, 'by how much it is shifted', 0, 10)
+    unposed: float = setting(0.0, 'share of the training frames that come without a pose', 0, 0.95)
     thermal_delay_s: float = setting(0.0, 'thermal images are later than their stamps', 0, 1)
 
     @property
@@ -43,6 +44,22 @@ def spoiled(scene: Scene, config: SpoilConfig, seed: int = 0) -> Scene:
         frames.append(replace(frame, records=records, T_world_cam_true=frame.T_world_cam,
                               T_world_cam=wrong_pose(frame.T_world_cam, config, (seed, i))))
     return replace(scene, frames=tuple(frames))
+
+
+def without_poses(scene: Scene, share: float, pattern: str = 'spread') -> Scene:
+    """The scene without poses of a share of its training frames: 'spread', or the last 'block'."""
+    count = len(scene.train)
+    path = sorted(scene.train, key=lambda index: scene.frames[index].stamp_ns)
+    taken = {index for k, index in enumerate(path)
+             if (lacks_pose(k, share) if pattern == 'spread' else k >= round((1 - share) * count))}
+    unposed = tuple(UnposedFrame(f.name, f.records, f.stamp_ns, f.T_world_cam)
+                    for f in (scene.frames[index] for index in sorted(taken)))
+    return replace(scene, train=tuple(i for i in scene.train if i not in taken), unposed=unposed)
+
+
+def lacks_pose(k: int, share: float) -> bool:
+    """Whether the k-th of evenly spread frames is among that share."""
+    return int((k + 1) * share) > int(k * share)
 
 
 def wrong_pose(T_world_cam: Array, config: SpoilConfig, seed: tuple[int, int]) -> Array:

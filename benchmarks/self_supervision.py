@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What images without poses are worth to a map: found in it, believed or not, and learned from.
+
+A simulated room: a map is trained on a share of the views, the others are localized in it, those
+that are believed are added, and the map is trained anew, as `thermal-nerf-loc extend` does it.
+Beside it: a map of all views with their true poses, the most that could be gained. `spread` takes
+poses away evenly along the path, `block` from the end of it, as from another drive.
+"""
+
+import argparse
+from pathlib import Path
+import sys
+import tempfile
+from typing import Any
+
+from _bench import add_data, finish, guarded, parser, prepare, room, show
+
+_QUALITY = {'rgb_psnr': 'rgb dB', 'rgb_ssim': 'rgb SSIM', 'thermal_psnr': 'thermal dB',
+            'thermal_mae_celsius': 'MAE C', 'depth_median_error_m': 'depth m'}
+
+
+def options() -> argparse.ArgumentParser:
+    """What can be chosen."""
+    made = parser(__doc__)
+    add_data(made)
+    made.add_argument('--frames', type=int, default=80, metavar='N',
+                      help='views of the simulated room (default: 80)')
+    made.add_argument('--unposed', type=float, default=0.5, metavar='SHARE',
+                      help='of the training views (default: 0.5)')
+    made.add_argument('--pattern', choices=('spread', 'block'), default='spread',
+                      help='which of them (default: spread)')
+    made.add_argument('--rounds', type=int, default=2, metavar='N', help='(default: 2)')
+    made.add_argument('--steps', type=int, default=1500, metavar='N', help='(default: 1500)')
+    return made
+
+
+def main() -> int:
+    """Train three maps, compare, print."""
+    args = options().parse_args()
+    prepare(args)
+    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.simulation.spoil import without_poses
+
+    if args.quick:
+        args.frames, args.steps, args.rounds = 40, 400, 1
+    size = (80, 60) if args.quick else (160, 120)
+    scene = load_scene(args.data or room(args.frames, size))
+    bare = without_poses(scene, args.unposed, args.pattern)
+    figures = compared(args, scene, bare)
+    report(args, figures)
+    return finish(args, figures)
+
+
+def compared(args: argparse.Namespace, scene: Any, bare: Any) -> dict[str, Any]:
+    """The map of the posed views, the one extended, and the one of all true poses."""
+    from thermal_nerf_loc.cli.extend import extend_map
+    from thermal_nerf_loc.cli.train import train_map
+    from thermal_nerf_loc.localization.unposed import AcceptanceConfig
+    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.progress import silent
+
+    config = TrainConfig(steps=args.steps, checkpoint_seconds=0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        few, more, every = (Path(folder) / name for name in ('few', 'more', 'every'))
+        print(f'training on {len(bare.train)} of {len(scene.train)} views ...', flush=True)
+        train_map(bare, few, config, silent)
+        print('finding the others, training with them ...', flush=True)
+        extended, figures = extend_map(RadianceMap.load(few), bare, more, config,
+                                       AcceptanceConfig(), args.rounds, silent)
+        print('training on all views with their true poses ...', flush=True)
+        best = train_map(scene, every, config, silent)['test']
+    return {**figures, 'true_poses': {name: best[name] for name in figures['before']},
+            'views': {'before': len(bare.train), 'after': len(extended.train),
+                      'true_poses': len(scene.train)}}
+
+
+def report(args: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Maps side by side, then what was found."""
+    rows = {'posed views alone': 'before', 'with those found': 'after',
+            'all true poses': 'true_poses'}
+    show(f'held-out views, {args.steps} steps, poses of {args.unposed:.0%} ({args.pattern}) '
+         'taken away', ('learned from', 'views', *_QUALITY.values()),
+         [(name, figures['views'][key], *(figures[key][column] for column in _QUALITY))
+          for name, key in rows.items()])
+    truth = figures.get('accepted_truth', {})
+    show('frames without a pose', ('tried', 'accepted %', 'refused', 'median cm', 'median deg',
+                                   'worst cm', 'worst deg', '> 5 cm, 2 deg'),
+         [(str(figures['tried']), 100.0 * figures['accepted_share'],
+           ', '.join(f'{n} {kind}' for kind, n in figures['refused'].items()) or None,
+           *(100.0 * truth[k] if k.endswith('_m') else truth[k] for k in (
+               'median_m', 'median_deg', 'worst_m', 'worst_deg', 'worse_than_5cm_2deg')))])
+
+
+if __name__ == '__main__':
+    sys.exit(guarded(main))
