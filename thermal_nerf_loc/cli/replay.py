@@ -3,7 +3,7 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Request:
     params_file: Path | None = None
     rate: float | None = None  # times real time; None: offline as fast as it goes, live 1
     truth_gap_s: float = 0.5  # longer gaps of tf are not bridged
+    masks: Mapping[str, Path] = field(default_factory=dict)  # by modality: the robot's own body
     init: str = 'perturb'  # without an initial pose: near the truth, or 'global': anywhere
 
 
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              '(default: %(default)s)')
     parser.add_argument('--rgb-topic', metavar='TOPIC', help='(default: /rgb/image_raw)')
     parser.add_argument('--thermal-topic', metavar='TOPIC', help='(default: /thermal/image_raw)')
+    for name in ('rgb', 'thermal'):
+        parser.add_argument(f'--{name}-mask', type=Path, metavar='FILE', help='image of 0 where '
+                            f'the {name} camera sees the robot itself (default: none)')
     parser.add_argument('--params-file', type=Path, metavar='FILE',
                         help='parameters of the node, as ROS reads them')
     parser.add_argument('--rate', type=float, metavar='R',
@@ -89,6 +93,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     request = Request(args.map, args.bag[0], args.out, args.modality, args.through_ros,
                       tuple(args.initial_pose),
                       {'rgb': args.rgb_topic, 'thermal': args.thermal_topic},
-                      params_file=args.params_file, rate=args.rate, init=args.init)
+                      params_file=args.params_file, rate=args.rate, init=args.init,
+                      masks={name: path for name, path in (('rgb', args.rgb_mask),
+                                                           ('thermal', args.thermal_mask))
+                             if path is not None})
     evaluation = {field: getattr(args, option) for option, field in _EVALUATION.items()}
     return study(make_study(request, args.bag, args.truth, args.compare, args.ablate, evaluation))

@@ -97,7 +97,9 @@ def modalities_of(choice: str) -> tuple[str, ...]:
 def _configure(request: Request) -> NodeConfig:
     config = read_parameter_file(request.params_file) if request.params_file else NodeConfig()
     config = replace(config, map=str(request.map), modality=request.modality,
-                     initial_pose=request.initial_pose or config.initial_pose)
+                     initial_pose=request.initial_pose or config.initial_pose,
+                     rgb_mask=str(request.masks.get('rgb', config.rgb_mask)),
+                     thermal_mask=str(request.masks.get('thermal', config.thermal_mask)))
     check(config, 'option')
     return config
 
@@ -135,7 +137,7 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
     if config.initial_pose:
         robot.start_at(se3.from_quaternion(config.initial_pose[:3], config.initial_pose[3:]))
     intake = FrameIntake(config.intake, TransformBuffer(), chosen,
-                         config.thermal_scale.radiometry())
+                         config.thermal_scale.radiometry(), masks=config.masks())
     cameras = {m: cameras[m] for m in chosen}
     task = Replay(reader, cameras, intake, robot, [], pace)
     started = time.monotonic()
@@ -179,6 +181,7 @@ def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, Cam
     if config.initial_pose:
         parameters.append('initial_pose:=['
                           + ', '.join(f'{v!r}' for v in config.initial_pose) + ']')
+    parameters += [f'{name}_mask:={path.resolve()}' for name, path in request.masks.items()]
     remappings = []
     for modality, topics in cameras.items():
         tail = '/compressed' if topics.compressed else ''

@@ -25,6 +25,7 @@ from thermal_nerf_loc.data.bag_survey import Survey, survey_bag
 from thermal_nerf_loc.data.bag_topics import find_cameras, pose_topics
 from thermal_nerf_loc.data.bag_tracks import choose_source, PoseOptions
 from thermal_nerf_loc.data.files import check_vacant
+from thermal_nerf_loc.data.images import read_mask
 from thermal_nerf_loc.data.keyframe_choice import choose_windows, KeyframeRule
 from thermal_nerf_loc.data.nerfstudio import HOLD_OUT_EVERY
 from thermal_nerf_loc.data.rig_file import read_rig, RigCamera
@@ -107,7 +108,8 @@ class _Import:
         mounting = self._given[THERMAL].T_rgb_sensor if THERMAL in self._given else None
         rig = MovingRig(source, {name: log.frame for name, log in self._logs.items()}, mounting)
         images = {name: ImageReader(name, self._lens(name), self._scale(name), config.rectify,
-                                    config.radiometric) for name in self._logs}
+                                    config.radiometric, self._mask(name))
+                  for name in self._logs}
         self._probe(images)
         stamps, poses, gone = self._posed(rig)
         windows = [stamps[list(window)] for window in choose_windows(poses, config.keyframes)]
@@ -117,6 +119,10 @@ class _Import:
         counts = self._write(maker.frames(windows, by_stamp, progress), images, rig, stamps)
         self._notes += maker.notes
         return self._report(source, images, stamps, gone, {**counts, **maker.counts})
+
+    def _mask(self, name: str) -> NDArray[np.bool_] | None:
+        path = self._given[name].mask_path if name in self._given else None
+        return None if path is None else read_mask(path)
 
     def _check(self, name: str) -> None:
         log = self._logs[name]

@@ -22,8 +22,13 @@ class ImageReader:
     """One camera of a bag; `camera` is the lens of what comes out, `told` its scale in words."""
 
     def __init__(self, modality: str, lens: Camera, radiometry: Radiometry | None, rectify: bool,
-                 radiometric: bool) -> None:
-        """Give `radiometry` None to have it found by `probe`."""
+                 radiometric: bool, mask: NDArray[np.bool_] | None = None) -> None:
+        """Give `radiometry` None to have it found by `probe`; `mask` is False on the robot."""
+        if mask is not None and mask.shape != (lens.height, lens.width):
+            raise InputError(f'mask does not fit the {modality} camera',
+                             expected=f'{lens.width}x{lens.height} pixels',
+                             got=f'{mask.shape[1]}x{mask.shape[0]}')
+        self._mask = mask
         self._modality, self._lens = modality, lens
         self.radiometry, self._radiometric = radiometry, radiometric
         self.camera = lens.undistorted() if rectify else lens
@@ -51,6 +56,8 @@ class ImageReader:
         if not valid.all():
             values = np.where(valid[..., None], values, np.float32(
                 np.median(values[valid]) if valid.any() else 0.0)).astype(np.float32)
+        if self._mask is not None:
+            valid = valid & self._mask
         if self._maps is not None:
             values, valid = self._rectified(values, valid)
         return SensorImage(self.camera, values, stamp, T_cam_sensor,

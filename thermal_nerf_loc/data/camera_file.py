@@ -5,6 +5,7 @@ The cameras of a rig in one YAML file, and a frame of single images that they to
     rgb:                                      names as in transforms.json, see `nerfstudio`
       w: 640
       h: 480
+      mask_path: arm.png                      0: ignore (the robot's own body); beside this file
       fl_x: 457.0                             cx cy fl_y k1 .. camera_model as needed
     thermal:
       w: 320
@@ -20,6 +21,7 @@ not given is taken from the image.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 import difflib
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ from thermal_nerf_loc.geometry.se3 import check_pose
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import radiometry_from_mapping, RADIOMETRY_KEYS
 
-_EXTRINSIC = 'transform_rgb_thermal'
+_EXTRINSIC, _MASK = 'transform_rgb_thermal', 'mask_path'
 
 
 def load_frame(cameras: Path, images: Mapping[str, Path]) -> Frame:
@@ -51,8 +53,9 @@ def load_frame(cameras: Path, images: Mapping[str, Path]) -> Frame:
             raise InputError(f'camera file has no {modality} camera', where=cameras,
                              expected=f'a block "{modality}" with w, h, fl_x, ...',
                              got=', '.join(blocks))
-        loaded[modality] = load_image(modality, _record(modality, path, blocks[modality],
-                                                        f'{cameras} {modality}'))
+        record = _record(modality, path, blocks[modality], f'{cameras} {modality}')
+        loaded[modality] = load_image(modality, replace(
+            record, camera_mask_path=mask_of(cameras, blocks[modality], modality)))
     return Frame(0, loaded, name=next(iter(images.values())).name)
 
 
@@ -71,9 +74,20 @@ def read_blocks(path: Path) -> dict[str, dict[str, Any]]:
         if not isinstance(block, dict):
             raise InputError('block holds no keys', where=where, expected='w, h, fl_x, ...',
                              got=repr(block))
-        _check_keys(block, INTRINSIC_KEYS if modality == RGB else
-                    (*INTRINSIC_KEYS, _EXTRINSIC, *RADIOMETRY_KEYS), where)
+        _check_keys(block, (*INTRINSIC_KEYS, _MASK) if modality == RGB else
+                    (*INTRINSIC_KEYS, _MASK, _EXTRINSIC, *RADIOMETRY_KEYS), where)
     return content
+
+
+def mask_of(cameras: Path, block: Mapping[str, Any], modality: str) -> Path | None:
+    """The mask that a camera's block names, from the file's own folder."""
+    name = block.get(_MASK)
+    if name is None:
+        return None
+    if not isinstance(name, str) or not name:
+        raise InputError('path is no text', where=f'{cameras} {modality} {_MASK}',
+                         expected='a path', got=repr(name))
+    return cameras.parent / name
 
 
 def _record(modality: str, path: Path, block: Mapping[str, Any], where: str) -> ImageRecord:

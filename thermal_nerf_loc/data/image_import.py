@@ -237,15 +237,19 @@ class _Import:
                  mounting: Array | None, scale: ThermalScale | None, pairs: Pairing | None,
                  found: ImagePoses) -> dict[str, ImageRecord]:
         stamp = found.stamps_ns.get(name, 0)
-        records = {RGB: ImageRecord(self._rgb / name, lens, np.eye(4), stamp_ns=stamp)}
+        records = {RGB: ImageRecord(self._rgb / name, lens, np.eye(4), stamp_ns=stamp,
+                                    camera_mask_path=self._mask(RGB))}
         if (pairs is not None and name in pairs.partner and self._thermal is not None
                 and thermal_lens is not None and mounting is not None and scale is not None):
             floats = LinearRadiometry(1.0, 0.0)  # of files that hold deg C
             records[THERMAL] = ImageRecord(
                 self._thermal / pairs.partner[name], thermal_lens, mounting,
                 radiometry=(scale.radiometry or floats) if scale.radiometric else None,
-                stamp_ns=stamp)
+                stamp_ns=stamp, camera_mask_path=self._mask(THERMAL))
         return records
+
+    def _mask(self, name: str) -> Path | None:
+        return self._given[name].mask_path if name in self._given else None
 
     def _figures(self, found: ImagePoses, metric: Metric, pairs: Pairing | None,
                  scale: ThermalScale | None, left_out: Sequence[str]) -> dict[str, Any]:

@@ -17,10 +17,12 @@ Where a set has no colour images, the thermal camera sits at `transform_matrix @
 transform_rgb_thermal` all the same. A frame may repeat any intrinsic, and may hold a `thermal`
 block of its own, to override the common one. Further keys of a frame: `depth_file_path`
 (`depth_unit_scale_factor` metres a count, 0.001 by default), `mask_path` (0: ignore), the same
-with `thermal_` before them, and `stamp_ns`. A frame whose `transform_matrix` is missing or null
-has no pose: it is in no split, and waits in `Scene.unposed` to be localized. A top-level `scale`
-with `metric` false says that lengths are no metres. A top-level `ground_truth` holds what a
-simulation knows better: `poses` by file name, and `transform_rgb_thermal`.
+with `thermal_` before them, and `stamp_ns`. A top-level `mask_path` or `thermal_mask_path` holds
+for every image of that camera, besides the image's own: the robot's body. A frame whose
+`transform_matrix` is missing or null has no pose: it is in no split, and waits in `Scene.unposed`
+to be localized. A top-level `scale` with `metric` false says that lengths are no metres. A
+top-level `ground_truth` holds what a simulation knows better: `poses` by file name, and
+`transform_rgb_thermal`.
 """
 
 from collections import Counter
@@ -179,7 +181,14 @@ class _Reader:
             path, self._camera(modality, block, path, where), self._extrinsic(block, where),
             mask, depth,
             self._radiometry(block, where) if modality == THERMAL else None, float(unit_m),
-            _stamp(entry, f'{prefix}image_stamp_ns', stamp_ns, where), self._true_rig(modality))
+            _stamp(entry, f'{prefix}image_stamp_ns', stamp_ns, where), self._true_rig(modality),
+            self._camera_mask(f'{prefix}mask_path'))
+
+    def _camera_mask(self, key: str) -> Path | None:
+        """One file for all images of a camera; that it is there is seen when it is read."""
+        if self.content.get(key) is None:
+            return None
+        return self.file.parent / _relative(self.content[key], f'{self.file} {key}')
 
     def _block(self, modality: str, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
         """The keys that describe a camera: common ones, overridden by the frame's own."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.data.camera_file import read_blocks
+from thermal_nerf_loc.data.camera_file import mask_of, read_blocks
 from thermal_nerf_loc.data.intrinsics import camera_from_keys, INTRINSIC_KEYS
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
@@ -23,6 +23,7 @@ class RigCamera(NamedTuple):
     camera: Camera | None
     T_rgb_sensor: NDArray[np.float64] | None
     radiometry: Radiometry | None
+    mask_path: Path | None = None
 
 
 def read_rig(path: Path) -> dict[str, RigCamera]:
@@ -40,5 +41,6 @@ def read_rig(path: Path) -> dict[str, RigCamera]:
                                  expected='4x4 numbers') from None
             mounting = check_pose(mounting, f'{where} {_EXTRINSIC}')
         rig[modality] = RigCamera(camera_from_keys(lens, where) if lens else None, mounting,
-                                  radiometry_from_mapping(block, where))
+                                  radiometry_from_mapping(block, where),
+                                  mask_of(path, block, modality))
     return rig

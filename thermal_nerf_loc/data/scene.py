@@ -32,6 +32,7 @@ class ImageRecord:
     depth_unit_m: float = DEPTH_UNIT_M  # metres a count of the depth file
     stamp_ns: int = 0
     T_cam_sensor_true: NDArray[np.float64] | None = None  # where a simulation knows better
+    camera_mask_path: Path | None = None  # of the camera: the robot's own body in all its images
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,9 +140,9 @@ def load_image(modality: str, record: ImageRecord) -> SensorImage:
                               values).astype(np.float32)
         values = values[..., None]
     _check_size(values.shape[:2], record.camera, record.path, f'{modality} image')
-    if record.mask_path is not None:
-        mask = read_mask(record.mask_path)
-        _check_size(mask.shape, record.camera, record.mask_path, 'mask')
+    for path in filter(None, (record.mask_path, record.camera_mask_path)):
+        mask = read_mask(path)
+        _check_size(mask.shape, record.camera, path, 'mask')
         valid = mask if valid is None else valid & mask
     depth_m = None
     if record.depth_path is not None:

@@ -7,6 +7,7 @@ tells how far the robot moved between the images of one frame. Only the newest i
 """
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 import math
 import threading
@@ -86,6 +87,7 @@ class FrameIntake:
     modalities: tuple[str, ...]
     radiometry: Radiometry | None = None
     counts: Counter[str] = field(default_factory=Counter)
+    masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)  # False on the robot
     _streams: dict[str, _Stream] = field(init=False)
     _known: dict[str, _Stream] = field(default_factory=dict)  # also those not listened to
     _ready: deque[dict[str, _Image]] = field(default_factory=deque)
@@ -274,6 +276,13 @@ class FrameIntake:
         if not math.isfinite(float(values.sum())):  # quick; no temperature has such a count
             valid = np.asarray(np.isfinite(values).all(axis=-1))
             values = np.nan_to_num(values)
+        mask = self.masks.get(modality)
+        if mask is not None:
+            if mask.shape != values.shape[:2]:
+                raise InputError('image and its mask differ in size', where=f'{modality} camera',
+                                 expected=f'{mask.shape[1]}x{mask.shape[0]}',
+                                 got=f'{values.shape[1]}x{values.shape[0]}')
+            valid = mask if valid is None else valid & mask
         return SensorImage(camera, values, stamp_ns, T_cam_sensor, valid,
                            radiometric=radiometric)
 

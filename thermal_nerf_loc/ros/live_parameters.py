@@ -18,8 +18,8 @@ FIXED = {
     'reliable_images': _SUBSCRIPTIONS, 'odometry': _SUBSCRIPTIONS,
     'map_frame': _FRAMES, 'intake.odom_frame': _FRAMES, 'intake.base_frame': _FRAMES,
     'initial_pose': f'{_START}; publish on `initialpose` instead',
-    'pose_file': _START, 'autostart': _START, 'path_poses': _START, 'map_points': _START,
-    'map_points_spacing_m': _START,
+    'rgb_mask': _START, 'thermal_mask': _START, 'pose_file': _START, 'autostart': _START,
+    'path_poses': _START, 'map_points': _START, 'map_points_spacing_m': _START,
 }
 
 

@@ -7,10 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 import yaml
 
 from thermal_nerf_loc.config import from_mapping, setting
 from thermal_nerf_loc.data.files import read_text
+from thermal_nerf_loc.data.images import read_mask
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
 from thermal_nerf_loc.localization.tracker_config import TrackerConfig
@@ -48,6 +51,9 @@ class NodeConfig:
     reliable_images: bool = setting(
         False, 'ask for reliable delivery of images (best effort works with every driver)')
     thermal_scale: ThermalScale = setting(ThermalScale(), 'thermal counts to deg C')
+    rgb_mask: str = setting(
+        '', 'image file that is 0 where the RGB camera sees the robot itself; empty: none')
+    thermal_mask: str = setting('', 'the same for the thermal camera')
     map_frame: str = setting('map', 'frame of the map')
     odometry: str = setting(
         'tf', 'where odometry comes from: tf, the topic `odom`, or nowhere',
@@ -81,6 +87,11 @@ class NodeConfig:
         if self.initial_pose and not abs(norm - 1.0) < _QUATERNION_TOLERANCE:
             raise InputError('initial pose has no unit quaternion', where='initial_pose',
                              expected='qx qy qz qw of norm 1', got=f'norm {norm:.4g}')
+
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """Pixels that count, of the cameras that see the robot's own body."""
+        files = {RGB: self.rgb_mask, THERMAL: self.thermal_mask}
+        return {name: read_mask(Path(file)) for name, file in files.items() if file}
 
     def chosen_modalities(self, available: tuple[str, ...]) -> tuple[str, ...]:
         """The cameras to use with a map of these modalities."""

@@ -77,7 +77,7 @@ class Session:
         finder = Finder(SearchThread(on_fault))
         self.robot = RobotTracker(Tracker(localizer, config.tracker, finder), self._home(warn))
         self.intake = FrameIntake(config.intake, self.tf, loaded.modalities,
-                                  config.thermal_scale.radiometry())
+                                  config.thermal_scale.radiometry(), masks=config.masks())
         self.health = Health(loaded.name)
 
     def reconfigure(self, config: NodeConfig) -> bool:
