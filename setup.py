@@ -57,8 +57,10 @@ setup(
         'test': ['evo; python_version >= "3.11"', 'hypothesis', 'pytest', 'pytest-rerunfailures',
                  'pytest-timeout', 'transforms3d', 'viser>=1.1',
                  # Other machines find no wheel; the tests that need it are skipped there.
+                 'onnxruntime>=1.17; platform_machine == "x86_64"',
                  'pycolmap>=4.0; platform_machine == "x86_64"'],
         'sfm': ['pycolmap>=4.0'],  # camera poses from images
+        'onnx': ['onnxruntime>=1.17'],  # depth networks that teach
         'view': ['viser>=1.1'],  # the interactive page
         'colcon': ['colcon-core', 'colcon-package-information', 'colcon-ros'],
         'lint': ['codespell', 'flake8', 'flake8-import-order', 'mypy', 'pre-commit',

@@ -13,7 +13,8 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
 PROGRAMS = ('candidates', 'failure_detection', 'import_bag', 'localization', 'map_cost',
             'nerfacto', 'pose_basin', 'ray_sampling', 'refinement', 'rendering_speed',
-            'roofline', 'self_supervision', 'training_curve', 'training_throughput')
+            'roofline', 'self_supervision', 'thermal_depth', 'training_curve',
+            'training_throughput')
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,8 @@ COMMANDS = {
     'import-images': 'make a data set of folders of images (RGB, thermal)',
     'train': 'learn a radiance map from a data set',
     'extend': 'find images without poses in a map, and learn the map anew with them',
+    'distill-depth': 'teach a small network to see depth in thermal images of a place',
+    'predict-depth': 'write depth maps that such a network sees, for train --depth-from',
     'eval-map': 'hold a map against the images of a data set',
     'compare-strategies': 'train every way of sharing a field, and measure them side by side',
     'localize': 'find the camera poses of a data set in a map',

@@ -36,9 +36,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         '(default: features)')
     parser.add_argument('--refined', type=Path, metavar='FILE',
                         help='write transforms.json anew, with what was refined')
+    add_depth(parser)
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='(default: auto)')
     parser.add_argument('--seed', type=int, help='seed of every random choice (default: 0)')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
+
+
+def add_depth(parser: argparse.ArgumentParser) -> None:
+    """Declare what helps with depth."""
+    parser.add_argument('--depth-from', metavar='SOURCE', help="depth maps that help: 'measured' "
+                        '(those of the data set), or a folder with one for each training image, '
+                        'named as it is; confidence maps may lie beside them (default: none)')
+    parser.add_argument('--depth-camera', choices=('rgb', 'thermal'), help='whose maps they are '
+                        "(default: both of 'measured'; what a folder says, else rgb)")
+    parser.add_argument('--depth-unit', type=float, metavar='METRES', help='of a count (default: '
+                        '0.001 for integers, 1 for floats)')
+    parser.add_argument('--depth-kind', choices=('metric', 'affine', 'inverse'),
+                        help='metres; or the depth (affine) or inverse depth of a network that '
+                        'knows no scale: fitted for each image (default: metric)')
+    parser.add_argument('--depth-weight', type=float, metavar='W',
+                        help='of depth in the loss (default: 0.3 with --depth-from, else 0)')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -53,15 +70,45 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     config = load_yaml(TrainConfig, args.config) if args.config else TrainConfig()
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    config = replace(config, **given, refine=_refinement(config.refine, args))
+    config = replace(config, **given, **_depth_settings(config, args),
+                     refine=_refinement(config.refine, args))
     check(config, 'option')
-    scene = load_scene(args.data)
+    scene = _helped(load_scene(args.data), config, args)
     if not leads():  # one process speaks for all that torchrun has started
         train(scene, config, checkpoint=Checkpoint.beside(args.map, args.resume))
         args.json = None
         return {}
     with progress_bar('train') as progress:
         return train_map(scene, args.map, config, progress, args.resume, _writer(args))
+
+
+def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Weight and kind of depth, where they were given; depth that is asked for has a weight."""
+    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.mapping.settings import DEPTH_WEIGHT
+
+    about = {'--depth-camera': args.depth_camera, '--depth-unit': args.depth_unit,
+             '--depth-kind': args.depth_kind}
+    alone = [name for name, value in about.items() if value is not None]
+    if alone and args.depth_from is None:
+        raise InputError('says something about depth that is not asked for', where=alone[0],
+                         expected='--depth-from measured, or --depth-from FOLDER')
+    given = {} if args.depth_kind is None else {'depth_kind': args.depth_kind}
+    weight = args.depth_weight
+    if weight is None and args.depth_from is not None and config.depth_weight == 0.0:
+        weight = DEPTH_WEIGHT
+    return given if weight is None else {**given, 'depth_weight': weight}
+
+
+def _helped(scene: Any, config: Any, args: argparse.Namespace) -> Any:
+    """The scene with the depth that was asked for."""
+    from thermal_nerf_loc.data.depth_maps import DepthSource, with_depth
+    from thermal_nerf_loc.mapping.settings import METRIC
+
+    if args.depth_from is None:
+        return scene
+    return with_depth(scene, DepthSource(args.depth_from, args.depth_camera, args.depth_unit,
+                                         config.depth_kind == METRIC))
 
 
 def _names(text: str) -> tuple[str, ...]:

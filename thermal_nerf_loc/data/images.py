@@ -81,6 +81,22 @@ def read_depth(path: Path, unit_m: float = DEPTH_UNIT_M) -> NDArray[np.float32]:
     return np.where(np.isfinite(depth_m) & (depth_m > 0.0), depth_m, np.float32(0.0))
 
 
+def read_confidence(path: Path) -> NDArray[np.float32]:
+    """Read confidence in [0, 1] (h, w): all of an integer's range, or floats as they are."""
+    image = read_image(path)
+    if image.ndim != 2:
+        raise InputError('is no confidence map', where=path, expected='one channel',
+                         got=f'shape {image.shape}')
+    if np.issubdtype(image.dtype, np.integer):
+        top = np.float32(np.iinfo(image.dtype).max)
+        return np.asarray(np.divide(image, top, dtype=np.float32))
+    known = np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    if known.min() < 0.0 or known.max() > 1.0:
+        raise InputError('confidence is out of range', where=path, expected='0 to 1',
+                         got=f'{known.min():g} to {known.max():g}')
+    return np.asarray(known)
+
+
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Read a mask (h, w): True (any value but 0) where pixels count, as nerfstudio has it."""
     image = read_image(path)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.data.images import (
-    CountImage, DEPTH_UNIT_M, read_counts, read_depth, read_mask, read_rgb)
+    CountImage, DEPTH_UNIT_M, read_confidence, read_counts, read_depth, read_mask, read_rgb)
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
@@ -33,6 +33,7 @@ class ImageRecord:
     stamp_ns: int = 0
     T_cam_sensor_true: NDArray[np.float64] | None = None  # where a simulation knows better
     camera_mask_path: Path | None = None  # of the camera: the robot's own body in all its images
+    depth_confidence_path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,12 +145,22 @@ def load_image(modality: str, record: ImageRecord) -> SensorImage:
         mask = read_mask(path)
         _check_size(mask.shape, record.camera, path, 'mask')
         valid = mask if valid is None else valid & mask
-    depth_m = None
-    if record.depth_path is not None:
-        depth_m = read_depth(record.depth_path, record.depth_unit_m)
-        _check_size(depth_m.shape, record.camera, record.depth_path, 'depth image')
+    depth_m, confidence = _depth(record)
     return SensorImage(record.camera, values, record.stamp_ns, record.T_cam_sensor, valid,
-                       depth_m, radiometric)
+                       depth_m, radiometric, confidence)
+
+
+def _depth(record: ImageRecord) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Depth in metres and its confidence, None where there is none."""
+    if record.depth_path is None:
+        return None, None
+    depth_m = read_depth(record.depth_path, record.depth_unit_m)
+    _check_size(depth_m.shape, record.camera, record.depth_path, 'depth image')
+    if record.depth_confidence_path is None:
+        return depth_m, None
+    confidence = read_confidence(record.depth_confidence_path)
+    _check_size(confidence.shape, record.camera, record.depth_confidence_path, 'confidence')
+    return depth_m, confidence
 
 
 def _thermal_values(image: CountImage, record: ImageRecord) -> tuple[NDArray[np.float32], bool]:

@@ -47,10 +47,12 @@ def depth_error(weights: Tensor, samples: Samples, depth_m: Tensor, confidence: 
     """
     Mean distance of the weight from a measured surface, beyond `reach_m` flat.
 
-    Rays with unknown depth have confidence 0.
+    Rays with unknown depth have confidence 0; the mean is over all others, so that depths which
+    nobody trusts move little even where there are no better ones.
     """
     off = (samples.distance_m - depth_m[:, None]).abs().clamp(max=reach_m) / reach_m
-    return ((weights * off).sum(dim=1) * confidence).sum() / confidence.sum().clamp(min=1.0)
+    known = (confidence > 0.0).sum().clamp(min=1)
+    return ((weights * off).sum(dim=1) * confidence).sum() / known
 
 
 class _CpuDistortion(torch.autograd.Function):

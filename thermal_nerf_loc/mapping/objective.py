@@ -11,10 +11,11 @@ from thermal_nerf_loc.field.inference import has_bfloat16
 from thermal_nerf_loc.field.render import render, Rendering, Samples, uses_kernels, View
 from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.mapping import losses
+from thermal_nerf_loc.mapping.depth_fit import DepthFit
 from thermal_nerf_loc.mapping.formation import Formation
 from thermal_nerf_loc.mapping.pixels import PixelSource, RayBatch
 from thermal_nerf_loc.mapping.rig import Corrections, Given
-from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.mapping.settings import METRIC, TrainConfig
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 Moment = tuple[float, float]  # steps that the schedule has run, and of how many
@@ -33,6 +34,8 @@ class Objective:
         self.formations = nn.ModuleDict(
             {name: Formation(name, source.images) for name, source in sources.items()})
         self.formations.to(device)
+        self.depth_fits = nn.ModuleDict({} if config.depth_kind == METRIC else {
+            name: DepthFit(source.images, config.depth_kind) for name, source in sources.items()})
         self.psnr: dict[str, float] = {}  # of the batches, smoothed
 
     def loss(self, learner: Learner, modality: str, batch: RayBatch, moment: Moment,
@@ -48,7 +51,7 @@ class Objective:
         loss = image * self.balance.weight(modality, image)
         if modality in learner.detached:  # its weights move nothing
             return loss
-        return loss + self._geometry(learner, samples, rendering, batch, moment)
+        return loss + self._geometry(learner, modality, samples, rendering, batch, moment)
 
     def vignetting(self, temperatures: TemperatureRange | None) -> dict[str, tuple[float, float]]:
         """What each thermal camera adds towards its corners, in the unit of its images."""
@@ -56,16 +59,22 @@ class Objective:
         return {name: formation.vignetting(unit) for name, formation in self.formations.items()
                 if isinstance(formation, Formation) and not formation.multiplies}
 
-    def _geometry(self, learner: Learner, samples: Samples, rendering: Rendering, batch: RayBatch,
-                  moment: Moment) -> Tensor:
+    def _geometry(self, learner: Learner, modality: str, samples: Samples, rendering: Rendering,
+                  batch: RayBatch, moment: Moment) -> Tensor:
         """Weight that lies together, and where depth was measured, if it was."""
         config, scale, (done, total) = self.config, learner.field.space.scale_m, moment
         ramp = min(1.0, done / config.schedule.uniform_until(total))
         loss = config.distortion * ramp * losses.distortion(
             rendering.weights, samples, scale, uses_kernels(learner.field, rendering.weights))
         if config.depth_weight > 0.0 and bool(batch.confidence.any()):
-            loss = loss + config.depth_weight * losses.depth_error(
-                rendering.weights, samples, batch.depth_m, batch.confidence, 0.25 * scale)
+            depth_m, confidence, weight = batch.depth_m, batch.confidence, config.depth_weight
+            if self.depth_fits:  # to surfaces, once they stand
+                fit = self.depth_fits[modality]
+                assert isinstance(fit, DepthFit)
+                depth_m, confidence = fit.metres(rendering.weights, samples, batch)
+                weight *= ramp
+            loss = loss + weight * losses.depth_error(rendering.weights, samples, depth_m,
+                                                      confidence, 0.25 * scale)
         return loss
 
     def _render(self, learner: Learner, modality: str, batch: RayBatch, moment: Moment,

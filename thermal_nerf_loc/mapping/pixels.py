@@ -46,7 +46,7 @@ class PixelSource:
 
     def __init__(self, cameras: Sequence[Camera], poses: Sequence[NDArray[np.float64]],
                  load: Callable[[int], SensorImage], channels: int, has_depth: bool = False,
-                 allocate: Allocate = in_memory) -> None:
+                 allocate: Allocate = in_memory, has_confidence: bool = False) -> None:
         """
         Ask `load` for one image after the other, its values in [0, 1]; none is kept.
 
@@ -62,6 +62,7 @@ class PixelSource:
         pixels = int(self._starts[-1])
         self._values = allocate((pixels, channels), np.uint16)
         self._depths = allocate((pixels,), np.float32) if has_depth else None
+        self._confidence = allocate((pixels,), np.uint8) if has_confidence else None
         self._fill(cameras, load, allocate)
 
     def __len__(self) -> int:
@@ -85,9 +86,12 @@ class PixelSource:
         depth = (np.full(len(index), np.nan, np.float32) if self._depths is None
                  else np.asarray(self._depths[index]))
         known = np.isfinite(depth)
+        trust = known.astype(np.float32)
+        if self._confidence is not None:
+            trust *= self._confidence[index] / np.float32(255.0)
         return RayBatch(np.ascontiguousarray(pose[:, :3, 3]), directions, truth,
                         torch.from_numpy(np.where(known, depth, 0.0).astype(np.float32)),
-                        torch.from_numpy(known.astype(np.float32)), torch.from_numpy(image),
+                        torch.from_numpy(trust), torch.from_numpy(image),
                         torch.from_numpy(radius_squared(pixels, size)), sights)
 
     def _fill(self, cameras: Sequence[Camera], load: Callable[[int], SensorImage],
@@ -108,6 +112,9 @@ class PixelSource:
                 forward = self._tables[self._table_start[i]:][:part.stop - part.start, 2]
                 self._depths[part] = _along_rays(image, forward)
                 digest.update(self._depths[part].data)
+            if self._confidence is not None:
+                self._confidence[part] = _trust(image)
+                digest.update(self._confidence[part].data)
             digest.update(self._values[part].data)
             digest.update(usable[part].data)
         self.digest = digest.hexdigest()  # of all that training can see of these images
@@ -131,11 +138,12 @@ class PixelSource:
         return indices
 
 
-def bytes_needed(cameras: Sequence[Camera], channels: int, has_depth: bool) -> int:
+def bytes_needed(cameras: Sequence[Camera], channels: int, has_depth: bool,
+                 has_confidence: bool = False) -> int:
     """Size of a source's arrays, where every pixel is usable."""
     pixels, seen = (sum(camera.width * camera.height for camera in some)
                     for some in (cameras, set(cameras)))
-    return pixels * (2 * channels + 4 * has_depth + 1) + 12 * seen
+    return pixels * (2 * channels + 4 * has_depth + has_confidence + 1) + 12 * seen
 
 
 def _direction_tables(cameras: Sequence[Camera], allocate: Allocate,
@@ -157,6 +165,13 @@ def _along_rays(image: SensorImage, forward: Array32) -> Array32:
         return np.full(len(forward), np.nan, np.float32)
     z = image.depth_m.reshape(-1)
     return np.where(z > 0.0, z / forward, np.nan).astype(np.float32)
+
+
+def _trust(image: SensorImage) -> NDArray[np.uint8]:
+    """Confidence of each pixel's depth in 255ths."""
+    if image.depth_confidence is None:
+        return np.full(image.camera.width * image.camera.height, 255, np.uint8)
+    return np.asarray(np.rint(image.depth_confidence.reshape(-1) * 255.0), np.uint8)
 
 
 def _usable(image: SensorImage) -> NDArray[np.bool_]:

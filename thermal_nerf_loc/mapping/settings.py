@@ -14,6 +14,8 @@ from thermal_nerf_loc.field.strategies import STRATEGIES
 from thermal_nerf_loc.mapping.places import PlacesConfig
 
 REFINABLE = POSES, RIG, INTRINSICS, TIME = 'poses', 'rig', 'intrinsics', 'time'
+METRIC, AFFINE, INVERSE = 'metric', 'affine', 'inverse'
+DEPTH_WEIGHT = 0.3  # where depth is asked for and no weight is given
 METHODS = FEATURES, GRADIENT, BOTH, EDGES = 'features', 'gradient', 'both', 'edges'
 
 
@@ -99,6 +101,9 @@ class TrainConfig:
     formation_learning_rate: float = setting(0.001, 'of what the cameras add', 1e-7, 1.0)
     distortion: float = setting(0.003, 'weight of the spread along rays', 0.0, 10.0)
     depth_weight: float = setting(0.0, 'weight of measured depth; 0 ignores it', 0.0, 10.0)
+    depth_kind: str = setting(METRIC, 'what depth maps hold: metres; or depth (affine) or inverse '
+                              'depth whose scale and shift are fitted for each image',
+                              choices=(METRIC, AFFINE, INVERSE))
     near_gradient: float = setting(1.0, 'gradients shrink nearer than this, in scene scales',
                                    0.0, 10.0)
     refresh_share: float = setting(0.01, 'grid cells looked at anew every 16 steps', 0.0, 1.0)

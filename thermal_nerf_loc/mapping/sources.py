@@ -24,7 +24,8 @@ def load_sources(scene: Scene, config: TrainConfig,
     members = {name: _records(scene, name, config.depth_weight > 0.0) for name in order}
     temperatures = _temperature_range(members[THERMAL]) if THERMAL in members else None
     needed = sum(bytes_needed([record.camera for record in records.values()], _channels(name),
-                              _has_depth(records)) for name, records in members.items())
+                              _has_depth(records), _has_confidence(records))
+                 for name, records in members.items())
     allocate = on_disk if needed > config.memory_limit_mb * 2**20 else in_memory
     return {name: _source(scene, name, members[name], temperatures, allocate)
             for name in order}, temperatures
@@ -44,15 +45,16 @@ def _source(scene: Scene, name: str, members: _Records, temperatures: Temperatur
     poses = [scene.frames[index].T_world_cam @ record.T_cam_sensor
              for index, record in members.items()]
     return PixelSource([record.camera for record in records], poses, load, _channels(name),
-                       _has_depth(members), allocate)
+                       _has_depth(members), allocate, _has_confidence(members))
 
 
 def _records(scene: Scene, name: str, with_depth: bool) -> _Records:
     """Training images of a modality by frame; depth that nobody asks for stays on disk."""
     found = {index: scene.frames[index].records[name] for index in scene.train
              if name in scene.frames[index].records}
-    return found if with_depth else {index: replace(record, depth_path=None)
-                                     for index, record in found.items()}
+    return found if with_depth else {
+        index: replace(record, depth_path=None, depth_confidence_path=None)
+        for index, record in found.items()}
 
 
 def _temperature_range(records: _Records) -> TemperatureRange:
@@ -71,3 +73,7 @@ def _channels(name: str) -> int:
 
 def _has_depth(records: _Records) -> bool:
     return any(record.depth_path is not None for record in records.values())
+
+
+def _has_confidence(records: _Records) -> bool:
+    return any(record.depth_confidence_path is not None for record in records.values())

@@ -223,6 +223,8 @@ class Trainer:
             tensors[f'grid{i}'] = torch.from_numpy(learner.grid.values)
         tensors |= {f'formation.{key}': value
                     for key, value in self.objective.formations.state_dict().items()}
+        tensors |= {f'depth_fit.{key}': value
+                    for key, value in self.objective.depth_fits.state_dict().items()}
         if self.corrections is not None:
             tensors |= {f'corrections.{key}': value
                         for key, value in self.corrections.state_dict().items()}
@@ -244,6 +246,7 @@ class Trainer:
             learner.field.load_state_dict(_under(f'field{i}.', tensors))
             learner.grid.values[:] = tensors[f'grid{i}'].numpy()
         self.objective.formations.load_state_dict(_under('formation.', tensors))
+        self.objective.depth_fits.load_state_dict(_under('depth_fit.', tensors))
         if self.corrections is not None:
             self.corrections.load_state_dict(_under('corrections.', tensors))
         parameters = sum(len(group['params']) for group in self.optimizer.param_groups)
@@ -326,6 +329,7 @@ class Trainer:
         """Make one of what each process has learned beside the weights."""
         self.processes.average([torch.from_numpy(learner.grid.values)
                                 for learner in self.learning])
+        self.processes.average(list(self.objective.depth_fits.buffers()))
         variance = self.objective.balance.variance
         if not variance:
             return

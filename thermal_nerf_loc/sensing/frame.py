@@ -32,6 +32,7 @@ class SensorImage:
     valid: NDArray[np.bool_] | None = None  # (height, width); None: every pixel counts
     depth_m: NDArray[np.float32] | None = None  # (height, width) along z; 0 or NaN: unknown
     radiometric: bool = True  # thermal only: False for AGC images, whose values are no deg C
+    depth_confidence: NDArray[np.float32] | None = None  # (height, width) in [0, 1]; None: 1
 
     def __post_init__(self) -> None:
         """Hold the image against its camera."""
@@ -40,7 +41,8 @@ class SensorImage:
             raise InputError('image does not fit its camera',
                              expected=f'{expected[1]}x{expected[0]} pixels',
                              got=f'array of shape {self.values.shape}')
-        for name, extra in (('mask', self.valid), ('depth', self.depth_m)):
+        for name, extra in (('mask', self.valid), ('depth', self.depth_m),
+                            ('confidence', self.depth_confidence)):
             if extra is not None and extra.shape != expected:
                 raise InputError(f'{name} does not fit its image', expected=expected,
                                  got=extra.shape)

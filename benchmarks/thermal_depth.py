@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What distillation brings to depth from one thermal image, and what such depth brings to a map.
+
+The same network is trained for as many steps each time: on a few labelled frames alone (with all
+thermal images to agree with itself on), and with a teacher as well. Teachers are the map's own
+depth, and a stand-in for a monocular RGB network: true inverse depth of the RGB camera with a
+scale and a shift of its own and a smooth error of 10 %, fitted to the map and warped into the
+thermal camera. Errors are against true depth on views that nobody trained on. Then a map is
+trained on few views: alone, with measured depth, and with what the network sees in their thermal
+images. (The network has seen the place before: it was taught by a map of all views.)
+"""
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+from _bench import add_data, add_seed, finish, guarded, parser, prepare, room, show, trained_map
+
+CASES = ('distillation', 'few-views')
+_WITHOUT, _MAP, _RGB = 'labels alone', 'labels and the map', 'labels and an RGB network'
+
+
+def options() -> argparse.ArgumentParser:
+    """What can be chosen."""
+    made = parser(__doc__)
+    add_data(made)
+    add_seed(made)
+    made.add_argument('--map', type=Path, metavar='M',
+                      help='the teacher (default: one trained now on all views)')
+    made.add_argument('--map-seconds', type=float, default=150.0, metavar='S',
+                      help='of that training (default: 150)')
+    made.add_argument('--what', nargs='+', choices=CASES, default=list(CASES),
+                      help='(default: all)')
+    made.add_argument('--labels', type=int, default=8, metavar='N',
+                      help='frames with measured depth (default: 8)')
+    made.add_argument('--views', type=int, default=120, metavar='N',
+                      help='that the map shows beside (default: 120)')
+    made.add_argument('--steps', type=int, default=600, metavar='N',
+                      help='of distillation (default: 600)')
+    made.add_argument('--few', type=int, default=8, metavar='N',
+                      help='views of the second map (default: 8)')
+    made.add_argument('--map-steps', type=int, default=600, metavar='N',
+                      help='of its training (default: 600)')
+    made.add_argument('--sheet', type=Path, metavar='FILE.png',
+                      help='draw held-out views as the network that the map taught sees them')
+    return made
+
+
+def main() -> int:
+    """Distil, then train on few views."""
+    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.mapping.map_file import RadianceMap
+
+    args = options().parse_args()
+    prepare(args)
+    if args.quick:
+        args.labels, args.views, args.steps, args.few, args.map_steps = 3, 4, 4, 4, 10
+        args.map_seconds = 5.0
+    data = args.data or (room(8, (32, 24)) if args.quick else room())
+    scene, renderer = load_scene(data), RadianceMap.load(
+        trained_map(data, args.map, args.map_seconds))
+    figures: dict[str, Any] = {'labels': args.labels, 'steps': args.steps}
+    models: dict[str, Any] = {}
+    if 'distillation' in args.what:
+        figures['distillation'] = distillation(args, scene, renderer, models)
+    if 'few-views' in args.what:
+        model = models.get(_MAP) or taught(args, scene, renderer, _MAP)
+        figures['few_views'] = few_views(args, scene, model)
+    return finish(args, figures)
+
+
+def distillation(args: argparse.Namespace, scene: Any, renderer: Any, models: dict[str, Any],
+                 ) -> dict[str, Any]:
+    """Errors on held-out views, without and with each teacher."""
+    from thermal_nerf_loc.cli.distill_depth import scores, write_sheet
+    from thermal_nerf_loc.evaluation.depth_errors import score_depth
+
+    found = {'the map itself': asdict(score_depth(rendered_by(renderer, scene), scene,
+                                                  scene.test))}
+    for name in (_WITHOUT, _MAP, _RGB):
+        started = time.monotonic()
+        models[name] = taught(args, scene, renderer, name)
+        found[name] = {**(scores(models[name], scene, 'test') or {}),
+                       'seconds': time.monotonic() - started}
+    for name in (_MAP, _RGB):
+        found[name]['abs_rel_gain'] = 1.0 - found[name]['abs_rel'] / found[_WITHOUT]['abs_rel']
+    if args.sheet is not None:
+        write_sheet(args.sheet, models[_MAP], scene)
+    columns = {'abs_rel': 'AbsRel', 'rmse_m': 'RMSE m', 'delta1': '< 1.25',
+               'within_spread': 'in spread', 'abs_rel_gain': 'gain', 'seconds': 's'}
+    show(f'depth from one thermal image, {args.labels} labelled frames, held-out views',
+         ('taught by', *columns.values()),
+         [(name, *(row.get(column) for column in columns)) for name, row in found.items()])
+    return found
+
+
+def taught(args: argparse.Namespace, scene: Any, renderer: Any, by: str) -> Any:
+    """A network, trained as its row says."""
+    import numpy as np
+
+    from thermal_nerf_loc.cli.distill_depth import gather
+    from thermal_nerf_loc.mapping import depth_teacher
+    from thermal_nerf_loc.mapping.distillation import distill, DistillConfig
+    from thermal_nerf_loc.progress import silent
+
+    asked = argparse.Namespace(teacher='none' if by == _WITHOUT else 'map', labels=args.labels,
+                               views=args.views)
+    camera, labels, lessons = gather(renderer, scene, asked, args.seed, silent)
+    if by == _RGB:  # in place of what the map says of frames; the views it shows stay out
+        lessons = depth_teacher.from_rgb(RgbStandIn(scene, np.random.default_rng(args.seed)),
+                                         'inverse', renderer, scene, scene.train, camera)
+    return distill(labels, lessons, camera, DistillConfig(steps=args.steps, seed=args.seed))[0]
+
+
+class RgbStandIn:
+    """What a good monocular RGB network gives: smooth errors, no scale, no shift."""
+
+    def __init__(self, scene: Any, rng: Any) -> None:
+        """Remember the training images."""
+        import cv2
+        import numpy as np
+
+        from thermal_nerf_loc.data.scene import load_image
+        self._of = {}
+        for index in scene.train:
+            image = load_image('rgb', scene.frames[index].records['rgb'])
+            rough = rng.normal(0.0, 0.1, (4, 5)).astype(np.float32)
+            smooth = cv2.resize(rough, image.camera.size, interpolation=cv2.INTER_CUBIC)
+            z = np.where(image.depth_m > 0.0, image.depth_m, np.inf) * np.exp(smooth)
+            self._of[image.values.tobytes()] = (rng.uniform(1.0, 5.0) / z
+                                                + rng.uniform(0.0, 0.5)).astype(np.float32)
+
+    def __call__(self, rgb: Any) -> Any:
+        """Inverse depth (h, w)."""
+        return self._of[rgb.tobytes()]
+
+
+def rendered_by(renderer: Any, scene: Any) -> Any:
+    """What the teacher itself would say of a held-out view, whose pose it is told."""
+    from thermal_nerf_loc.mapping.depth_teacher import look
+
+    poses = {}
+    for index in scene.test:
+        record = scene.frames[index].records['thermal']
+        poses[record.stamp_ns] = scene.frames[index].T_world_cam @ record.T_cam_sensor
+
+    def predict(image: Any) -> tuple[Any, Any]:
+        _, depth, _, doubt = look(renderer, 'thermal', image.camera, poses[image.stamp_ns])
+        return depth, doubt * depth
+    return predict
+
+
+def few_views(args: argparse.Namespace, scene: Any, model: Any) -> dict[str, Any]:
+    """A map of few views with and without depth, held against the same held-out views."""
+    import tempfile
+
+    import numpy as np
+
+    from thermal_nerf_loc.cli.predict_depth import predicted_maps
+    from thermal_nerf_loc.data.depth_maps import (
+        DepthSource, MEASURED, with_depth, write_depth_maps)
+    from thermal_nerf_loc.progress import silent
+
+    chosen = np.linspace(0, len(scene.train) - 1, args.few).round().astype(int)
+    few = replace(scene, train=tuple(scene.train[k] for k in chosen))
+    with tempfile.TemporaryDirectory() as folder:
+        maps = Path(folder) / 'maps'
+        write_depth_maps(maps, predicted_maps(model, few, 'train', silent), 'thermal', {})
+        found = {'images alone': trained(args, few, 0.0)}
+        for name, source in (('thermal network', str(maps)), ('measured', MEASURED)):
+            found[name] = trained(args, with_depth(few, DepthSource(source)), None)
+    columns = {'depth_median_error_m': 'depth m', 'depth_within_5cm': 'in 5 cm',
+               'rgb_psnr': 'rgb dB', 'thermal_psnr': 'thermal dB', 'seconds': 's'}
+    show(f'map of {args.few} views, {args.map_steps} steps', ('--depth-from', *columns.values()),
+         [(name, *(row[column] for column in columns)) for name, row in found.items()])
+    return found
+
+
+def trained(args: argparse.Namespace, scene: Any, weight: float | None) -> dict[str, Any]:
+    """Figures of one map; the weight of depth is the command's own, unless given."""
+    from thermal_nerf_loc.evaluation.map_quality import evaluate_map
+    from thermal_nerf_loc.mapping.settings import DEPTH_WEIGHT, TrainConfig
+    from thermal_nerf_loc.mapping.trainer import train
+
+    config = TrainConfig(steps=args.map_steps, checkpoint_seconds=0.0, seed=args.seed,
+                         depth_weight=DEPTH_WEIGHT if weight is None else weight)
+    result = train(scene, config)
+    quality = evaluate_map(result.map, scene)
+    return {**{name: getattr(quality, name) for name in (
+        'depth_median_error_m', 'depth_within_5cm', 'rgb_psnr', 'thermal_psnr')},
+        'seconds': result.seconds}
+
+
+if __name__ == '__main__':
+    sys.exit(guarded(main))

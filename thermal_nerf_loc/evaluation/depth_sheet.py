@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thermal image, measured depth, predicted depth, its error and its spread, as one PNG."""
+
+from collections.abc import Sequence
+import io
+
+import numpy as np
+
+from thermal_nerf_loc.data.scene import load_image, Scene
+from thermal_nerf_loc.evaluation.depth_errors import Predict
+from thermal_nerf_loc.sensing.frame import THERMAL
+
+_CELL_IN, _DPI = 2.2, 110
+
+
+def draw_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> bytes:
+    """One row for each frame; rows share the scales of depth and of errors."""
+    from matplotlib.figure import Figure
+
+    images = [load_image(THERMAL, scene.frames[index].records[THERMAL]) for index in indices]
+    seen = [predict(image) for image in images]
+    depths = [depth for depth, _ in seen]
+    low, high = np.quantile(np.concatenate([depth.ravel() for depth in depths]), (0.01, 0.99))
+    doubt = 0.15 * float(np.median(np.concatenate([depth.ravel() for depth in depths])))
+    figure = Figure(figsize=(5.6 * _CELL_IN, 0.86 * _CELL_IN * len(images)),
+                    layout='constrained')
+    axes = figure.subplots(len(images), 5, squeeze=False)
+    for row, index, image, (depth, spread) in zip(axes, indices, images, seen):
+        nothing = np.full(depth.shape, np.nan)
+        truth = nothing if image.depth_m is None else np.where(image.depth_m > 0.0,
+                                                               image.depth_m, np.nan)
+        name = scene.frames[index].name.rsplit('/', 1)[-1]
+        for cell, values, title, colours, ends in (
+                (row[0], image.values[..., 0], f'thermal {name}', 'inferno',
+                 np.nanquantile(image.values, (0.01, 0.99))),
+                (row[1], truth, 'measured depth, m', 'viridis', (low, high)),
+                (row[2], depth, 'predicted depth, m', 'viridis', (low, high)),
+                (row[3], depth - truth, 'error, m (red: too near)', 'RdBu',
+                 (-2 * doubt, 2 * doubt)),
+                (row[4], spread, 'predicted spread, m', 'magma', (0.0, 2 * doubt))):
+            cell.axis('off')
+            cell.set_title(title, fontsize=7)
+            shown = cell.imshow(values, cmap=colours, vmin=ends[0], vmax=ends[1])
+            if cell is not row[0] and cell is not row[1]:
+                figure.colorbar(shown, ax=cell, fraction=0.04).ax.tick_params(labelsize=6)
+    out = io.BytesIO()
+    figure.savefig(out, format='png', dpi=_DPI)
+    return out.getvalue()
