@@ -37,8 +37,8 @@ def options() -> argparse.ArgumentParser:
                       help='(default: all)')
     made.add_argument('--labels', type=int, default=8, metavar='N',
                       help='frames with measured depth (default: 8)')
-    made.add_argument('--views', type=int, default=120, metavar='N',
-                      help='that the map shows beside (default: 120)')
+    made.add_argument('--views', type=int, default=300, metavar='N',
+                      help='that the map shows beside (default: 300)')
     made.add_argument('--steps', type=int, default=600, metavar='N',
                       help='of distillation (default: 600)')
     made.add_argument('--few', type=int, default=8, metavar='N',

@@ -19,6 +19,7 @@ from thermal_nerf_loc.data.scene import load_image, Scene
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.depth_warp import warp_depth
+from thermal_nerf_loc.mapping.places import Places
 from thermal_nerf_loc.mapping.settings import INVERSE, METRIC
 from thermal_nerf_loc.mapping.thermal_depth import shrunk
 from thermal_nerf_loc.progress import Progress, silent
@@ -33,7 +34,9 @@ RgbModel = Callable[[Array32], Array32]  # an image (h, w, 3) to what it has for
 _SAME = 0.1  # frames agree on a surface: logarithms of its depth
 _NEIGHBOURS = 3
 _UNSEEN = 0.3  # trust where no neighbour looks
-_JITTER_M, _JITTER_RAD = 0.15, np.deg2rad(8.0)  # sigma of views around training cameras
+_PATH_SHARE = 0.4  # of the views that nobody took: around training cameras
+_JITTER_M, _JITTER_RAD = 0.2, np.deg2rad(8.0)  # sigma of these
+_BESIDE_M, _TILT_RAD = 0.1, np.deg2rad(5.0)  # sigma of those around places
 _CLEARANCE_M, _LEAST_SURE = 0.2, 0.35
 _FIT_ROUNDS = 5
 
@@ -77,20 +80,30 @@ def from_map(renderer: Renderer, scene: Scene, indices: tuple[int, ...], camera:
 def unseen_views(renderer: Renderer, scene: Scene, indices: tuple[int, ...], camera: Camera,
                  count: int, rng: np.random.Generator, progress: Progress = silent,
                  ) -> list[Lesson]:
-    """Thermal images and depth that the map shows around its training cameras."""
+    """Thermal images and depth that the map shows around its training cameras and places."""
     lessons: list[Lesson] = []
     for _ in range(4 * count):
         if len(lessons) == count:
             break
         frame = scene.frames[indices[int(rng.integers(len(indices)))]]
-        sigma = np.repeat((_JITTER_M, _JITTER_RAD), 3)
-        T = se3.plus(frame.T_world_cam, sigma * rng.normal(size=6))
+        T = _new_pose(frame.T_world_cam, getattr(renderer, 'places', None), rng)
         values, depth, trust, doubt = look(renderer, THERMAL, camera,
-                                            T @ frame.records[THERMAL].T_cam_sensor)
+                                           T @ frame.records[THERMAL].T_cam_sensor)
         if np.quantile(depth, 0.02) > _CLEARANCE_M and trust.mean() > _LEAST_SURE:
             lessons.append(Lesson(values, depth, trust, doubt))
         progress(len(lessons), count, 'views that nobody took')
     return lessons
+
+
+def _new_pose(T_world_cam: Array, places: Places | None, rng: np.random.Generator) -> Array:
+    """Around a training camera; or around a place in free space, with any heading."""
+    if places is None or rng.random() < _PATH_SHARE:
+        sigma = np.repeat((_JITTER_M, _JITTER_RAD), 3)
+        return se3.plus(T_world_cam, sigma * rng.normal(size=6))
+    heading = se3.so3_exp(rng.uniform(0.0, 2.0 * np.pi) * places.up)
+    position = places.positions[int(rng.integers(len(places)))] + _BESIDE_M * rng.normal(size=3)
+    tilt = se3.so3_exp(_TILT_RAD * rng.normal(size=3))
+    return se3.from_parts(heading @ T_world_cam[:3, :3] @ tilt, position)
 
 
 def from_rgb(model: RgbModel, kind: str, renderer: Renderer, scene: Scene,

@@ -45,8 +45,9 @@ class DistillConfig:
     max_seconds: float | None = setting(None, 'stop after this time', 1.0)
     images: int = setting(8, 'images a step, each seen twice', 1, 1024)
     rate: float = setting(3e-3, 'of Adam, at first', 1e-6, 1.0)
-    label_share: float = setting(0.5, 'of the images of a step: those with measured depth, where '
-                                 'there are others', 0.0, 1.0)
+    label_share: float = setting(0.25, 'of the images of a step: those with measured depth, '
+                                 'beside a teacher', 0.0, 1.0)
+    alone_share: float = setting(0.75, 'the same, without a teacher', 0.0, 1.0)
     consistency: float = setting(0.3, 'weight of agreement between the two looks', 0.0, 100.0)
     turn_deg: float = setting(4.0, 'sigma of the turns, about each axis', 0.0, 30.0)
     offset_celsius: float = setting(0.5, 'sigma of what is added: cameras drift', 0.0, 50.0)
@@ -117,6 +118,7 @@ def _train(network: DepthNetwork, pool: _Pool, labels: int, camera: Camera, scal
            config: DistillConfig, rng: np.random.Generator, progress: Progress) -> int:
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=_DECAY)
     turns = _Turns.of(camera, rng, config.turn_deg)
+    labelled = _label_share(pool, labels, config)
     began, step = time.monotonic(), 0
     while step < config.steps:
         share = step / config.steps
@@ -127,8 +129,8 @@ def _train(network: DepthNetwork, pool: _Pool, labels: int, camera: Camera, scal
         for group in optimizer.param_groups:
             group['lr'] = config.rate * min(1.0, (step + 1) / 30) * 0.5 * (
                 1.0 + np.cos(np.pi * share))
-        loss = _loss(network, pool, _chosen(labels, len(pool.images), config, rng), turns, scale,
-                     config, rng)
+        images = _chosen(labels, len(pool.images), labelled, config, rng)
+        loss = _loss(network, pool, images, turns, scale, config, rng)
         if not torch.isfinite(loss):
             raise RunError('distillation diverged: the loss is not finite', where=f'step {step}',
                            hint='Lower the learning rate.')
@@ -142,9 +144,17 @@ def _train(network: DepthNetwork, pool: _Pool, labels: int, camera: Camera, scal
     return step
 
 
-def _chosen(labels: int, count: int, config: DistillConfig, rng: np.random.Generator) -> Tensor:
+def _label_share(pool: _Pool, labels: int, config: DistillConfig) -> float:
+    """How many of a step's images have labels: as many as there is nobody else to learn from."""
+    if labels in (0, len(pool.images)):
+        return float(labels > 0)
+    taught = bool(pool.trust[labels:].any())
+    return config.label_share if taught else config.alone_share
+
+
+def _chosen(labels: int, count: int, share: float, config: DistillConfig,
+            rng: np.random.Generator) -> Tensor:
     """Indices of the images of a step: labelled ones and others by their shares."""
-    share = 1.0 if labels == count else config.label_share if labels else 0.0
     with_label = round(share * config.images)
     return torch.from_numpy(np.concatenate([
         rng.integers(0, max(labels, 1), with_label),
