@@ -18,7 +18,8 @@ transform_rgb_thermal` all the same. A frame may repeat any intrinsic, and may h
 block of its own, to override the common one. Further keys of a frame: `depth_file_path`
 (`depth_unit_scale_factor` metres a count, 0.001 by default), `mask_path` (0: ignore), the same
 with `thermal_` before them, and `stamp_ns`. A top-level `mask_path` or `thermal_mask_path` holds
-for every image of that camera, besides the image's own: the robot's body. A frame whose
+for every image of that camera, besides the image's own: the robot's body. Likewise a top-level
+`rolling_shutter_s`, or one in the thermal block: see `data/rolling.py`. A frame whose
 `transform_matrix` is missing or null has no pose: it is in no split, and waits in `Scene.unposed`
 to be localized. A top-level `scale` with `metric` false says that lengths are no metres. A
 top-level `ground_truth` holds what a simulation knows better: `poses` by file name, and
@@ -39,6 +40,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.data.files import read_json, reading
 from thermal_nerf_loc.data.images import DEPTH_UNIT_M, read_image
 from thermal_nerf_loc.data.intrinsics import camera_from_keys, INTRINSIC_KEYS
+from thermal_nerf_loc.data.rolling import with_sweeps
 from thermal_nerf_loc.data.scene import (
     GL_FROM_CV, ImageRecord, load_image, Scene, SceneFrame, UnposedFrame)
 from thermal_nerf_loc.data.scene_writer import SceneWriter
@@ -54,6 +56,8 @@ HOLD_OUT_EVERY = 8  # frames, where the file names no split
 
 _log = logging.getLogger(__name__)
 _PREFIX = {RGB: '', THERMAL: 'thermal_'}
+_READOUT = 'rolling_shutter_s'
+_CAMERA_KEYS = (*INTRINSIC_KEYS, _READOUT)
 _SPLIT_KEYS = ('train_filenames', 'val_filenames', 'test_filenames')
 
 
@@ -87,8 +91,8 @@ def load_scene(path: Path) -> Scene:
                          got=f'{len(entries)} frames, first missing {reader.missing[0][1]}',
                          hint='Paths in the file are relative to its own folder.')
     train, test = _split(content, file, frames, [position for position, _ in present])
-    scene = Scene(file.parent, tuple(frame for _, frame in present), train, test,
-                  reader.notices(len(unposed)), unposed)
+    posed, still = with_sweeps([frame for _, frame in present], (train, test))
+    scene = Scene(file.parent, posed, train, test, reader.notices(len(unposed), still), unposed)
     for notice in scene.notices:
         _log.warning(notice)
     _probe(scene)
@@ -143,9 +147,12 @@ class _Reader:
         rows = _mapping(self.content.get('ground_truth', {}), where).get('transform_rgb_thermal')
         return _pose(rows, where) if rows is not None and modality == THERMAL else None
 
-    def notices(self, unposed: int = 0) -> tuple[str, ...]:
-        """One sentence about everything that was not there, one about poses, one about metres."""
+    def notices(self, unposed: int, still: int) -> tuple[str, ...]:
+        """One sentence about all that was not there, and one each about poses and metres."""
         told = self._about_scale()
+        if still:
+            told = (f'{self.file}: {still} rolling images have no neighbour within a second of '
+                    'their stamp_ns, and are taken as if all rows were seen at once', *told)
         if unposed:
             told = (f'{self.file}: {unposed} of {len(self.content["frames"])} frames have no pose '
                     'and are in no split; the command extend finds them in a map', *told)
@@ -182,7 +189,8 @@ class _Reader:
             mask, depth,
             self._radiometry(block, where) if modality == THERMAL else None, float(unit_m),
             _stamp(entry, f'{prefix}image_stamp_ns', stamp_ns, where), self._true_rig(modality),
-            self._camera_mask(f'{prefix}mask_path'))
+            self._camera_mask(f'{prefix}mask_path'),
+            readout_s=_readout_s(block, f'{where} {modality}'))
 
     def _camera_mask(self, key: str) -> Path | None:
         """One file for all images of a camera; that it is there is seen when it is read."""
@@ -193,8 +201,8 @@ class _Reader:
     def _block(self, modality: str, entry: Mapping[str, Any], where: str) -> dict[str, Any]:
         """The keys that describe a camera: common ones, overridden by the frame's own."""
         if modality == RGB:
-            return {**{key: self.content[key] for key in INTRINSIC_KEYS if key in self.content},
-                    **{key: entry[key] for key in INTRINSIC_KEYS if key in entry}}
+            return {**{key: self.content[key] for key in _CAMERA_KEYS if key in self.content},
+                    **{key: entry[key] for key in _CAMERA_KEYS if key in entry}}
         blocks = [_mapping(source['thermal'], f'{place} thermal') for source, place in
                   ((self.content, str(self.file)), (entry, where)) if 'thermal' in source]
         if not blocks:
@@ -324,6 +332,15 @@ def _relative(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise InputError('path is no text', where=where, expected='a path', got=repr(value))
     return str(PurePosixPath(value.replace('\\', '/')))
+
+
+def _readout_s(block: Mapping[str, Any], where: str) -> float:
+    value = block.get(_READOUT, 0.0)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1.0:
+        raise InputError(f'{_READOUT} is no readout time', where=where,
+                         expected='seconds from the first row to the last, within +-1',
+                         got=repr(value))
+    return float(value)
 
 
 def _stamp(entry: Mapping[str, Any], key: str, default: int, where: str) -> int:

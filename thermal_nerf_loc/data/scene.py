@@ -34,6 +34,8 @@ class ImageRecord:
     T_cam_sensor_true: NDArray[np.float64] | None = None  # where a simulation knows better
     camera_mask_path: Path | None = None  # of the camera: the robot's own body in all its images
     depth_confidence_path: Path | None = None
+    readout_s: float = 0.0  # from the first row to the last; negative: the last comes first
+    sweep: NDArray[np.float64] | None = None  # (6,) motion meanwhile, see `data/rolling.py`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,7 +149,7 @@ def load_image(modality: str, record: ImageRecord) -> SensorImage:
         valid = mask if valid is None else valid & mask
     depth_m, confidence = _depth(record)
     return SensorImage(record.camera, values, record.stamp_ns, record.T_cam_sensor, valid,
-                       depth_m, radiometric, confidence)
+                       depth_m, radiometric, confidence, record.sweep)
 
 
 def _depth(record: ImageRecord) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:

@@ -219,10 +219,8 @@ def _warm_up(renderer: Renderer, scene: Scene) -> None:
 
 def _compare(renderer: Renderer, name: str, modality: str, image: SensorImage,
              T_world_cam: Array) -> ViewComparison:
-    T = T_world_cam @ image.T_cam_sensor
     rays = image.camera.rays()
-    directions = (rays @ T[:3, :3].T).astype(np.float32)
-    origins = np.broadcast_to(T[:3, 3].astype(np.float32), directions.shape).copy()
+    origins, directions = (np.array(part, np.float32) for part in image.rays(T_world_cam))
     started = time.perf_counter()
     seen = renderer.render_rays(modality, origins, directions)
     seconds = time.perf_counter() - started

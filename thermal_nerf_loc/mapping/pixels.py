@@ -14,7 +14,7 @@ from torch import Tensor
 from thermal_nerf_loc.data.scratch import Allocate, in_memory
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.sensing.frame import SensorImage
+from thermal_nerf_loc.sensing.frame import row_motions, SensorImage
 from thermal_nerf_loc.sensing.vignetting import radius_squared
 
 Array32 = NDArray[np.float32]
@@ -34,6 +34,7 @@ class RayBatch:
     image: Tensor  # (n,) which training image of this modality
     radius_squared: Tensor  # (n,) from the image centre; 1 in the corners
     sights: Array32  # (n, 3) directions in the camera
+    moved: NDArray[np.float64] | None = None  # (n, 4, 4) of rolling images: at each ray's row
 
     def on(self, device: torch.device) -> 'RayBatch':
         """The same with its tensors on a device; rays stay where the sampler is."""
@@ -63,6 +64,7 @@ class PixelSource:
         self._values = allocate((pixels, channels), np.uint16)
         self._depths = allocate((pixels,), np.float32) if has_depth else None
         self._confidence = allocate((pixels,), np.uint8) if has_confidence else None
+        self._sweeps = np.zeros((len(cameras), 6))
         self._fill(cameras, load, allocate)
 
     def __len__(self) -> int:
@@ -79,6 +81,10 @@ class PixelSource:
         image = np.searchsorted(self._starts, index, side='right') - 1
         inside = index - self._starts[image]
         pose, size = self._poses[image], self._sizes[image]
+        moved = None
+        if self._sweeps.any():
+            moved = row_motions(self._sweeps[image], inside // size[:, 0] + 0.5, size[:, 1])
+            pose = (pose @ moved).astype(np.float32)
         sights = self._tables[self._table_start[image] + inside]
         directions = np.einsum('nij,nj->ni', pose[:, :3, :3], sights)
         pixels = np.stack([inside % size[:, 0], inside // size[:, 0]], axis=-1) + 0.5
@@ -92,7 +98,7 @@ class PixelSource:
         return RayBatch(np.ascontiguousarray(pose[:, :3, 3]), directions, truth,
                         torch.from_numpy(np.where(known, depth, 0.0).astype(np.float32)),
                         torch.from_numpy(trust), torch.from_numpy(image),
-                        torch.from_numpy(radius_squared(pixels, size)), sights)
+                        torch.from_numpy(radius_squared(pixels, size)), sights, moved)
 
     def _fill(self, cameras: Sequence[Camera], load: Callable[[int], SensorImage],
               allocate: Allocate) -> None:
@@ -103,6 +109,9 @@ class PixelSource:
         for i in range(len(cameras)):
             part = slice(self._starts[i], self._starts[i + 1])
             image = load(i)
+            if image.sweep is not None:
+                self._sweeps[i] = image.sweep
+                digest.update(self._sweeps[i].data)
             steps = np.nan_to_num(image.values) * _STEPS + np.float32(0.5)
             self._values[part] = np.clip(steps, 0.0, _STEPS).reshape(-1, self.channels)
             usable[part] = _usable(image)

@@ -80,7 +80,10 @@ class Corrections(nn.Module):
 
     def rays(self, modality: str, batch: RayBatch) -> tuple[Tensor, Tensor]:
         """Origins and directions (n, 3) from where the cameras are now believed to stand."""
-        T = self.sensor_poses(modality)[batch.image.cpu()].float()
+        T = self.sensor_poses(modality)[batch.image.cpu()]
+        if batch.moved is not None:
+            T = T @ torch.from_numpy(batch.moved)
+        T = T.float()
         sights = torch.from_numpy(batch.sights)
         if modality == THERMAL and INTRINSICS in self.config.what:
             sights = bent(sights, self.lens.float())

@@ -10,11 +10,13 @@ image has its own lens, its own stamp and its own pose in the reference camera:
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 
 RGB = 'rgb'
@@ -33,6 +35,7 @@ class SensorImage:
     depth_m: NDArray[np.float32] | None = None  # (height, width) along z; 0 or NaN: unknown
     radiometric: bool = True  # thermal only: False for AGC images, whose values are no deg C
     depth_confidence: NDArray[np.float32] | None = None  # (height, width) in [0, 1]; None: 1
+    sweep: NDArray[np.float64] | None = None  # (6,) the sensor's motion from first row to last
 
     def __post_init__(self) -> None:
         """Hold the image against its camera."""
@@ -46,6 +49,24 @@ class SensorImage:
             if extra is not None and extra.shape != expected:
                 raise InputError(f'{name} does not fit its image', expected=expected,
                                  got=extra.shape)
+
+    def rays(self, T_world_cam: NDArray[np.float64],
+             ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Origin and unit direction (n, 3) in the world of each pixel, row by row."""
+        T = T_world_cam @ self.T_cam_sensor
+        sights = self.camera.rays()
+        if self.sweep is None:
+            return np.broadcast_to(T[:3, 3], sights.shape), sights @ T[:3, :3].T
+        motions = row_motions(self.sweep, np.arange(self.camera.height) + 0.5,
+                              self.camera.height)
+        T_each = np.repeat(np.matmul(T, motions), self.camera.width, axis=0)
+        return T_each[:, :3, 3], np.einsum('nij,nj->ni', T_each[:, :3, :3], sights)
+
+
+def row_motions(sweep: NDArray[np.float64], y: NDArray[Any], height: Any) -> NDArray[np.float64]:
+    """Where the sensor is (n, 4, 4), from its pose at the middle row, when it sees row y (n,)."""
+    share = y / height - 0.5
+    return np.asarray(se3.exp(share[..., None] * sweep))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
