@@ -15,7 +15,7 @@ from browser import browser, errors, needs_browser
 import cv2
 import numpy as np
 import pytest
-from viewed_world import install, ViewedWorld
+from viewed_world import install, unsure, ViewedWorld
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.data.trajectory import Trajectory, write_tum
@@ -90,6 +90,16 @@ def test_a_place_is_read_where_a_ray_ends(live):
     assert ahead[2] > 0.5 and np.abs(ahead[:2]).max() < 1e-4
     expected = world.render_rays('thermal', T[None, :3, 3], T[None, :3, 2]).values[0, 0]
     assert found.celsius == pytest.approx(expected)
+
+
+def test_a_live_view_shows_where_the_map_is_unsure():
+    world = unsure(ViewedWorld())
+    camera, T = Camera.from_fov(40, 30, 70.0), world.keyframes.poses[1]
+    view = LiveView(world, scales_for(world, camera, T[None], ('uncertainty',)))
+    shot = next(view.shots('uncertainty', Eye(T, 0.9, 4 / 3), lambda: True))
+    assert view.scales['uncertainty'].unit == 'log sigma'
+    brightness = shot.picture.astype(int).sum(axis=-1).mean(axis=1)
+    assert brightness[0] > 2.0 * brightness[-1]  # the ceiling above the floor
 
 
 def test_threads_do_not_get_into_each_others_way(live):
@@ -174,12 +184,18 @@ def test_a_browser_shows_the_map_and_its_controls_work(page, tmp_path):
         choose(tab, 'Points show', 'temperature')
         heat = wait_for_change(tab, picture, colour)
         tab.find('//*[normalize-space(.)="temperature"]/following::img[1]')  # the bar
+        choose(tab, 'Points show', 'uncertainty')
+        doubt = wait_for_change(tab, picture, heat)
+        tab.find('//*[normalize-space(.)="uncertainty"]/following::img[1]')
+        choose(tab, 'Points show', 'temperature')
+        heat = wait_for_change(tab, picture, doubt)
         tab.drag((475, 400), (120, 30))
         turned = wait_for_change(tab, picture, heat)
         choose(tab, 'Live view', 'temperature')
         wait_for_change(tab, picture, turned)
         tab.wait_for('return /\\d+ x \\d+ in \\d+ ms/.test(document.body.innerText)')
         tab.drag((475, 400), (0, 0), 0.05)
-        tab.wait_for('return /m from the camera\\s+[\\d.]+ °C/.test(document.body.innerText)')
+        tab.wait_for('return /m from the camera\\s+[\\d.]+ °C\\s+uncertainty: '
+                     'log sigma/.test(document.body.innerText)')
         messages = tab.console()
     assert errors(messages) == []

@@ -7,8 +7,10 @@ import numpy as np
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.evaluation.camera_path import look_along
+from thermal_nerf_loc.field.space import Space
 from thermal_nerf_loc.mapping.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map_file import RadianceMap
+from thermal_nerf_loc.mapping.uncertainty import CELLS, Uncertainty
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 from thermal_nerf_loc.simulation.world import make_world
 
@@ -17,6 +19,8 @@ UP = np.array([0.0, 0.0, 1.0])
 
 class ViewedWorld:
     """Looks like a `RadianceMap`, with cameras in a ring in its middle that look outward."""
+
+    uncertainty = None
 
     def __init__(self, modalities=('rgb', 'thermal'), cameras=12):
         self.world, self.modalities = make_world('room'), modalities
@@ -39,6 +43,15 @@ def install(monkeypatch, **facts):
     return seen
 
 
+def unsure(seen):
+    """Let that world doubt itself, the more the higher up."""
+    low, high = seen.bounds
+    space = Space(tuple(0.5 * (low + high)), tuple(0.5 * (high - low)))
+    heights = np.linspace(-2.0, 1.0, CELLS, dtype=np.float32)
+    seen.uncertainty = Uncertainty(np.broadcast_to(heights, (CELLS,) * 3), space)
+    return seen
+
+
 if __name__ == '__main__':
-    RadianceMap.load = classmethod(lambda cls, path: ViewedWorld())
+    RadianceMap.load = classmethod(lambda cls, path: unsure(ViewedWorld()))
     raise SystemExit(main(sys.argv[1:]))

@@ -70,7 +70,7 @@ class LiveView:
     """Renders for one map; several threads may ask."""
 
     def __init__(self, renderer: Renderer, scales: dict[str, ColourScale]) -> None:
-        """`scales` colour temperature and depth."""
+        """`scales` colour temperature, depth and uncertainty."""
         self.scales = scales
         self._renderer, self._lock = renderer, threading.Lock()
         self._rays_per_second = 10_000.0
@@ -126,6 +126,7 @@ class _Parts:
     def __init__(self, renderer: Renderer, moved: Callable[[], bool]) -> None:
         self._renderer, self._moved = renderer, moved
         self.modalities = renderer.modalities
+        self.uncertainty = getattr(renderer, 'uncertainty', None)
 
     def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
         parts = []

@@ -28,16 +28,22 @@ _HEAD_PX, _BAR_PX, _GAP_PX = 24, 64, 8
 _SCOUTS, _SCOUT_WIDTH_PX = 24, 48
 
 
+def all_kinds(renderer: Renderer) -> tuple[str, ...]:
+    """Whatever the map can show."""
+    has = tuple(kind for kind, modality in KINDS.items()
+                if modality is None or modality in renderer.modalities)
+    if getattr(renderer, 'uncertainty', None) is None:
+        has = tuple(kind for kind in has if kind != UNCERTAINTY)
+    return has
+
+
 def shown_kinds(renderer: Renderer, asked: Sequence[str] | None = None) -> tuple[str, ...]:
     """
     What to show: all that the map has, or what was asked for where it has that.
 
     Its uncertainty is shown only where it is asked for.
     """
-    has = tuple(kind for kind, modality in KINDS.items()
-                if modality is None or modality in renderer.modalities)
-    if getattr(renderer, 'uncertainty', None) is None:
-        has = tuple(kind for kind in has if kind != UNCERTAINTY)
+    has = all_kinds(renderer)
     if asked is None:
         return tuple(kind for kind in has if kind != UNCERTAINTY)
     for kind in asked:

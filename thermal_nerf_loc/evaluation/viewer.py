@@ -23,7 +23,7 @@ from thermal_nerf_loc.evaluation.colour_map import draw_bar
 from thermal_nerf_loc.evaluation.follower import Follower, go_to
 from thermal_nerf_loc.evaluation.live_view import LiveView, Place
 from thermal_nerf_loc.evaluation.panels import (
-    KINDS, scales_for, shown_kinds, TEMPERATURE, thermal_unit)
+    all_kinds, KINDS, scales_for, TEMPERATURE, thermal_unit, UNCERTAINTY, uncertainty_at)
 from thermal_nerf_loc.evaluation.surface import Surface
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
@@ -69,7 +69,7 @@ class Viewer:
         self._content, self._map = content, content.renderer
         poses = self._map.keyframes.poses
         self._poses = poses if len(poses) else _middle_pose(self._map.bounds)[None]
-        self._kinds = shown_kinds(self._map)
+        self._kinds = all_kinds(self._map)
         scales = scales_for(self._map, _SCALE_CAMERA, self._poses, self._kinds)
         self.live = LiveView(self._map, scales)
         self._up = up_direction(self._poses)
@@ -118,7 +118,8 @@ class Viewer:
         server.scene.on_click()(self._probe)
 
     def _add_controls(self) -> None:
-        gui, looks = self.server.gui, [k for k in self._kinds if KINDS[k]]
+        gui = self.server.gui
+        looks = [kind for kind in self._kinds if KINDS[kind] or kind == UNCERTAINTY]
         live, size = [POINTS, *self._kinds], round(0.7 * self._size_m, 1)  # cm
         self._live = gui.add_dropdown('Live view', live, initial_value=POINTS,
                                       hint='Let the map render what the camera sees')
@@ -151,6 +152,9 @@ class Viewer:
         surface, kept = self._content.surface, self._heights <= self._shown_cut
         if self._by.value == TEMPERATURE and surface.celsius is not None:
             colours = self.live.scales[TEMPERATURE].paint(surface.celsius)
+        elif self._by.value == UNCERTAINTY:
+            colours = self.live.scales[UNCERTAINTY].paint(
+                uncertainty_at(self._map, surface.points_m))
         else:
             assert surface.colours is not None
             colours = np.rint(255.0 * np.clip(surface.colours, 0.0, 1.0)).astype(np.uint8)
@@ -268,6 +272,9 @@ class Viewer:
                  f'{float(np.linalg.norm(found.place_m - origin)):.2f} m from the camera']
         if found.celsius is not None:
             lines.append(f'{found.celsius:.1f} {thermal_unit(self._map)}')
+        if UNCERTAINTY in self._kinds:
+            sigma = uncertainty_at(self._map, found.place_m[None].astype(np.float32))
+            lines.append(f'uncertainty: log sigma {float(sigma[0]):.2f}')
         self._told.content = '<br>'.join(lines)
         self.server.scene.add_icosphere('/probe', 0.008 * self._size_m, color=(0, 200, 90),
                                         position=tuple(map(float, found.place_m)))
