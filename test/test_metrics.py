@@ -8,6 +8,7 @@ import pytest
 from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.evaluation import alignment, association, availability, comparison, metrics
+from thermal_nerf_loc.evaluation.self_checks import Errors, self_checks
 from thermal_nerf_loc.geometry import se3
 
 NS = 1_000_000_000
@@ -196,7 +197,7 @@ def test_time_lost_and_found_again():
     found = availability.availability([(t * NS, state) for t, state in states])
     assert found.time_lost_s == pytest.approx(1 + 3 + 6 + 2)
     assert found.initialization_s == pytest.approx(1.0)
-    assert found.losses == 3  # the last one lasts
+    assert (found.losses, found.recoveries) == (3, 2)  # the last one lasts
     assert found.relocalization_median_s == pytest.approx(4.5)
     assert found.relocalization_max_s == pytest.approx(6.0)
     never = availability.availability([(0, 'lost'), (NS, 'lost')])
@@ -204,6 +205,20 @@ def test_time_lost_and_found_again():
     both = availability.availability([(t * NS, state) for t, state in states],
                                      [(0, 'tracking'), (NS, 'tracking')])
     assert (both.losses, both.time_lost_s) == (3, pytest.approx(12.0))
+
+
+def test_alarms_are_judged_by_the_truth():
+    errors = Errors(np.arange(4) * NS, np.array([0.01, 0.01, 0.5, 0.01]),
+                    np.array([1.0, 1.0, 1.0, 9.0]))
+    said = [(0, 'confirmed'), (NS, 'contradicted'), (NS + 1, ''), (2 * NS, 'confirmed'),
+            (2 * NS + 1, 'contradicted'), (3 * NS, 'undecided'), (3 * NS, 'found')]
+    found = self_checks([(said, errors)])
+    assert (found.self_checks, found.self_checks_confirmed, found.self_checks_contradicted,
+            found.self_checks_undecided) == (5, 2, 2, 1)
+    assert (found.false_alarms, found.missed_alarms, found.false_alarm_share) == (1, 1, 0.5)
+    blind = self_checks([(said, errors), (said, None)])
+    assert (blind.self_checks, blind.false_alarms) == (10, None)
+    assert self_checks([([], errors)]).self_checks is None
 
 
 def test_pauses_of_a_system_without_states_are_time_lost():

@@ -169,7 +169,8 @@ def _check_updates(updates: list[RobotUpdate], problems: list[str], bag: Path) -
 
 def _moment(update: RobotUpdate) -> Moment:
     sigma_m = None if update.covariance is None else sigmas(update.covariance)[0]
-    return Moment(update.stamp_ns, update.state, update.reason, update.confidence, sigma_m)
+    return Moment(update.stamp_ns, update.state, update.reason, update.confidence, sigma_m,
+                  update.searched)
 
 
 def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],

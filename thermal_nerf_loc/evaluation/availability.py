@@ -22,6 +22,7 @@ class Availability:
     time_lost_s: float  # without a pose, the start included
     initialization_s: float | None  # from the first image to the first pose, the longest
     losses: int  # times that the pose was lost
+    recoveries: int  # times that it was found again
     relocalization_median_s: float | None  # from a loss to the next pose
     relocalization_max_s: float | None
 
@@ -44,7 +45,7 @@ def availability(*drives: States) -> Availability:
         sum(end - begin for one in found for begin, end, good in one if not good) * _NS,
         max(starts_s) if starts_s and None not in firsts else None,
         sum(not good for one, k in zip(found, firsts) if k is not None
-            for _, _, good in one[k + 1:]),
+            for _, _, good in one[k + 1:]), len(gaps_s),
         float(np.median(gaps_s)) if gaps_s else None, max(gaps_s, default=None))
 
 

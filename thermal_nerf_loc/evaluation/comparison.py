@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.evaluation.availability import availability, States
 from thermal_nerf_loc.evaluation.metrics import Evaluation, latency, PoseErrors, summarize
+from thermal_nerf_loc.evaluation.self_checks import Errors, self_checks
 
 Array = NDArray[np.float64]
 
@@ -26,6 +27,7 @@ class Moment:
     reason: str = ''
     confidence: float | None = None
     sigma_m: float | None = None  # its own idea of its position error, worst direction
+    searched: str = ''  # what a search of the whole map has just come to
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,11 +65,23 @@ def figures_of(runs: Sequence[Run]) -> dict[str, Any]:
         if len(judged) == 1:
             figures['alignment_scale'] = judged[0].similarity.scale
     figures |= {'lost_share': lost, **asdict(availability(*(run.states for run in runs)))}
+    figures |= asdict(self_checks([(_said(run), _errors(run)) for run in runs]))
     updates = [(run.updates, run.updates_hz) for run in runs if run.updates and run.updates_hz]
     seconds = sum(count / hz for count, hz in updates)
     figures['updates'] = sum(count for count, _ in updates) if updates else None
     figures['updates_hz'] = figures['updates'] / seconds if updates else None
     return figures | _latencies(np.concatenate([run.latencies_s for run in runs]))
+
+
+def _said(run: Run) -> list[tuple[int, str]]:
+    return [(moment.stamp_ns, moment.searched) for moment in run.moments]
+
+
+def _errors(run: Run) -> Errors | None:
+    if run.evaluation is None:
+        return None
+    absolute = run.evaluation.absolute
+    return Errors(run.evaluation.matched.stamps_ns, absolute.metres, absolute.degrees)
 
 
 def success_rates(errors: PoseErrors, lost: float) -> list[dict[str, float]]:
