@@ -2,12 +2,12 @@
 """Searches of the whole map beside the tracker, in a thread that gives way to it."""
 
 from collections.abc import Callable
-import os
 import threading
 
 from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.localization.finder import Task
 from thermal_nerf_loc.localization.localizer import Localization
+from thermal_nerf_loc.threads import give_way
 
 _NICE = 10  # of a check; the robot goes on meanwhile
 _URGENT_NICE = 0
@@ -49,7 +49,7 @@ class SearchThread:
         with self._working:
             if number != self._number:
                 return
-            _give_way(_URGENT_NICE if urgent else _NICE)
+            give_way(_URGENT_NICE if urgent else _NICE)
             outcome: Localization | InputError
             try:
                 outcome = task()
@@ -61,10 +61,3 @@ class SearchThread:
             with self._lock:
                 if number == self._number:
                     self._outcome = outcome
-
-
-def _give_way(nice: int) -> None:
-    """Lower this thread's own priority, where the system knows such a thing."""
-    if nice and hasattr(os, 'setpriority'):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(),
-                       min(os.getpriority(os.PRIO_PROCESS, 0) + nice, 19))
