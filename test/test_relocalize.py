@@ -84,6 +84,16 @@ def test_twins_are_told():
         assert min(se3.distance(answer, expected)[0] for answer in answers) < 0.05
 
 
+def test_twins_that_were_not_looked_at_are_told_as_well():
+    """Of two places that look alike to begin with, time allows to refine one."""
+    twins = surveyed(TwinRoom())
+    one = replace(CONFIG, relocalize=replace(CONFIG.relocalize, refined=1))
+    found = Localizer(twins, one).localize(take_frame(twins, POSES[0]))
+    assert found.verdict == 'ambiguous'
+    assert 'not refined' in found.reason
+    assert len(found.rivals) >= 1
+
+
 def test_a_view_of_another_place_is_not_believed(room):
     other = PaintedRoom(seed=3)
     assert Localizer(room, CONFIG).localize(take_frame(other, POSES[0])).verdict != 'ok'

@@ -179,7 +179,8 @@ class Localizer:
         if not candidates:
             return _unknown('no place of the map came into question', self.config.confidence), ()
         answers: list[_Answer] = []
-        for contender in relocalize.contenders(descent, candidates, config):
+        contenders = relocalize.contenders(descent, candidates, config)
+        for contender in contenders[:config.refined]:
             if any(relocalize.is_near(contender.T_world_cam, answer.T_world_cam)
                    for answer in answers if answer.judged.verdict == confidence.OK):
                 continue
@@ -192,11 +193,12 @@ class Localizer:
         rivals = tuple(answer.T_world_cam for answer in answers[1:]
                        if answer.judged.confidence > _CLEARLY_WORSE * best.judged.confidence
                        and apart(answer.T_world_cam, best.T_world_cam))
-        if rivals and best.judged.verdict == confidence.OK:
-            doubt = Judgement(0.5 * best.judged.confidence, confidence.AMBIGUOUS,
-                              _fit_as_well(len(rivals)))
-            best = replace(best, judged=doubt)
-        return best, rivals if best.judged.verdict == confidence.AMBIGUOUS else ()
+        left = relocalize.unrefined(contenders, best.T_world_cam, config)
+        if (rivals or left) and best.judged.verdict == confidence.OK:
+            reason = _fit_as_well(len(rivals)) if rivals else _left_open(len(left))
+            best = replace(best, judged=Judgement(0.5 * best.judged.confidence,
+                                                  confidence.AMBIGUOUS, reason))
+        return best, (*rivals, *left) if best.judged.verdict == confidence.AMBIGUOUS else ()
 
     def _descend(self, descent: Descent, T: Array, sigma_m: float, sigma_rad: float) -> _Answer:
         """Refine one contender after the other until one convinces; else the best of them."""
@@ -305,6 +307,11 @@ def _unknown(reason: str, config: ConfidenceConfig, T: Array | None = None) -> _
 
 def _fit_as_well(count: int) -> str:
     return 'another pose fits as well' if count == 1 else f'{count} other poses fit as well'
+
+
+def _left_open(count: int) -> str:
+    return ('another place looked as good, and was not refined' if count == 1 else
+            f'{count} other places looked as good, and were not refined')
 
 
 def _doubted(best: _Answer, other: _Answer) -> _Answer:

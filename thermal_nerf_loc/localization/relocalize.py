@@ -50,7 +50,11 @@ def is_near(T_a: Array, T_b: Array) -> bool:
 
 def contenders(descent: Descent, candidates: Sequence[Candidate], config: RelocalizeConfig,
                ) -> list[Contender]:
-    """Candidates after a coarse alignment, the best first; `rival` is the next one's share."""
+    """
+    Candidates after a coarse alignment, the best first; `rival` is the next one's share.
+
+    The first `config.refined` are worth the time; a rival beyond them is not out of the question.
+    """
     rounds, proposed = descent.config.sigmas_px, [c.T_world_cam for c in candidates]
     poses, scores = settled(descent, proposed, _QUICK_ITERATIONS)
     order = np.argsort(-scores, kind='stable')
@@ -58,7 +62,14 @@ def contenders(descent: Descent, candidates: Sequence[Candidate], config: Reloca
     best = max(scores[kept[0]], 1e-9)
     shares = [scores[k] / best for k in kept[1:]] + [0.0]
     return [Contender(poses[k], rounds[1:] or rounds, _around(proposed[k]), share, True)
-            for k, share in zip(kept, shares)][:config.refined]
+            for k, share in zip(kept, shares)]
+
+
+def unrefined(found: Sequence[Contender], T_best: Array, config: RelocalizeConfig) -> list[Array]:
+    """Poses elsewhere that looked as good as the best to begin with, beyond what was refined."""
+    return [contender.T_world_cam for k, contender in enumerate(found)
+            if k >= config.refined and found[k - 1].rival >= config.rival_share
+            and not is_near(contender.T_world_cam, T_best)]
 
 
 def settled(descent: Descent, poses: Sequence[Array], iterations: int) -> tuple[Array, Array]:
