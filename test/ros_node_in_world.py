@@ -11,7 +11,7 @@ from thermal_nerf_loc.mapping.places import find_places, PlacesConfig
 from thermal_nerf_loc.ros.localizer_node import main
 from thermal_nerf_loc.simulation.world import make_world
 
-COARSE = PlacesConfig(spacing_m=0.6, rays=500)
+COARSE = PlacesConfig(spacing=0.33, rays=500)
 
 
 class WorldMap:

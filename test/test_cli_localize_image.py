@@ -86,7 +86,7 @@ def test_others_may_propose_where_images_were_taken(folder, capsys, monkeypatch)
     """Particles are asked; what they are worth is tested elsewhere."""
     monkeypatch.setattr(ROOM, 'viewpoints', make_poses(8, seed=5), raising=False)
     monkeypatch.setattr(ROOM, 'places', find_places(ROOM, make_poses(8, seed=5), PlacesConfig(
-        spacing_m=0.8, rays=200)), raising=False)
+        spacing=0.48, rays=200)), raising=False)
     asked = []
     monkeypatch.setattr(ParticleSearch, 'candidates', lambda self, frame, count: asked.append(
         count) or [Candidate(T_TRUE, 0.0)])

@@ -20,7 +20,7 @@ SMALL = ParticleConfig(first=800, particles=100, inverted=12, rounds=4, rays=30)
 def room():
     made = PaintedRoom(waves=20)
     made.viewpoints = make_poses(10, seed=5)
-    made.places = find_places(made, made.viewpoints, PlacesConfig(spacing_m=0.6, rays=300))
+    made.places = find_places(made, made.viewpoints, PlacesConfig(spacing=0.36, rays=300))
     return made
 
 

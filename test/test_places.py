@@ -10,7 +10,7 @@ from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.mapping.places import find_places, Places, places_of, PlacesConfig, sphere
 from thermal_nerf_loc.simulation.world import make_world
 
-COARSE = PlacesConfig(spacing_m=0.8, rays=200)
+COARSE = PlacesConfig(spacing=0.4, rays=200)
 
 
 @pytest.fixture(scope='module')
@@ -64,6 +64,35 @@ def test_cameras_remember_which_way_was_up(places):
 def test_fewer_places_where_more_would_be_too_many(world):
     few = find_places(world, world.viewpoints[:1], replace(COARSE, most=20))
     assert 1 < len(few) < 40
+
+
+def test_a_map_need_not_be_in_metres(world, places):
+    class Model:
+        """The same room, ten of whose units are a metre."""
+
+        modalities = world.modalities
+
+        def render_rays(self, modality, origins, directions):
+            seen = world.render_rays(modality, 0.1 * origins, directions)
+            return replace(seen, distance_m=10.0 * seen.distance_m, spread_m=10.0 * seen.spread_m)
+
+    viewpoints = world.viewpoints.copy()
+    viewpoints[:, :3, 3] *= 10.0
+    found = find_places(Model(), viewpoints, COARSE)
+    assert len(found) == len(places)
+    np.testing.assert_allclose(found.positions, 10.0 * places.positions, atol=0.01)
+
+
+def test_a_map_of_fog_has_no_places(world):
+    class Fog:
+        modalities = ('thermal',)
+
+        def render_rays(self, *rays):
+            seen = world.render_rays(*rays)
+            return replace(seen, opacity=0.0 * seen.opacity)
+
+    with pytest.raises(InputError, match='no surface'):
+        find_places(Fog(), world.viewpoints, COARSE)
 
 
 def test_halves_survive_a_file(places):

@@ -34,7 +34,7 @@ class TwinRoom(PaintedRoom):
 
 
 def surveyed(room):
-    room.places = find_places(room, PATH, PlacesConfig(spacing_m=0.6, rays=400))
+    room.places = find_places(room, PATH, PlacesConfig(spacing=0.36, rays=400))
     return room
 
 

@@ -26,15 +26,19 @@ _LOG = logging.getLogger(__name__)
 
 _BLOCKING_RAYS = 4  # of a panorama around a direction: the nearest surface among them counts
 _AT_ONCE = 8  # panoramas
+_SCOUTS, _SCOUT_RAYS = 16, 200  # that look how far away surfaces are
+_SURE_OF_A_SURFACE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class PlacesConfig:
     """Where a map is looked at from."""
 
-    spacing_m: float = setting(0.4, 'between two places', 0.05, 100.0)
-    clearance_m: float = setting(0.25, 'of a place from any surface', 0.0, 10.0)
-    above_m: float = setting(0.3, 'how far above and below the training path places lie', 0., 10.)
+    # lengths are shares of the usual distance of what the training path sees: no map need be in
+    # metres, and what must not change from one place to the next is the image
+    spacing: float = setting(0.22, 'between two places', 0.02, 10.0)
+    clearance: float = setting(0.137, 'of a place from any surface', 0.0, 10.0)
+    above: float = setting(0.165, 'how far above and below the training path places lie', 0., 10.)
     rays: int = setting(1000, 'of a panorama', 100, 20_000)
     most: int = setting(1500, 'places; in larger maps they lie further apart', 1, 100_000)
     min_sure: float = setting(0.6, 'mean weight of a panorama, as a share of what is usual on '
@@ -104,11 +108,13 @@ def find_places(renderer: Renderer, viewpoints: Array, config: PlacesConfig = Pl
         raise InputError('no viewpoint to look around from', expected='poses (n, 4, 4)',
                          got=f'shape {poses.shape}')
     up = _mean_direction(-poses[:, :3, 1])
-    stood = _thinned(poses[:, :3, 3], config.spacing_m)
+    usual_m = _usual_distance(renderer, poses[:, :3, 3])
+    clearance_m = config.clearance * usual_m
+    stood = _thinned(poses[:, :3, 3], config.spacing * usual_m)
     progress(0.0, 1.0, f'{len(stood)} places of the training path')
     seen = _panoramas(renderer, stood, config.rays)
-    lattice, spacing_m = _lattice(poses[:, :3, 3], up, seen, config)
-    beside = _free(lattice, seen, config.clearance_m)
+    lattice, spacing_m = _lattice(poses[:, :3, 3], up, seen, config, usual_m)
+    beside = _free(lattice, seen, clearance_m)
     beside = beside[_apart_from(beside, stood, 0.5 * spacing_m)]
     parts = [seen]
     for begin in range(0, len(beside), _AT_ONCE):
@@ -119,7 +125,7 @@ def find_places(renderer: Renderer, viewpoints: Array, config: PlacesConfig = Pl
               for name in renderer.modalities}
     usual = float(np.median(seen[2].mean(axis=1)))
     good = (weight.mean(axis=1) >= config.min_sure * usual) & (
-        np.quantile(distance, 0.01, axis=1) >= config.clearance_m)
+        np.quantile(distance, 0.01, axis=1) >= clearance_m)
     good[:len(stood)] = True
     return Places(positions[good], distance[good], weight[good],
                   {name: value[good] for name, value in values.items()}, up,
@@ -164,17 +170,30 @@ def _panoramas(renderer: Renderer, positions: Array, rays: int) -> _Seen:
     return where, distance, weight, values
 
 
-def _lattice(path: Array, up: Array, seen: _Seen, config: PlacesConfig) -> tuple[Array, float]:
+def _usual_distance(renderer: Renderer, path: Array) -> float:
+    """Half of what is seen from the path is nearer."""
+    some = path[np.unique(np.linspace(0, len(path) - 1, _SCOUTS).round().astype(np.intp))]
+    _, distance, weight, _ = _panoramas(renderer, some, _SCOUT_RAYS)
+    surfaces = distance[weight > _SURE_OF_A_SURFACE]
+    if not len(surfaces):
+        raise InputError('map shows no surface from where its cameras stood',
+                         hint='Train it longer.')
+    return float(np.median(surfaces))
+
+
+def _lattice(path: Array, up: Array, seen: _Seen, config: PlacesConfig, usual_m: float,
+             ) -> tuple[Array, float]:
     """A regular lattice over what the path sees, in the path's own band of heights."""
     where, distance = seen[0].astype(np.float64), seen[1]
     reach = where[:, None] + sphere(distance.shape[1]) * distance[..., None]
     axes = _axes(up)
     low, high = (np.quantile(reach.reshape(-1, 3) @ axes.T, q, axis=0) for q in (0.02, 0.98))
     heights = path @ up
-    low[2], high[2] = heights.min() - config.above_m, heights.max() + config.above_m
-    layers = max(int((high[2] - low[2]) / config.spacing_m), 1)
+    above_m, spacing_m = config.above * usual_m, config.spacing * usual_m
+    low[2], high[2] = heights.min() - above_m, heights.max() + above_m
+    layers = max(int((high[2] - low[2]) / spacing_m), 1)
     area = float(np.prod(high[:2] - low[:2]))
-    spacing_m = max(config.spacing_m, float(np.sqrt(area * layers / config.most)))
+    spacing_m = max(spacing_m, float(np.sqrt(area * layers / config.most)))
     lines = [np.arange(a + 0.5 * ((b - a) % spacing_m), b, spacing_m)
              for a, b in zip(low[:2], high[:2])]
     lines.append(low[2] + (np.arange(layers) + 0.5) * (high[2] - low[2]) / layers)
