@@ -47,7 +47,8 @@ def self_checks(drives: Sequence[tuple[Sequence[Says], Errors | None]]) -> SelfC
     checks = [(stamp_ns, text, errors) for said, errors in drives for stamp_ns, text in said
               if text in (CONFIRMED, CONTRADICTED, UNDECIDED)]
     texts = [text for _, text, _ in checks]
-    counts = (len(checks), *(texts.count(text) for text in (CONFIRMED, UNDECIDED, CONTRADICTED)))
+    counts = (len(checks), texts.count(CONFIRMED), texts.count(UNDECIDED),
+              texts.count(CONTRADICTED))
     if any(errors is None or not len(errors.stamps_ns) for _, errors in drives):
         return SelfChecks(*counts)
     right = [errors is not None and errors.is_right(stamp) for stamp, _, errors in checks]
