@@ -99,6 +99,18 @@ def test_a_view_of_another_place_is_not_believed(room):
     assert Localizer(room, CONFIG).localize(take_frame(other, POSES[0])).verdict != 'ok'
 
 
+def test_bare_walls_are_no_place_and_contradict_none(room):
+    """Fainter than any map is exact to; where the map shows more, it is not there."""
+    faint, other = PaintedRoom(), PaintedRoom(seed=3)
+    for one in (faint, other):
+        one.paint *= 0.05
+    frame = take_frame(other, POSES[1], noise=0.1)
+    found = Localizer(surveyed(faint), CONFIG).localize(frame)
+    assert found.verdict == 'ambiguous'
+    assert 'too little' in found.reason
+    assert Localizer(room, CONFIG).localize(frame).verdict == 'lost'
+
+
 def test_candidates_may_come_from_elsewhere():
     T, asked = POSES[0], []
 

@@ -163,12 +163,15 @@ class Descent:
         return views
 
     def _view(self, name: str, image: Observation, sigma: float, points: RenderedPoints) -> View:
-        layer = make_layer(image, sigma)
-        floor = (self.config.rgb_floor if name == RGB or not image.radiometric
-                 else self.config.thermal_floor_celsius)
+        layer, floor = make_layer(image, sigma), self.floor(name)
         factor, _ = getattr(self.renderer, 'calibration', {}).get(name, (1.0, 0.0))
         return View(layer, points, image.T_cam_sensor, self._nuisance(name, image), floor,
                     1.0 / factor)
+
+    def floor(self, name: str) -> float:
+        """What the map is never exact to, in the units of this image."""
+        return (self.config.rgb_floor if name == RGB or not self.images[name].radiometric
+                else self.config.thermal_floor_celsius)
 
     def _own_sigma(self, image: Observation, sigma_px: float) -> float:
         return max(sigma_px * image.camera.width / _NOMINAL_WIDTH_PX, _MIN_SIGMA_PX)

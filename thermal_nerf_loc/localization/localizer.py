@@ -198,6 +198,9 @@ class Localizer:
             reason = _fit_as_well(len(rivals)) if rivals else _left_open(len(left))
             best = replace(best, judged=Judgement(0.5 * best.judged.confidence,
                                                   confidence.AMBIGUOUS, reason))
+        if best.judged.verdict == confidence.LOST and _is_bare(best, descent):
+            best = replace(best, judged=Judgement(best.judged.confidence, confidence.AMBIGUOUS,
+                                                  'the view shows too little to tell places apart'))
         return best, (*rivals, *left) if best.judged.verdict == confidence.AMBIGUOUS else ()
 
     def _descend(self, descent: Descent, T: Array, sigma_m: float, sigma_rad: float) -> _Answer:
@@ -307,6 +310,12 @@ def _unknown(reason: str, config: ConfidenceConfig, T: Array | None = None) -> _
 
 def _fit_as_well(count: int) -> str:
     return 'another pose fits as well' if count == 1 else f'{count} other poses fit as well'
+
+
+def _is_bare(answer: _Answer, descent: Descent) -> bool:
+    """Whether images and map vary by less than any map is exact to: then nothing can disagree."""
+    return bool(answer.fits) and all(float(fit.detail[:, :2].max()) < descent.floor(name)**2
+                                     for name, fit in answer.fits.items())
 
 
 def _left_open(count: int) -> str:
