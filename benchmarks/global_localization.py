@@ -173,8 +173,8 @@ def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
 def report(title: str, rows: dict[str, dict[str, Any]]) -> None:
     """A table, targets beside it."""
     scene = title.split(',')[0]
-    show(title, ('images', 'right %', 'target', 'truth %', 'near %', 'ok %', 'ambig. %', 'either %',
-                 'honest %', 'wrong ok %', 'median s'),
+    show(title, ('images', 'right %', 'target', 'truth %', 'near %', 'ok %', 'ambig. %',
+                 'either %', 'honest %', 'wrong ok %', 'median s'),
          [[case, 100 * row['success_5cm_5deg'],
            100 * TARGETS[scene, case] if (scene, case) in TARGETS else None,
            100 * row['from_truth_5cm_5deg'], 100 * row['near'], 100 * row['ok_share'],

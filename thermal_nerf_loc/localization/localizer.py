@@ -39,6 +39,7 @@ Array = NDArray[np.float64]
 
 _RIVAL_SHARE = 0.85  # of the best's coarse score: a rival is refined before the best is believed
 _CLEARLY_WORSE = 0.9
+_TOO_LITTLE = 'the view shows too little to tell places apart'
 _CONVERGED_PX = 3.0  # how far a converged descent may be from the aligner's optimum
 _BOUNDS_MARGIN = 0.25  # of the map's size: a guess may lie so far outside
 
@@ -199,8 +200,8 @@ class Localizer:
             best = replace(best, judged=Judgement(0.5 * best.judged.confidence,
                                                   confidence.AMBIGUOUS, reason))
         if best.judged.verdict == confidence.LOST and _is_bare(best, descent):
-            best = replace(best, judged=Judgement(best.judged.confidence, confidence.AMBIGUOUS,
-                                                  'the view shows too little to tell places apart'))
+            best = replace(best, judged=replace(best.judged, verdict=confidence.AMBIGUOUS,
+                                                reason=_TOO_LITTLE))
         return best, (*rivals, *left) if best.judged.verdict == confidence.AMBIGUOUS else ()
 
     def _descend(self, descent: Descent, T: Array, sigma_m: float, sigma_rad: float) -> _Answer:
