@@ -13,7 +13,8 @@ deg off. Also seconds a query, seconds of rendering and training, and how large 
 The table before is the reversal of a radiance field: each regressor learns from views rendered
 around the training path, and is judged on such views that were kept back at random (unbiased); on
 those around the last fifth of the path (sequential: nothing there is learned from); and on real
-held-out images. Target: >= 90 % of positions within 0.1 of the scene's scale, random split.
+held-out images; with all images, and with those of one camera alone. Target: >= 90 % of positions
+within 0.1 of the scene's scale, random split.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from _poses import (
     add_inputs, data_of, held_out, map_of, MODALITIES, modalities_of, SUCCESS_DEG, SUCCESS_M)
 
 NETWORKS = ('pca_mlp', 'mlp', 'cnn')
+SPLITS = ('random', 'sequential')
 METHODS = ('filter', 'inversion')
 SHARE = 0.1  # of the scene's scale
 SPLIT = 0.1  # of the views, kept back by the random split
@@ -41,23 +43,31 @@ def main() -> int:
     made.add_argument('--modality', choices=tuple(MODALITIES), help='(default: all of the map)')
     made.add_argument('--what', choices=('study', 'sources', 'all'), default='all',
                       help='the reversal, the sources, or both (default: all)')
-    made.add_argument('--views', type=int, default=4000, metavar='N',
-                      help='views rendered to learn from (default: 4000)')
-    made.add_argument('--train-regressor-seconds', type=float, default=60.0, metavar='S',
-                      help='of each network, at most (default: 60)')
+    made.add_argument('--views', type=int, default=6000, metavar='N',
+                      help='views rendered to learn from (default: 6000)')
+    made.add_argument('--networks', nargs='+', choices=NETWORKS, default=NETWORKS,
+                      help='(default: all)')
+    made.add_argument('--splits', nargs='+', choices=SPLITS, default=SPLITS,
+                      help='of the reversal (default: both)')
+    made.add_argument('--regressor-steps', type=int, default=8000, metavar='N',
+                      help='of each training (default: 8000)')
+    made.add_argument('--train-regressor-seconds', type=float, default=300.0, metavar='S',
+                      help='of each network, at most (default: 300)')
     args = made.parse_args()
     prepare(args)
     if args.quick:
         args.frames, args.views, args.train_regressor_seconds = 2, 60, 2.0
+        args.regressor_steps = 20
     data = data_of(args)
     renderer, frames = map_of(args, data), held_out(data, args.frames)
     modality = args.modality or modalities_of(renderer, frames)[0]
+    studied = [args.modality] if args.modality else modalities_of(renderer, frames)
     frames = [frame.only(*MODALITIES[modality]) for frame in frames]
     figures: dict[str, Any] = {'data': str(data), 'modality': modality, 'images': len(frames),
                                'scale_m': renderer.space.scale_m, 'views': args.views}
     if args.what != 'sources':
-        views, eyes, _ = learned_from(args, renderer, frames[0], 1.0)
-        figures['reversal'] = reversal(args, renderer, views, eyes, frames)
+        views = learned_from(args, renderer, frames[0], 1.0)[0]
+        figures['reversal'] = reversal(args, renderer, views, frames, studied)
     if args.what != 'study':
         figures['sources'] = compared(args, renderer, frames,
                                       *learned_from(args, renderer, frames[0]))
@@ -69,7 +79,8 @@ def settings(args: argparse.Namespace, network: str) -> Any:
     from thermal_nerf_loc.localization.regression import RegressionConfig
     from thermal_nerf_loc.localization.training_views import ViewsConfig
     return RegressionConfig(network=network, max_seconds=args.train_regressor_seconds,
-                            seed=args.seed, views=ViewsConfig(count=args.views))
+                            steps=args.regressor_steps, seed=args.seed,
+                            views=ViewsConfig(count=args.views))
 
 
 def learned_from(args: argparse.Namespace, renderer: Any, frame: Any,
@@ -98,43 +109,63 @@ def splits(args: argparse.Namespace, renderer: Any, views: Any) -> dict[str, Any
     rng = np.random.default_rng(args.seed)
     path = renderer.viewpoints[:, :3, 3]
     nearest = np.linalg.norm(views.poses[:, None, :3, 3] - path, axis=-1).argmin(axis=1)
-    return {'random': rng.random(len(views)) < SPLIT,
+    kept = {'random': rng.random(len(views)) < SPLIT,
             'sequential': nearest >= (1.0 - SEQUENCE) * len(path)}
+    return {name: kept[name] for name in args.splits}
 
 
-def reversal(args: argparse.Namespace, renderer: Any, views: Any, eyes: Any,
-             frames: Sequence[Any]) -> list[dict[str, Any]]:
-    """Each network on each split."""
-    import numpy as np
-
-    from thermal_nerf_loc.localization.regression import train
-    from thermal_nerf_loc.localization.training_views import thumbnails, Views
-
-    real = [thumbnails(frame, eyes) for frame in frames]
-    images = Views(np.array([frame.T_world_cam for frame in frames]),
-                   {name: np.stack([one[name] for one in real]) for name in eyes})
+def reversal(args: argparse.Namespace, renderer: Any, views: Any, frames: Sequence[Any],
+             studied: Sequence[str]) -> list[dict[str, Any]]:
+    """Each network on each split and with each set of images."""
     rows = []
-    for network in NETWORKS:
-        for split, kept in splits(args, renderer, views).items():
-            regressor = train(chosen(views, ~kept), settings(args, network))
-            tests = {split: chosen(views, kept)} | ({'real images': images}
-                                                    if split == 'random' else {})
-            rows += [{'network': network, 'split': name, 'views': len(test),
-                      **accuracy(regressor.predict(test.images), test.poses,
-                                 renderer.space.scale_m)}
-                     for name, test in tests.items() if len(test)]
-    show("Reversal: positions within 0.1 of the scene's scale "
-         f'({SHARE * renderer.space.scale_m:.2f} m)',
-         ('network', 'judged on', 'views', 'within %', 'median m', 'median deg'),
-         [[r['network'], r['split'], r['views'], 100 * r['within_share'], r['median_m'],
-           r['median_deg']] for r in rows])
+    for modality in studied:
+        seen = [frame.only(*MODALITIES[modality]) for frame in frames]
+        shown = views.only([name for name in views.eyes if name in MODALITIES[modality]])
+        for network in args.networks:
+            rows.append({'images': modality, 'network': network,
+                         **learned(args, network, renderer, shown, seen)})
+            report([rows[-1]], renderer.space.scale_m)
+    report(rows, renderer.space.scale_m)
     return rows
 
 
-def chosen(views: Any, mask: Any) -> Any:
-    """Some of the views."""
-    from thermal_nerf_loc.localization.training_views import Views
-    return Views(views.poses[mask], {name: part[mask] for name, part in views.images.items()})
+def learned(args: argparse.Namespace, network: str, renderer: Any, views: Any,
+            frames: Sequence[Any]) -> dict[str, Any]:
+    """One network's accuracy on views kept back, and its costs."""
+    import numpy as np
+
+    from thermal_nerf_loc.localization.regression import train
+    from thermal_nerf_loc.localization.training_views import seen, thumbnails
+
+    found: dict[str, Any] = {}
+    scale_m, truth = renderer.space.scale_m, np.array([frame.T_world_cam for frame in frames])
+    for split, kept in splits(args, renderer, views).items():
+        began = time.process_time()
+        regressor, test = train(views.chosen(~kept), settings(args, network)), views.chosen(kept)
+        found |= {'seconds': regressor.seconds, 'cpu_seconds': time.process_time() - began,
+                  'model_mb': 4e-6 * regressor.parameters,
+                  split: {'views': len(test),
+                          **accuracy(regressor.predict(seen(test)), test.poses, scale_m)}}
+        if split == 'random':
+            found['real'] = {'views': len(frames), **accuracy(
+                regressor.predict(thumbnails(frames, views.eyes)), truth, scale_m)}
+    return found
+
+
+def report(rows: Sequence[dict[str, Any]], scale_m: float) -> None:
+    """Shares, medians and costs."""
+    nothing: dict[str, float] = {}
+    show(f"Reversal: positions within 0.1 of the scene's scale ({SHARE * scale_m:.2f} m)",
+         ('images', 'network', 'random %', 'm', 'deg', 'sequential %', 'm', 'real %', 'CPU s',
+          'MB'),
+         [[row['images'], row['network'], *(
+             value if value is None else factor * value
+             for split, name, factor in (
+                 ('random', 'within_share', 100), ('random', 'median_m', 1),
+                 ('random', 'median_deg', 1), ('sequential', 'within_share', 100),
+                 ('sequential', 'median_m', 1), ('real', 'within_share', 100))
+             for value in [row.get(split, nothing).get(name)]),
+           row['cpu_seconds'], row['model_mb']] for row in rows])
 
 
 def accuracy(found: Any, truth: Any, scale_m: float) -> dict[str, float]:
@@ -176,7 +207,7 @@ def sources(args: argparse.Namespace, renderer: Any, frames: Sequence[Any], view
     places = places_of(renderer)
     made = {'panoramas': (PlaceSearch(places), 0.0,
                           sum(part.nbytes for part in places.tensors().values()))}
-    for network in NETWORKS:
+    for network in args.networks:
         config = settings(args, network)
         regressor = train(views, config)
         source = PoseRegression(renderer, config)

@@ -14,12 +14,12 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization import regression
 from thermal_nerf_loc.localization.regression import PoseRegression, RegressionConfig
 from thermal_nerf_loc.localization.training_views import (
-    draw_poses, eyes_of, render_views, ViewsConfig)
+    draw_poses, eyes_of, normalised, render_views, seen, thumbnails, ViewsConfig)
 from thermal_nerf_loc.mapping.places import find_places, PlacesConfig
 from thermal_nerf_loc.sensing.frame import THERMAL
 
 VIEWS = ViewsConfig(count=500, width_px=12, path_share=0.0)
-CONFIG = RegressionConfig(network='mlp', width=128, max_epochs=30, rate=3e-3, views=VIEWS)
+CONFIG = RegressionConfig(network='mlp', width=64, steps=250, batch=64, rate=3e-3, views=VIEWS)
 
 
 @pytest.fixture(scope='module')
@@ -27,7 +27,7 @@ def room():
     made = PaintedRoom(waves=20)
     path = make_poses(10, seed=5)
     made.viewpoints = path
-    made.places = find_places(made, path, PlacesConfig(spacing_m=0.6, rays=300))
+    made.places = find_places(made, path, PlacesConfig(spacing=0.36, rays=300))
     return made
 
 
@@ -43,11 +43,29 @@ def test_a_network_learns_where_views_were_taken(views, network):
     """Position and rotation, on views set aside; a constant answer is the measure."""
     torch.set_num_threads(1)
     train = regression.train(views, replace(CONFIG, network=network))
-    errors = pose_errors(train.predict(views.images), views.poses)
+    errors = pose_errors(train.predict(seen(views)), views.poses)
     constant = np.linalg.norm(views.poses[:, :3, 3] - views.poses[:, :3, 3].mean(axis=0), axis=1)
     assert np.median(errors.metres) < 0.6 * np.median(constant)
     assert np.median(errors.degrees) < 25.0
     assert train.parameters > 1000
+
+
+def test_a_turned_view_is_what_the_turned_camera_sees(room, views):
+    """Held against real images from the turned poses; the thermal camera sits beside."""
+    few = views.chosen(np.arange(6))
+    turns = se3.so3_exp(np.deg2rad(6.0) * np.random.default_rng(1).uniform(-1.0, 1.0, (6, 3)))
+    found = seen(few, torch.arange(6), turns)[THERMAL]
+    frames = [take_frame(room, se3.from_parts(T[:3, :3] @ R, T[:3, 3]), noise=0.0,
+                         modalities=(THERMAL,)) for T, R in zip(few.poses, turns)]
+    truth, still = thumbnails(frames, few.eyes)[THERMAL], seen(few)[THERMAL]
+    assert found.shape == truth.shape
+
+    def off(a, b):
+        return float((a - b).square().mean().sqrt())
+
+    assert off(found, truth) < 0.35 * off(still, truth)
+    assert off(found, truth) < 0.2 * float(truth.std())
+    assert abs(float(normalised(found, THERMAL).mean())) < 1e-4
 
 
 def test_positions_are_free_and_all_headings_come(room):
@@ -84,13 +102,13 @@ def test_views_that_the_map_doubts_stay_out(room):
 
 def test_rotations_survive_six_numbers():
     poses = se3.exp(np.random.default_rng(0).normal(size=(50, 6)))
-    np.testing.assert_allclose(regression.rotations(2.0 * regression.columns(poses)),
-                               poses[:, :3, :3], atol=1e-9)
+    R = poses[:, :3, :3]
+    np.testing.assert_allclose(regression.rotations(2.0 * regression.columns(R)), R, atol=1e-9)
 
 
 def test_candidates_scatter_around_the_prediction(room):
     frame = take_frame(room, make_poses(1)[0], modalities=(THERMAL,))
-    source = PoseRegression(room, replace(CONFIG, max_epochs=3, views=replace(VIEWS, count=80)))
+    source = PoseRegression(room, replace(CONFIG, steps=3, views=replace(VIEWS, count=80)))
     first = source.candidates(frame, 5)
     again = source.candidates(frame, 5)
     assert [c.score for c in first] == sorted((c.score for c in first), reverse=True)

@@ -4,8 +4,9 @@ Regressing poses from thumbnails: networks trained on views that the map renders
 
 The reversal of a radiance field: it turns poses into images, so that a network can be taught to
 turn images into poses. Targets are the position, scaled to unit variance in each axis, and the
-first two columns of the rotation (6D: continuous, unlike angles and quaternions). Training stops
-early, by views that were set aside. A regressor is rough: its answers are only candidates.
+first two columns of the rotation (6D: continuous, unlike angles and quaternions). Every view is
+turned anew whenever it is looked at, so that a network never sees the same image twice: without,
+it knows its training views by heart. A regressor is rough: its answers are only candidates.
 """
 
 from collections.abc import Mapping
@@ -23,20 +24,21 @@ from thermal_nerf_loc.config import setting
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.candidates import Candidate
 from thermal_nerf_loc.localization.training_views import (
-    Eye, eyes_of, render_views, thumbnails, Views, ViewsConfig)
+    Eye, eyes_of, render_views, seen, thumbnails, Views, ViewsConfig)
 from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
-Array32 = NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
 _Cameras = tuple[tuple[Any, ...], ...]
 _NETWORKS = ('pca_mlp', 'mlp', 'cnn')
 _ROTATION_WEIGHT = 1.0  # of unit columns beside positions of unit variance
 _NOISE = 0.05  # on inputs of unit variance
-_DECAY = 1e-4
+_DECAY = 1e-3
+_MOST_TURNED = 1.5  # sigmas about each axis: no further than the views were rendered
+_LOOKED_AT = 4000  # views that principal components are taken from
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +46,35 @@ class RegressionConfig:
     """How a regressor is built and trained."""
 
     network: str = setting('cnn', 'pca_mlp, mlp or cnn', choices=_NETWORKS)
-    components: int = setting(96, 'principal components that pca_mlp reads', 1, 10_000)
+    components: int = setting(192, 'principal components that pca_mlp reads', 1, 10_000)
     width: int = setting(256, 'hidden units', 8, 4096)
-    max_seconds: float = setting(60.0, 'of training, after the views are rendered', 0.1, 1e5)
-    max_epochs: int = setting(150, 'of training', 1, 100_000)
-    patience: int = setting(15, 'epochs without progress until it stops', 1, 10_000)
+    max_seconds: float = setting(300.0, 'of training, after the views are rendered', 0.1, 1e5)
+    steps: int = setting(8000, 'of training', 1, 10_000_000)
     batch: int = setting(128, 'views of a step', 8, 100_000)
     rate: float = setting(2e-3, 'initial step of Adam', 1e-6, 1.0)
-    validation_share: float = setting(0.1, 'of the views, to stop by', 0.01, 0.5)
+    turn_deg: float = setting(6.0, 'sigma about each axis by which views are turned', 0.0, 90.0)
+    aside_share: float = setting(0.05, 'of the views, to tell how exact it is', 0.01, 0.5)
     seed: int = setting(0, 'of views, weights and order', 0)
     views: ViewsConfig = setting(ViewsConfig(), 'what is rendered to learn from')
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaling:
+    """What images are divided by, and where positions lie."""
+
+    images: Mapping[str, float]  # standard deviation of each modality's thumbnails
+    center_m: Array
+    spread_m: Array
+
+    def targets(self, poses: Array, turns: Array) -> Tensor:
+        """Nine numbers a pose (n, 9), after its turn."""
+        found = np.concatenate([(poses[:, :3, 3] - self.center_m) / self.spread_m,
+                                columns(poses[:, :3, :3] @ turns)], axis=1)
+        return torch.from_numpy(found).float()
+
+    def positions(self, found: Array) -> Array:
+        """The first three of these numbers as metres (n, 3)."""
+        return found * self.spread_m + self.center_m
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,10 +82,8 @@ class Regressor:
     """A trained network with the scaling of its inputs and targets."""
 
     network: nn.Module
-    scale: Mapping[str, float]  # standard deviation of each modality's thumbnails
-    center_m: Array
-    spread_m: Array
-    residual: Array  # (6,) standard deviations (m, rad) on the views that training stopped by
+    scaling: Scaling
+    residual: Array  # (6,) standard deviations (m, rad) on views set aside
     seconds: float
 
     @property
@@ -72,11 +91,11 @@ class Regressor:
         """Numbers that the model consists of."""
         return sum(part.numel() for part in self.network.state_dict().values())
 
-    def predict(self, images: Mapping[str, Array32]) -> Array:
-        """Poses (n, 4, 4) of thumbnails (n, height, width, channels)."""
+    def predict(self, images: Mapping[str, Tensor]) -> Array:
+        """Poses (n, 4, 4) of thumbnails (n, channels, height, width)."""
         with torch.no_grad():
-            out = self.network(packed(images, self.scale)).double().numpy()
-        return se3.from_parts(rotations(out[:, 3:]), out[:, :3] * self.spread_m + self.center_m)
+            out = self.network(packed(images, self.scaling.images)).double().numpy()
+        return se3.from_parts(rotations(out[:, 3:]), self.scaling.positions(out[:, :3]))
 
 
 class PoseRegression:
@@ -93,8 +112,7 @@ class PoseRegression:
     def candidates(self, frame: Frame, count: int) -> list[Candidate]:
         """The prediction, and poses as far from it as predictions are from the truth."""
         eyes, regressor = self.regressor_for(frame)
-        found = regressor.predict({name: image[None] for name, image in
-                                   thumbnails(frame, eyes).items()})[0]
+        found = regressor.predict(thumbnails([frame], eyes))[0]
         off = np.random.default_rng(self.config.seed).normal(size=(max(count - 1, 0), 6))
         near = se3.plus(found, off * regressor.residual)
         order = -0.5 * (off**2).sum(axis=1)
@@ -126,55 +144,53 @@ def _cameras(frame: Frame) -> _Cameras:
 
 
 def train(views: Views, config: RegressionConfig, progress: Progress = silent) -> Regressor:
-    """Fit a network until the views set aside are predicted no better."""
+    """Fit a network to views turned this way and that; those set aside tell how exact it is."""
     began = time.monotonic()
     torch.manual_seed(config.seed)
-    rng = np.random.default_rng(config.seed)
-    scale = {name: max(float(images.std()), 1e-6) for name, images in views.images.items()}
-    inputs = packed(views.images, scale)
+    order = np.random.default_rng(config.seed).permutation(len(views))
+    held = max(round(config.aside_share * len(views)), 1)
+    aside, learned = views.chosen(order[:held]), views.chosen(order[held:])
+    plain = seen(learned, torch.arange(min(len(learned), _LOOKED_AT)))
+    scale = {name: max(float(images.std()), 1e-6) for name, images in plain.items()}
     positions = views.poses[:, :3, 3]
     center, spread = positions.mean(axis=0), np.maximum(positions.std(axis=0), 1e-3)
-    targets = torch.from_numpy(np.concatenate(
-        [(positions - center) / spread, columns(views.poses)], axis=1)).float()
-    order = torch.from_numpy(rng.permutation(len(views)))
-    held = max(round(config.validation_share * len(views)), 1)
-    network = make_network(config, inputs[order[held:]])
-    _fit(network, inputs, targets, order[held:], order[:held], config, progress, began)
-    made = Regressor(network, scale, center, spread, np.zeros(6), time.monotonic() - began)
-    aside = order[:held].numpy()
-    errors = se3.minus(views.poses[aside], made.predict(
-        {name: images[aside] for name, images in views.images.items()}))
+    network, scaling = make_network(config, packed(plain, scale)), Scaling(scale, center, spread)
+    _fit(network, learned, scaling, config, progress, began)
+    made = Regressor(network, scaling, np.zeros(6), time.monotonic() - began)
+    errors = se3.minus(aside.poses, made.predict(seen(aside)))
     made.residual[:] = 1.48 * np.median(np.abs(errors), axis=0)
     return made
 
 
-def _fit(network: nn.Module, inputs: Tensor, targets: Tensor, learn: Tensor, aside: Tensor,
-         config: RegressionConfig, progress: Progress, began: float) -> None:
-    """Adam, its rate a cosine of epochs or time; ends with what was best on the views aside."""
+def _fit(network: nn.Module, views: Views, scaling: Scaling, config: RegressionConfig,
+         progress: Progress, began: float) -> None:
+    """Adam, its rate a cosine of steps or time."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=_DECAY)
-    best, kept, waited = float('inf'), _copied(network), 0
-    for epoch in range(config.max_epochs):
-        done = max(epoch / config.max_epochs, (time.monotonic() - began) / config.max_seconds)
-        for group in optimizer.param_groups:
-            group['lr'] = config.rate * 0.5 * (1.0 + np.cos(np.pi * min(done, 1.0)))
-        network.train()
-        for part in torch.split(learn[torch.randperm(len(learn))], config.batch):
-            noisy = inputs[part] + _NOISE * torch.randn_like(inputs[part])
-            loss = _loss(network(noisy), targets[part])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        network.eval()
-        with torch.no_grad():
-            now = float(_loss(network(inputs[aside]), targets[aside]))
-        waited += 1
-        if now < best:
-            best, kept, waited = now, _copied(network), 0
-        progress(epoch + 1, config.max_epochs, f'{config.network}, loss {best:.3f}')
-        if waited > config.patience or time.monotonic() - began > config.max_seconds:
+    rng = np.random.default_rng(config.seed)
+    network.train()
+    for step in range(config.steps):
+        done = max(step / config.steps, (time.monotonic() - began) / config.max_seconds)
+        if done >= 1.0:
             break
-    network.load_state_dict(kept)
+        for group in optimizer.param_groups:
+            group['lr'] = config.rate * 0.5 * (1.0 + np.cos(np.pi * done))
+        rows = rng.integers(0, len(views), config.batch)
+        turns = drawn_turns(rng, config)
+        inputs = packed(seen(views, torch.from_numpy(rows), turns), scaling.images)
+        loss = _loss(network(inputs + _NOISE * torch.randn_like(inputs)),
+                     scaling.targets(views.poses[rows], turns))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        if step % 50 == 0:
+            progress(done, 1.0, f'{config.network}, loss {loss.item():.3f}')
     network.eval()
+
+
+def drawn_turns(rng: np.random.Generator, config: RegressionConfig) -> Array:
+    """Rotations (batch, 3, 3) within what was rendered beyond each view."""
+    angles = np.clip(rng.normal(size=(config.batch, 3)), -_MOST_TURNED, _MOST_TURNED)
+    return np.asarray(se3.so3_exp(np.deg2rad(config.turn_deg) * angles))
 
 
 def _loss(found: Tensor, wanted: Tensor) -> Tensor:
@@ -183,26 +199,24 @@ def _loss(found: Tensor, wanted: Tensor) -> Tensor:
     return error[:, :3].mean() + _ROTATION_WEIGHT * error[:, 3:].mean()
 
 
-def _copied(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in network.state_dict().items()}
-
-
 def make_network(config: RegressionConfig, inputs: Tensor) -> nn.Module:
     """An untrained network; PCA looks at the inputs (n, channels, height, width)."""
     channels, height, width = inputs.shape[1:]
     pixels, hidden = channels * height * width, config.width
     if config.network == 'cnn':
-        rows, columns_ = (-(-size // 8) for size in (height, width))
+        rows, columns_ = (-(-size // 4) for size in (height, width))
         return nn.Sequential(
-            nn.Conv2d(channels, 32, 3, 2, 1), nn.ReLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.ReLU(),
-            nn.Conv2d(64, 64, 3, 2, 1), nn.ReLU(), nn.Flatten(),
-            nn.Linear(64 * rows * columns_, hidden), nn.ReLU(), nn.Linear(hidden, 9))
-    first: nn.Module = nn.Linear(pixels, hidden)
+            nn.Conv2d(channels, 32, 5, 2, 2), nn.GELU(), nn.Conv2d(32, 64, 3, 2, 1), nn.GELU(),
+            nn.Flatten(), *_layers(64 * rows * columns_, hidden))
     if config.network == 'pca_mlp':
-        first = nn.Sequential(_Components(inputs.flatten(1), config.components),
-                              nn.Linear(min(config.components, pixels, len(inputs)), hidden))
-    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
-                         nn.Linear(hidden, 9))
+        parts = _Components(inputs.flatten(1), config.components)
+        return nn.Sequential(nn.Flatten(), parts, *_layers(parts.count, 2 * hidden))
+    return nn.Sequential(nn.Flatten(), *_layers(pixels, hidden))
+
+
+def _layers(inputs: int, hidden: int) -> list[nn.Module]:
+    return [nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(),
+            nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, 9)]
 
 
 class _Components(nn.Module):
@@ -212,7 +226,7 @@ class _Components(nn.Module):
         super().__init__()
         mean = inputs.mean(dim=0)
         values, vectors = torch.linalg.eigh(torch.cov((inputs - mean).T))
-        count = min(count, len(values), len(inputs))
+        self.count = count = min(count, len(values), len(inputs))
         scale = values[-count:].clamp(min=1e-6 * float(values[-1])).rsqrt()
         self.register_buffer('mean', mean)
         self.register_buffer('basis', vectors[:, -count:] * scale)
@@ -222,18 +236,17 @@ class _Components(nn.Module):
         return (x - self.get_buffer('mean')) @ self.get_buffer('basis')
 
 
-def packed(images: Mapping[str, Array32], scale: Mapping[str, float]) -> Tensor:
+def packed(images: Mapping[str, Tensor], scale: Mapping[str, float]) -> Tensor:
     """All modalities as channels (n, channels, height, width), at the first one's size."""
-    parts = [torch.from_numpy(np.ascontiguousarray(np.moveaxis(images[name], -1, 1)))
-             / scale[name] for name in sorted(images)]
+    parts = [images[name] / scale[name] for name in sorted(images)]
     size = parts[0].shape[2:]
     return torch.cat([part if part.shape[2:] == size else nn.functional.interpolate(
         part, size=size, mode='bilinear', align_corners=False) for part in parts], dim=1)
 
 
-def columns(poses: Array) -> Array:
-    """Rotations as 6D: the first two columns (n, 6)."""
-    return np.concatenate([poses[:, :3, 0], poses[:, :3, 1]], axis=1)
+def columns(R: Array) -> Array:
+    """Rotations (n, 3, 3) as 6D: the first two columns (n, 6)."""
+    return np.concatenate([R[..., 0], R[..., 1]], axis=1)
 
 
 def rotations(six: Array) -> Array:

@@ -5,14 +5,21 @@ Views that a map shows from poses where nobody ever took an image: what regresso
 Some lie around the training cameras' own poses. The others lie around the map's places, all over
 free space: headings are arbitrary there, tilts as in training. Views of which the map is unsure,
 or that begin right before a surface, stay out.
+
+Each is rendered wider than the camera sees. What the camera would see after a small turn, about
+any axis, is then a mere look-up (`seen`): one rendering gives as many views as one likes, and a
+network that learns from them cannot take a turn for a shift.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+import torch
+from torch import nn, Tensor
 
 from thermal_nerf_loc.config import setting
 from thermal_nerf_loc.errors import InputError
@@ -31,13 +38,15 @@ _TILT_SIGMA_RAD = np.deg2rad(4.0)
 _BLUR_PX = 0.8  # of a thumbnail: rays are points, pixels are means
 _JUMP_M, _JUMP_RAD = 1.0, np.deg2rad(45.0)
 _NEAR_RAYS = 4  # of a panorama around a direction
+_MARGIN_RAD = np.deg2rad(10.0)  # rendered beyond what the camera sees, on all sides
+_WIDEST_RAD = np.deg2rad(75.0)  # half of what is rendered, at most
 
 
 @dataclass(frozen=True, slots=True)
 class ViewsConfig:
     """What is rendered."""
 
-    count: int = setting(4000, 'views', 50, 1_000_000)
+    count: int = setting(6000, 'views', 50, 1_000_000)
     width_px: int = setting(24, 'of a view', 8, 320)
     path_share: float = setting(0.5, 'of the views: around training cameras', 0.0, 1.0)
     path_m: float = setting(0.1, 'sigma of these, in each axis', 0.0, 10.0)
@@ -57,17 +66,39 @@ class Eye:
     camera: Camera
     T_cam_sensor: Array
 
+    @property
+    def wide(self) -> Camera:
+        """What is rendered: a pinhole camera of the same sharpness that sees more."""
+        rays, f = self.camera.rays(), self.camera.fx
+        ahead = rays[rays[:, 2] > 0.1]
+        most = np.abs(ahead[:, :2] / ahead[:, 2:]).max(axis=0)
+        reach = np.tan(np.minimum(np.arctan(most) + _MARGIN_RAD, _WIDEST_RAD))
+        width, height = (2 * int(np.ceil(f * side)) for side in reach)
+        return Camera(width, height, f, f, 0.5 * width, 0.5 * height)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Views:
-    """Poses (n, 4, 4) and thumbnails (n, height, width, channels) by modality."""
+    """Poses (n, 4, 4), and what wide eyes see (n, channels, height, width) by modality."""
 
     poses: Array
-    images: Mapping[str, Array32]
+    images: Mapping[str, Tensor]
+    eyes: Mapping[str, Eye]
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self.poses)
+
+    def chosen(self, rows: NDArray[Any]) -> 'Views':
+        """Some of them, by mask or index."""
+        which = torch.from_numpy(np.arange(len(self))[rows])
+        return Views(self.poses[rows], {name: part[which] for name, part in self.images.items()},
+                     self.eyes)
+
+    def only(self, modalities: Sequence[str]) -> 'Views':
+        """Some of the images."""
+        return Views(self.poses, {name: self.images[name] for name in modalities},
+                     {name: self.eyes[name] for name in modalities})
 
 
 def eyes_of(frame: Frame, modalities: tuple[str, ...], width_px: int) -> dict[str, Eye]:
@@ -77,28 +108,54 @@ def eyes_of(frame: Frame, modalities: tuple[str, ...], width_px: int) -> dict[st
         frame.images[name].T_cam_sensor) for name in modalities if name in frame.images}
 
 
-def thumbnails(frame: Frame, eyes: Mapping[str, Eye]) -> dict[str, Array32]:
-    """A frame's images at the size of `eyes`, normalised as `render_views` does."""
-    small = {}
-    for name, eye in eyes.items():
-        values = frame.images[name].values
-        mean = np.nanmean(values) if np.isfinite(values).any() else 0.0
-        shrunk = cv2.resize(np.nan_to_num(values, nan=float(mean)), eye.camera.size,
-                            interpolation=cv2.INTER_AREA)
-        image = np.asarray(shrunk, np.float32)
-        small[name] = normalised(image.reshape(1, eye.camera.height, eye.camera.width, -1),
-                                 name)[0]
-    return small
+def thumbnails(frames: Sequence[Frame], eyes: Mapping[str, Eye]) -> dict[str, Tensor]:
+    """Images (n, channels, height, width) at the size of `eyes`, normalised as in `seen`."""
+    return {name: normalised(torch.from_numpy(blurred(np.stack(
+        [_shrunk(frame.images[name].values, eye.camera) for frame in frames]))), name)
+        for name, eye in eyes.items()}
 
 
-def normalised(images: Array32, modality: str) -> Array32:
-    """Blurred, without the image's own mean (thermal cameras drift); colours without gain."""
-    smooth = np.stack([cv2.GaussianBlur(image, (0, 0), _BLUR_PX).reshape(image.shape)
-                       for image in images])
-    smooth -= smooth.mean(axis=(1, 2, 3), keepdims=True)
-    if modality == RGB:
-        smooth /= smooth.std(axis=(1, 2, 3), keepdims=True) + 0.05
-    return np.asarray(smooth, np.float32)
+def _shrunk(values: Array32, camera: Camera) -> Array32:
+    mean = np.nanmean(values) if np.isfinite(values).any() else 0.0
+    small = cv2.resize(np.nan_to_num(values, nan=float(mean)), camera.size,
+                       interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32).reshape(camera.height, camera.width, -1)
+
+
+def blurred(images: Array32) -> Array32:
+    """Images (n, height, width, channels) as (n, channels, height, width), smoothed."""
+    return np.stack([np.moveaxis(cv2.GaussianBlur(image, (0, 0), _BLUR_PX).reshape(image.shape),
+                                 -1, 0) for image in images]).astype(np.float32)
+
+
+def normalised(images: Tensor, modality: str) -> Tensor:
+    """Without the image's own mean (thermal cameras drift); colours without gain."""
+    level = images - images.mean(dim=(1, 2, 3), keepdim=True)
+    return (level / (level.std(dim=(1, 2, 3), keepdim=True) + 0.05) if modality == RGB else level)
+
+
+def seen(views: Views, rows: Tensor | None = None, turns: Array | None = None,
+         ) -> dict[str, Tensor]:
+    """
+    What the cameras see (n, channels, height, width), each view turned by its rotation (n, 3, 3).
+
+    Other cameras of the rig turn about their own centres, though they sit some centimetres beside
+    the reference camera's: they would move by millimetres.
+    """
+    rows = torch.arange(len(views)) if rows is None else rows
+    found = {}
+    for name, eye in views.eyes.items():
+        S = eye.T_cam_sensor[:3, :3]
+        R = S[None].transpose(0, 2, 1) @ (np.eye(3)[None] if turns is None else turns) @ S
+        turned = torch.from_numpy(R).float()
+        along = torch.from_numpy(eye.camera.rays()).float() @ turned.transpose(1, 2)
+        camera = eye.wide
+        half = along.new_tensor((0.5 * camera.width / camera.fx, 0.5 * camera.height / camera.fy))
+        where = (along[..., :2] / along[..., 2:].clamp(min=0.1) / half).reshape(
+            -1, eye.camera.height, eye.camera.width, 2).expand(len(rows), -1, -1, -1)
+        found[name] = normalised(nn.functional.grid_sample(
+            views.images[name][rows], where, padding_mode='border', align_corners=False), name)
+    return found
 
 
 def draw_poses(renderer: Renderer, count: int, config: ViewsConfig, rng: np.random.Generator,
@@ -138,6 +195,7 @@ def render_views(renderer: Renderer, eyes: Mapping[str, Eye], config: ViewsConfi
     rng = np.random.default_rng(seed)
     poses: list[Array] = []
     images: dict[str, list[Array32]] = {name: [] for name in eyes}
+    wide = {name: Eye(eye.wide, eye.T_cam_sensor) for name, eye in eyes.items()}
     done = tried = 0
     while done < config.count:
         if tried > 20 * config.count:
@@ -145,14 +203,15 @@ def render_views(renderer: Renderer, eyes: Mapping[str, Eye], config: ViewsConfi
                              where='regression', expected=f'{config.count} views',
                              got=f'{done} of {tried}', hint='Train the map longer.')
         batch = draw_poses(renderer, _AT_ONCE, config, rng)
-        shown, sure = _render(renderer, eyes, batch, config)
+        shown, sure = _render(renderer, wide, batch, config)
         poses.append(batch[sure])
-        for name, part in shown.items():
-            images[name].append(normalised(part[sure], name) if sure.any() else part[sure])
+        for name, part in shown.items() if sure.any() else ():
+            images[name].append(blurred(part[sure]))
         done, tried = done + int(sure.sum()), tried + _AT_ONCE
         progress(min(done, config.count), config.count, f'{config.count} views rendered')
     return Views(np.concatenate(poses)[:config.count],
-                 {name: np.concatenate(part)[:config.count] for name, part in images.items()})
+                 {name: torch.from_numpy(np.concatenate(part)[:config.count])
+                  for name, part in images.items()}, eyes)
 
 
 def _render(renderer: Renderer, eyes: Mapping[str, Eye], poses: Array, config: ViewsConfig,
