@@ -52,11 +52,10 @@ def options() -> argparse.ArgumentParser:
 
 def main() -> int:
     """Distil, then train on few views."""
-    from thermal_nerf_loc.data.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
-
     args = options().parse_args()
     prepare(args)
+    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.mapping.map_file import RadianceMap
     if args.quick:
         args.labels, args.views, args.steps, args.few, args.map_steps = 3, 4, 4, 4, 10
         args.map_seconds = 5.0
