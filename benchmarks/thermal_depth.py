@@ -35,10 +35,12 @@ def options() -> argparse.ArgumentParser:
                       help='of that training (default: 150)')
     made.add_argument('--what', nargs='+', choices=CASES, default=list(CASES),
                       help='(default: all)')
+    made.add_argument('--teachers', nargs='+', choices=('map', 'rgb'), default=['map', 'rgb'],
+                      help='(default: both)')
     made.add_argument('--labels', type=int, default=8, metavar='N',
                       help='frames with measured depth (default: 8)')
-    made.add_argument('--views', type=int, default=300, metavar='N',
-                      help='that the map shows beside (default: 300)')
+    made.add_argument('--views', type=int, default=400, metavar='N',
+                      help='that the map shows beside (default: 400)')
     made.add_argument('--steps', type=int, default=600, metavar='N',
                       help='of distillation (default: 600)')
     made.add_argument('--few', type=int, default=8, metavar='N',
@@ -80,14 +82,15 @@ def distillation(args: argparse.Namespace, scene: Any, renderer: Any, models: di
 
     found = {'the map itself': asdict(score_depth(rendered_by(renderer, scene), scene,
                                                   scene.test))}
-    for name in (_WITHOUT, _MAP, _RGB):
+    rows = [name for key, name in (('map', _MAP), ('rgb', _RGB)) if key in args.teachers]
+    for name in (_WITHOUT, *rows):
         started = time.monotonic()
         models[name] = taught(args, scene, renderer, name)
         found[name] = {**(scores(models[name], scene, 'test') or {}),
                        'seconds': time.monotonic() - started}
-    for name in (_MAP, _RGB):
         found[name]['abs_rel_gain'] = 1.0 - found[name]['abs_rel'] / found[_WITHOUT]['abs_rel']
-    if args.sheet is not None:
+        print(f'{name}: AbsRel {found[name]["abs_rel"]:.3f}', flush=True)
+    if args.sheet is not None and _MAP in models:
         write_sheet(args.sheet, models[_MAP], scene)
     columns = {'abs_rel': 'AbsRel', 'rmse_m': 'RMSE m', 'delta1': '< 1.25',
                'within_spread': 'in spread', 'abs_rel_gain': 'gain', 'seconds': 's'}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 _OPTIONS = ('steps', 'max_seconds', 'seed')
-_VIEWS = 300
+_VIEWS = 400
 _SHOWN = 4
 
 

@@ -19,9 +19,11 @@ def draw_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> bytes:
 
     images = [load_image(THERMAL, scene.frames[index].records[THERMAL]) for index in indices]
     seen = [predict(image) for image in images]
-    depths = [depth for depth, _ in seen]
-    low, high = np.quantile(np.concatenate([depth.ravel() for depth in depths]), (0.01, 0.99))
-    doubt = 0.15 * float(np.median(np.concatenate([depth.ravel() for depth in depths])))
+    depths = [depth for depth, _ in seen] + [np.nan_to_num(image.depth_m) for image in images
+                                             if image.depth_m is not None]
+    shown = np.concatenate([depth[depth > 0.0] for depth in depths])
+    low, high = np.quantile(shown, (0.01, 0.99))
+    doubt = 0.15 * float(np.median(shown))
     figure = Figure(figsize=(5.6 * _CELL_IN, 0.86 * _CELL_IN * len(images)),
                     layout='constrained')
     axes = figure.subplots(len(images), 5, squeeze=False)
@@ -40,9 +42,9 @@ def draw_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> bytes:
                 (row[4], spread, 'predicted spread, m', 'magma', (0.0, 2 * doubt))):
             cell.axis('off')
             cell.set_title(title, fontsize=7)
-            shown = cell.imshow(values, cmap=colours, vmin=ends[0], vmax=ends[1])
+            picture = cell.imshow(values, cmap=colours, vmin=ends[0], vmax=ends[1])
             if cell is not row[0] and cell is not row[1]:
-                figure.colorbar(shown, ax=cell, fraction=0.04).ax.tick_params(labelsize=6)
+                figure.colorbar(picture, ax=cell, fraction=0.04).ax.tick_params(labelsize=6)
     out = io.BytesIO()
     figure.savefig(out, format='png', dpi=_DPI)
     return out.getvalue()

@@ -41,7 +41,7 @@ _DECAY = 1e-4
 class DistillConfig:
     """How a thermal depth network is trained."""
 
-    steps: int = setting(600, 'of training', 1, 1_000_000)
+    steps: int = setting(1500, 'of training', 1, 1_000_000)
     max_seconds: float | None = setting(None, 'stop after this time', 1.0)
     images: int = setting(8, 'images a step, each seen twice', 1, 1024)
     rate: float = setting(3e-3, 'of Adam, at first', 1e-6, 1.0)

@@ -327,9 +327,9 @@ class Trainer:
 
     def _merge(self) -> None:
         """Make one of what each process has learned beside the weights."""
-        self.processes.average([torch.from_numpy(learner.grid.values)
-                                for learner in self.learning])
-        self.processes.average(list(self.objective.depth_fits.buffers()))
+        self.processes.average([*(torch.from_numpy(learner.grid.values)
+                                  for learner in self.learning),
+                                *self.objective.depth_fits.buffers()])
         variance = self.objective.balance.variance
         if not variance:
             return
