@@ -11,7 +11,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import RGB
 from thermal_nerf_loc.simulation.paths import (
-    CLEAN_ODOMETRY, CLEARANCE_M, KINDS, make_motion, PLANAR_HEIGHT_M, simulate_odometry)
+    CLEAN_ODOMETRY, CLEARANCE_M, KINDS, make_motion, PLANAR_HEIGHT_M, simulate_odometry, survey)
 from thermal_nerf_loc.simulation.record import make_rig, SimulationConfig
 from thermal_nerf_loc.simulation.world import (
     box, Layout, make_world, room, Surface, World, WORLD_NAMES)
@@ -31,6 +31,31 @@ def test_paths_keep_their_distance(drive):
         motion = make_motion(world, kind, seed, held_out=held_out)
         points = motion.poses(np.linspace(0.0, 3.0 * motion.lap_s, 1000))[:, :3, 3]
         assert world.clearance_m(points).min() > 0.95 * CLEARANCE_M
+
+
+def test_a_survey_stands_everywhere_and_looks_everywhere(drive):
+    """Places are free, no half of the world has more than its share, nor any direction."""
+    world, kind, _ = drive
+    stations = survey(world, 64, 128.0, kind)
+    poses = stations.poses(np.arange(64) * 2.0 + 1.0)
+    np.testing.assert_array_equal(poses, stations.T_world_base)
+    places, ahead = poses[:, :3, 3], poses[:, :3, 0]
+    assert world.clearance_m(places).min() >= CLEARANCE_M
+    middle = np.median(places[:, :2], axis=0)
+    quarters = np.bincount((places[:, :2] > middle) @ (1, 2), minlength=4)
+    looks = np.bincount((ahead[:, :2] > 0.0) @ (1, 2), minlength=4)
+    assert quarters.min() >= 8 and looks.min() >= 10
+    again = survey(world, 64, 128.0, kind).T_world_base
+    np.testing.assert_array_equal(again, poses)
+    assert not np.array_equal(survey(world, 64, 128.0, kind, 1).T_world_base, poses)
+
+
+def test_a_survey_wants_room():
+    walls = [Surface((0.5, 0.5, 0.5))] * 6
+    closet = World(Layout('closet', (room((0, 0, 0), (0.65, 0.65, 0.65), *walls),), (), (), 0.5,
+                          ((0.3, 0.3, 0.3),)))
+    with pytest.raises(RunError, match='too little free space'):
+        survey(closet, 1000, 10.0)
 
 
 def test_paths_are_twice_differentiable(drive):

@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 _OPTIONS = ('scene', 'seed', 'frames', 'size', 'thermal_size', 'trajectory', 'seconds', 'storage',
-            'clean', 'distorted', 'supersampling')
+            'clean', 'distorted', 'supersampling', 'survey')
 _SPOILERS = {
     'pose_deg': ('DEG', 'spoil the poses of the data set: RMS error (default: 0)'),
     'pose_m': ('M', 'the same for positions'),
@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='0: lit, 1: pitch black (default: 0)')
     parser.add_argument('--trajectory', choices=('drone', 'planar'),
                         help='how the robot moves (default: drone)')
+    parser.add_argument('--survey', action='store_true', default=None,
+                        help='train on views from everywhere in free space, in all directions')
     parser.add_argument('--distorted', action='store_true', default=None,
                         help='give the RGB camera a lens with distortion')
     parser.add_argument('--clean', action='store_true', default=None,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How a simulated robot moves: twice differentiable paths through free space, and its odometry.
+How a simulated robot moves, and where a surveyor stands.
+
+Paths through free space are twice differentiable; odometry drifts along them.
 
 The body frame `base` is ROS's: x forward, y left, z up.
 """
@@ -11,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
+from scipy.stats import qmc
 
 from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.geometry import se3
@@ -26,6 +29,9 @@ _CHECKED_LAPS = 8
 _CHECKS_A_LAP = 200
 _TWIST_STEP_S = 1e-4
 _WAVES = 6  # x, y, z, yaw, pitch, roll
+_SURVEY_REACH_M = 0.3  # above and below the loop
+_SURVEY_PITCH_RAD = 0.35
+_SURVEY_DRAWN = 20  # places drawn for each one wanted: most may be in the furniture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,6 +117,45 @@ def _is_clear(world: World, motion: Motion, mast_m: float) -> bool:
     eye = body[:, :3, 3] + mast_m * body[:, :3, 2]
     both = np.concatenate([body[:, :3, 3], eye])
     return bool(world.is_free(both, CLEARANCE_M).all())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stations:
+    """Where a surveyor held the cameras, one place after the other."""
+
+    T_world_base: Array  # (n, 4, 4)
+    lap_s: float
+
+    def poses(self, times_s: ArrayLike) -> Array:
+        """T_world_base at times (n,): (n, 4, 4); all stations in a lap, each as long."""
+        laps = np.atleast_1d(np.asarray(times_s, dtype=np.float64)) / self.lap_s
+        station = (laps * len(self.T_world_base)).astype(int) % len(self.T_world_base)
+        return np.asarray(self.T_world_base[station])
+
+
+def survey(world: World, count: int, lap_s: float, kind: str = 'drone', seed: int = 0,
+           ) -> Stations:
+    """
+    Stand everywhere in free space, as densely here as there, and look into every direction.
+
+    Places and headings follow one sequence of low discrepancy; heights are those of the robots.
+    """
+    low, high = (np.append(bound, (0.0, 0.0)) for bound in world.bounds)
+    heights = np.array(world.layout.waypoints)[:, 2]
+    low[2], high[2] = heights.min() - _SURVEY_REACH_M, heights.max() + _SURVEY_REACH_M
+    low[3:], high[3:] = (-np.pi, -_SURVEY_PITCH_RAD), (np.pi, _SURVEY_PITCH_RAD)
+    drawn = qmc.Halton(5, rng=np.random.default_rng([seed, 23])).random(_SURVEY_DRAWN * count)
+    places = low + drawn * (high - low)
+    if kind == 'planar':
+        places[:, 2], places[:, 4] = PLANAR_HEIGHT_M, 0.0
+    places = places[world.is_free(places[:, :3], CLEARANCE_M)][:count]
+    if len(places) < count:
+        raise RunError('too little free space to stand in', where=world.name,
+                       expected=f'{count} places', got=len(places))
+    zero = np.zeros(count)
+    R = (se3.so3_exp(np.stack([zero, zero, places[:, 3]], axis=-1))
+         @ se3.so3_exp(np.stack([zero, places[:, 4], zero], axis=-1)))
+    return Stations(se3.from_parts(R, places[:, :3]), lap_s)
 
 
 class Odometry(NamedTuple):

@@ -22,7 +22,7 @@ from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry
 from thermal_nerf_loc.simulation.paths import (
-    CLEAN_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry)
+    CLEAN_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry, Stations, survey)
 from thermal_nerf_loc.simulation.sensors import (
     CLEAN_RGB, CLEAN_THERMAL, RgbCamera, RgbSensor, ThermalCamera, ThermalSensor)
 from thermal_nerf_loc.simulation.spoil import lacks_pose, SpoilConfig, wrong_pose, wrong_rig
@@ -61,6 +61,8 @@ class SimulationConfig:
     thermal_fov_deg: float = setting(57.0, 'horizontal field of view', 10, 150)
     distorted: bool = setting(False, 'give the RGB camera a lens with distortion')
     trajectory: str = setting('drone', 'how the robot moves', choices=KINDS)
+    survey: bool = setting(False, 'train on views from everywhere in free space, in all '
+                           'directions, instead of those of a drive')
     speed_m_per_s: float | None = setting(
         None, 'mean speed; what suits the scene unless given', 0.01, 10)
     laps: float = setting(3.0, 'laps of a data set', 0.1, 1000)
@@ -152,6 +154,7 @@ class Robot:
         self.motion: Motion = make_motion(
             self.world, settings.trajectory, settings.seed, held_out=held_out,
             speed_m_per_s=settings.speed_m_per_s, mast_m=_MAST_M[settings.trajectory])
+        self.path: Motion | Stations = self.motion
         rgb = RgbSensor(**{**_fields(CLEAN_RGB), 'darkness': settings.rgb.darkness})
         self._rgb = RgbCamera(rgb if settings.clean else settings.rgb, seed)
         self.thermal = ThermalCamera(self.rig.cameras[THERMAL], CLEAN_THERMAL if settings.clean
@@ -159,7 +162,7 @@ class Robot:
 
     def T_world_base(self, elapsed_ns: int) -> Array:
         """Pose of the body."""
-        T: Array = self.motion.poses(elapsed_ns * 1e-9)[0]
+        T: Array = self.path.poses(elapsed_ns * 1e-9)[0]
         return T
 
     def see(self, modality: str, elapsed_ns: int, with_depth: bool = False) -> SensorImage:
@@ -226,6 +229,8 @@ def _drive(settings: SimulationConfig, split: str, count: int) -> Iterator[Frame
     """Frames at equal steps; one that the shutter would spoil waits until it opens."""
     robot = Robot(settings, held_out=split == 'test', seed=2 * settings.seed + (split == 'test'))
     span_ns = settings.laps * robot.motion.lap_s * 1e9
+    if settings.survey and split == 'train':
+        robot.path = survey(robot.world, count, 1e-9 * span_ns, settings.trajectory, settings.seed)
     for i in range(count):
         moment = robot.thermal.opens_ns(round((i + 0.5) / count * span_ns))
         yield robot.frame(moment, f'{split}_{i:05d}')
