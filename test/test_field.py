@@ -51,11 +51,10 @@ def test_contraction_keeps_the_box_and_reaches_infinity() -> None:
 
 def test_space_around_cameras_holds_them() -> None:
     """Every camera lies inside the box, with room around; one camera alone still works."""
-    poses = np.tile(np.eye(4), (5, 1, 1))
-    poses[:, :3, 3] = np.random.default_rng(0).normal(size=(5, 3)) * (3.0, 1.0, 0.1)
-    low, high = space_around_cameras(poses).bounds
-    assert (poses[:, :3, 3] > low + 0.5).all() and (poses[:, :3, 3] < high - 0.5).all()
-    assert space_around_cameras(poses[:1]).scale_m > 0.0
+    positions = np.random.default_rng(0).normal(size=(5, 3)) * (3.0, 1.0, 0.1)
+    low, high = space_around_cameras(positions).bounds
+    assert (positions > low + 0.5).all() and (positions < high - 0.5).all()
+    assert space_around_cameras(positions[:1]).scale_m > 0.0
 
 
 def test_weights_of_a_constant_fog() -> None:

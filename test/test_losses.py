@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thermal_nerf_loc.mapping.formation import Formation
-from thermal_nerf_loc.mapping.losses import Balance, photometric
+from thermal_nerf_loc.mapping.losses import Balance, bounded, photometric
 from thermal_nerf_loc.mapping.pixels import RayBatch
 from thermal_nerf_loc.sensing.vignetting import falloff
 
@@ -27,6 +27,29 @@ def test_a_dull_scene_counts_like_a_colourful_one(kind):
             row.append(balance.weight(name, loss) * float(loss))
         terms.append(row)
     assert terms[1] == pytest.approx(terms[0], rel=1e-6)
+
+
+@pytest.mark.parametrize('knee', [0.05, 0.5])
+def test_hot_edges_pull_no_harder_than_at_one_contrast(knee):
+    """Slopes: 2 e / knee where errors are small, and 2 contrasts for all that lie beyond."""
+    contrast, errors = 0.2, torch.tensor([0.1 * knee, knee, 1.5, 4.0], dtype=torch.float64) * 0.2
+    truth = torch.zeros(4, 1, dtype=torch.float64)
+    rendered = errors[:, None].clone().requires_grad_()
+    bounded(rendered, truth, knee, contrast).backward()
+    expected = [0.2 * contrast, 2 * contrast, 2 * contrast, 2 * contrast]
+    np.testing.assert_allclose(4 * rendered.grad[:, 0], expected, rtol=1e-12)
+
+
+def test_an_edge_half_seen_stays_sharp():
+    """Of pixels that show hot or cold, squares want the mean; the bounded loss the majority."""
+    truth = torch.tensor([[1.0]] * 3 + [[0.0]] * 7)
+    best = {}
+    values = torch.linspace(0.0, 1.0, 1001)
+    for name, loss in (('squares', lambda v: photometric(v.expand(10, 1), truth, 'l2')),
+                       ('bounded', lambda v: bounded(v.expand(10, 1), truth, 0.05, 0.4))):
+        best[name] = float(values[int(torch.stack([loss(v) for v in values]).argmin())])
+    assert best['squares'] == pytest.approx(0.3, abs=1e-3)
+    assert best['bounded'] < 0.03
 
 
 def test_noise_alone_is_not_blown_up():

@@ -16,16 +16,31 @@ from thermal_nerf_loc.field.kernels.levels import lay_out
 
 NUMBA, TINY_CUDA = 'numba', 'tiny-cuda-nn'
 
+NOMINAL_LOG2_ROWS = 17
+_NOMINAL_FINEST = 512
+
 
 @dataclass(frozen=True, slots=True)
 class EncodingConfig:
-    """Size of the hash grid."""
+    """Size of the hash grid; the trainer fills in what is left open."""
 
     levels: int = setting(8, 'resolution levels', 1, 32)
     features: int = setting(4, 'features a level', 1, 8)
-    log2_rows: int = setting(17, 'log2 of the table rows a level', 8, 24)
+    log2_rows: int | None = setting(None, 'log2 of the table rows a level; null: by the number of '
+                                    'images', 8, 24)
     coarsest: int = setting(16, 'grid points along an axis on the coarsest level', 2, 1024)
-    finest: int = setting(512, 'grid points along an axis on the finest level', 2, 65536)
+    finest: int | None = setting(None, 'grid points along an axis on the finest level; null: '
+                                 'as fine as what a pixel sees', 2, 65536)
+
+    @property
+    def finest_points(self) -> int:
+        """`finest`, or as many as a room takes where nobody has looked."""
+        return _NOMINAL_FINEST if self.finest is None else self.finest
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of a level that has more points."""
+        return int(2**(NOMINAL_LOG2_ROWS if self.log2_rows is None else self.log2_rows))
 
 
 class HashEncoding(nn.Module):
@@ -35,7 +50,8 @@ class HashEncoding(nn.Module):
         """Lay out the levels; all tables lie in one parameter."""
         super().__init__()
         self.config = config
-        self.levels = lay_out(config.levels, config.log2_rows, config.coarsest, config.finest)
+        self.levels = lay_out(config.levels, config.most_rows, config.coarsest,
+                              config.finest_points)
         self.table = nn.Parameter(
             (torch.rand(int(self.levels.offsets[-1]), config.features) * 2 - 1) * 1e-4)
         self.active_levels = float(config.levels)  # coarse to fine: finer levels read zero

@@ -20,15 +20,23 @@ from thermal_nerf_loc.field.space import Space
 
 Array32 = NDArray[np.float32]
 
+_NOMINAL_CELLS = 128
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
     """How a ray is divided."""
 
-    grid_cells: int = setting(128, 'cells of the density grid along an axis', 16, 512)
+    grid_cells: int | None = setting(None, 'cells of the density grid along an axis; null: one '
+                                     'for four of the finest hash grid', 16, 512)
     bins: int = setting(128, 'intervals of a ray that are weighed', 16, 1024)
-    near: float = setting(0.1, 'nearest sample, in scene scales', 0.0, 10.0)
+    near: float = setting(0.125, 'nearest sample, in least half extents of the space', 0.0, 10.0)
     far: float = setting(100.0, 'farthest sample, in scene scales', 1.0, 1e6)
+
+    @property
+    def cells(self) -> int:
+        """`grid_cells`, or as many as a room takes."""
+        return _NOMINAL_CELLS if self.grid_cells is None else self.grid_cells
 
 
 class DensityGrid:
@@ -37,7 +45,7 @@ class DensityGrid:
     def __init__(self, config: SamplingConfig, space: Space) -> None:
         """Begin with the same small density everywhere: the first samples are uniform."""
         self.config, self.space = config, space
-        self.values = np.full(config.grid_cells**3, 0.05 / space.scale_m, np.float32)
+        self.values = np.full(config.cells**3, 0.05 / space.scale_m, np.float32)
         self.center, self.inverse_half = space.kernel_arguments
 
     def sample(self, origins: Array32, directions: Array32, count: int, exploring: float,
@@ -48,8 +56,8 @@ class DensityGrid:
                   else rng.random(shape, dtype=np.float32))
         distances, widths = np.empty(shape, np.float32), np.empty(shape, np.float32)
         scale = self.space.scale_m
-        near = np.full(len(origins), self.config.near * scale, np.float32)
-        kernels.propose(origins, directions, self.values, self.config.grid_cells, self.center,
+        near = np.full(len(origins), self.config.near * self.space.least_m, np.float32)
+        kernels.propose(origins, directions, self.values, self.config.cells, self.center,
                         self.inverse_half, near, np.float32(2.0 * scale),
                         np.float32(self.config.far * scale), self.config.bins,
                         np.float32(exploring), jitter, distances, widths)
@@ -58,13 +66,13 @@ class DensityGrid:
     def observe(self, points: Tensor, densities: Tensor, decay: float = 0.1) -> None:
         """Learn from samples that training has paid for anyway."""
         kernels.splat(points.detach().cpu().numpy(), densities.detach().cpu().numpy(), self.values,
-                      self.config.grid_cells, self.center, self.inverse_half,
+                      self.config.cells, self.center, self.inverse_half,
                       np.float32(decay))
 
     @torch.no_grad()
     def refresh(self, field: RadianceField, share: float, rng: np.random.Generator) -> None:
         """Ask the field at random places of a random share of the cells."""
-        cells = self.config.grid_cells
+        cells = self.config.cells
         chosen = rng.integers(0, cells**3, int(share * cells**3))
         corner = np.stack(np.unravel_index(chosen, (cells,) * 3), axis=-1)
         unit = (corner + rng.random(corner.shape)) / cells

@@ -7,7 +7,6 @@ u (2 - 1/m) / m, so that infinity lies on the cube [-2, 2]^3 (mip-NeRF 360, with
 MERF: it maps straight onto a grid). The field sees (u + 2) / 4 in [0, 1]^3.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +26,11 @@ class Space:
     def scale_m(self) -> float:
         """One length for the whole scene: the mean half extent."""
         return float(np.mean(self.half_extent_m))
+
+    @property
+    def least_m(self) -> float:
+        """The smallest half extent."""
+        return min(self.half_extent_m)
 
     @property
     def bounds(self) -> NDArray[np.float64]:
@@ -54,14 +58,14 @@ class Space:
         return stretched * unit.new_tensor(self.half_extent_m) + unit.new_tensor(self.center_m)
 
 
-def space_around_cameras(poses: Sequence[ArrayLike] | NDArray[np.float64]) -> Space:
+def space_around_cameras(positions: ArrayLike) -> Space:
     """
     Guess the inner box from where the cameras were; the contraction forgives a wrong guess.
 
     Rooms and machines are rarely farther away than the path of the cameras is long, so the box
     is that path's extent, widened on all sides by its largest half extent.
     """
-    positions = np.asarray(poses, dtype=np.float64)[:, :3, 3]
+    positions = np.asarray(positions, dtype=np.float64)
     low, high = positions.min(axis=0), positions.max(axis=0)
     half = 0.5 * (high - low)
     margin = max(float(half.max()), 1e-3)

@@ -2,6 +2,7 @@
 """What training minimises: image differences, their balance, and tidy weights along rays."""
 
 from collections.abc import Mapping
+import math
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,24 @@ from thermal_nerf_loc.field.render import Samples
 _NOMINAL_VARIANCE = 0.04  # of field values in a colourful room
 _LEAST_VARIANCE = 4e-4  # below it is mostly noise
 
+
 def photometric(rendered: Tensor, truth: Tensor, kind: str) -> Tensor:
     """L2 as published, or Huber (against moving things) with a knee at 0.1."""
     if kind == 'huber':
         return 2.0 * functional.huber_loss(rendered, truth, delta=0.1)
     return functional.mse_loss(rendered, truth)
+
+
+def bounded(rendered: Tensor, truth: Tensor, knee: float, contrast: float) -> Tensor:
+    """
+    Squares of small errors, and beyond `knee` contrasts a slope that grows no more.
+
+    Heat has few edges, but high ones: in a room of 20 deg C a pipe has 80. Squared, what a pixel
+    on its rim is off outweighs all that walls could tell, and as half a pixel of error there is
+    cheaper spread as fog than not at all, edges blur. The slope is that of a square at one
+    contrast (standard deviation of the images), whatever the knee: (2 / knee) huber(e).
+    """
+    return 2.0 / knee * functional.huber_loss(rendered, truth, delta=knee * contrast)
 
 
 def distortion(weights: Tensor, samples: Samples, scale_m: float, kernels: bool = False,
@@ -90,11 +104,13 @@ class Balance:
                  ) -> None:
         """`kind` is 'fixed' or 'learned'; `contrast` holds the variance of each one's images."""
         self.kind, self.fixed = kind, dict(fixed)
-        self.contrast = {name: _NOMINAL_VARIANCE / max(variance, _LEAST_VARIANCE)
-                         for name, variance in contrast.items()}
+        self.spread = {name: math.sqrt(max(variance, _LEAST_VARIANCE))
+                       for name, variance in contrast.items()}
+        self.contrast = {name: _NOMINAL_VARIANCE / spread**2
+                         for name, spread in self.spread.items()}
         self.variance: dict[str, float] = {}
 
-    def weight(self, modality: str, loss: Tensor) -> float:
+    def weight(self, modality: str, squares: Tensor) -> float:
         """
         Factor for this step's loss of a modality.
 
@@ -103,7 +119,7 @@ class Balance:
         """
         if self.kind == 'fixed':
             return self.fixed.get(modality, 1.0) * self.contrast[modality]
-        now = float(loss.detach())
+        now = float(squares.detach())
         self.variance[modality] = 0.98 * self.variance.get(modality, now) + 0.02 * now
         anchor = 'rgb' if 'rgb' in self.variance else modality
         ratio = self.variance[anchor] / max(self.variance[modality], 1e-8)

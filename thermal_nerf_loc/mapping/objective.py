@@ -16,6 +16,7 @@ from thermal_nerf_loc.mapping.formation import Formation
 from thermal_nerf_loc.mapping.pixels import PixelSource, RayBatch
 from thermal_nerf_loc.mapping.rig import Corrections, Given
 from thermal_nerf_loc.mapping.settings import METRIC, TrainConfig
+from thermal_nerf_loc.sensing.frame import RGB
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 Moment = tuple[float, float]  # steps that the schedule has run, and of how many
@@ -46,9 +47,10 @@ class Objective:
         learner.grid.observe(rendering.points, rendering.density)
         seen = (self.formations[modality](rendering.values, batch) if config.formation
                 else rendering.values)
-        image = losses.photometric(seen, batch.truth, config.loss)
-        self._note_psnr(modality, seen, batch.truth)
-        loss = image * self.balance.weight(modality, image)
+        squares = losses.photometric(seen.detach(), batch.truth, 'l2')
+        self._note_psnr(modality, squares)
+        loss = (self._image_loss(modality, seen, batch.truth)
+                * self.balance.weight(modality, squares))
         if modality in learner.detached:  # its weights move nothing
             return loss
         return loss + self._geometry(learner, modality, samples, rendering, batch, moment)
@@ -94,7 +96,13 @@ class Objective:
                                directions.to(device), samples, view)
         return samples, rendering
 
-    def _note_psnr(self, modality: str, rendered: Tensor, truth: Tensor) -> None:
-        error = float(((rendered.detach() - truth)**2).mean())
-        now = -10.0 * float(np.log10(max(error, 1e-12)))
+    def _image_loss(self, modality: str, seen: Tensor, truth: Tensor) -> Tensor:
+        """Colours by squares or Huber, heat so that its edges do not rule."""
+        if modality == RGB or self.config.thermal_knee == 0.0:
+            return losses.photometric(seen, truth, self.config.loss)
+        return losses.bounded(seen, truth, self.config.thermal_knee,
+                              self.balance.spread[modality])
+
+    def _note_psnr(self, modality: str, squares: Tensor) -> None:
+        now = -10.0 * float(np.log10(max(float(squares), 1e-12)))
         self.psnr[modality] = 0.95 * self.psnr.get(modality, now) + 0.05 * now

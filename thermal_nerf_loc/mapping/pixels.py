@@ -56,6 +56,7 @@ class PixelSource:
         if not cameras:
             raise InputError('no training image of this modality')
         self.channels, self.images = channels, len(cameras)
+        self.pixel_rad = float(np.median([1.0 / camera.fx for camera in cameras]))
         self._sizes = np.array([camera.size for camera in cameras])
         self._poses = np.stack(list(poses)).astype(np.float32)
         self._starts = np.concatenate([[0], np.cumsum(self._sizes.prod(axis=1))])

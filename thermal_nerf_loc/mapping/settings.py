@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every choice of the trainer, with its range and meaning."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+import math
 from typing import Any
 
 import torch
 
 from thermal_nerf_loc.config import setting
 from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.field.encoding import NOMINAL_LOG2_ROWS
 from thermal_nerf_loc.field.field import FieldConfig
 from thermal_nerf_loc.field.proposal import SamplingConfig
 from thermal_nerf_loc.field.strategies import STRATEGIES
@@ -17,6 +19,10 @@ REFINABLE = POSES, RIG, INTRINSICS, TIME = 'poses', 'rig', 'intrinsics', 'time'
 METRIC, AFFINE, INVERSE = 'metric', 'affine', 'inverse'
 DEPTH_WEIGHT = 0.3  # where depth is asked for and no weight is given
 METHODS = FEATURES, GRADIENT, BOTH, EDGES = 'features', 'gradient', 'both', 'edges'
+
+_FEWEST_STEPS, _FEW_IMAGES = 3000, 80
+_MOST_WEALTH = 4.0  # times the few images
+_GRID_CELLS = 96, 192
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,10 @@ class TrainConfig:
 
     strategy: str = setting('rgbx', 'how modalities share the field', choices=STRATEGIES)
     modality: str = setting('both', 'images to use', choices=('both', 'rgb', 'thermal'))
-    steps: int = setting(3000, 'optimisation steps', 1, 10_000_000)
+    steps: int | None = setting(None, 'optimisation steps; null: by the number of images', 1,
+                                10_000_000)
+    extent_steps: int = setting(150, 'steps of a coarse look at how far the cameras see, at most '
+                                'a tenth of the training; 0: guess from where they were', 0)
     max_seconds: float | None = setting(None, 'stop after this time, schedule fitted to it', 1.0)
     checkpoint_seconds: float = setting(60.0, 'training time between checkpoints; 0: none', 0.0)
     rays: int = setting(2048, 'rays a step, over all modalities', 16, 1_000_000)
@@ -94,7 +103,9 @@ class TrainConfig:
     network_learning_rate: float = setting(0.005, 'of the networks', 1e-6, 1.0)
     decay: float = setting(0.03, 'last learning rate over the first', 1e-6, 1.0)
     memory_limit_mb: float = setting(1024.0, 'more pixels than this lie in a temporary file', 0.0)
-    loss: str = setting('l2', 'image loss', choices=('l2', 'huber'))
+    loss: str = setting('l2', 'loss of colours', choices=('l2', 'huber'))
+    thermal_knee: float = setting(0.05, 'beyond this share of their contrast thermal errors count '
+                                  'linearly, so that hot edges stay sharp; 0: squares', 0.0, 10.0)
     balance: str = setting('fixed', 'weights of the modalities', choices=('fixed', 'learned'))
     thermal_weight: float = setting(0.25, 'weight of the thermal loss; colour has 1', 0.0, 100.0)
     formation: bool = setting(True, 'learn what the cameras add: drift, exposure, vignetting')
@@ -113,6 +124,27 @@ class TrainConfig:
     schedule: ScheduleConfig = setting(ScheduleConfig(), 'order of events')
     places: PlacesConfig = setting(PlacesConfig(), 'panoramas, made once the map is trained')
     refine: RefineConfig = setting(RefineConfig(), 'poses and rig')
+
+    @property
+    def planned_steps(self) -> int:
+        """`steps`, or as many as a room takes where nobody has counted images."""
+        return _FEWEST_STEPS if self.steps is None else self.steps
+
+    def settled(self, images: int, finest: int) -> 'TrainConfig':
+        """
+        The same with what was left open, for so many views of each modality.
+
+        More views have more to tell: more steps to learn it, more rows to keep it.
+        """
+        wealth = min(max(images / _FEW_IMAGES, 1.0), _MOST_WEALTH)
+        encoding, sampling = self.field.encoding, self.sampling
+        encoding = replace(
+            encoding, finest=encoding.finest or finest, log2_rows=encoding.log2_rows
+            or NOMINAL_LOG2_ROWS + round(math.log2(wealth)))
+        cells = min(max(encoding.finest_points // 4, _GRID_CELLS[0]), _GRID_CELLS[1])
+        return replace(self, steps=self.steps or round(_FEWEST_STEPS * wealth),
+                       field=replace(self.field, encoding=encoding),
+                       sampling=replace(sampling, grid_cells=sampling.grid_cells or cells))
 
     def identity(self) -> dict[str, Any]:
         """Every setting that the trained fields depend on."""

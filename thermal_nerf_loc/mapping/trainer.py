@@ -17,15 +17,18 @@ import resource
 import time
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
 from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.errors import InputError, RunError
-from thermal_nerf_loc.field.space import space_around_cameras
+from thermal_nerf_loc.field.space import Space, space_around_cameras
 from thermal_nerf_loc.field.strategies import inherit, Learner, learners_for, phases_for
 from thermal_nerf_loc.mapping.adjustment import adjust
 from thermal_nerf_loc.mapping.checkpoint import Checkpoint, State
+from thermal_nerf_loc.mapping.extent import fitted
 from thermal_nerf_loc.mapping.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
 from thermal_nerf_loc.mapping.objective import Objective
@@ -63,10 +66,12 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     """
     device = config.resolved_device()
     sources, temperatures = load_sources(scene, config)
+    began = time.monotonic()
     with joined(device) as processes:
-        trainer = Trainer(config, sources, scene, processes)
+        config, space = fitted(config, sources, _positions(scene))
+        trainer = Trainer(config, sources, scene, processes, space)
         backend = trainer.learners[0].field.encoding.backend
-        seconds = _run(trainer, scene, progress, checkpoint)
+        seconds = _run(trainer, scene, progress, checkpoint, began)
     refined, facts = scene, {}
     if trainer.corrections is not None:
         refined, facts = trainer.corrections.applied(scene), trainer.corrections.facts(scene)
@@ -81,10 +86,10 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
 
 
 def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Checkpoint | None,
-         ) -> float:
+         began: float) -> float:
     """Step until done; the seconds that it took, with those before an interruption."""
     processes, period_s = trainer.processes, trainer.config.checkpoint_seconds
-    started = time.monotonic() - _resume(trainer, checkpoint)
+    started = began - _resume(trainer, checkpoint)
     if trainer.corrections and not trainer.steps and trainer.config.refine.method != GRADIENT:
         adjust(trainer.corrections, scene, progress)
     seconds = processes.leaders(time.monotonic() - started)
@@ -121,12 +126,13 @@ class Trainer:
     """One optimiser over the fields that learn at present; `step` is one batch each."""
 
     def __init__(self, config: TrainConfig, sources: Mapping[str, PixelSource], scene: Scene,
-                 processes: Processes = Processes()) -> None:
-        """Build fields and optimiser from the seed."""
+                 processes: Processes = Processes(), space: Space | None = None) -> None:
+        """Build fields and optimiser from the seed; without a space it is guessed."""
         torch.manual_seed(config.seed)
         self.rng = processes.random(config.seed)
         self.config, self.sources, self.processes = config, sources, processes
-        space = space_around_cameras([scene.frames[i].T_world_cam for i in scene.train])
+        if space is None:
+            space = space_around_cameras(_positions(scene))
         channels = {name: source.channels for name, source in sources.items()}
         self._phases = phases_for(config.strategy, tuple(sources))
         self.phase, self.phase_began = 0, 0
@@ -157,7 +163,7 @@ class Trainer:
     def finished(self, seconds: float) -> bool:
         """True once the steps are done or the time is up."""
         limit = self.config.max_seconds
-        return self.steps >= self.config.steps or (limit is not None and seconds >= limit)
+        return self.steps >= self.config.planned_steps or (limit is not None and seconds >= limit)
 
     def step(self, seconds: float) -> None:
         """Draw, render, compare, descend."""
@@ -262,7 +268,7 @@ class Trainer:
     def _moment(self) -> tuple[float, float]:
         """How many steps the schedule has run, and of how many; inherited surfaces end it."""
         phase = self._phases[self.phase]
-        total = self.config.steps * (phase.end - phase.begin)
+        total = self.config.planned_steps * (phase.end - phase.begin)
         if self.config.max_seconds is not None and self.steps:
             expected = self.steps / max(self.share, 1e-9)
             total = min(total, expected * (phase.end - phase.begin))
@@ -275,7 +281,7 @@ class Trainer:
 
     def _share(self, seconds: float) -> float:
         """How much of the training is done, by steps or by time."""
-        by_steps = self.steps / self.config.steps
+        by_steps = self.steps / self.config.planned_steps
         limit = self.config.max_seconds
         return by_steps if limit is None else max(by_steps, min(1.0, seconds / limit))
 
@@ -336,6 +342,11 @@ class Trainer:
         mean = torch.tensor([variance[name] for name in sorted(variance)], dtype=torch.float64)
         self.processes.average([mean])
         self.objective.balance.variance = dict(zip(sorted(variance), mean.tolist(), strict=True))
+
+
+def _positions(scene: Scene) -> NDArray[np.float64]:
+    """Where the training cameras were (n, 3)."""
+    return np.array([scene.frames[i].T_world_cam[:3, 3] for i in scene.train])
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

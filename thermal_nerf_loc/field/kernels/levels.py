@@ -40,7 +40,7 @@ def growth(levels: int, coarsest: int, finest: int) -> np.float32:
     return np.float32(((finest - 0.5) / coarsest)**(1.0 / max(levels - 1, 1)))
 
 
-def lay_out(levels: int, log2_rows: int, coarsest: int, finest: int) -> Levels:
+def lay_out(levels: int, most_rows: int, coarsest: int, finest: int) -> Levels:
     """Levels from `coarsest` to `finest` grid points along an axis."""
     # Logarithm and power in double, then rounded: in single precision numpy's own differ from one
     # processor to the next, and a dense level read with another resolution is another grid.
@@ -50,6 +50,6 @@ def lay_out(levels: int, log2_rows: int, coarsest: int, finest: int) -> Levels:
     scales = power * np.float32(coarsest) - np.float32(1.0)
     resolutions = np.ceil(scales).astype(np.int64) + 1
     points = resolutions**3
-    rows = np.minimum((points + 7) // 8 * 8, 2**log2_rows)
+    rows = np.minimum((points + 7) // 8 * 8, most_rows)
     offsets = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
     return Levels(offsets, scales, resolutions, points <= rows)

@@ -64,8 +64,10 @@ def _build(table: Tensor, config: 'EncodingConfig', levels: Levels) -> Any:
         module = bindings().Encoding(3, {  # type: ignore[union-attr]
             'otype': 'HashGrid', 'hash': 'CoherentPrime', 'interpolation': 'Linear',
             'n_levels': config.levels, 'n_features_per_level': config.features,
-            'log2_hashmap_size': config.log2_rows, 'base_resolution': config.coarsest,
-            'per_level_scale': float(growth(config.levels, config.coarsest, config.finest)),
+            'log2_hashmap_size': config.most_rows.bit_length() - 1,
+            'base_resolution': config.coarsest,
+            'per_level_scale': float(growth(config.levels, config.coarsest,
+                                               config.finest_points)),
         }, dtype=torch.float32)
     random = torch.Generator().manual_seed(0)
     points = torch.rand(512, 3, generator=random).to(table.device)

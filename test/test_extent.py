@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far cameras see: a coarse look finds the walls, whatever way the cameras went."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from thermal_nerf_loc.data.nerfstudio import load_scene
+from thermal_nerf_loc.data.scene import Scene
+from thermal_nerf_loc.field.encoding import EncodingConfig
+from thermal_nerf_loc.field.field import FieldConfig
+from thermal_nerf_loc.field.space import space_around_cameras
+from thermal_nerf_loc.mapping.extent import Extent, fitted, look
+from thermal_nerf_loc.mapping.pixels import PixelSource
+from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.mapping.sources import load_sources
+from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
+
+HALL_M = np.array([[0.0, 0.0, 0.0], [16.0, 2.4, 2.6]])
+
+
+@pytest.fixture(scope='module')
+def hall(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    """Small views along a corridor of 16 x 2.4 x 2.6 m."""
+    out = tmp_path_factory.mktemp('data') / 'hall'
+    simulate_dataset(out, SimulationConfig(scene='hall', frames=40, size=(64, 48)))
+    return load_scene(out)
+
+
+def positions_of(scene: Scene) -> np.ndarray:
+    """Where the training cameras were."""
+    return np.array([scene.frames[i].T_world_cam[:3, 3] for i in scene.train])
+
+
+def sources_of(scene: Scene) -> dict[str, PixelSource]:
+    """The training pixels."""
+    return load_sources(scene, TrainConfig())[0]
+
+
+def test_a_corridor_is_found_to_be_narrow(hall: Scene) -> None:
+    """The box ends near the walls, where the guess from the path is wider by many times."""
+    positions = positions_of(hall)
+    extent = look(sources_of(hall), positions, TrainConfig())
+    guess = space_around_cameras(positions)
+    off = np.abs(extent.space.bounds - HALL_M)
+    assert off.max() < 2.5
+    assert (np.abs(guess.bounds - HALL_M).max(axis=0) > 3.0 * off.max(axis=0)).all()
+    low, high = extent.space.bounds
+    assert (positions > low).all() and (positions < high).all()
+    assert extent.pixel_m is not None and 0.005 < extent.pixel_m < 0.1
+
+
+def test_the_same_seed_finds_the_same_box(hall: Scene) -> None:
+    """So that an interrupted training goes on where it was."""
+    looked = [look(sources_of(hall), positions_of(hall), TrainConfig(seed=5, extent_steps=50))
+              for _ in range(2)]
+    assert looked[0] == looked[1]
+
+
+def test_what_is_set_stays(hall: Scene) -> None:
+    """Steps and resolution are chosen only where nobody has."""
+    fine = FieldConfig(encoding=EncodingConfig(finest=77))
+    config, _ = fitted(TrainConfig(steps=600, field=fine), sources_of(hall), positions_of(hall))
+    assert config.steps == 600 and config.field.encoding.finest == 77
+    config, space = fitted(TrainConfig(extent_steps=0), sources_of(hall), positions_of(hall))
+    assert config.steps == 3000
+    assert config.field.encoding.finest == EncodingConfig().finest_points
+    assert space == space_around_cameras(positions_of(hall))
+
+
+@pytest.mark.parametrize('short', [TrainConfig(steps=400), TrainConfig(max_seconds=20.0)])
+def test_short_runs_do_not_look_first(hall: Scene, short: TrainConfig) -> None:
+    """A tenth of few steps would tell nothing, and take what little time there is."""
+    extent = look(sources_of(hall), positions_of(hall), short)
+    assert extent == Extent(space_around_cameras(positions_of(hall)))
+
+
+@pytest.mark.parametrize(('images', 'steps'), [(10, 3000), (80, 3000), (160, 6000),
+                                               (100_000, 12000)])
+def test_more_views_take_more_steps(images: int, steps: int) -> None:
+    """Within limits."""
+    assert TrainConfig().settled(images, 512).steps == steps
+
+
+def test_cells_are_as_small_as_what_pixels_cover() -> None:
+    """Twice the room for the same images makes the same cells, up to a limit."""
+    space = space_around_cameras(np.array([[0.0, 0.0, 0.0], [2.0, 1.0, 0.5]]))
+    wide = replace(space, half_extent_m=tuple(2 * half for half in space.half_extent_m))
+    points = [Extent(box, 0.02).finest() for box in (space, wide)]
+    assert points[1] == pytest.approx(2 * points[0], abs=2)
+    assert Extent(wide, 1e-5).finest() == 1024

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How far the cameras see: a short look with a coarse field, before training.
+
+The hash grid resolves a box; all beyond is contracted. Where cameras went says little about how
+far they saw: a corridor is much longer than wide, a robot in a hall keeps to its middle. So a
+coarse field is trained for a few seconds, from uniform samples alone, and the box is put around
+its surfaces. Their usual distance also says what a pixel covers, and thus how fine the grid may
+be.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+
+from thermal_nerf_loc.field.encoding import EncodingConfig
+from thermal_nerf_loc.field.field import FieldConfig
+from thermal_nerf_loc.field.proposal import SamplingConfig
+from thermal_nerf_loc.field.render import render, Samples, View
+from thermal_nerf_loc.field.space import Space, space_around_cameras
+from thermal_nerf_loc.field.strategies import Learner, learners_for
+from thermal_nerf_loc.mapping.objective import Objective
+from thermal_nerf_loc.mapping.pixels import PixelSource
+from thermal_nerf_loc.mapping.settings import TrainConfig
+
+Array = NDArray[np.float64]
+
+_FEWEST_STEPS = 50  # with less a coarse field knows nothing yet
+_LEAST_SECONDS = 60.0  # of a training that has the time for it
+_SHARE = 0.1  # of the training's steps, at most, for this look
+_FIELD = FieldConfig(EncodingConfig(levels=4, log2_rows=15, coarsest=16, finest=64))
+_SAMPLING = SamplingConfig(grid_cells=16, bins=64, near=0.03)
+_RAYS = 1024
+_SAMPLES = 32
+_LOOKED_AT = 4096  # rays of each modality
+_OUTLIERS = 0.05  # share of the surfaces on either side that may be fog, or far behind a window
+_FAR_TOO_LARGE = 4.0  # times the volume
+_MARGIN = 0.05  # of the box, on either side
+_PIXELS_A_CELL = 0.8  # of the finest level, at the usual distance
+_POINTS = 256, 1024  # of the finest level, along the longest axis
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The box that holds what is seen, and what a pixel covers at the usual distance."""
+
+    space: Space
+    pixel_m: float | None = None  # None: nobody has looked
+
+    def finest(self) -> int:
+        """Points along an axis for cells as large as what the images can show."""
+        if self.pixel_m is None:
+            return EncodingConfig().finest_points
+        longest_m = 4.0 * max(self.space.half_extent_m)  # with what is contracted
+        return int(np.clip(longest_m / (_PIXELS_A_CELL * self.pixel_m), *_POINTS))
+
+
+def fitted(config: TrainConfig, sources: Mapping[str, PixelSource], positions: Array,
+           ) -> tuple[TrainConfig, Space]:
+    """Settings and space that suit what cameras at these positions (n, 3) have seen."""
+    extent = look(sources, positions, config)
+    return config.settled(_views(sources), extent.finest()), extent.space
+
+
+def look(sources: Mapping[str, PixelSource], positions: Array, config: TrainConfig) -> Extent:
+    """Look into the box that the cameras' path suggests; where it was far too large, once more."""
+    guess = space_around_cameras(positions)
+    whole = config.settled(_views(sources), EncodingConfig().finest_points).planned_steps
+    steps = min(config.extent_steps, int(_SHARE * whole))
+    in_haste = config.max_seconds is not None and config.max_seconds < _LEAST_SECONDS
+    if steps < _FEWEST_STEPS or in_haste:
+        return Extent(guess)
+    extent = _seen(sources, positions, guess, config, steps)
+    if np.prod(guess.half_extent_m) > _FAR_TOO_LARGE * np.prod(extent.space.half_extent_m):
+        extent = _seen(sources, positions, extent.space, config, steps)
+    return extent
+
+
+def _seen(sources: Mapping[str, PixelSource], positions: Array, space: Space, config: TrainConfig,
+          steps: int) -> Extent:
+    """Learn coarsely for some steps, then see where the surfaces are."""
+    learner, rng = _learned(sources, space, config, steps), np.random.default_rng(config.seed)
+    seen = {name: _surfaces(learner, name, source, rng) for name, source in sources.items()}
+    points = np.concatenate([points for points, _ in seen.values()])
+    low, high = np.quantile(points, (_OUTLIERS, 1.0 - _OUTLIERS), axis=0)
+    low, high = np.minimum(low, positions.min(axis=0)), np.maximum(high, positions.max(axis=0))
+    center, half = 0.5 * (low + high), (0.5 + _MARGIN) * (high - low)
+    half = np.maximum(half, _MARGIN * half.max())  # flat scenes have some depth, too
+    pixel_m = min(float(np.median(distances)) * sources[name].pixel_rad
+                  for name, (_, distances) in seen.items())
+    return Extent(Space(_triple(center), _triple(half)), pixel_m)
+
+
+def _learned(sources: Mapping[str, PixelSource], space: Space, config: TrainConfig, steps: int,
+             ) -> Learner:
+    """A coarse field of all modalities, from uniform samples, blind to directions."""
+    torch.manual_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
+    schedule = replace(config.schedule, uniform_steps=steps, uniform_samples=_SAMPLES)
+    config = replace(config, schedule=schedule, near_gradient=0.0, formation=False)
+    learner, = learners_for('rgbx', _FIELD, _SAMPLING, space,
+                            {name: source.channels for name, source in sources.items()})
+    objective = Objective(config, sources, torch.device('cpu'))
+    networks = [p for name, p in learner.field.named_parameters()
+                if not name.startswith('encoding.')]
+    optimizer = torch.optim.Adam(
+        [{'params': [learner.field.encoding.table], 'lr': config.learning_rate, 'eps': 1e-15},
+         {'params': networks, 'lr': config.network_learning_rate}], betas=(0.9, 0.99), fused=True)
+    for step in range(steps):
+        loss = torch.zeros(())
+        for name, source in sources.items():
+            batch = source.draw(_RAYS // len(sources), rng)
+            loss = loss + objective.loss(learner, name, batch, (step, 5.0 * steps), rng)
+        optimizer.zero_grad(set_to_none=False)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return learner
+
+
+@torch.no_grad()
+def _surfaces(learner: Learner, modality: str, source: PixelSource, rng: np.random.Generator,
+              ) -> tuple[Array, Array]:
+    """Where random rays end, (n, 3), and how far away: half of the light comes from before."""
+    batch = source.draw(_LOOKED_AT, rng)
+    samples = Samples.from_numpy(*learner.grid.sample(batch.origins, batch.directions,
+                                                      2 * _SAMPLES, 1.0))
+    origins, directions = torch.from_numpy(batch.origins), torch.from_numpy(batch.directions)
+    weights = render(learner.field, modality, origins, directions, samples, View(0.0)).weights
+    middle = (torch.cumsum(weights, dim=1) < 0.5).sum(dim=1, keepdim=True)
+    middle = middle.clamp(max=weights.shape[1] - 1)
+    distances = samples.distance_m.gather(1, middle)
+    return (origins + distances * directions).double().numpy(), distances[:, 0].double().numpy()
+
+
+def _views(sources: Mapping[str, PixelSource]) -> int:
+    return max(source.images for source in sources.values())
+
+
+def _triple(values: Array) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
