@@ -47,6 +47,8 @@ class DescentConfig:
         (6.0, 3.0, 0.6), 'blur of each round, coarse to fine, for images 160 px wide')
     rays: int = setting(500, 'rays for each image and fine round but the last', 20, 100000)
     last_rays: int = setting(1000, 'rays for each image and the last round', 20, 100000)
+    thorough_rays: int = setting(4000, 'rays for each image and the round that follows where a '
+                                 'pose was found without a guess, with half the blur', 20, 100000)
     grid_rays: int = setting(300, 'rays for each image and coarse round', 20, 100000)
     grid_above_px: float = setting(2.0, 'rounds blurred more than this use a regular grid', 0.0)
     sampler: str = setting('random', 'pixels of the fine rounds, spread evenly', choices=SAMPLERS)
@@ -113,34 +115,39 @@ class Descent:
         """Finish one contender, round by round."""
         T = contender.T_world_cam
         for sigma_px in contender.rounds:
-            views = self.look(T, sigma_px, last=sigma_px == contender.rounds[-1])
+            views = self.look(T, sigma_px, self._rays(sigma_px))
             found = align(views, T, T, self.config.align, contender.prior)
             T = found.T_world_cam
         return found
 
     def measure(self, T: Array) -> tuple[Aligned, float]:
         """How well a pose fits, unmoved; and how many pixels the aligner would move it."""
-        views = self.look(T, self.config.sigmas_px[-1], last=True)
+        views = self.look(T, self.config.sigmas_px[-1])
         left = se3.minus(align(views, T, T, self.config.align).T_world_cam, T)
         left_px = self._motion_px(*(float(np.linalg.norm(part)) for part in (left[:3], left[3:])))
         return align(views, T, T, replace(self.config.align, iterations=0)), left_px
 
-    def look(self, T: Array, sigma_px: float, last: bool = False) -> list[View]:
+    def look(self, T: Array, sigma_px: float, rays: int | None = None) -> list[View]:
         """Render what one round needs; the last one's pixels decide how exact the pose is."""
-        views = []
+        views, count = [], self.config.last_rays if rays is None else rays
         for name, image in self.images.items():
             sigma = self._own_sigma(image, sigma_px)
             where = self.renderer, name, T, image.T_cam_sensor, image.camera
             if sigma_px > self.config.grid_above_px:
                 points = render_grid(*where, self.config.grid_rays).blurred(sigma)
             else:
-                count = self.config.last_rays if last else self.config.rays
                 points = render_points(*where, self._pixels(name, image, count))
                 if self.config.use_uncertainty:
                     points = weighed(points, T, self.renderer)
             self.rays += len(points)
             views.append(self._view(name, image, sigma, points))
         return views
+
+    def _rays(self, sigma_px: float) -> int:
+        """How many rays a round with this blur is worth."""
+        config, last = self.config, self.config.sigmas_px[-1]
+        return (config.rays if sigma_px > last else config.last_rays if sigma_px == last
+                else config.thorough_rays)
 
     def _look_around(self, T: Array, reach_rad: float) -> dict[str, RenderedGrid]:
         """Render the view and its surroundings."""
@@ -165,6 +172,7 @@ class Descent:
     def _view(self, name: str, image: Observation, sigma: float, points: RenderedPoints) -> View:
         layer, floor = make_layer(image, sigma), self.floor(name)
         factor, _ = getattr(self.renderer, 'calibration', {}).get(name, (1.0, 0.0))
+        factor *= max(1.0, len(points) / self.config.last_rays)  # what is wrong stays as wrong
         return View(layer, points, image.T_cam_sensor, self._nuisance(name, image), floor,
                     1.0 / factor)
 

@@ -56,12 +56,13 @@ def contenders(descent: Descent, candidates: Sequence[Candidate], config: Reloca
     The first `config.refined` are worth the time; a rival beyond them is not out of the question.
     """
     rounds, proposed = descent.config.sigmas_px, [c.T_world_cam for c in candidates]
+    thorough = (*(rounds[1:] or rounds), 0.5 * rounds[-1])
     poses, scores = settled(descent, proposed, _QUICK_ITERATIONS)
     order = np.argsort(-scores, kind='stable')
     kept = [int(order[k]) for k in distinct([poses[k] for k in order], _SAME_M, _SAME_RAD)]
     best = max(scores[kept[0]], 1e-9)
     shares = [scores[k] / best for k in kept[1:]] + [0.0]
-    return [Contender(poses[k], rounds[1:] or rounds, _around(proposed[k]), share, True)
+    return [Contender(poses[k], thorough, _around(proposed[k]), share, True)
             for k, share in zip(kept, shares)]
 
 
