@@ -148,7 +148,7 @@ def test_proposal_kernel_equals_the_torch_reference(exploring: float) -> None:
     scale = SPACE.scale_m
     theirs = torch_reference.propose(
         torch.from_numpy(origins), torch.from_numpy(directions), torch.from_numpy(grid.values),
-        SPACE, config.near * scale, 2.0 * scale, config.far * scale, 48, exploring,
+        SPACE, config.near * SPACE.least_m, 2.0 * scale, config.far * scale, 48, exploring,
         torch.from_numpy(jitter))
     for a, b in zip(ours, theirs, strict=True):
         near = b.numpy() < 20.0  # single precision, disparity and far away do not go together

@@ -24,7 +24,7 @@ from thermal_nerf_loc.field.space import Space, space_around_cameras
 from thermal_nerf_loc.field.strategies import Learner, learners_for
 from thermal_nerf_loc.mapping.objective import Objective
 from thermal_nerf_loc.mapping.pixels import PixelSource
-from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.mapping.settings import TrainConfig, wealth
 
 Array = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ _LOOKED_AT = 4096  # rays of each modality
 _OUTLIERS = 0.05  # share of the surfaces on either side that may be fog, or far behind a window
 _FAR_TOO_LARGE = 4.0  # times the volume
 _MARGIN = 0.05  # of the box, on either side
-_PIXELS_A_CELL = 0.8  # of the finest level, at the usual distance
+_PIXELS_A_CELL = 1.2  # of the finest level, at the usual distance, where there are few views
 _POINTS = 256, 1024  # of the finest level, along the longest axis
 
 
@@ -50,19 +50,25 @@ class Extent:
     space: Space
     pixel_m: float | None = None  # None: nobody has looked
 
-    def finest(self) -> int:
-        """Points along an axis for cells as large as what the images can show."""
+    def finest(self, times: float = 1.0) -> int:
+        """
+        Points along an axis for cells as large as what the images can show.
+
+        With so many `times` the views of a room, as many pixels fall on smaller cells.
+        """
         if self.pixel_m is None:
             return EncodingConfig().finest_points
         longest_m = 4.0 * max(self.space.half_extent_m)  # with what is contracted
-        return int(np.clip(longest_m / (_PIXELS_A_CELL * self.pixel_m), *_POINTS))
+        cell_m = _PIXELS_A_CELL * self.pixel_m / times**0.5
+        return int(np.clip(longest_m / cell_m, *_POINTS))
 
 
 def fitted(config: TrainConfig, sources: Mapping[str, PixelSource], positions: Array,
            ) -> tuple[TrainConfig, Space]:
     """Settings and space that suit what cameras at these positions (n, 3) have seen."""
     extent = look(sources, positions, config)
-    return config.settled(_views(sources), extent.finest()), extent.space
+    views = _views(sources)
+    return config.settled(views, extent.finest(wealth(views))), extent.space
 
 
 def look(sources: Mapping[str, PixelSource], positions: Array, config: TrainConfig) -> Extent:

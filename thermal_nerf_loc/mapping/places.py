@@ -171,14 +171,15 @@ def _panoramas(renderer: Renderer, positions: Array, rays: int) -> _Seen:
 
 
 def _usual_distance(renderer: Renderer, path: Array) -> float:
-    """Half of what is seen from the path is nearer."""
+    """Half of what is seen from the path is nearer; where all is fog still, half of that."""
     some = path[np.unique(np.linspace(0, len(path) - 1, _SCOUTS).round().astype(np.intp))]
     _, distance, weight, _ = _panoramas(renderer, some, _SCOUT_RAYS)
     surfaces = distance[weight > _SURE_OF_A_SURFACE]
-    if not len(surfaces):
-        raise InputError('map shows no surface from where its cameras stood',
+    seen = surfaces if len(surfaces) else distance[np.isfinite(distance) & (distance > 0.0)]
+    if not len(seen):
+        raise InputError('map shows nothing from where its cameras stood',
                          hint='Train it longer.')
-    return float(np.median(surfaces))
+    return float(np.median(seen))
 
 
 def _lattice(path: Array, up: Array, seen: _Seen, config: PlacesConfig, usual_m: float,

@@ -136,13 +136,12 @@ class TrainConfig:
 
         More views have more to tell: more steps to learn it, more rows to keep it.
         """
-        wealth = min(max(images / _FEW_IMAGES, 1.0), _MOST_WEALTH)
-        encoding, sampling = self.field.encoding, self.sampling
+        rich, encoding, sampling = wealth(images), self.field.encoding, self.sampling
         encoding = replace(
             encoding, finest=encoding.finest or finest, log2_rows=encoding.log2_rows
-            or NOMINAL_LOG2_ROWS + round(math.log2(wealth)))
+            or NOMINAL_LOG2_ROWS + round(math.log2(rich)))
         cells = min(max(encoding.finest_points // 4, _GRID_CELLS[0]), _GRID_CELLS[1])
-        return replace(self, steps=self.steps or round(_FEWEST_STEPS * wealth),
+        return replace(self, steps=self.steps or round(_FEWEST_STEPS * rich),
                        field=replace(self.field, encoding=encoding),
                        sampling=replace(sampling, grid_cells=sampling.grid_cells or cells))
 
@@ -159,3 +158,8 @@ class TrainConfig:
         if self.device == 'auto':
             return 'cuda' if torch.cuda.is_available() else 'cpu'
         return self.device
+
+
+def wealth(images: int) -> float:
+    """How many times the views of a room there are, within what training time allows."""
+    return min(max(images / _FEW_IMAGES, 1.0), _MOST_WEALTH)
