@@ -147,7 +147,8 @@ def torch_grid(grid: Any) -> Any:
             drawn = reference.propose(
                 torch.from_numpy(origins), torch.from_numpy(directions),
                 torch.from_numpy(self.values), self.space,
-                self.config.near * self.space.least_m, 2.0 * scale, self.config.far * scale, self.config.bins, exploring, jitter)
+                self.config.near * self.space.least_m, 2.0 * scale, self.config.far * scale,
+                self.config.bins, exploring, jitter)
             return drawn[0].numpy(), drawn[1].numpy()
 
         def observe(self, points: Any, densities: Any, decay: float = 0.1) -> None:
