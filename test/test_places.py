@@ -91,7 +91,7 @@ def test_a_map_of_fog_has_no_places(world):
             seen = world.render_rays(*rays)
             return replace(seen, opacity=0.0 * seen.opacity)
 
-    with pytest.raises(InputError, match='no surface'):
+    with pytest.raises(InputError, match='shows nothing'):
         find_places(Fog(), world.viewpoints, COARSE)
 
 
