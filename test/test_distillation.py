@@ -210,6 +210,31 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
         ThermalDepth.load(path)
 
 
+def test_masked_pixels_teach_nothing(room, monkeypatch):
+    """Neither measured depth nor the map's, where the robot sees itself."""
+    def masked(modality, record):
+        valid = np.ones((48, 64), bool)
+        valid[24:] = False
+        return replace(load_image(modality, record), valid=valid)
+
+    monkeypatch.setattr(depth_teacher, 'load_image', masked)
+    camera = small_camera(room.frames[0].records[THERMAL].camera)
+    for lesson in (*depth_teacher.labelled(room, (0,), camera),
+                   *depth_teacher.from_map(World(), room, (0,), camera)):
+        assert not lesson.trust[30:].any() and lesson.trust[:30].all()
+
+
+def test_two_lenses_are_refused(room):
+    from thermal_nerf_loc.cli.distill_depth import _one_lens
+    frames = list(room.frames)
+    record = frames[1].records[THERMAL]
+    frames[1] = replace(frames[1], records={THERMAL: replace(
+        record, camera=Camera.from_fov(64, 48, 90.0))})
+    assert _one_lens(room, room.train).size == (80, 60)
+    with pytest.raises(InputError, match='several lenses'):
+        _one_lens(replace(room, frames=tuple(frames)), room.train)
+
+
 def test_figures_of_depth():
     """By hand: 10 % too far everywhere, and the spread says so for half of the pixels."""
     truth = np.full((4, 6), 2.0, np.float32)

@@ -94,13 +94,12 @@ def gather(renderer: Any, scene: Any, args: argparse.Namespace, seed: int, progr
 
     from thermal_nerf_loc.mapping import depth_teacher as teacher
     from thermal_nerf_loc.mapping.onnx_depth import OnnxDepth
-    from thermal_nerf_loc.mapping.thermal_depth import small_camera
     from thermal_nerf_loc.sensing.frame import THERMAL
 
     scene.require(THERMAL)
     renderer.learner(THERMAL)
     frames = tuple(i for i in scene.train if THERMAL in scene.frames[i].records)
-    camera = small_camera(scene.frames[frames[0]].records[THERMAL].camera)
+    camera = _one_lens(scene, frames)
     deep = [i for i in frames if scene.frames[i].records[THERMAL].depth_path is not None]
     wanted = args.labels if args.labels is not None else (len(deep) if args.teacher == 'none'
                                                           else 0)
@@ -116,6 +115,23 @@ def gather(renderer: Any, scene: Any, args: argparse.Namespace, seed: int, progr
     rng = np.random.default_rng(seed)
     return camera, labels, lessons + teacher.unseen_views(renderer, scene, frames, camera,
                                                           args.views, rng, progress)
+
+
+def _one_lens(scene: Any, frames: tuple[int, ...]) -> Any:
+    """The small camera of all these frames' thermal images."""
+    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.mapping.thermal_depth import same_lens, small_camera
+    from thermal_nerf_loc.sensing.frame import THERMAL
+
+    if not frames:
+        raise InputError('no training frame has a thermal image', where=scene.root)
+    camera = small_camera(scene.frames[frames[0]].records[THERMAL].camera)
+    for index in frames:
+        if not same_lens(scene.frames[index].records[THERMAL].camera, camera):
+            raise InputError('thermal images have several lenses', where=scene.root,
+                             expected='one: a depth network knows a single lens',
+                             got=f'another one at {scene.frames[index].name}')
+    return camera
 
 
 def _spread(deep: list[int], wanted: int, scene: Any) -> tuple[int, ...]:

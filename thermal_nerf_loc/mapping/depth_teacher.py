@@ -23,7 +23,7 @@ from thermal_nerf_loc.mapping.places import Places
 from thermal_nerf_loc.mapping.settings import INVERSE, METRIC
 from thermal_nerf_loc.mapping.thermal_depth import shrunk
 from thermal_nerf_loc.progress import Progress, silent
-from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.rendering import Renderer, sureness
 from thermal_nerf_loc.sensing.vignetting import radius_squared
 
@@ -59,8 +59,7 @@ def labelled(scene: Scene, indices: tuple[int, ...], camera: Camera) -> list[Les
         depth = np.zeros(camera.size[::-1], np.float32)
         if image.depth_m is not None:
             depth = _sampled(np.nan_to_num(image.depth_m), camera)
-        lessons.append(Lesson(shrunk(image, camera), depth, (depth > 0.0).astype(np.float32),
-                              np.zeros_like(depth)))
+        lessons.append(_lesson(image, camera, depth, (depth > 0.0).astype(np.float32)))
     return lessons
 
 
@@ -72,7 +71,7 @@ def from_map(renderer: Renderer, scene: Scene, indices: tuple[int, ...], camera:
         record = scene.frames[index].records[THERMAL]
         seen = look(renderer, THERMAL, camera,
                      scene.frames[index].T_world_cam @ record.T_cam_sensor)
-        lessons.append(Lesson(shrunk(load_image(THERMAL, record), camera), *seen[1:]))
+        lessons.append(_lesson(load_image(THERMAL, record), camera, *seen[1:]))
         progress(done + 1, len(indices), 'depth of training views')
     return lessons
 
@@ -131,8 +130,7 @@ def from_rgb(model: RgbModel, kind: str, renderer: Renderer, scene: Scene,
                             np.linalg.inv(thermal.T_cam_sensor) @ rgb.T_cam_sensor)
         depth, trust = (_sampled(part, camera) for part in warped)
         trust = np.where(depth > 0.0, trust, np.float32(0.0))
-        lessons.append(Lesson(shrunk(load_image(THERMAL, thermal), camera), depth, trust,
-                              np.zeros_like(depth)))
+        lessons.append(_lesson(load_image(THERMAL, thermal), camera, depth, trust))
     return lessons
 
 
@@ -202,6 +200,15 @@ def look(renderer: Any, modality: str, camera: Camera, T: Array,
     shape = camera.size[::-1]
     return tuple(np.asarray(part, np.float32).reshape(shape) for part in (  # type: ignore[return-value]
         values[:, 0], seen.distance_m * rays[:, 2], trust, doubt))
+
+
+def _lesson(image: SensorImage, camera: Camera, depth_m: Array32, trust: Array32,
+            doubt: Array32 | None = None) -> Lesson:
+    """Where the image is masked (the robot's own body), nothing is taught."""
+    if image.valid is not None:
+        trust = trust * _sampled(image.valid, camera)
+    return Lesson(shrunk(image, camera), depth_m, trust,
+                  np.zeros_like(depth_m) if doubt is None else doubt)
 
 
 def _neighbours(scene: Scene, index: int, depths: dict[int, Array32]) -> Iterator[int]:

@@ -47,7 +47,7 @@ class DistillConfig:
     rate: float = setting(3e-3, 'of Adam, at first', 1e-6, 1.0)
     label_share: float = setting(0.25, 'of the images of a step: those with measured depth, '
                                  'beside a teacher', 0.0, 1.0)
-    alone_share: float = setting(0.75, 'the same, without a teacher', 0.0, 1.0)
+    alone_share: float = setting(0.5, 'the same, without a teacher', 0.0, 1.0)
     consistency: float = setting(0.3, 'weight of agreement between the two looks', 0.0, 100.0)
     turn_deg: float = setting(4.0, 'sigma of the turns, about each axis', 0.0, 30.0)
     offset_celsius: float = setting(0.5, 'sigma of what is added: cameras drift', 0.0, 50.0)

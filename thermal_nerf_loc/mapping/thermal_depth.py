@@ -24,7 +24,7 @@ from thermal_nerf_loc.sensing.frame import Frame, SensorImage, THERMAL
 Array32 = NDArray[np.float32]
 
 FORMAT, VERSION = 'thermal_nerf_loc thermal depth', 1
-_SAME_LENS = 0.02  # of the focal length: by as much depth would be wrong
+_SAME_LENS = 0.02  # of focal length, width, height: by as much depth would be wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,10 @@ class ThermalDepth:
             tensors = load(data)
             length = int.from_bytes(data[:8], 'little')
             told = json.loads(data[8:8 + length]).get('__metadata__', {}).get('thermal_depth')
+            facts = json.loads(told or '{}')
         except (SafetensorError, ValueError) as error:
             raise InputError('file is truncated, corrupt or no depth network', where=path,
                              expected='a safetensors file', got=str(error)) from None
-        facts = json.loads(told) if told else {}
         if facts.get('format') != FORMAT or facts.get('version') != VERSION:
             raise InputError('file is no depth network', where=path,
                              expected=f'{FORMAT}, version {VERSION}',
@@ -113,13 +113,20 @@ class ThermalDepth:
                              ) from None
 
     def _check_lens(self, camera: Camera) -> None:
-        small = camera.resized(*self.camera.size)
-        off = max(abs(small.fx / self.camera.fx - 1.0), abs(small.fy / self.camera.fy - 1.0))
-        if off > _SAME_LENS:
+        if not same_lens(camera, self.camera):
             raise InputError('thermal camera has another lens than the depth network knows',
                              expected=f'a focal length of {self.camera.fx / self.camera.width:.3f}'
-                             ' image widths', got=f'{camera.fx / camera.width:.3f}',
+                             ' image widths', got=f'{camera.fx / camera.width:.3f}, centre '
+                             f'({camera.cx / camera.width:.3f}, {camera.cy / camera.height:.3f})',
                              hint='Distill a network for this camera.')
+
+
+def same_lens(camera: Camera, other: Camera) -> bool:
+    """Whether both see as large and as far to the sides, whatever their resolutions."""
+    small = camera.resized(*other.size)
+    return (max(abs(small.fx / other.fx - 1.0), abs(small.fy / other.fy - 1.0)) <= _SAME_LENS
+            and abs(small.cx - other.cx) <= _SAME_LENS * other.width
+            and abs(small.cy - other.cy) <= _SAME_LENS * other.height)
 
 
 def small_camera(camera: Camera) -> Camera:
