@@ -7,7 +7,7 @@ import pytest
 
 from thermal_nerf_loc.localization import false_confidence
 from thermal_nerf_loc.localization.confidence import (
-    AMBIGUOUS, least_confidence, logit, OK)
+    AMBIGUOUS, ConfidenceConfig, judge, least_confidence, logit, OK, sigmas)
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.sensing.frame import THERMAL
 
@@ -46,6 +46,17 @@ def test_a_map_whose_wrong_poses_look_right_is_believed_less():
     assert doubted.verdict == AMBIGUOUS and 'wrong poses' in doubted.reason
     world.false_confidence = {'rgb+thermal': (-6.0, 1.0), 'rgb': (4.0, 1.0)}
     assert Localizer(world).localize(frame, start).verdict == OK
+
+
+def test_the_looser_a_pose_is_held_the_less_it_is_told():
+    """Below all that may be believed, and never the same for two."""
+    world, T, config = PaintedRoom(), make_poses(1, seed=2)[0], ConfidenceConfig()
+    found = Localizer(world).localize(take_frame(world, T), T)
+    unit = found.covariance / sigmas(found.covariance)[0]**2  # to hold it to a metre
+    judged = [judge(found.fits, sigma_m**2 * unit, config) for sigma_m in (0.05, 0.08, 0.2)]
+    told = [one.confidence for one in judged]
+    assert config.min_confidence > told[0] > 1.3 * told[1] > 1.3 * told[2] > 0.0
+    assert all(one.verdict == AMBIGUOUS and one.partial for one in judged)
 
 
 def test_wrong_starts_in_an_exact_world_are_hardly_confident():

@@ -90,6 +90,8 @@ def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig,
                          f'found by a search, and the images agree with the map only to '
                          f'{agreed:.2f}')
     if looseness > 1.0:
+        # in proportion, below all that may be believed: the looser, the likelier it is off
+        told = 0.9 * config.min_confidence * confidence / looseness
         return Judgement(told, AMBIGUOUS, f'the view holds the pose only to {sigma_m:.2g} m, '
                                           f'{sigma_deg:.2g} deg', partial=True)
     if confidence < least:
