@@ -196,8 +196,8 @@ def report(name: str, answers: Sequence[Answer]) -> dict[str, Any]:
           for key, f in figures.items() if key != 'cases'])
     total = figures['all']
     if total['auroc'] is not None:
-        print(f'AUROC {total["auroc_with_loose"]:.4f} (target {TARGET_AUROC}), every answer off by '
-              f'more than {100 * WRONG_M:g} cm or {WRONG_DEG:g} deg being wrong; '
+        print(f'AUROC {total["auroc_with_loose"]:.4f} (target {TARGET_AUROC}), every answer off '
+              f'by more than {100 * WRONG_M:g} cm or {WRONG_DEG:g} deg being wrong; '
               f'{total["auroc"]:.4f} without the loose ones')
     print(f'{100 * total["wrong_but_ok_share"]:.2f} % wrong but believed '
           f'(target < {100 * TARGET_WRONG:g} %)')
