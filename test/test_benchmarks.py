@@ -12,9 +12,9 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
 PROGRAMS = ('candidates', 'failure_detection', 'import_bag', 'localization', 'map_cost',
-            'nerfacto', 'pose_basin', 'ray_sampling', 'refinement', 'rendering_speed',
-            'roofline', 'self_supervision', 'thermal_depth', 'training_curve',
-            'training_throughput')
+            'moving_things', 'nerfacto', 'pose_basin', 'ray_sampling', 'refinement',
+            'rendering_speed', 'roofline', 'self_supervision', 'thermal_depth',
+            'training_curve', 'training_throughput')
 
 
 @pytest.fixture(autouse=True)

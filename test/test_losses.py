@@ -64,6 +64,19 @@ def test_the_learned_weight_is_the_inverse_of_the_residuals_variance():
     assert balance.weight('thermal', torch.tensor(0.0025)) == pytest.approx(4.0)
 
 
+def test_huber_is_not_drawn_to_what_passes_by():
+    """One pixel in six shows somebody else; the small residuals count as in l2."""
+    truth = torch.tensor([0.3] * 50 + [0.9] * 10)[:, None]
+    places = torch.linspace(0.2, 1.0, 801)
+    best = {kind: float(places[min(range(len(places)), key=lambda k: float(
+        photometric(places[k].expand_as(truth), truth, kind)))]) for kind in ('l2', 'huber')}
+    assert best['l2'] == pytest.approx(0.4, abs=2e-3)  # the mean
+    assert best['huber'] == pytest.approx(0.32, abs=2e-3)  # 50 (x - 0.3) = 10 * 0.1
+    near = torch.tensor([[0.31], [0.35]])
+    assert float(photometric(near, torch.full_like(near, 0.3), 'huber')) == pytest.approx(
+        float(photometric(near, torch.full_like(near, 0.3), 'l2')))
+
+
 def batch(images, pixels_per_image, seed=0):
     rng = np.random.default_rng(seed)
     count = images * pixels_per_image

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-_OPTIONS = ('strategy', 'modality', 'steps', 'max_seconds', 'device', 'seed')
+_OPTIONS = ('strategy', 'modality', 'steps', 'max_seconds', 'device', 'seed', 'loss')
 _CALIBRATION_VIEWS = 24  # some seconds of work
 _PLACES_SHARE = 0.25  # of the training's rays, at most, are spent on places
 _FEWEST_PLACES = 40
@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--max-seconds', type=float, metavar='S',
                         help='stop after this time; the schedule is fitted to it, so the map '
                         'depends on how fast this machine is')
+    parser.add_argument('--loss', choices=('l2', 'huber'),
+                        help='huber: where people and things moved in some of the images '
+                        '(default: l2)')
     parser.add_argument('--resume', action='store_true',
                         help='continue an interrupted training from M.checkpoint')
     parser.add_argument('--refine', type=_names, metavar='WHAT',
