@@ -43,7 +43,7 @@ CONFIG = LocalizerConfig(relocalize=RelocalizeConfig(candidates=6, places=PlaceS
 def room() -> PaintedRoom:
     """A room that knows its places."""
     made = PaintedRoom()
-    made.places = find_places(made, path(12), PlacesConfig(spacing_m=0.6, rays=400))
+    made.places = find_places(made, path(12), PlacesConfig(spacing=0.36, rays=400))
     return made
 
 

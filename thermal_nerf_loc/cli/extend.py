@@ -65,11 +65,13 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 def training_of(radiance_map: Any, steps: int | None = None, device: str | None = None) -> Any:
     """How the map was trained; its poses are taken as they are now."""
     from thermal_nerf_loc.config import check, from_mapping
-    from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
+    from thermal_nerf_loc.mapping.settings import TrainConfig
 
-    config = replace(from_mapping(TrainConfig, dict(radiance_map.info.training), 'map: training'),
+    told = {name: value for name, value in radiance_map.info.training.items()
+            if name not in ('places', 'refine')}  # found anew, and not at all
+    config = replace(from_mapping(TrainConfig, told, 'map: training'),
                      steps=steps or radiance_map.info.steps, max_seconds=None,
-                     refine=RefineConfig(), device=device or 'auto')
+                     device=device or 'auto')
     check(config, 'option')
     return config
 
