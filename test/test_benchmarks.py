@@ -219,3 +219,19 @@ def test_only_modalities_of_both_map_and_views_are_tried() -> None:
     assert modalities_of(thermal, [both]) == modalities_of(both, [both, thermal]) == ['thermal']
     with pytest.raises(InputError, match='no modality in common'):
         modalities_of(thermal, [rgb])
+
+
+def test_what_was_found_is_told_beside_what_could_be(capsys: pytest.CaptureFixture[str]) -> None:
+    """Three maps in a row, and the accepted poses in centimetres."""
+    from self_supervision import report
+    quality = {'rgb_psnr': 22.5, 'rgb_ssim': 0.6, 'thermal_psnr': 28.5,
+               'thermal_mae_celsius': 0.5, 'depth_median_error_m': 0.04}
+    figures = {'before': quality, 'after': quality, 'true_poses': quality,
+               'views': {'before': 20, 'after': 33, 'true_poses': 40}, 'tried': 20,
+               'accepted_share': 0.65, 'refused': {'lost': 5, 'unstable': 2},
+               'accepted_truth': {'median_m': 0.011, 'median_deg': 0.25, 'worst_m': 0.0296,
+                                  'worst_deg': 0.8, 'worse_than_5cm_2deg': 0}}
+    report(SimpleNamespace(steps=1000, unposed=0.5, pattern='spread'), figures)
+    told = capsys.readouterr().out
+    for part in ('with those found', '33', '22.5', '65', '5 lost, 2 unstable', '2.96', '0.8'):
+        assert part in told
