@@ -24,7 +24,8 @@ def options() -> argparse.ArgumentParser:
     made = parser(__doc__)
     made.add_argument('--what', nargs='+', choices=CASES, default=list(CASES),
                       help='(default: all)')
-    made.add_argument('--method', choices=('features', 'gradient', 'both'), default='features',
+    made.add_argument('--method', choices=('features', 'gradient', 'both', 'edges'),
+                      default='features',
                       help='of refinement (default: features)')
     made.add_argument('--frames', type=int, default=80, metavar='N', help='(default: 80)')
     made.add_argument('--steps', type=int, default=3000, metavar='N', help='(default: 3000)')
@@ -36,7 +37,7 @@ def main() -> int:
     args = options().parse_args()
     prepare(args)
     if args.quick:
-        args.frames, args.steps = 24, 60
+        args.frames, args.steps = 12, 30
     runs: dict[str, Callable[[Any], dict[str, Any]]] = {
         'poses': poses, 'rig': rig, 'thermal': thermal}
     return finish(args, {name: runs[name](args) for name in args.what})
@@ -79,7 +80,7 @@ def scene_of(args: argparse.Namespace, clean: bool = False) -> Any:
     """The room's views, made once."""
     from thermal_nerf_loc.data.nerfstudio import load_scene
 
-    size = (64, 48) if args.quick else (160, 120)
+    size = (48, 36) if args.quick else (160, 120)
     return load_scene(room(args.frames, size, clean=clean))
 
 
@@ -92,7 +93,8 @@ def trained(args: argparse.Namespace, scene: Any, what: tuple[str, ...] = (), ju
     from thermal_nerf_loc.mapping.trainer import train
 
     refine = RefineConfig(what, 'gradient' if args.quick else args.method)
-    config = TrainConfig(steps=args.steps, refine=refine, checkpoint_seconds=0.0, **settings)
+    config = TrainConfig(steps=args.steps, rays=256 if args.quick else 2048, refine=refine,
+                         checkpoint_seconds=0.0, **settings)
     result = train(scene, config)
     seen = with_held_out(scene, result.scene, result.map) if 'poses' in what else result.scene
     if judge is not None:

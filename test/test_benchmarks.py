@@ -12,7 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
 PROGRAMS = ('candidates', 'failure_detection', 'import_bag', 'localization', 'map_cost',
-            'moving_things', 'nerfacto', 'pose_basin', 'ray_sampling', 'refinement',
+            'moving_things', 'nerfacto', 'pose_basin', 'ray_sampling', 'real_rig', 'refinement',
             'rendering_speed', 'roofline', 'self_supervision', 'thermal_depth',
             'training_curve', 'training_throughput')
 
@@ -235,3 +235,41 @@ def test_what_was_found_is_told_beside_what_could_be(capsys: pytest.CaptureFixtu
     told = capsys.readouterr().out
     for part in ('with those found', '33', '22.5', '65', '5 lost, 2 unstable', '2.96', '0.8'):
         assert part in told
+
+
+def test_marked_targets_tell_the_rig(tmp_path: Path) -> None:
+    """Sightings of known points from known places give the rig back, and no pixel off."""
+    from real_rig import marked_points, marks_off, median_off, reference_rig
+
+    from thermal_nerf_loc.geometry import se3
+    from thermal_nerf_loc.geometry.camera import Camera
+
+    rng = np.random.default_rng(0)
+    rgb, thermal = Camera.from_fov(640, 360, 60.0), Camera.from_fov(640, 512, 60.0)
+    rig = se3.exp([-0.1, 0.02, 0.05, 0.01, 0.02, -0.01])
+    poses = [se3.exp([0.5 * k, 0.1 * k, 0.0, 0.0, -0.05 * k, 0.0]) for k in range(4)]
+    records = {'rgb': SimpleNamespace(camera=rgb), 'thermal': SimpleNamespace(camera=thermal)}
+    scene = SimpleNamespace(frames=[SimpleNamespace(T_world_cam=T, records=records)
+                                    for T in poses])
+
+    def seen(camera: Camera, T: np.ndarray, point: np.ndarray) -> list[float]:
+        return camera.project((se3.inverse(T) @ [*point, 1.0])[None, :3])[0][0].tolist()
+
+    targets = [[[k, *seen(rgb, T, point), *seen(thermal, T @ rig, point)]
+                for k, T in enumerate(poses)] for point in rng.uniform((-1, -1, 5), (2, 1, 9),
+                                                                       (8, 3))]
+    (tmp_path / 'marks.json').write_text(json.dumps(targets))
+    marks = marked_points(scene, tmp_path / 'marks.json')
+    assert marks_off(marks, rig).max() < 1e-6
+    assert median_off(marks, np.eye(4)) > 3.0 and median_off(None, rig) is None
+    np.testing.assert_allclose(reference_rig(marks), rig, atol=1e-4)
+
+
+def test_marks_are_sightings_of_targets_in_several_frames() -> None:
+    """The file for the frescoed room: each target two frames or more, pixels within the images."""
+    targets = json.loads((FOLDER / 'arco_marks.json').read_text())
+    assert sum(map(len, targets)) > 30
+    for sightings in targets:
+        rows = np.array(sightings)
+        assert len(set(rows[:, 0])) == len(rows) > 1
+        assert (rows[:, 1:] > 0).all() and (rows[:, 1:] < (640, 360, 640, 512)).all()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,8 +21,10 @@ from thermal_nerf_loc.field.field import FieldConfig
 from thermal_nerf_loc.field.proposal import SamplingConfig
 from thermal_nerf_loc.field.render import render, Samples, View
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.mapping import cross_modal
 from thermal_nerf_loc.mapping.adjustment import adjust
-from thermal_nerf_loc.mapping.cross_modal import find_turn
+from thermal_nerf_loc.mapping.cross_modal import find_rig
 from thermal_nerf_loc.mapping.motions import gauge_basis, motion, velocities
 from thermal_nerf_loc.mapping.rig import Coarseness, Corrections
 from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
@@ -30,6 +33,7 @@ from thermal_nerf_loc.mapping.trainer import train, Trainer
 from thermal_nerf_loc.progress import silent
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
+from thermal_nerf_loc.simulation.world import make_world
 
 EVERYTHING = ('poses', 'rig', 'intrinsics', 'time')
 TINY = TrainConfig(
@@ -200,18 +204,61 @@ def test_what_was_refined_is_where_the_map_says(scene: Scene, tmp_path: Path) ->
     out.unlink()
 
 
-def test_edges_find_a_turned_rig(tmp_path: Path) -> None:
-    """To where a shift between the cameras may hide; and what they cannot tell is refused."""
-    simulate_dataset(tmp_path / 'room', SimulationConfig(frames=8, size=(80, 60),
+def test_edges_find_the_rig(tmp_path: Path) -> None:
+    """Turned and shifted, where depth is known; and what they cannot tell is refused."""
+    simulate_dataset(tmp_path / 'room', SimulationConfig(frames=16, size=(160, 120),
                                                          supersampling=1))
-    bad = spoiled(load_scene(tmp_path / 'room'), SpoilConfig(rig_deg=6.0))
-    found = find_turn(bad)
+    bad = spoiled(load_scene(tmp_path / 'room'), SpoilConfig(rig_deg=5.0, rig_m=0.06))
+    world = make_world('room')
+    found = find_rig(bad, lambda origins, directions: world.render_rays(
+        'rgb', origins, directions).distance_m)
     record = bad.frames[0].records['thermal']
-    turned = record.T_cam_sensor @ se3.from_parts(found.R, np.zeros(3))
-    assert se3.distance(turned, record.T_cam_sensor_true)[1] < 3.0
+    off_m, off_deg = se3.distance(record.T_cam_sensor @ found.T, record.T_cam_sensor_true)
+    assert off_m < 0.05 and off_deg < 1.2  # few views: shift and turn trade
     assert found.correlation > found.before
     with pytest.raises(InputError, match='rig alone'):
         RefineConfig(('poses',), 'edges')
+
+
+def test_slopes_of_likeness_are_differences() -> None:
+    """In all six directions of the rig, where edges are smooth and none leaves the view."""
+    rng = np.random.default_rng(0)
+    camera = Camera.from_fov(60, 50, 70.0)
+    heat = cv2.GaussianBlur(rng.normal(size=(50, 60)).astype(np.float32), (0, 0), 6.0)
+    rays = Camera.from_fov(30, 25, 35.0).rays()
+    points = rays / rays[:, 2:] * rng.uniform(1.0, 3.0, (len(rays), 1))
+    slopes = tuple(cv2.Sobel(heat, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
+    edges = [cross_modal._Edges(points, rng.normal(size=len(points)).astype(np.float32), heat,
+                                slopes, camera, np.eye(4))]
+    T, h = se3.exp([0.01, -0.02, 0.01, 0.02, 0.01, -0.03]), 1e-2  # look-ups are in 1/32 pixel
+    score, g, H = cross_modal._slopes(edges, T)
+    assert score == pytest.approx(cross_modal._score(edges, T), abs=1e-6)
+    for axis in np.eye(6):
+        up, down = (cross_modal._score(edges, se3.plus(T, sign * h * axis))
+                    for sign in (1.0, -1.0))
+        assert (up - down) / (2 * h) == pytest.approx(g @ axis, abs=0.1 * np.abs(g).max())
+    assert (np.linalg.eigvalsh(H) >= -1e-9).all()
+
+
+def test_heat_waits_until_its_camera_has_a_place(scene: Scene) -> None:
+    """Colour alone learns first; then the rig is found, once, and a checkpoint knows it."""
+    config = replace(TINY, steps=32, refine=RefineConfig(('rig',), 'edges', rig_at=0.5))
+    made = trainer_of(scene, config)
+    made.step(0.0)
+    branches = made.learners[0].field.branches
+    assert all(p.grad is None for p in branches['thermal'].parameters())
+    assert any(p.grad is not None for p in branches['rgb'].parameters())
+    assert not made.corrections.placed and not made.corrections.is_due(0.4)
+    assert made.corrections.is_due(0.5)
+    result = train(scene, config)
+    assert -1.0 < result.map.info.refinement['edge_correlation'] < 1.0
+    made.corrections.place(se3.exp([0.0, 0.0, 0.0, 0.1, 0.0, 0.0]), 0.5)
+    made.step(0.0)
+    assert any(p.grad is not None for p in branches['thermal'].parameters())
+    other = trainer_of(scene, config)
+    other.restore(made.state(0.0))
+    assert other.corrections.placed and not other.corrections.is_due(1.0)
+    assert torch.equal(other.corrections.rig_correction(), made.corrections.rig_correction())
 
 
 def test_velocity_is_that_of_the_path() -> None:

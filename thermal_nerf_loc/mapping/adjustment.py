@@ -1,23 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Poses and rig before training: bundle adjustment over all that a scene's images share."""
+"""Poses and rig from what images share: points before training, edges in the midst of it."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.data.scene import load_image, Scene
 from thermal_nerf_loc.errors import RunError
-from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.field.inference import CpuRenderer, render_torch
+from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.mapping.bundle import Bundle, Cameras, Problem, Sensor
-from thermal_nerf_loc.mapping.cross_modal import find_turn
+from thermal_nerf_loc.mapping.cross_modal import Array32, find_rig, Look
 from thermal_nerf_loc.mapping.features import find_tracks
 from thermal_nerf_loc.mapping.rig import Corrections
-from thermal_nerf_loc.mapping.settings import EDGES, INTRINSICS, POSES, RIG, TIME
+from thermal_nerf_loc.mapping.settings import INTRINSICS, POSES, RIG, TIME
 from thermal_nerf_loc.progress import Progress
-from thermal_nerf_loc.sensing.frame import THERMAL
+from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 _NOMINAL_WIDTH_PX = 160
+_CHUNK_RAYS = 8192
+_SAMPLES, _EXPLORING = 32, 0.5
 _FEWEST_EACH = 15  # sightings an image, on average, for its pose to be believed
 
 
@@ -30,11 +33,6 @@ def adjust(corrections: Corrections, scene: Scene, progress: Progress) -> tuple[
     """
     what, found = corrections.config.what, []
     cameras = Cameras(corrections.given, np.eye(4), np.zeros(3), 0.0)
-    if corrections.config.method == EDGES:
-        progress(0.0, 1.0, 'edges of heat on edges of colour')
-        turn = se3.from_parts(find_turn(scene).R, np.zeros(3))
-        corrections.begin_at(replace(cameras, rig=turn))
-        return ()
     movable = bool({RIG, INTRINSICS, TIME} & set(what))
     if POSES in what:
         fixed = [name for name in corrections.modalities if not (movable and name == THERMAL)]
@@ -45,6 +43,34 @@ def adjust(corrections: Corrections, scene: Scene, progress: Progress) -> tuple[
         cameras = found[-1].cameras
     corrections.begin_at(cameras)
     return tuple(found)
+
+
+def place_thermal(corrections: Corrections, scene: Scene, learners: Sequence[Learner],
+                  progress: Progress) -> None:
+    """Find the rig by edges, now that the field knows how far away is what colour shows."""
+    learner = next(learner for learner in learners if RGB in learner.modalities)
+    progress(0.0, 1.0, 'edges of heat on edges of colour')
+    found = find_rig(corrections.applied(scene), _looking_with(learner))
+    corrections.place(found.T, found.correlation)
+
+
+def _looking_with(learner: Learner) -> Look:
+    """Distances that a field in training sees; its sampling grid is not trusted yet."""
+    field, grid = learner.field, learner.grid
+    on_cpu = field.encoding.table.device.type == 'cpu'
+    fast = CpuRenderer(field, grid, RGB) if on_cpu else None
+
+    def look(origins: Array32, directions: Array32) -> Array32:
+        out = []
+        for i in range(0, len(origins), _CHUNK_RAYS):
+            o, d = (np.ascontiguousarray(part[i:i + _CHUNK_RAYS], np.float32)
+                    for part in (origins, directions))
+            seen = (fast.render(o, d, _SAMPLES, _EXPLORING) if fast is not None else
+                    render_torch(field, grid, RGB, o, d, _SAMPLES, _EXPLORING))
+            out.append(seen[1])
+        return np.concatenate(out)
+
+    return look
 
 
 def _bundle(corrections: Corrections, scene: Scene, modalities: list[str],

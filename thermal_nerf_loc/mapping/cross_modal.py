@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How the thermal camera is turned in the rig, from nothing: edges of heat lie on edges of colour.
+Where the thermal camera is in the rig, from nothing: edges of heat lie on edges of colour.
 
-Both images of a frame become gradient magnitudes, blurred; for a turn D the colour image is looked
-up along the thermal camera's rays, and the correlation is averaged over all frames. A lattice of
-turns is searched coarsely, then ever finer with less blur. The scene counts as far away: a shift
-between the cameras hides in the turn, to be found by what comes after.
+A map of colour alone tells how far away is what a colour image shows, so that its edges can be
+carried into the thermal image of the same frame, whatever the rig D. What is climbed is their
+correlation over all frames f:
+
+    S(D) = mean_f corr(colour edges, heat edges at project((T_cam_thermal D)^-1 p))
+
+First on a lattice of turns with much blur, then by damped Gauss-Newton steps in all six
+directions with ever less.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -22,51 +26,63 @@ from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
+Look = Callable[[Array32, Array32], Array32]  # origins, unit directions (n, 3) -> distances (n,)
 
 _WIDTH_PX = 160  # images are made so small first
 _MOST_FRAMES = 40
-# blur (pixels), reach and step of the lattice (degrees), around the best turn so far
-_ROUNDS = ((4.0, 12.0, 3.0), (2.5, 3.0, 1.0), (1.5, 1.0, 0.33))
-_LEAST_IN_VIEW = 0.25
+_LATTICE_BLUR_PX = 4.0
+_LATTICE_DEG = (12.0, 3.0)  # reach and step
+_BLURS_PX = (4.0, 2.5, 1.5, 1.0)
+_AROUND_PX = 10.0
+_CLIMBS = 25  # steps with each blur, at most
+_ENOUGH = 1e-5  # of the correlation: a step that gains less ends a climb
+_LEAST_IN_VIEW = 0.1  # of a frame's points
 _FEWEST_TO_COMPARE = 5  # frames, for what they have in common to be told from the scene
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Turn:
-    """The best turn behind the given rig, and the mean correlation there and before."""
+class FoundRig:
+    """The best rig behind the given one, and the correlation there and before."""
 
-    R: Array  # (3, 3)
+    T: Array  # (4, 4)
     correlation: float
     before: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Pair:
-    """Edges of one frame's images, and how the rays of the one reach the other."""
+class _Frame:
+    """One frame's images, small, and where in space its colour pixels are."""
 
     colour: Array32
     heat: Array32
-    colour_camera: Camera
-    rays: Array  # (n, 3) of the thermal camera's pixels
-    R_cam_thermal: Array
+    points: Array  # (height, width, 3) in the reference camera
+    thermal: Camera
+    T_cam_thermal: Array
 
 
-def find_turn(scene: Scene) -> Turn:
-    """Search around the rig as the scene has it."""
-    both = [i for i in scene.train if {RGB, THERMAL} <= set(scene.frames[i].records)]
-    chosen = both[::max(1, -(-len(both) // _MOST_FRAMES))]
-    images = [{name: load_image(name, scene.frames[i].records[name]) for name in (RGB, THERMAL)}
-              for i in chosen]
-    pattern = _pattern([image[THERMAL] for image in images])
-    best, before, score = np.eye(3), 0.0, 0.0
-    for sigma_px, reach_deg, step_deg in _ROUNDS:
-        pairs = _uncommon([_pair(image[RGB], image[THERMAL], pattern, sigma_px)
-                           for image in images])
-        turns = best @ se3.so3_exp(np.deg2rad(_lattice(reach_deg, step_deg)))
-        scores = np.array([_score(pairs, R) for R in turns])
-        best, score = turns[int(scores.argmax())], float(scores.max())
-        before = _score(pairs, np.eye(3))
-    return Turn(best, score, before)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Edges:
+    """Edges of one frame at one blur."""
+
+    points: Array  # (n, 3)
+    colour: Array32  # (n,)
+    heat: Array32  # (height, width)
+    slopes: tuple[Array32, ...]  # of heat, in x and in y
+    thermal: Camera
+    T_cam_thermal: Array
+
+
+def find_rig(scene: Scene, look: Look) -> FoundRig:
+    """Search around the rig as the scene has it; `look` tells how far the colour map sees."""
+    frames = _frames(scene, look)
+    length = float(np.median([np.median(frame.points[..., 2]) for frame in frames]))
+    coarse = [_edges_of(frame, _LATTICE_BLUR_PX, 3) for frame in frames]
+    turns = se3.from_parts(se3.so3_exp(np.deg2rad(_lattice(*_LATTICE_DEG))), np.zeros(3))
+    best = turns[int(np.argmax([_score(coarse, T) for T in turns]))]
+    for blur_px in _BLURS_PX:
+        edges = [_edges_of(frame, blur_px, 2) for frame in frames]
+        best = _climbed(edges, best, length)
+    return FoundRig(best, _score(edges, best), _score(edges, np.eye(4)))
 
 
 def _lattice(reach: float, step: float) -> Array:
@@ -76,50 +92,114 @@ def _lattice(reach: float, step: float) -> Array:
     return np.asarray(w[np.linalg.norm(w, axis=1) <= reach + 1e-9])
 
 
-def _score(pairs: Sequence[_Pair], R: Array) -> float:
-    """Mean correlation of edges over all frames."""
-    return float(np.mean([_correlation(pair, R) for pair in pairs]))
+def _climbed(edges: Sequence[_Edges], T: Array, length: float) -> Array:
+    """Uphill from T. Heat has edges that colour lacks, so steps are tried longer and longer."""
+    unit = np.repeat((length, 1.0), 3)
+    score, g, H = _slopes(edges, T)
+    reach = 1.0
+    for _ in range(_CLIMBS):
+        g, H = g * unit, H * unit * unit[:, None]
+        step = unit * np.linalg.solve(H + 1e-3 * np.trace(H) / 6.0 * np.eye(6), reach * g)
+        trial = se3.plus(T, step)
+        after = _slopes(edges, trial)
+        g, H = g / unit, H / unit / unit[:, None]
+        gain = after[0] - score
+        if gain <= 0.0:
+            reach *= 0.3
+        else:
+            T, (score, g, H), reach = trial, after, min(1.5 * reach, 5.0)
+        if abs(gain) < _ENOUGH:
+            break
+    return T
 
 
-def _correlation(pair: _Pair, R: Array) -> float:
-    uv, seen = pair.colour_camera.project(pair.rays @ (pair.R_cam_thermal @ R).T)
-    if seen.mean() < _LEAST_IN_VIEW:
-        return -1.0
-    where = (uv[seen] - 0.5).astype(np.float32)[None]
-    colour = cv2.remap(pair.colour, where, None, cv2.INTER_LINEAR)[0]  # type: ignore[call-overload]
-    heat = pair.heat.reshape(-1)[seen]
-    # little in view correlates easily by chance
-    return float(np.corrcoef(colour, heat)[0, 1] * np.sqrt(seen.mean()))
+def _score(edges: Sequence[_Edges], T: Array) -> float:
+    """Correlation of edges, mean over frames; 0 for those that see little."""
+    total = 0.0
+    for edge in edges:
+        uv, seen = edge.thermal.project(_in_thermal(edge, T))
+        if seen.mean() >= _LEAST_IN_VIEW:
+            heat, colour = (_unit(part) for part in (_at(edge.heat, uv[seen]), edge.colour[seen]))
+            total += float(colour @ heat)
+    return total / len(edges)
 
 
-def _pair(rgb: SensorImage, thermal: SensorImage, pattern: Array32 | None, sigma_px: float,
-          ) -> _Pair:
-    colour, colour_camera = _small(rgb.values.mean(axis=-1), rgb.camera)
-    values = thermal.values[..., 0]
-    heat, heat_camera = _small(values if pattern is None else values - pattern, thermal.camera)
-    step = 2 if sigma_px >= 2.0 else 1
-    coarse = heat_camera.resized(heat_camera.width // step, heat_camera.height // step)
-    edges = cv2.resize(_edges(heat, sigma_px), coarse.size, interpolation=cv2.INTER_AREA)
-    return _Pair(_edges(colour, sigma_px), np.asarray(edges, np.float32), colour_camera,
-                 coarse.rays(), thermal.T_cam_sensor[:3, :3])
+def _slopes(edges: Sequence[_Edges], T: Array) -> tuple[float, Array, Array]:
+    """The score, its gradient in a twist behind T, and a bound on its curvature."""
+    total, g, H = 0.0, np.zeros(6), np.zeros((6, 6))
+    for edge in edges:
+        p = _in_thermal(edge, T)
+        uv, J, seen = edge.thermal.project_with_jacobian(p)
+        if seen.mean() < _LEAST_IN_VIEW:
+            continue
+        p, uv, J = p[seen], uv[seen], J[seen]
+        heat, colour = _at(edge.heat, uv), edge.colour[seen]
+        slope = np.stack([_at(part, uv) for part in edge.slopes], axis=-1)
+        by_point = np.einsum('ni,nij->nj', slope, J)
+        D = np.concatenate([-by_point, np.cross(by_point, p)], axis=1)  # p moves by -v - w x p
+        D -= D.mean(axis=0)
+        strength = max(float(np.linalg.norm(heat - heat.mean())), 1e-12)
+        h, c = _unit(heat), _unit(colour)
+        D = (D - h[:, None] * (h @ D)) / strength
+        total, g, H = total + float(c @ h), g + c @ D, H + D.T @ D
+    return total / len(edges), g / len(edges), H / len(edges)
 
 
-def _uncommon(pairs: Sequence[_Pair]) -> list[_Pair]:
-    """Without what all frames have alike: how pictures are composed tells nothing of the rig."""
-    if len(pairs) < _FEWEST_TO_COMPARE or len({(p.colour.shape, p.heat.shape)
-                                               for p in pairs}) > 1:
-        return list(pairs)
-    colour, heat = (np.mean([getattr(p, name) for p in pairs], axis=0)
-                    for name in ('colour', 'heat'))
-    return [replace(p, colour=p.colour - colour, heat=p.heat - heat) for p in pairs]
+def _unit(values: Array32) -> Array:
+    """Without mean, of length 1."""
+    centred = values.astype(np.float64) - values.mean()
+    return np.asarray(centred / max(float(np.linalg.norm(centred)), 1e-12))
 
 
-def _edges(values: Array32, sigma_px: float) -> Array32:
-    """Gradient magnitude, its strongest tamed, blurred."""
+def _in_thermal(edge: _Edges, T: Array) -> Array:
+    X = se3.inverse(edge.T_cam_thermal @ T)
+    return np.asarray(edge.points @ X[:3, :3].T + X[:3, 3])
+
+
+def _at(image: Array32, uv: Array) -> Array32:
+    where = (uv - 0.5).astype(np.float32)[None]
+    return np.asarray(cv2.remap(image, where, None, cv2.INTER_LINEAR,  # type: ignore[call-overload]
+                                borderMode=cv2.BORDER_REPLICATE)[0])
+
+
+def _frames(scene: Scene, look: Look) -> list[_Frame]:
+    both = [i for i in scene.train if {RGB, THERMAL} <= set(scene.frames[i].records)]
+    chosen = both[::max(1, -(-len(both) // _MOST_FRAMES))]
+    images = [{name: load_image(name, scene.frames[i].records[name]) for name in (RGB, THERMAL)}
+              for i in chosen]
+    pattern = _pattern([image[THERMAL] for image in images])
+    out = []
+    for i, image in zip(chosen, images):
+        colour, camera = _small(image[RGB].values.mean(axis=-1), image[RGB].camera)
+        rays, T = camera.rays(), scene.frames[i].T_world_cam @ image[RGB].T_cam_sensor
+        directions = (rays @ T[:3, :3].T).astype(np.float32)
+        origins = np.broadcast_to(T[:3, 3].astype(np.float32), directions.shape)
+        rig = image[RGB].T_cam_sensor
+        points = (rays * look(origins, directions)[:, None]) @ rig[:3, :3].T + rig[:3, 3]
+        values = image[THERMAL].values[..., 0]
+        heat, thermal = _small(values if pattern is None else values - pattern,
+                               image[THERMAL].camera)
+        out.append(_Frame(colour, heat, points.reshape(*colour.shape, 3), thermal,
+                          image[THERMAL].T_cam_sensor))
+    return out
+
+
+def _edges_of(frame: _Frame, blur_px: float, every: int) -> _Edges:
+    heat = _steepness(frame.heat, blur_px)
+    slopes = tuple(np.asarray(cv2.Sobel(heat, cv2.CV_32F, *order, scale=1 / 8), np.float32)
+                   for order in ((1, 0), (0, 1)))
+    colour = _steepness(frame.colour, blur_px)[::every, ::every].reshape(-1)
+    points = frame.points[::every, ::every].reshape(-1, 3)
+    return _Edges(points, colour, heat, slopes, frame.thermal, frame.T_cam_thermal)
+
+
+def _steepness(values: Array32, blur_px: float) -> Array32:
+    """Gradient magnitude above what is usual around it, its strongest tamed, blurred."""
     smooth = cv2.GaussianBlur(values, (0, 0), 1.0)
     steep = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    tamed = np.minimum(steep, np.quantile(steep, 0.98))
-    return np.asarray(cv2.GaussianBlur(tamed, (0, 0), sigma_px), np.float32)
+    usual = cv2.GaussianBlur(steep, (0, 0), _AROUND_PX) + np.median(steep) + 1e-9
+    above = np.sqrt(np.maximum(steep / usual - 1.0, 0.0))
+    return np.asarray(cv2.GaussianBlur(above, (0, 0), blur_px), np.float32)
 
 
 def _small(values: Array32, camera: Camera) -> tuple[Array32, Camera]:

@@ -65,6 +65,8 @@ class RefineConfig:
     method: str = setting(FEATURES, 'features: bundle adjustment before training; gradient: of '
                           'the images, while training; both: in turn; edges: the rig by '
                           'edges of heat on edges of colour, then gradient', choices=METHODS)
+    rig_at: float = setting(0.25, 'share of the training that colour learns alone, before edges '
+                            'tell the rig', 0.05, 0.5)
     form: str = setting('so3xr3', 'parameters of a correction', choices=('so3xr3', 'se3', '6d'))
     learning_rate: float = setting(2e-4, 'radians, or scene scales', 1e-7, 1.0)
     decay: float = setting(0.01, 'last learning rate over the first', 1e-6, 1.0)

@@ -26,7 +26,7 @@ from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.field.space import Space, space_around_cameras
 from thermal_nerf_loc.field.strategies import inherit, Learner, learners_for, phases_for
-from thermal_nerf_loc.mapping.adjustment import adjust
+from thermal_nerf_loc.mapping.adjustment import adjust, place_thermal
 from thermal_nerf_loc.mapping.checkpoint import Checkpoint, State
 from thermal_nerf_loc.mapping.extent import fitted
 from thermal_nerf_loc.mapping.keyframes import keyframes_of
@@ -35,7 +35,7 @@ from thermal_nerf_loc.mapping.objective import Objective
 from thermal_nerf_loc.mapping.pixels import PixelSource
 from thermal_nerf_loc.mapping.processes import joined, Processes
 from thermal_nerf_loc.mapping.rig import Coarseness, Corrections, Given
-from thermal_nerf_loc.mapping.settings import FEATURES, GRADIENT, TrainConfig
+from thermal_nerf_loc.mapping.settings import BOTH, FEATURES, TrainConfig
 from thermal_nerf_loc.mapping.sources import load_sources
 from thermal_nerf_loc.progress import Progress, silent
 
@@ -90,10 +90,13 @@ def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Check
     """Step until done; the seconds that it took, with those before an interruption."""
     processes, period_s = trainer.processes, trainer.config.checkpoint_seconds
     started = began - _resume(trainer, checkpoint)
-    if trainer.corrections and not trainer.steps and trainer.config.refine.method != GRADIENT:
+    refined_first = trainer.config.refine.method in (FEATURES, BOTH)
+    if trainer.corrections and not trainer.steps and refined_first:
         adjust(trainer.corrections, scene, progress)
     seconds = processes.leaders(time.monotonic() - started)
     while not trainer.finished(seconds):
+        if trainer.corrections and trainer.agreed and trainer.corrections.is_due(trainer.share):
+            place_thermal(trainer.corrections, scene, trainer.learners, progress)
         trainer.step(seconds)
         seconds = processes.leaders(time.monotonic() - started)
         if trainer.steps % _REPORT_STEPS == 0 and processes.leads:
@@ -174,7 +177,7 @@ class Trainer:
         self._set_levels()
         loss = torch.zeros((), device=self.processes.device)
         for learner in self.learning:
-            for modality in learner.modalities:
+            for modality in filter(self.objective.corrections.knows, learner.modalities):
                 batch = self.sources[modality].draw(self._rays_each(), self.rng)
                 loss = loss + self.objective.loss(learner, modality, batch, self._moment(),
                                                   self.rng)
@@ -276,7 +279,8 @@ class Trainer:
 
     def _rays_each(self) -> int:
         """The batch is shared evenly, so that every strategy and any number of processes pay."""
-        shares = sum(len(learner.modalities) for learner in self.learning) * self.processes.count
+        shares = self.processes.count * sum(self.objective.corrections.knows(name) for learner
+                                            in self.learning for name in learner.modalities)
         return max(1, self.config.rays // shares)
 
     def _share(self, seconds: float) -> float:
