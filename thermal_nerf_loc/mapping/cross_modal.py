@@ -32,6 +32,7 @@ _WIDTH_PX = 160  # images are made so small first
 _MOST_FRAMES = 40
 _LATTICE_BLUR_PX = 4.0
 _LATTICE_DEG = (12.0, 3.0)  # reach and step
+_FARTHEST = 0.2  # of the usual distance: shifts of the camera
 _BLURS_PX = (4.0, 2.5, 1.5, 1.0)
 _AROUND_PX = 10.0
 _CLIMBS = 25  # steps with each blur, at most
@@ -104,13 +105,19 @@ def _climbed(edges: Sequence[_Edges], T: Array, length: float) -> Array:
         after = _slopes(edges, trial)
         g, H = g / unit, H / unit / unit[:, None]
         gain = after[0] - score
-        if gain <= 0.0:
+        if gain <= 0.0 or not _is_possible(trial, length):
             reach *= 0.3
         else:
             T, (score, g, H), reach = trial, after, min(1.5 * reach, 5.0)
         if abs(gain) < _ENOUGH:
             break
     return T
+
+
+def _is_possible(T: Array, length: float) -> bool:
+    """False for what is no rig any more: where the map shows nothing yet, anything may fit."""
+    metres, degrees = se3.distance(np.eye(4), T)
+    return metres <= _FARTHEST * length and degrees <= _LATTICE_DEG[0] + _LATTICE_DEG[1]
 
 
 def _score(edges: Sequence[_Edges], T: Array) -> float:
