@@ -202,12 +202,12 @@ def test_scale_and_shift_are_found_for_each_image(room, kind):
 
 
 def test_a_few_views_have_better_depth_with_help(room, tmp_path):
-    """Six views with measured depth, held against twelve true views kept back."""
-    few = replace(room, train=room.train[::2], test=room.train[1::2])
-    errors = [evaluate_map(train(scene, config).map, few).depth_median_error_m
-              for scene, config in ((few, SMALL), (with_depth(few, DepthSource(MEASURED)),
-                                                   replace(SMALL, depth_weight=0.3)))]
-    assert errors[1] < 0.8 * errors[0]
+    """Twelve views with measured depth, held against views kept back on another path."""
+    more = replace(SMALL, rays=512)
+    errors = [evaluate_map(train(scene, config).map, room).depth_median_error_m
+              for scene, config in ((room, more), (with_depth(room, DepthSource(MEASURED)),
+                                                   replace(more, depth_weight=0.3)))]
+    assert errors[1] < 0.5 * errors[0]
 
 
 def test_the_command_takes_depth(room, tmp_path, capsys, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from thermal_nerf_loc.localization import false_confidence
 from thermal_nerf_loc.localization.confidence import (
-    AMBIGUOUS, ConfidenceConfig, judge, least_confidence, logit, OK, sigmas)
+    AMBIGUOUS, ConfidenceConfig, HIGHEST_LOGIT, judge, least_confidence, logit, OK, sigmas)
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.sensing.frame import THERMAL
 
@@ -20,14 +20,32 @@ def logistic(x):
 def test_a_tail_is_found_again(median, scale):
     """From 300 wrong answers to the confidence that one in a thousand exceeds."""
     drawn = logistic(median + scale * np.random.default_rng(0).exponential(size=300))
-    tail = false_confidence.fitted(drawn)
+    tail = false_confidence.fitted(drawn, highest=100.0)
     for rate in (0.1, 0.001):
         true = median - scale * np.log(rate)
         assert logit(np.array(least_confidence(tail, rate))) == pytest.approx(true, abs=scale)
 
 
+@pytest.mark.parametrize('shape', [-0.45, -0.2])
+def test_a_tail_with_an_end_is_found_again(shape):
+    """Generalised Pareto, drawn by its quantiles: the answer stays near the true one."""
+    share = np.random.default_rng(1).random(400)
+    drawn = logistic(-4.0 + 2.0 * (share**-shape - 1.0) / shape)
+    tail = false_confidence.fitted(drawn)
+    true = -4.0 + 2.0 * (0.001**-shape - 1.0) / shape
+    assert logit(np.array(least_confidence(tail, 0.001))) == pytest.approx(true, abs=1.0)
+    assert tail[2] < 0.0
+
+
+def test_no_more_is_asked_than_a_pose_can_have():
+    """However heavy the tail of few samples looks, it ends where all agrees."""
+    drawn = logistic(np.minimum(-4.0 + 2.0 * np.random.default_rng(0).exponential(size=60), 4.9))
+    tail = false_confidence.fitted(drawn)
+    assert logit(np.array(least_confidence(tail, 1e-9))) <= HIGHEST_LOGIT + 1e-6
+
+
 def test_rarer_needs_more():
-    tail = (-1.0, 0.5)
+    tail = (-1.0, 0.5, -0.1)
     asked = [least_confidence(tail, rate) for rate in (0.1, 0.01, 0.001)]
     assert asked == sorted(asked) and asked[0] < asked[2] < 1.0
 
@@ -41,10 +59,10 @@ def test_a_map_whose_wrong_poses_look_right_is_believed_less():
     frame, start = take_frame(world, T), perturbed(T, 3.0, 0.05, 0)
     plain = Localizer(world).localize(frame, start)
     assert plain.verdict == OK
-    world.false_confidence = {'rgb+thermal': (4.0, 1.0)}
+    world.false_confidence = {'rgb+thermal': (4.0, 1.0, 0.0)}
     doubted = Localizer(world).localize(frame, start)
     assert doubted.verdict == AMBIGUOUS and 'wrong poses' in doubted.reason
-    world.false_confidence = {'rgb+thermal': (-6.0, 1.0), 'rgb': (4.0, 1.0)}
+    world.false_confidence = {'rgb+thermal': (-6.0, 1.0, 0.0), 'rgb': (4.0, 1.0, 0.0)}
     assert Localizer(world).localize(frame, start).verdict == OK
 
 

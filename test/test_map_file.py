@@ -48,7 +48,7 @@ def saved(tmp_path: Path) -> Path:
 def test_round_trip(tmp_path: Path, strategy: str) -> None:
     """What is loaded renders exactly what was saved."""
     before = small_map(strategy)
-    before.false_confidence = {'rgb': (-1.5, 0.5)}
+    before.false_confidence = {'rgb': (-1.5, 0.5, -0.2)}
     before.uncertainty = Uncertainty(np.full((CELLS,) * 3, 0.25, np.float32), before.space)
     before.save(tmp_path / 'm')
     after = RadianceMap.load(tmp_path / 'm')
@@ -139,7 +139,7 @@ def _rewrite(path: Path, **changes: object) -> None:
     ({'space': {}}, 'inconsistent'),
     ({'temperature_range': {'low_celsius': 5, 'high_celsius': 1}}, 'temperature range is empty'),
     ({'field': {'colour': 3}}, 'unknown key'),
-    ({'false_confidence': {'rgb': [0.0, -1.0]}}, 'false confidence'),
+    ({'false_confidence': {'rgb': [0.0, -1.0, 0.0]}}, 'false confidence'),
 ])
 def test_metadata_is_not_believed(saved: Path, changes: dict[str, object], expected: str) -> None:
     """Newer versions and settings that do not fit the weights."""

@@ -64,7 +64,7 @@ def torchrun(*command: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_well_as_one(room: Scene, tmp_path: Path) -> None:
-    """The same rays a step in all, drawn by two: what was seen is shown as well within 0.3 dB."""
+    """The same rays a step in all, drawn by two: what was seen is shown as well within 0.5 dB."""
     (tmp_path / 'c.yaml').write_text(yaml.safe_dump(asdict(SMALL)))
     torchrun('-m', 'thermal_nerf_loc.cli', 'train', str(room.root), '--map',
              str(tmp_path / 'm.map'), '--config', str(tmp_path / 'c.yaml'),
@@ -74,7 +74,7 @@ def test_two_processes_train_as_well_as_one(room: Scene, tmp_path: Path) -> None
     together, alone = (evaluate_map(radiance_map, room, 'train') for radiance_map in
                        (RadianceMap.load(tmp_path / 'm.map'), train(room, SMALL).map))
     assert (together.rgb_psnr + together.thermal_psnr
-            > alone.rgb_psnr + alone.thermal_psnr - 2 * 0.3)
+            > alone.rgb_psnr + alone.thermal_psnr - 2 * 0.5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['c.yaml', 'figures.json', 'm.map']
 
 

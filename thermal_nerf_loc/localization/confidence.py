@@ -17,6 +17,8 @@ from thermal_nerf_loc.config import setting
 from thermal_nerf_loc.localization.fit import Fit
 
 Array = NDArray[np.float64]
+_UNDECIDED = 0.08  # of the agreement: the width in which poses are neither right nor wrong
+Tail = tuple[float, float, float]  # offset, scale (logits) and shape
 
 OK, AMBIGUOUS, LOST = 'ok', 'ambiguous', 'lost'
 
@@ -41,6 +43,9 @@ class ConfidenceConfig:
     max_sigma_m: float = setting(0.04, 'looser positions are ambiguous', 0.0, 100.0)
     max_sigma_deg: float = setting(2.0, 'looser orientations are ambiguous', 0.0, 180.0)
     min_in_view: float = setting(0.3, 'share of the rendered points that must be in view', 0., 1.)
+
+
+HIGHEST_LOGIT = (1.0 - ConfidenceConfig().agreement) / _UNDECIDED  # everything agrees
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig,
         return Judgement(0.0, LOST, 'hardly any of the map is in view')
     sigma_m, sigma_deg = sigmas(covariance)
     agreed, inliers = agreement(fits)
-    confidence = _logistic((agreed - config.agreement) / 0.08) * min(1.0, inliers / 0.6)
+    confidence = _logistic((agreed - config.agreement) / _UNDECIDED) * min(1.0, inliers / 0.6)
     looseness = max(sigma_m / config.max_sigma_m, sigma_deg / config.max_sigma_deg)
     told = confidence if looseness <= 1.0 else min(confidence / looseness,
                                                    0.9 * config.min_confidence)
@@ -101,13 +106,11 @@ def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig,
     return Judgement(confidence, OK, '')
 
 
-def least_confidence(tail: tuple[float, float], rate: float) -> float:
-    """
-    What wrong poses exceed only at this rate.
-
-    `tail` is offset and scale of `P(logit confidence > x) = exp(-(x - offset) / scale)`.
-    """
-    return _logistic(tail[0] - tail[1] * float(np.log(rate)))
+def least_confidence(tail: Tail, rate: float) -> float:
+    """What wrong poses exceed only at this rate; the tail as `false_confidence.py` has it."""
+    offset, scale, shape = tail
+    rareness = -float(np.log(rate)) if shape == 0.0 else (rate**-shape - 1.0) / shape
+    return _logistic(offset + scale * rareness)
 
 
 def logit(confidence: Array) -> Array:

@@ -2,13 +2,16 @@
 """
 How confident wrong poses get on a map, found on views that were held out of it.
 
-Each view is localized from starts that are wrong on purpose: at another view's pose, and turned
+Each view is localized from starts that are wrong on purpose: at other views' poses, and turned
 and shifted from its own. The answers that end elsewhere are the sample. (An inexact one at the
-right place is no alias: its covariance tells.) They are too few to count rare ones, so their upper
-tail is taken for exponential in logits (peaks over a threshold):
-`P(logit confidence > x) = exp(-(x - offset) / scale)`, and a threshold for any rate is
+right place is no alias: its covariance tells.) They are too few to count rare ones, so the upper
+tail of their logits is taken for generalised Pareto (peaks over a threshold), and the value that
+a share `rate` of wrong answers exceeds is
 
-    x = offset + scale log(1 / rate)
+    x = offset + scale (rate^-shape - 1) / shape        shape < 0
+
+Correlation ends at 1, and so confidence has a bound: the tail ends there at the latest (without
+one, few samples would often ask for more than any pose could have).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.confidence import logit
+from thermal_nerf_loc.localization.confidence import HIGHEST_LOGIT, logit, Tail
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig, set_name
 from thermal_nerf_loc.sensing.frame import Frame
 
@@ -28,15 +31,17 @@ MIN_VIEWS = 8
 MIN_WRONG = 16  # fewer wrong answers have no tail to speak of
 _ELSEWHERE_M, _ELSEWHERE_DEG = 0.3, 10.0  # nearer misses are the covariance's to tell
 _TAIL_SHARE = 0.25  # of the wrong answers
+_STARTS = 2  # of each kind
 _LEAST_SCALE = 0.1  # logits: a tail is never steeper
+_BLUNTEST, _BARELY = -0.5, -1e-3  # shapes: what few samples can tell; next to exponential
 _TURNED_RAD, _SHIFTED_M = np.deg2rad(30.0), 0.5
 _SIGMAS = ((0.05, 3.0), (0.1, 10.0))  # m, deg that the starts claim: without and with a search
 
 
 def measure(renderer: Any, frames: Sequence[Frame], config: LocalizerConfig | None = None,
-            seed: int = 0) -> dict[str, tuple[float, float]]:
+            seed: int = 0) -> dict[str, Tail]:
     """
-    Find (offset, scale) and leave them in `renderer.false_confidence`.
+    Find the tails and leave them in `renderer.false_confidence`.
 
     For each modality by itself and for all together. {}: too few views or wrong answers.
     """
@@ -53,13 +58,31 @@ def measure(renderer: Any, frames: Sequence[Frame], config: LocalizerConfig | No
     return dict(renderer.false_confidence)
 
 
-def fitted(confidences: Array) -> tuple[float, float]:
-    """Offset and scale of the tail of wrong answers' confidences."""
+def fitted(confidences: Array, highest: float = HIGHEST_LOGIT) -> Tail:
+    """Offset, scale and shape of the tail of wrong answers' confidences, up to a logit."""
     x = np.sort(logit(confidences))
     count = max(round(_TAIL_SHARE * len(x)), 2)
-    base = float(x[-count])
-    scale = max(float((x[-count + 1:] - base).mean()), _LEAST_SCALE)
-    return base + scale * float(np.log(count / len(x))), scale
+    base, share = float(x[-count]), count / len(x)
+    scale, shape = _pareto(x[-count + 1:] - base, highest - base)
+    # above `base` lies a share of all: the same tail, told from where all of them lie
+    return base + scale * (share**shape - 1.0) / shape, scale * share**shape, shape
+
+
+def _pareto(excesses: Array, end: float) -> tuple[float, float]:
+    """
+    Scale and shape of sorted excesses, none above `end`, by probability-weighted moments.
+
+    Hosking and Wallis, "Parameter and quantile estimation for the generalized Pareto
+    distribution" (1987); the shape within its limits, the scale then from the mean. The tail
+    ends at -scale / shape, with scale = mean (1 - shape).
+    """
+    n = len(excesses)
+    above = 1.0 - (np.arange(1, n + 1) - 0.35) / n
+    mean, weighted = float(excesses.mean()), float((above * excesses).mean())
+    shape = 2.0 - mean / max(mean - 2.0 * weighted, 1e-9)
+    ends = -mean / max(end - mean, mean)
+    shape = min(max(shape, _BLUNTEST), ends, _BARELY)
+    return max(mean * (1.0 - shape), _LEAST_SCALE), shape
 
 
 def _wrong_answers(localizer: Localizer, frames: Sequence[Frame], k: int,
@@ -77,12 +100,14 @@ def _wrong_answers(localizer: Localizer, frames: Sequence[Frame], k: int,
 
 
 def _wrong_starts(frames: Sequence[Frame], k: int, seed: int) -> Iterator[Array]:
-    """At another view's pose, and far from its own."""
+    """At other views' poses, and far from its own."""
     rng = np.random.default_rng((seed, k))
-    other = frames[(k + int(rng.integers(1, len(frames)))) % len(frames)].T_world_cam
     own = frames[k].T_world_cam
-    assert own is not None and other is not None
-    yield np.asarray(other)
-    v, w = rng.normal(size=(2, 3))
-    yield se3.plus(own, np.concatenate([_SHIFTED_M * v / np.linalg.norm(v),
-                                        _TURNED_RAD * w / np.linalg.norm(w)]))
+    assert own is not None
+    for _ in range(_STARTS):
+        other = frames[(k + int(rng.integers(1, len(frames)))) % len(frames)].T_world_cam
+        assert other is not None
+        yield np.asarray(other)
+        v, w = rng.normal(size=(2, 3))
+        yield se3.plus(own, np.concatenate([_SHIFTED_M * v / np.linalg.norm(v),
+                                            _TURNED_RAD * w / np.linalg.norm(w)]))

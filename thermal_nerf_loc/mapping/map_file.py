@@ -73,8 +73,8 @@ class RadianceMap:
         self.vignetting = dict(vignetting or {})
         # (factor, floor m) of covariances by modalities; see `localization/calibration.py`
         self.calibration: dict[str, tuple[float, float]] = {}
-        # (offset, scale) of wrong poses by modalities; see `localization/false_confidence.py`
-        self.false_confidence: dict[str, tuple[float, float]] = {}
+        # (offset, scale, shape) of wrong poses by modalities; see `false_confidence.py`
+        self.false_confidence: dict[str, tuple[float, float, float]] = {}
         self.places: Places | None = None  # to be found again: see `mapping/places.py`
         self.uncertainty: Uncertainty | None = None  # see `mapping/uncertainty.py`
         self._of = {name: learner for learner in learners for name in learner.modalities}
@@ -244,11 +244,12 @@ def _calibration(pair: Any) -> tuple[float, float]:
     return factor, floor_m
 
 
-def _tail(pair: Any) -> tuple[float, float]:
-    offset, scale = (float(value) for value in pair)
-    if not (abs(offset) < 1e3 and 0.0 < scale < 1e3):
-        raise ValueError(f'false confidence {pair} is none')
-    return offset, scale
+def _tail(values: Any) -> tuple[float, float, float]:
+    offset, scale, *rest = (float(value) for value in values)
+    shape = rest[0] if rest else 0.0  # earlier maps knew none
+    if not (abs(offset) < 1e3 and 0.0 < scale < 1e3 and -1.0 < shape <= 0.0):
+        raise ValueError(f'false confidence {values} is none')
+    return offset, scale, shape
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[Any, Any]]:
