@@ -12,6 +12,8 @@ the search is spared and the true pose given: what the map and the images allow.
 share that is right or ambiguous, `honest` counts those that are lost and say so as well.
 
     python benchmarks/global_localization.py --map room.map --views 40
+    thermal-nerf-loc simulate hall --scene hall --frames 160 --thermal-size 160x120 --survey
+    thermal-nerf-loc train hall --map hall.map
     python benchmarks/global_localization.py --map hall.map --scene hall
     python benchmarks/global_localization.py --scene machine_room --exact   # the world itself
 """
