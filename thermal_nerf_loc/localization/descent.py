@@ -115,7 +115,7 @@ class Descent:
         """Finish one contender, round by round."""
         T = contender.T_world_cam
         for sigma_px in contender.rounds:
-            views = self.look(T, sigma_px, self._rays(sigma_px))
+            views = self.look(T, sigma_px)
             found = align(views, T, T, self.config.align, contender.prior)
             T = found.T_world_cam
         return found
@@ -127,9 +127,9 @@ class Descent:
         left_px = self._motion_px(*(float(np.linalg.norm(part)) for part in (left[:3], left[3:])))
         return align(views, T, T, replace(self.config.align, iterations=0)), left_px
 
-    def look(self, T: Array, sigma_px: float, rays: int | None = None) -> list[View]:
+    def look(self, T: Array, sigma_px: float) -> list[View]:
         """Render what one round needs; the last one's pixels decide how exact the pose is."""
-        views, count = [], self.config.last_rays if rays is None else rays
+        views, count = [], self._rays(sigma_px)
         for name, image in self.images.items():
             sigma = self._own_sigma(image, sigma_px)
             where = self.renderer, name, T, image.T_cam_sensor, image.camera
