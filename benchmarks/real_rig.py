@@ -3,7 +3,7 @@
 A rig that nobody has calibrated: posed pairs of colour and heat, no transform between them.
 
 1. Maps with ever more of what the real cameras need: held-out PSNR and errors in deg C, as they
-   are and with each held-out image's own offset (drift) taken away; every 4th row and column.
+   are, and levelled, each image with its own exposure or offset; every 4th row and column.
 2. The rig that was found, held against targets that were marked by hand in both images (--marks;
    arco_marks.json has some for 40 pairs of a frescoed room): triangulated from colour, how far
    off in thermal pixels are they?
@@ -40,8 +40,6 @@ def options() -> argparse.ArgumentParser:
     made.add_argument('--maps', nargs='+', choices=tuple(MAPS), default=list(MAPS), metavar='MAP',
                       help=f'of {", ".join(MAPS)}; the last is localized in (default: all)')
     made.add_argument('--steps', type=int, default=2000, metavar='N', help='(default: 2000)')
-    made.add_argument('--rig-at', type=float, default=0.5, metavar='SHARE',
-                      help='of the training that colour learns alone; 0.5 at most (default: 0.5)')
     made.add_argument('--keep', type=Path, metavar='DIR',
                       help='keep maps, refined data sets and an overlay of the rig there')
     return made
@@ -95,7 +93,7 @@ def trained(args: argparse.Namespace, scene: Any, name: str) -> tuple[Any, Any]:
     from thermal_nerf_loc.mapping.trainer import train
 
     what, method, formation = MAPS[name]
-    refine = RefineConfig(what, method, rig_at=args.rig_at)
+    refine = RefineConfig(what, method)
     config = TrainConfig(steps=args.steps, rays=256 if args.quick else 2048, formation=formation,
                          refine=refine, checkpoint_seconds=0.0)
     result = train(scene, config, told(name))
@@ -128,26 +126,30 @@ def judged(marks: Any, radiance_map: Any, refined: Any) -> dict[str, Any]:
     scene = seen_by(radiance_map, refined)
     span = thermal_span(scene, scene.test)
     rows: dict[str, list[float]] = {name: [] for name in (
-        'rgb_psnr', 'thermal_psnr', 'mae_celsius', 'thermal_psnr_levelled',
+        'rgb_psnr', 'rgb_psnr_levelled', 'thermal_psnr', 'thermal_psnr_levelled', 'mae_celsius',
         'mae_celsius_levelled')}
     for index in scene.test:
-        rows['rgb_psnr'].append(psnr(difference(radiance_map, scene, index, 'rgb'), 1.0))
-        off = difference(radiance_map, scene, index, 'thermal')
+        rendered, seen = both(radiance_map, scene, index, 'rgb')
+        gain = (rendered * seen).sum(axis=0) / np.maximum((rendered**2).sum(axis=0), 1e-9)
+        for end, rest in (('', rendered - seen), ('_levelled', gain * rendered - seen)):
+            rows[f'rgb_psnr{end}'].append(psnr(rest, 1.0))
+        rendered, seen = both(radiance_map, scene, index, 'thermal')
+        off = rendered - seen
         for end, rest in (('', off), ('_levelled', off - np.median(off))):
             rows[f'thermal_psnr{end}'].append(psnr(rest, span))
             rows[f'mae_celsius{end}'].append(float(np.abs(rest).mean()))
     figures: dict[str, Any] = {name: float(np.mean(values)) for name, values in rows.items()}
     figures['rig_off_px'] = median_off(marks, rig_of(refined))
-    figures['vignetting_celsius'] = radiance_map.vignetting.get('thermal')
+    field = radiance_map.flat_fields.get('thermal')
+    figures['flat_field_celsius'] = None if field is None else float(field.max() - field.min())
     return figures
 
 
-def difference(radiance_map: Any, scene: Any, index: int, modality: str) -> Any:
-    """Rendered minus seen (n, channels), of a sixteenth of the pixels."""
+def both(radiance_map: Any, scene: Any, index: int, modality: str) -> tuple[Any, Any]:
+    """What is rendered and what was seen (n, channels), of a sixteenth of the pixels."""
     import numpy as np
 
     from thermal_nerf_loc.data.scene import load_image
-    from thermal_nerf_loc.sensing.vignetting import radius_squared
 
     frame = scene.frames[index]
     image = load_image(modality, frame.records[modality])
@@ -156,11 +158,12 @@ def difference(radiance_map: Any, scene: Any, index: int, modality: str) -> Any:
     chosen = chosen[2::4, 2::4].reshape(-1)
     directions = (camera.rays()[chosen] @ T[:3, :3].T).astype(np.float32)
     origins = np.broadcast_to(T[:3, 3].astype(np.float32), directions.shape)
-    values = radiance_map.as_seen(
-        modality, radiance_map.render_rays(modality, origins, directions).values,
-        radius_squared(camera.pixel_centers()[chosen], camera.size))
+    values = radiance_map.render_rays(modality, origins, directions).values
+    added = radiance_map.added(modality, camera.size)
+    if added is not None:
+        values = values + added.reshape(-1, 1)[chosen]
     seen = image.values.reshape(len(camera.rays()), -1)[chosen]
-    return (values - seen).astype(np.float64)
+    return values.astype(np.float64), seen.astype(np.float64)
 
 
 def seen_by(radiance_map: Any, refined: Any) -> Any:
@@ -250,9 +253,9 @@ def report_rig(marks: Any, scene: Any, refined: Any) -> dict[str, Any]:
 
 def report_maps(found: dict[str, dict[str, Any]]) -> None:
     """One row for each map."""
-    columns = {'rgb_psnr': 'rgb dB', 'thermal_psnr': 'thermal dB', 'mae_celsius': 'MAE C',
-               'thermal_psnr_levelled': 'levelled dB', 'mae_celsius_levelled': 'levelled C',
-               'rig_off_px': 'rig off, px'}
+    columns = {'rgb_psnr': 'rgb dB', 'rgb_psnr_levelled': 'levelled', 'thermal_psnr': 'thermal dB',
+               'thermal_psnr_levelled': 'levelled', 'mae_celsius': 'MAE C',
+               'mae_celsius_levelled': 'levelled', 'rig_off_px': 'rig off, px'}
     show('held-out views', ('corrections', *columns.values()),
          [(name, *(figures[column] for column in columns)) for name, figures in found.items()])
 

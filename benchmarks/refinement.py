@@ -98,7 +98,7 @@ def trained(args: argparse.Namespace, scene: Any, what: tuple[str, ...] = (), ju
     result = train(scene, config)
     seen = with_held_out(scene, result.scene, result.map) if 'poses' in what else result.scene
     if judge is not None:
-        result.map.vignetting = {}  # of the camera, not of what is there
+        result.map.flat_fields = {}  # of the camera, not of what is there
     quality = evaluate_map(result.map, seen if judge is None else judge)
     found = {name: getattr(quality, name) for name in (
         'rgb_psnr', 'thermal_psnr', 'thermal_mae_celsius', 'depth_median_error_m')}

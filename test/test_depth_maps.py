@@ -227,6 +227,12 @@ def test_the_command_takes_depth(room, tmp_path, capsys, monkeypatch):
         for name in ('rgb', 'thermal'):
             kept = scene.frames[scene.train[0]].records[name].depth_path is not None
             assert kept == (camera in (None, name))
+    assert main([*command, '--depth-from', 'points']) == 0
+    scene, config = seen.pop()
+    assert config.depth_points and config.depth_weight == 0.3
+    assert all(r.depth_path is None for i in scene.train for r in scene.frames[i].records.values())
+    assert main([*command, '--depth-from', 'points', '--depth-unit', '0.1']) == 2
+    assert 'nothing said about them' in capsys.readouterr().err
     assert main([*command, '--depth-camera', 'rgb']) == 2
     assert '--depth-from measured' in capsys.readouterr().err
     assert main([*command, '--depth-from', str(tmp_path / 'nowhere')]) == 2

@@ -11,8 +11,8 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.calibration import calibrate, fitted, MIN_VIEWS
 from thermal_nerf_loc.localization.confidence import ConfidenceConfig, covariance_of
 from thermal_nerf_loc.localization.localizer import Localizer
+from thermal_nerf_loc.sensing.flat_field import radial, resized
 from thermal_nerf_loc.sensing.frame import Frame
-from thermal_nerf_loc.sensing.vignetting import falloff, radius_squared
 
 
 def drawn(factor, floor_m, count=4000, seed=0):
@@ -71,15 +71,15 @@ def test_a_modality_that_proved_bad_weighs_less():
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_known_vignetting_is_taken_away():
+def test_what_the_camera_is_known_to_add_is_taken_away():
     world, T = PaintedRoom(), make_poses(1, seed=5)[0]
     frame = take_frame(world, T, modalities=('thermal',))
     image = frame.images['thermal']
-    r_squared = radius_squared(image.camera.pixel_centers(), image.camera.size)
-    dark = image.values + falloff((-4.0, -2.0), r_squared).reshape(*image.values.shape)
-    frame = Frame(frame.stamp_ns, {'thermal': replace(image, values=dark)}, T)
+    field = resized(radial(-4.0, -2.0), image.camera.size)[..., None]
+    frame = Frame(frame.stamp_ns, {'thermal': replace(image, values=image.values + field)}, T)
     errors = []
-    for world.vignetting in ({}, {'thermal': (-4.0, -2.0)}):
+    for known in (None, field):
+        world.added = lambda modality, size, known=known: known
         found = Localizer(world).localize(frame, perturbed(T, 5.0, 0.05, 1))
         errors.append(se3.distance(found.T_world_cam, T)[0])
     assert errors[1] < 0.01 and errors[1] < 0.5 * errors[0]

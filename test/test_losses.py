@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How modalities are weighed against each other, and what cameras add to the scene."""
+"""How modalities and their errors are weighed against each other."""
 
 import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.mapping.formation import Formation
 from thermal_nerf_loc.mapping.losses import Balance, bounded, photometric
-from thermal_nerf_loc.mapping.pixels import RayBatch
-from thermal_nerf_loc.sensing.vignetting import falloff
 
 
 @pytest.mark.parametrize('kind', ['fixed', 'learned'])
@@ -75,45 +72,3 @@ def test_huber_is_not_drawn_to_what_passes_by():
     near = torch.tensor([[0.31], [0.35]])
     assert float(photometric(near, torch.full_like(near, 0.3), 'huber')) == pytest.approx(
         float(photometric(near, torch.full_like(near, 0.3), 'l2')))
-
-
-def batch(images, pixels_per_image, seed=0):
-    rng = np.random.default_rng(seed)
-    count = images * pixels_per_image
-    zeros = np.zeros((count, 3), np.float32)
-    return RayBatch(zeros, zeros, torch.zeros(count, 1), torch.zeros(count), torch.zeros(count),
-                    torch.arange(images).repeat_interleave(pixels_per_image),
-                    torch.tensor(rng.random(count), dtype=torch.float32), zeros)
-
-
-def test_drift_and_vignetting_are_found():
-    """A camera of known faults before a flat scene: least squares must find them again."""
-    drawn, k2, k4 = batch(7, 300), -0.06, 0.02
-    offsets = torch.tensor(np.random.default_rng(2).normal(0.0, 0.03, 7), dtype=torch.float32)
-    vignetting = falloff((k2, k4), drawn.radius_squared.numpy())[:, None]
-    seen = 0.5 + offsets[drawn.image][:, None] + torch.from_numpy(vignetting)
-    scene, formation = torch.tensor([0.4], requires_grad=True), Formation('thermal', 7)
-    optimizer = torch.optim.LBFGS([scene, *formation.parameters()], max_iter=200,
-                                  tolerance_grad=1e-10, tolerance_change=1e-14)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = 1e4 * ((formation(scene.expand(len(seen), 1), drawn) - seen)**2).mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    assert formation.vignetting(10.0) == pytest.approx((10 * k2, 10 * k4), abs=1e-2)
-    found = formation.level - formation.level.mean()
-    torch.testing.assert_close(found.detach(), offsets - offsets.mean(), atol=1e-4, rtol=0.0)
-    assert float(scene.detach()) == pytest.approx(0.5 + float(offsets.mean()), abs=1e-4)
-
-
-def test_colour_has_gains_and_no_vignetting():
-    formation, drawn = Formation('rgb', 2), batch(2, 5)
-    with torch.no_grad():
-        formation.level[:] = torch.tensor([0.1, -0.3])
-    seen = formation(torch.ones(10, 3), drawn)
-    np.testing.assert_allclose(seen.detach(), np.exp([[0.2]] * 5 + [[-0.2]] * 5) @ np.ones((1, 3)),
-                               rtol=1e-6)
-    assert formation.vignetting(1.0) == (0.0, 0.0)

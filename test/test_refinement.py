@@ -240,27 +240,36 @@ def test_slopes_of_likeness_are_differences() -> None:
     assert (np.linalg.eigvalsh(H) >= -1e-9).all()
 
 
-def test_heat_waits_until_its_camera_has_a_place(scene: Scene) -> None:
-    """Colour alone learns first; then the rig is found, once, and a checkpoint knows it."""
-    config = replace(TINY, steps=32, refine=RefineConfig(('rig',), 'edges', rig_at=0.5))
-    made = trainer_of(scene, config)
-    made.step(0.0)
-    branches = made.learners[0].field.branches
-    assert all(p.grad is None for p in branches['thermal'].parameters())
-    assert any(p.grad is not None for p in branches['rgb'].parameters())
-    assert not made.corrections.placed and not made.corrections.is_due(0.4)
-    assert made.corrections.is_due(0.5)
-    result = train(scene, config)
+def test_edges_are_looked_for_in_a_map_of_colour(scene: Scene) -> None:
+    """Ahead of the training, which then begins with the rig that was found; a resumed one too."""
+    config = replace(TINY, steps=24, refine=RefineConfig(('poses', 'rig'), 'edges',
+                                                         look_ahead=0.5))
+    ahead = config.looking_ahead()
+    assert (ahead.steps, ahead.modality, ahead.refine.what) == (12, 'rgb', ('poses',))
+    assert ahead.refine.method == 'gradient'
+    assert replace(config, max_seconds=40.0).looking_ahead().max_seconds == 20.0
+    said = []
+    result = train(scene, config, lambda done, total, status: said.append(status))
     facts = result.map.info.refinement
     assert -1.0 < facts['edge_correlation'] < 1.0
     assert facts['rig_deg'] < 16.0 and facts['rig_m'] < 2.0  # from a map that knows nothing yet
+    assert result.steps == 24 and any(s.startswith('edges of heat') for s in said)
+    made = trainer_of(scene, config)
     made.corrections.place(se3.exp([0.0, 0.0, 0.0, 0.1, 0.0, 0.0]), 0.5)
+    made.prelude = 7.0
     made.step(0.0)
-    assert any(p.grad is not None for p in branches['thermal'].parameters())
     other = trainer_of(scene, config)
-    other.restore(made.state(0.0))
-    assert other.corrections.placed and not other.corrections.is_due(1.0)
+    other.restore(made.state(9.0))
+    assert other.steps == 1 and other.prelude == 7.0
     assert torch.equal(other.corrections.rig_correction(), made.corrections.rig_correction())
+
+
+def test_time_before_the_first_step_is_not_the_schedules(scene: Scene) -> None:
+    """A training of 30 s that needs 10 s to find points has 20 s of schedule."""
+    made = trainer_of(scene, replace(TINY, steps=10_000, max_seconds=30.0))
+    made.prelude = 10.0
+    assert made._share(10.0) == 0.0 and made._share(20.0) == pytest.approx(0.5)
+    assert made._share(40.0) == 1.0
 
 
 def test_velocity_is_that_of_the_path() -> None:

@@ -63,9 +63,8 @@ def test_rays_show_what_the_images_hold() -> None:
         np.testing.assert_array_equal(batch.confidence, z > 0.0)
         np.testing.assert_array_equal(batch.image, i)
         off = camera.pixel_centers() - (0.5 * camera.width, 0.5 * camera.height)
-        corner = np.hypot(0.5 * camera.width, 0.5 * camera.height)
-        np.testing.assert_allclose(batch.radius_squared,
-                                   (np.linalg.norm(off, axis=1) / corner)**2, atol=1e-6)
+        half = 0.5 * camera.width, 0.5 * camera.height
+        np.testing.assert_allclose(batch.across.numpy() * half, off, atol=1e-4)
 
 
 @pytest.mark.parametrize('masked', [False, True])
@@ -76,7 +75,7 @@ def test_rays_from_disk_equal_those_from_memory(masked: bool) -> None:
     assert len(memory) == len(disk) and memory.digest == disk.digest
     one, other = (s.draw(500, np.random.default_rng(3)) for s in (memory, disk))
     for name in ('origins', 'directions', 'truth', 'depth_m', 'confidence', 'image',
-                 'radius_squared'):
+                 'across'):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 

@@ -47,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_depth(parser: argparse.ArgumentParser) -> None:
     """Declare what helps with depth."""
-    parser.add_argument('--depth-from', metavar='SOURCE', help="depth maps that help: 'measured' "
-                        '(those of the data set), or a folder with one for each training image, '
-                        'named as it is; confidence maps may lie beside them (default: none)')
+    parser.add_argument('--depth-from', metavar='SOURCE', help="depth that helps: 'points' (that "
+                        "images share, where few lie far apart), 'measured' (maps of the data "
+                        'set), or a folder with a map for each training image, named as it is; '
+                        'confidence maps may lie beside them (default: none)')
     parser.add_argument('--depth-camera', choices=('rgb', 'thermal'), help='whose maps they are '
                         "(default: both of 'measured'; what a folder says, else rgb)")
     parser.add_argument('--depth-unit', type=float, metavar='METRES', help='of a count (default: '
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Weight and kind of depth, where they were given; depth that is asked for has a weight."""
+    from thermal_nerf_loc.data.depth_maps import POINTS
     from thermal_nerf_loc.errors import InputError
     from thermal_nerf_loc.mapping.settings import DEPTH_WEIGHT
 
@@ -96,7 +98,11 @@ def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     if alone and args.depth_from is None:
         raise InputError('says something about depth that is not asked for', where=alone[0],
                          expected='--depth-from measured, or --depth-from FOLDER')
-    given = {} if args.depth_kind is None else {'depth_kind': args.depth_kind}
+    given: dict[str, Any] = {}
+    if args.depth_kind is not None:
+        given['depth_kind'] = args.depth_kind
+    if args.depth_from == POINTS:
+        given['depth_points'] = True
     weight = args.depth_weight
     if weight is None and args.depth_from is not None and config.depth_weight == 0.0:
         weight = DEPTH_WEIGHT

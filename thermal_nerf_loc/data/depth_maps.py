@@ -27,7 +27,7 @@ from thermal_nerf_loc.data.scene_writer import depth_counts
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
-MEASURED = 'measured'
+MEASURED, POINTS = 'measured', 'points'
 _log = logging.getLogger(__name__)
 _ABOUT = 'depth_maps.json'
 _SUFFIXES = ('.png', '.npy', '.tiff', '.tif')
@@ -40,7 +40,7 @@ _ODD, _IMPOSSIBLE = 50.0, 300.0  # median depth over the cameras' spread, or its
 class DepthSource:
     """What `--depth-from` asks for."""
 
-    source: str  # 'measured', or a folder
+    source: str  # 'measured', 'points' (that images share: the trainer finds them), or a folder
     camera: str | None = None  # 'rgb' or 'thermal'; None: what the source says
     unit_m: float | None = None  # metres a count; None: 0.001 of integers, 1 of floats
     metric: bool = True  # False: depth up to a scale, so that no unit can be wrong
@@ -53,6 +53,8 @@ def with_depth(scene: Scene, asked: DepthSource) -> Scene:
                          got=asked.unit_m)
     if asked.camera is not None:
         scene.require(asked.camera)
+    if asked.source == POINTS:
+        return _with_points(scene, asked)
     if asked.source == MEASURED:
         found = _measured(scene, asked)
     else:
@@ -91,10 +93,20 @@ def _measured(scene: Scene, asked: DepthSource) -> Scene:
     return found
 
 
+def _with_points(scene: Scene, asked: DepthSource) -> Scene:
+    """No maps at all: what the data set has stays out."""
+    if asked.camera is not None or asked.unit_m is not None or not asked.metric:
+        raise InputError('points that images share need nothing said about them',
+                         where=f'--depth-from {POINTS}',
+                         expected='no --depth-camera, --depth-unit or --depth-kind')
+    return _changed(scene, lambda frame: replace(frame, records={
+        name: _without(record) for name, record in frame.records.items()}))
+
+
 def _from_folder(scene: Scene, folder: Path, asked: DepthSource) -> Scene:
     if not folder.is_dir():
         raise InputError('no such folder of depth maps', where=folder,
-                         expected=f'{MEASURED!r} or a folder')
+                         expected=f'{MEASURED!r}, {POINTS!r} or a folder')
     camera, unit_m = _about(scene, folder, asked)
     scene.require(camera)
     train = [scene.frames[i].records[camera] for i in scene.train

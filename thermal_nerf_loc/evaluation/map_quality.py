@@ -18,7 +18,6 @@ from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.rendering import Renderer
-from thermal_nerf_loc.sensing.vignetting import radius_squared
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -233,11 +232,9 @@ def _compare(renderer: Renderer, name: str, modality: str, image: SensorImage,
 
 def _as_seen(renderer: Renderer, modality: str, image: SensorImage, values: Array32) -> Array32:
     """Add what the cameras themselves add, where the renderer knows it: maps do, worlds do not."""
-    show = getattr(renderer, 'as_seen', None)
-    if show is None:
-        return values
-    r_squared = radius_squared(image.camera.pixel_centers(), image.camera.size)
-    return np.asarray(show(modality, values, r_squared), np.float32)
+    known = getattr(renderer, 'added', None)
+    added = known(modality, image.camera.size) if known else None
+    return values if added is None else np.asarray(values + added.reshape(-1, 1), np.float32)
 
 
 def _perceived(view: ViewComparison, perceptual: Perceptual) -> float:

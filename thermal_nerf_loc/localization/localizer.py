@@ -9,7 +9,6 @@ guess the whole map is searched (`relocalize`).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 import time
 from types import MappingProxyType
 
@@ -19,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from thermal_nerf_loc.config import check, setting
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization import confidence, inerf, relocalize
 from thermal_nerf_loc.localization.alignment import Aligned
 from thermal_nerf_loc.localization.candidates import Candidate, CandidateSource
@@ -31,9 +29,8 @@ from thermal_nerf_loc.localization.observation import observe
 from thermal_nerf_loc.localization.place_search import PlaceSearch
 from thermal_nerf_loc.localization.relocalize import RelocalizeConfig
 from thermal_nerf_loc.mapping.places import places_of
-from thermal_nerf_loc.sensing.frame import Frame, RGB
+from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
-from thermal_nerf_loc.sensing.vignetting import falloff, radius_squared
 
 Array = NDArray[np.float64]
 
@@ -153,7 +150,7 @@ class Localizer:
                    T_unknown: Array | None = None) -> Localization:
         """Prepare the images, find them, and tell."""
         began = time.perf_counter()
-        frame = self._without_vignetting(frame.only(*self._modalities(frame)))
+        frame = self._without_flat_field(frame.only(*self._modalities(frame)))
         images, ignored = observe(frame, self.renderer.modalities)
         descent = Descent(self.renderer, self.config.descent, images, self.config.seed)
         answer, rays, rivals = find(descent, frame) if images else (
@@ -244,15 +241,13 @@ class Localizer:
         return _Answer(found.T_world_cam, covariance,
                        confidence.judge(named, covariance, config, searched, least), named)
 
-    def _without_vignetting(self, frame: Frame) -> Frame:
-        """Take away what the map knows its cameras to add towards their corners."""
-        known: Mapping[str, tuple[float, float]] = getattr(self.renderer, 'vignetting', {})
-        images = dict(frame.images)
-        for name in known.keys() & images.keys():
-            image = images[name]
-            if image.radiometric or name == RGB:
-                images[name] = replace(image, values=image.values - _added(
-                    image.camera, known[name]))
+    def _without_flat_field(self, frame: Frame) -> Frame:
+        """Take away what the map knows its cameras to add to their pixels."""
+        images, known = dict(frame.images), getattr(self.renderer, 'added', None)
+        for name, image in frame.images.items():
+            added = known(name, image.camera.size) if known and image.radiometric else None
+            if added is not None:
+                images[name] = replace(image, values=image.values - added)
         return replace(frame, images=images)
 
     def _modalities(self, frame: Frame) -> tuple[str, ...]:
@@ -288,13 +283,6 @@ class Localizer:
                              got=f'shape {P.shape}')
         sigma_m, sigma_deg = confidence.sigmas(0.5 * (P + P.T))
         return sigma_m, float(np.deg2rad(sigma_deg))
-
-
-@lru_cache(maxsize=8)
-def _added(camera: Camera, coefficients: tuple[float, float]) -> NDArray[np.float32]:
-    """Vignetting of a whole image, (height, width, 1)."""
-    r_squared = radius_squared(camera.pixel_centers(), camera.size)
-    return falloff(coefficients, r_squared).reshape(camera.height, camera.width, 1)
 
 
 def set_name(modalities: Sequence[str]) -> str:

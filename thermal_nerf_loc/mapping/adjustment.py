@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Poses and rig from what images share: points before training, edges in the midst of it."""
+"""Poses and rig before training, from what images share: points, or edges in a map of colour."""
 
 from collections.abc import Sequence
 
@@ -47,7 +47,7 @@ def adjust(corrections: Corrections, scene: Scene, progress: Progress) -> tuple[
 
 def place_thermal(corrections: Corrections, scene: Scene, learners: Sequence[Learner],
                   progress: Progress) -> None:
-    """Find the rig by edges, now that the field knows how far away is what colour shows."""
+    """Find the rig by edges, once a field knows how far away is what colour shows."""
     learner = next(learner for learner in learners if RGB in learner.modalities)
     progress(0.0, 1.0, 'edges of heat on edges of colour')
     found = find_rig(corrections.applied(scene), _looking_with(learner))
@@ -81,7 +81,7 @@ def _bundle(corrections: Corrections, scene: Scene, modalities: list[str],
     sensors = {}
     for name in modalities:
         progress(0.0, 1.0, f'points that {name} images share')
-        sensors[name] = _sensor(scene, name, movable)
+        sensors[name] = sensor_of(scene, name, movable)
     progress(0.0, 1.0, 'bundle adjustment')
     free = ((False, RIG in what, INTRINSICS in what, TIME in what) if movable else
             (True, False, False, False))
@@ -90,7 +90,8 @@ def _bundle(corrections: Corrections, scene: Scene, modalities: list[str],
     return found
 
 
-def _sensor(scene: Scene, name: str, movable: bool) -> Sensor:
+def sensor_of(scene: Scene, name: str, movable: bool = False) -> Sensor:
+    """What the training images of a modality share, matched."""
     members = [(k, scene.frames[i], scene.frames[i].records[name])
                for k, i in enumerate(scene.train) if name in scene.frames[i].records]
     records = [record for _, _, record in members]

@@ -103,6 +103,13 @@ class Problem:
             cameras = self._rescaled(self._descend(cameras, points, chosen))
         return self._summary(cameras)
 
+    def points(self, cameras: Cameras, tolerance_px: float) -> tuple[Array, NDArray[np.bool_]]:
+        """Where all points are (n, 3), and which sightings agree with that."""
+        points, solid = self._triangulated(cameras, tolerance_px)
+        off = np.linalg.norm(self._residuals(cameras, points)[0], axis=1)
+        fits = solid[self.seen.point] & (off < tolerance_px)
+        return points, fits & _seen_twice(self.seen.point, fits, self.seen.points)
+
     def _rescaled(self, cameras: Cameras) -> Cameras:
         """Give the path back the size that it had: images tell nothing of it."""
         place = cameras.poses[:, :3, 3]

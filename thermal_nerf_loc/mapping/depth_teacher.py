@@ -25,7 +25,6 @@ from thermal_nerf_loc.mapping.thermal_depth import shrunk
 from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.rendering import Renderer, sureness
-from thermal_nerf_loc.sensing.vignetting import radius_squared
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -191,9 +190,9 @@ def look(renderer: Any, modality: str, camera: Camera, T: Array,
     origins = np.broadcast_to(T[:3, 3].astype(np.float32), along.shape).copy()
     seen = renderer.render_rays(modality, origins, along)
     values = seen.values
-    if hasattr(renderer, 'as_seen'):
-        values = renderer.as_seen(modality, values, radius_squared(camera.pixel_centers(),
-                                                                   camera.size))
+    added = renderer.added(modality, camera.size) if hasattr(renderer, 'added') else None
+    if added is not None:
+        values = values + added.reshape(-1, 1)
     good = np.isfinite(seen.distance_m) & (seen.distance_m > 0.0)
     trust = sureness(seen.distance_m, seen.spread_m, seen.opacity, good)
     doubt = seen.spread_m / np.maximum(seen.distance_m, 1e-6)

@@ -23,6 +23,7 @@ from thermal_nerf_loc.field.render import render, Samples, View
 from thermal_nerf_loc.field.space import Space, space_around_cameras
 from thermal_nerf_loc.field.strategies import Learner, learners_for
 from thermal_nerf_loc.mapping.objective import Objective
+from thermal_nerf_loc.mapping.optimizer import adam
 from thermal_nerf_loc.mapping.pixels import PixelSource
 from thermal_nerf_loc.mapping.settings import TrainConfig, wealth
 
@@ -110,11 +111,7 @@ def _learned(sources: Mapping[str, PixelSource], space: Space, config: TrainConf
     learner, = learners_for('rgbx', _FIELD, _SAMPLING, space,
                             {name: source.channels for name, source in sources.items()})
     objective = Objective(config, sources, torch.device('cpu'))
-    networks = [p for name, p in learner.field.named_parameters()
-                if not name.startswith('encoding.')]
-    optimizer = torch.optim.Adam(
-        [{'params': [learner.field.encoding.table], 'lr': config.learning_rate, 'eps': 1e-15},
-         {'params': networks, 'lr': config.network_learning_rate}], betas=(0.9, 0.99), fused=True)
+    optimizer = adam(config, [learner])
     for step in range(steps):
         loss = torch.zeros(())
         for name, source in sources.items():

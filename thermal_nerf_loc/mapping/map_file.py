@@ -34,10 +34,10 @@ from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.mapping.keyframes import Keyframes
 from thermal_nerf_loc.mapping.places import Places
 from thermal_nerf_loc.mapping.uncertainty import Uncertainty
+from thermal_nerf_loc.sensing.flat_field import radial, resized
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
-from thermal_nerf_loc.sensing.vignetting import falloff
 
 FORMAT, VERSION = 'thermal_nerf_loc map', 2  # 1: another hash grid
 _CHUNK_RAYS = 8192  # what lies between grid and networks then stays near the processor
@@ -54,6 +54,7 @@ class MapInfo:
     seconds: float
     made_by: str = f'thermal_nerf_loc {__version__}'
     refinement: Mapping[str, Any] = field(default_factory=dict)  # see `rig.Corrections.facts`
+    zero: Mapping[str, float] = field(default_factory=dict)  # see `shutter.py`
 
 
 class RadianceMap:
@@ -61,16 +62,16 @@ class RadianceMap:
 
     def __init__(self, learners: tuple[Learner, ...], temperature_range: TemperatureRange | None,
                  info: MapInfo, keyframes: Keyframes | None = None, name: str = '',
-                 vignetting: Mapping[str, tuple[float, float]] | None = None) -> None:
+                 flat_fields: Mapping[str, Array32] | None = None) -> None:
         """
         Join trained fields; `temperature_range` is due when there is a thermal branch.
 
-        `vignetting` is what the cameras add towards their corners (`sensing/vignetting.py`).
+        `flat_fields` are what the cameras add to their pixels (`sensing/flat_field.py`).
         """
         self.learners, self.temperature_range, self.info = learners, temperature_range, info
         self.keyframes = keyframes or Keyframes(np.empty((0, 4, 4)), {})
         self.name = name or info.scene_name
-        self.vignetting = dict(vignetting or {})
+        self.flat_fields = dict(flat_fields or {})
         # (factor, floor m) of covariances by modalities; see `localization/calibration.py`
         self.calibration: dict[str, tuple[float, float]] = {}
         # (offset, scale, shape) of wrong poses by modalities; see `false_confidence.py`
@@ -121,11 +122,10 @@ class RadianceMap:
                                              for part in zip(*chunks, strict=True))
         return RayRendering(self._to_sensor(modality, values), distance, spread, opacity)
 
-    def as_seen(self, modality: str, values: Array32, r_squared: Array32) -> Array32:
-        """Rendered values (n, channels) with what the map's own cameras add at these r^2 (n,)."""
-        if modality not in self.vignetting:
-            return values
-        return values + falloff(self.vignetting[modality], r_squared)[:, None]
+    def added(self, modality: str, size: tuple[int, int]) -> Array32 | None:
+        """What the map's own camera adds to images of this size (h, w, 1); None: nothing."""
+        field = self.flat_fields.get(modality)
+        return None if field is None else resized(field, size)[..., None]
 
     def render_differentiable(self, modality: str, origins: Tensor, directions: Tensor) -> Tensor:
         """Values (n, channels) in sensor units, differentiable in origins and directions."""
@@ -143,7 +143,8 @@ class RadianceMap:
 
     def save(self, path: Path) -> None:
         """Write the map beside `path`, then rename."""
-        tensors = _tensors(self.learners, self.keyframes, self.places, self.uncertainty)
+        tensors = _tensors(self.learners, self.keyframes, self.places, self.uncertainty,
+                           self.flat_fields)
         facts = {'format': FORMAT, 'version': VERSION, 'name': self.name,
                  'info': asdict(self.info), 'space': asdict(self.space),
                  'field': asdict(self.learners[0].field.config),
@@ -153,7 +154,7 @@ class RadianceMap:
                               for learner in self.learners],
                  'temperature_range': (asdict(self.temperature_range)
                                        if self.temperature_range else None),
-                 'vignetting': self.vignetting, 'calibration': self.calibration,
+                 'calibration': self.calibration,
                  'false_confidence': self.false_confidence,
                  'checksum': _checksum(tensors)}
         write_atomically(Path(path), save(tensors, {'map': json.dumps(facts)}))
@@ -193,13 +194,16 @@ class RadianceMap:
         panoramas = Places.from_tensors(places) if places else None
         uncertainty = (Uncertainty(tensors['uncertainty'].float().numpy(), space)
                        if 'uncertainty' in tensors else None)
+        flat_fields = _under('flat_field.', tensors)
         if not learners or set(tensors) != set(_tensors(tuple(learners), keyframes, panoramas,
-                                                        uncertainty)):
+                                                        uncertainty, flat_fields)):
             raise ValueError('weights and settings tell of different fields')
         celsius = facts['temperature_range']
         made = cls(tuple(learners), TemperatureRange(**celsius) if celsius else None,
                    MapInfo(**facts['info']), keyframes, facts['name'],
-                   {name: _coefficients(pair) for name, pair in facts['vignetting'].items()})
+                   {name: _flat_field(field) for name, field in flat_fields.items()})
+        for name, pair in facts.get('vignetting', {}).items():  # of earlier maps
+            made.flat_fields[name] = _flat_field(radial(*pair))
         made.calibration = {name: _calibration(pair)
                             for name, pair in facts.get('calibration', {}).items()}
         made.false_confidence = {name: _tail(pair)
@@ -230,11 +234,10 @@ class RadianceMap:
                                            RENDER_EXPLORING)
 
 
-def _coefficients(pair: Any) -> tuple[float, float]:
-    k2, k4 = (float(value) for value in pair)
-    if not np.isfinite((k2, k4)).all():
-        raise ValueError('vignetting is not finite')
-    return k2, k4
+def _flat_field(field: Array32) -> Array32:
+    if field.ndim != 2 or not np.isfinite(field).all():
+        raise ValueError('flat field is no image')
+    return field.astype(np.float32)
 
 
 def _calibration(pair: Any) -> tuple[float, float]:
@@ -258,8 +261,11 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[A
 
 
 def _tensors(learners: tuple[Learner, ...], keyframes: Keyframes, places: Places | None,
-             uncertainty: Uncertainty | None) -> dict[str, Tensor]:
+             uncertainty: Uncertainty | None, flat_fields: Mapping[str, Array32],
+             ) -> dict[str, Tensor]:
     out = {'keyframes.poses': torch.from_numpy(keyframes.poses)}
+    out |= {f'flat_field.{name}': torch.from_numpy(field).half()
+            for name, field in flat_fields.items()}
     if uncertainty is not None:
         out['uncertainty'] = torch.from_numpy(uncertainty.values).half()
     if places is not None:

@@ -4,6 +4,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
@@ -16,10 +17,14 @@ from thermal_nerf_loc.mapping.formation import Formation
 from thermal_nerf_loc.mapping.pixels import PixelSource, RayBatch
 from thermal_nerf_loc.mapping.rig import Corrections, Given
 from thermal_nerf_loc.mapping.settings import METRIC, TrainConfig
-from thermal_nerf_loc.sensing.frame import RGB
+from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
+Array32 = NDArray[np.float32]
 Moment = tuple[float, float]  # steps that the schedule has run, and of how many
+
+_STANDS = 0.5  # of a training: what the map misses from then on tells of the cameras
+_MOST_MISSED = 0.2  # contrasts; beyond it is an edge that the map has elsewhere
 
 
 class Objective:
@@ -33,7 +38,8 @@ class Objective:
             config.balance, {'thermal': config.thermal_weight},
             {name: source.variance for name, source in sources.items()})
         self.formations = nn.ModuleDict(
-            {name: Formation(name, source.images) for name, source in sources.items()})
+            {name: Formation(name, source.images, source.size)
+             for name, source in sources.items()})
         self.formations.to(device)
         self.depth_fits = nn.ModuleDict({} if config.depth_kind == METRIC else {
             name: DepthFit(source.images, config.depth_kind) for name, source in sources.items()})
@@ -47,6 +53,9 @@ class Objective:
         learner.grid.observe(rendering.points, rendering.density)
         seen = (self.formations[modality](rendering.values, batch) if config.formation
                 else rendering.values)
+        if config.formation and moment[0] >= _STANDS * moment[1]:
+            self._formation(modality).note(batch.truth - seen.detach(), batch,
+                                           _MOST_MISSED * self.balance.spread[modality])
         squares = losses.photometric(seen.detach(), batch.truth, 'l2')
         self._note_psnr(modality, squares)
         loss = (self._image_loss(modality, seen, batch.truth)
@@ -55,11 +64,20 @@ class Objective:
             return loss
         return loss + self._geometry(learner, modality, samples, rendering, batch, moment)
 
-    def vignetting(self, temperatures: TemperatureRange | None) -> dict[str, tuple[float, float]]:
-        """What each thermal camera adds towards its corners, in the unit of its images."""
+    def flat_fields(self, temperatures: TemperatureRange | None) -> dict[str, Array32]:
+        """What each thermal camera adds to its pixels, in the unit of its images."""
         unit = temperatures.span_celsius if temperatures else 1.0
-        return {name: formation.vignetting(unit) for name, formation in self.formations.items()
+        return {name: formation.flat_field(unit) for name, formation in self.formations.items()
                 if isinstance(formation, Formation) and not formation.multiplies}
+
+    def offsets(self, temperatures: TemperatureRange) -> NDArray[np.float64]:
+        """Each thermal image's own offset from all of them, deg C."""
+        return self._formation(THERMAL).offsets(temperatures.span_celsius)
+
+    def _formation(self, modality: str) -> Formation:
+        formation = self.formations[modality]
+        assert isinstance(formation, Formation)
+        return formation
 
     def _geometry(self, learner: Learner, modality: str, samples: Samples, rendering: Rendering,
                   batch: RayBatch, moment: Moment) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor
 from thermal_nerf_loc.data.scratch import Allocate, in_memory
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.flat_field import across
 from thermal_nerf_loc.sensing.frame import row_motions, SensorImage
-from thermal_nerf_loc.sensing.vignetting import radius_squared
 
 Array32 = NDArray[np.float32]
 
@@ -32,14 +32,14 @@ class RayBatch:
     depth_m: Tensor  # (n,)
     confidence: Tensor  # (n,)
     image: Tensor  # (n,) which training image of this modality
-    radius_squared: Tensor  # (n,) from the image centre; 1 in the corners
+    across: Tensor  # (n, 2) -1 to 1 from left to right, from top to bottom
     sights: Array32  # (n, 3) directions in the camera
     moved: NDArray[np.float64] | None = None  # (n, 4, 4) of rolling images: at each ray's row
 
     def on(self, device: torch.device) -> 'RayBatch':
         """The same with its tensors on a device; rays stay where the sampler is."""
         return replace(self, **{name: getattr(self, name).to(device) for name in
-                                ('truth', 'depth_m', 'confidence', 'image', 'radius_squared')})
+                                ('truth', 'depth_m', 'confidence', 'image', 'across')})
 
 
 class PixelSource:
@@ -67,6 +67,12 @@ class PixelSource:
         self._confidence = allocate((pixels,), np.uint8) if has_confidence else None
         self._sweeps = np.zeros((len(cameras), 6))
         self._fill(cameras, load, allocate)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of all images, None where they differ."""
+        width, height = self._sizes[0].tolist()
+        return (width, height) if (self._sizes == self._sizes[0]).all() else None
 
     def __len__(self) -> int:
         """Number of usable pixels."""
@@ -99,7 +105,7 @@ class PixelSource:
         return RayBatch(np.ascontiguousarray(pose[:, :3, 3]), directions, truth,
                         torch.from_numpy(np.where(known, depth, 0.0).astype(np.float32)),
                         torch.from_numpy(trust), torch.from_numpy(image),
-                        torch.from_numpy(radius_squared(pixels, size)), sights, moved)
+                        torch.from_numpy(across(pixels, size)), sights, moved)
 
     def _fill(self, cameras: Sequence[Camera], load: Callable[[int], SensorImage],
               allocate: Allocate) -> None:

@@ -45,18 +45,12 @@ class Given:
         """Origins and directions (n, 3)."""
         return torch.from_numpy(batch.origins), torch.from_numpy(batch.directions)
 
-    @staticmethod
-    def knows(modality: str) -> bool:
-        """Where all cameras are is said."""
-        return True
-
 
 class Corrections(nn.Module):
     """All that `config.what` names, as parameters that begin at zero."""
 
     base: Tensor
     base_rig: Tensor
-    placed: Tensor
     likeness: Tensor
 
     def __init__(self, config: RefineConfig, scene: Scene, modalities: Sequence[str],
@@ -69,8 +63,6 @@ class Corrections(nn.Module):
         self.modalities = tuple(modalities)
         self.register_buffer('base', torch.from_numpy(self.given).clone())
         self.register_buffer('base_rig', torch.eye(4, dtype=torch.float64))
-        # whether heat may be learned: where it looks is not known before its edges are found
-        self.register_buffer('placed', torch.tensor(config.method != EDGES))
         self.register_buffer('likeness', torch.tensor(0.0, dtype=torch.float64))
         self._of_image: dict[str, NDArray[np.int64]] = {}
         self._rigs: dict[str, Tensor] = {}
@@ -134,21 +126,12 @@ class Corrections(nn.Module):
         self.lens[:] = torch.from_numpy(cameras.lens)
         self.delay.fill_(cameras.delay_s)
 
-    def knows(self, modality: str) -> bool:
-        """False for heat as long as nobody knows where its camera is."""
-        return modality != THERMAL or bool(self.placed)
-
-    def is_due(self, share: float) -> bool:
-        """True once, when colour alone has learned enough to tell where its edges are."""
-        return not self.placed and share >= self.config.rig_at
-
     @torch.no_grad()
     def place(self, T: Array, likeness: float) -> None:
-        """Let heat be learned from now on, with the rig at T (4, 4) behind what it was."""
+        """Let the rig begin at T (4, 4) behind what it was."""
         self.base_rig[:] = torch.from_numpy(self.rig_correction().numpy() @ T)
         self.rig.zero_()
         self.likeness.fill_(likeness)
-        self.placed.fill_(True)
 
     @torch.no_grad()
     def rebase(self, poses: Array) -> None:

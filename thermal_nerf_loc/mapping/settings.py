@@ -65,8 +65,8 @@ class RefineConfig:
     method: str = setting(FEATURES, 'features: bundle adjustment before training; gradient: of '
                           'the images, while training; both: in turn; edges: the rig by '
                           'edges of heat on edges of colour, then gradient', choices=METHODS)
-    rig_at: float = setting(0.25, 'share of the training that colour learns alone, before edges '
-                            'tell the rig', 0.05, 0.5)
+    look_ahead: float = setting(0.3, 'edges are looked for in a map of colour alone, that so '
+                                'large a share of the training makes before it', 0.02, 0.8)
     form: str = setting('so3xr3', 'parameters of a correction', choices=('so3xr3', 'se3', '6d'))
     learning_rate: float = setting(2e-4, 'radians, or scene scales', 1e-7, 1.0)
     decay: float = setting(0.01, 'last learning rate over the first', 1e-6, 1.0)
@@ -117,6 +117,7 @@ class TrainConfig:
     depth_kind: str = setting(METRIC, 'what depth maps hold: metres; or depth (affine) or inverse '
                               'depth whose scale and shift are fitted for each image',
                               choices=(METRIC, AFFINE, INVERSE))
+    depth_points: bool = setting(False, 'depth of points that images share helps, too')
     near_gradient: float = setting(1.0, 'gradients shrink nearer than this, in scene scales',
                                    0.0, 10.0)
     refresh_share: float = setting(0.01, 'grid cells looked at anew every 16 steps', 0.0, 1.0)
@@ -146,6 +147,15 @@ class TrainConfig:
         return replace(self, steps=self.steps or round(_FEWEST_STEPS * rich),
                        field=replace(self.field, encoding=encoding),
                        sampling=replace(sampling, grid_cells=sampling.grid_cells or cells))
+
+    def looking_ahead(self) -> 'TrainConfig':
+        """For the map of colour alone in which edges tell the rig."""
+        share, limit = self.refine.look_ahead, self.max_seconds
+        poses = tuple(name for name in self.refine.what if name == POSES)
+        return replace(self, strategy='rgbx', modality='rgb',
+                       steps=max(1, round(share * self.planned_steps)),
+                       max_seconds=None if limit is None else max(1.0, share * limit),
+                       refine=replace(self.refine, what=poses, method=GRADIENT))
 
     def identity(self) -> dict[str, Any]:
         """Every setting that the trained fields depend on."""

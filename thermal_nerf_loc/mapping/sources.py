@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a scene on disk to the pixels that training draws from, one image in memory at a time."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from thermal_nerf_loc.data.scene import ImageRecord, load_image, Scene
 from thermal_nerf_loc.data.scratch import Allocate, in_memory, on_disk
+from thermal_nerf_loc.mapping.matched_depth import matched_depth, painted, Sightings
 from thermal_nerf_loc.mapping.pixels import bytes_needed, PixelSource
-from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.mapping.settings import POSES, TrainConfig
+from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 _Records = dict[int, ImageRecord]  # by frame
 
 
-def load_sources(scene: Scene, config: TrainConfig,
+def load_sources(scene: Scene, config: TrainConfig, progress: Progress = silent,
                  ) -> tuple[dict[str, PixelSource], TemperatureRange | None]:
     """Pixels of each modality of the training split, and the range that thermal was scaled by."""
     wanted = scene.modalities if config.modality == 'both' else (config.modality,)
@@ -23,29 +26,36 @@ def load_sources(scene: Scene, config: TrainConfig,
     order = sorted(wanted, key=lambda name: name != RGB)  # RGB first: X is what joins it
     members = {name: _records(scene, name, config.depth_weight > 0.0) for name in order}
     temperatures = _temperature_range(members[THERMAL]) if THERMAL in members else None
+    matched = {order[0]: matched_depth(scene, order[0], POSES in config.refine.what, progress)
+               } if config.depth_points else {}
     needed = sum(bytes_needed([record.camera for record in records.values()], _channels(name),
-                              _has_depth(records), _has_confidence(records))
+                              name in matched or _has_depth(records),
+                              name in matched or _has_confidence(records))
                  for name, records in members.items())
     allocate = on_disk if needed > config.memory_limit_mb * 2**20 else in_memory
-    return {name: _source(scene, name, members[name], temperatures, allocate)
+    return {name: _source(scene, name, members[name], temperatures, allocate, matched.get(name))
             for name in order}, temperatures
 
 
 def _source(scene: Scene, name: str, members: _Records, temperatures: TemperatureRange | None,
-            allocate: Allocate) -> PixelSource:
+            allocate: Allocate, matched: Mapping[int, Sightings] | None) -> PixelSource:
     """Pixels of a modality, temperatures scaled to [0, 1]."""
-    records = list(members.values())
+    records, frames = list(members.values()), list(members)
 
     def load(i: int) -> SensorImage:
         image = load_image(name, records[i])
         if name == THERMAL and temperatures is not None:
-            return replace(image, values=temperatures.to_field(image.values))
+            image = replace(image, values=temperatures.to_field(image.values))
+        if matched is not None:
+            depth_m, confidence = painted(matched[frames[i]], image.camera)
+            image = replace(image, depth_m=depth_m, depth_confidence=confidence)
         return image
 
     poses = [scene.frames[index].T_world_cam @ record.T_cam_sensor
              for index, record in members.items()]
     return PixelSource([record.camera for record in records], poses, load, _channels(name),
-                       _has_depth(members), allocate, _has_confidence(members))
+                       matched is not None or _has_depth(members), allocate,
+                       matched is not None or _has_confidence(members))
 
 
 def _records(scene: Scene, name: str, with_depth: bool) -> _Records:

@@ -32,12 +32,16 @@ from thermal_nerf_loc.mapping.extent import fitted
 from thermal_nerf_loc.mapping.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
 from thermal_nerf_loc.mapping.objective import Objective
+from thermal_nerf_loc.mapping.optimizer import adam, set_rate
 from thermal_nerf_loc.mapping.pixels import PixelSource
 from thermal_nerf_loc.mapping.processes import joined, Processes
 from thermal_nerf_loc.mapping.rig import Coarseness, Corrections, Given
-from thermal_nerf_loc.mapping.settings import BOTH, FEATURES, TrainConfig
+from thermal_nerf_loc.mapping.settings import BOTH, EDGES, FEATURES, TrainConfig
+from thermal_nerf_loc.mapping.shutter import Zero, zero_offset
 from thermal_nerf_loc.mapping.sources import load_sources
 from thermal_nerf_loc.progress import Progress, silent
+from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 _REPORT_STEPS = 20
 _REFRESH_STEPS = 16
@@ -65,7 +69,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     Under torchrun every process calls this, and gets the same map.
     """
     device = config.resolved_device()
-    sources, temperatures = load_sources(scene, config)
+    sources, temperatures = load_sources(scene, config, progress)
     began = time.monotonic()
     with joined(device) as processes:
         config, space = fitted(config, sources, _positions(scene))
@@ -75,10 +79,13 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     refined, facts = scene, {}
     if trainer.corrections is not None:
         refined, facts = trainer.corrections.applied(scene), trainer.corrections.facts(scene)
+    zero = trainer.zero(scene, temperatures)
+    if temperatures is not None and zero is not None:
+        temperatures = temperatures.moved(zero.celsius)
     info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
-                   seconds=seconds, refinement=facts)
+                   seconds=seconds, refinement=facts, zero=zero._asdict() if zero else {})
     radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(refined),
-                               vignetting=trainer.objective.vignetting(temperatures))
+                               flat_fields=trainer.objective.flat_fields(temperatures))
     return TrainingResult(radiance_map, trainer.steps, seconds,
                           trainer.steps * config.rays / max(seconds, 1e-9),
                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
@@ -90,13 +97,12 @@ def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Check
     """Step until done; the seconds that it took, with those before an interruption."""
     processes, period_s = trainer.processes, trainer.config.checkpoint_seconds
     started = began - _resume(trainer, checkpoint)
-    refined_first = trainer.config.refine.method in (FEATURES, BOTH)
-    if trainer.corrections and not trainer.steps and refined_first:
-        adjust(trainer.corrections, scene, progress)
+    if trainer.corrections and not trainer.steps:
+        _look_ahead(trainer, scene, progress)
     seconds = processes.leaders(time.monotonic() - started)
+    if not trainer.steps:
+        trainer.prelude = seconds
     while not trainer.finished(seconds):
-        if trainer.corrections and trainer.agreed and trainer.corrections.is_due(trainer.share):
-            place_thermal(trainer.corrections, scene, trainer.learners, progress)
         trainer.step(seconds)
         seconds = processes.leaders(time.monotonic() - started)
         if trainer.steps % _REPORT_STEPS == 0 and processes.leads:
@@ -107,6 +113,26 @@ def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Check
                 checkpoint.write(state, trainer.identity)
     trainer.finish()
     return seconds
+
+
+def _look_ahead(trainer: 'Trainer', scene: Scene, progress: Progress) -> None:
+    """Let corrections begin where matched points, or edges in a map of colour, put them."""
+    config, corrections = trainer.config, trainer.corrections
+    assert corrections is not None
+    if config.refine.method in (FEATURES, BOTH):
+        adjust(corrections, scene, progress)
+    elif config.refine.method == EDGES:
+        ahead = Trainer(config.looking_ahead(), {RGB: trainer.sources[RGB]}, scene,
+                        trainer.processes, trainer.learners[0].field.space)
+        _run(ahead, scene, _prefixed(progress, 'colour ahead, '), None, time.monotonic())
+        known = ahead.corrections.applied(scene) if ahead.corrections else scene
+        place_thermal(corrections, known, ahead.learners, progress)
+
+
+def _prefixed(progress: Progress, words: str) -> Progress:
+    def told(done: float, total: float, message: str = '') -> None:
+        progress(done, total, words + message)
+    return told
 
 
 def _resume(trainer: 'Trainer', checkpoint: Checkpoint | None) -> float:
@@ -150,6 +176,7 @@ class Trainer:
         self.objective = Objective(config, sources, processes.device, self.corrections or Given())
         self.optimizer = self._optimizer()
         self.steps, self.share, self.loss = 0, 0.0, float('nan')
+        self.prelude = 0.0  # seconds before the first step
 
     @property
     def learning(self) -> tuple[Learner, ...]:
@@ -177,7 +204,7 @@ class Trainer:
         self._set_levels()
         loss = torch.zeros((), device=self.processes.device)
         for learner in self.learning:
-            for modality in filter(self.objective.corrections.knows, learner.modalities):
+            for modality in learner.modalities:
                 batch = self.sources[modality].draw(self._rays_each(), self.rng)
                 loss = loss + self.objective.loss(learner, modality, batch, self._moment(),
                                                   self.rng)
@@ -218,6 +245,14 @@ class Trainer:
         for learner in self.learners:
             learner.field.cpu()
 
+    def zero(self, scene: Scene, temperatures: TemperatureRange | None) -> Zero | None:
+        """By how much the map is too cold, where shutter events tell."""
+        if temperatures is None or not self.config.formation:
+            return None
+        stamps = [scene.frames[i].records[THERMAL].stamp_ns for i in scene.train
+                  if THERMAL in scene.frames[i].records]
+        return zero_offset(np.array(stamps), self.objective.offsets(temperatures))
+
     def status(self, seconds: float) -> str:
         """One line for a progress bar."""
         quality = ' '.join(f'{name} {value:.1f} dB' for name, value in self.objective.psnr.items())
@@ -239,7 +274,8 @@ class Trainer:
                         for key, value in self.corrections.state_dict().items()}
         for i, moments in self.optimizer.state_dict()['state'].items():
             tensors |= {f'adam{i}.{key}': value for key, value in moments.items()}
-        return State(tensors, {'steps': self.steps, 'seconds': seconds, 'phase': self.phase,
+        return State(tensors, {'steps': self.steps, 'seconds': seconds,
+                               'prelude': self.prelude, 'phase': self.phase,
                                'phase_began': self.phase_began, 'loss': self.loss,
                                'psnr': self.objective.psnr,
                                'variance': self.objective.balance.variance,
@@ -263,6 +299,7 @@ class Trainer:
             'state': {i: _under(f'adam{i}.', tensors) for i in range(parameters)},
             'param_groups': self.optimizer.state_dict()['param_groups']})
         self.steps, self.phase_began = facts['steps'], facts['phase_began']
+        self.prelude = facts['prelude']
         self.loss, self.objective.psnr = facts['loss'], dict(facts['psnr'])
         self.objective.balance.variance = dict(facts['variance'])
         self.rng.bit_generator.state = json.loads(facts['random'][self.processes.rank])
@@ -279,22 +316,21 @@ class Trainer:
 
     def _rays_each(self) -> int:
         """The batch is shared evenly, so that every strategy and any number of processes pay."""
-        shares = self.processes.count * sum(self.objective.corrections.knows(name) for learner
-                                            in self.learning for name in learner.modalities)
+        shares = self.processes.count * sum(len(learner.modalities) for learner in self.learning)
         return max(1, self.config.rays // shares)
 
     def _share(self, seconds: float) -> float:
         """How much of the training is done, by steps or by time."""
         by_steps = self.steps / self.config.planned_steps
-        limit = self.config.max_seconds
-        return by_steps if limit is None else max(by_steps, min(1.0, seconds / limit))
+        if self.config.max_seconds is None:
+            return by_steps
+        time_left = max(self.config.max_seconds - self.prelude, 1e-9)
+        return max(by_steps, min(1.0, (seconds - self.prelude) / time_left))
 
     def _set_learning_rate(self) -> None:
         phase = self._phases[self.phase]
-        warmup = min(1.0, (self.steps - self.phase_began + 1) / 50)
-        share = (self.share - phase.begin) / (phase.end - phase.begin)
-        for group in self.optimizer.param_groups:
-            group['lr'] = group['initial_lr'] * warmup * group['decay']**share
+        set_rate(self.optimizer, self.steps - self.phase_began,
+                 (self.share - phase.begin) / (phase.end - phase.begin))
 
     def _set_levels(self) -> None:
         """Hide fine hash levels while poses are still far off."""
@@ -305,29 +341,12 @@ class Trainer:
                                                                  encoding.config.levels)
 
     def _optimizer(self) -> torch.optim.Adam:
-        """Adam; the hash tables with their own rate and a tiny epsilon, as most rows rest."""
-        config, learners = self.config, self.learning
-        present = {name for learner in learners for name in learner.modalities}
-        tables = [learner.field.encoding.table for learner in learners]
-        networks = [p for learner in learners for name, p in learner.field.named_parameters()
-                    if not name.startswith('encoding.')]
+        """For what the present phase learns."""
+        present = {name for learner in self.learning for name in learner.modalities}
         cameras = [p for name, formation in self.objective.formations.items() if name in present
-                   for p in formation.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(
-            [{'params': tables, 'lr': config.learning_rate, 'eps': 1e-15},
-             {'params': networks, 'lr': config.network_learning_rate},
-             {'params': cameras, 'lr': config.formation_learning_rate}],
-            betas=(0.9, 0.99), fused=True)
-        for group in optimizer.param_groups:
-            group['decay'] = config.decay
-        free = [p for p in self.corrections.parameters() if p.requires_grad] if (
-            self.corrections is not None) else []
-        if free:
-            optimizer.add_param_group({'params': free, 'lr': config.refine.learning_rate,
-                                       'decay': config.refine.decay})
-        for group in optimizer.param_groups:
-            group['initial_lr'] = group['lr']
-        return optimizer
+                   for p in formation.parameters()]
+        poses = self.corrections.parameters() if self.corrections is not None else ()
+        return adam(self.config, self.learning, cameras, poses)
 
     def _refresh_grids(self) -> None:
         if self.steps % _REFRESH_STEPS == 0:

@@ -150,6 +150,10 @@ class TemperatureRange:
         """Deg C from a field's 0 to its 1."""
         return self.high_celsius - self.low_celsius
 
+    def moved(self, celsius: float) -> 'TemperatureRange':
+        """The same field, everything so much warmer."""
+        return TemperatureRange(self.low_celsius + celsius, self.high_celsius + celsius)
+
     def to_field(self, celsius: ArrayLike) -> Array32:
         """Deg C to [0, 1], clipped."""
         share = (np.asarray(celsius, dtype=np.float64) - self.low_celsius) / self.span_celsius

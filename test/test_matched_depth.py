@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depth of points that images share, held against the depth of the simulated world."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from thermal_nerf_loc.data.nerfstudio import load_scene
+from thermal_nerf_loc.errors import RunError
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.mapping.matched_depth import matched_depth, painted, Sightings
+from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.mapping.sources import load_sources
+from thermal_nerf_loc.progress import silent
+from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
+from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
+
+
+@pytest.fixture(scope='module')
+def scene(tmp_path_factory):
+    """Views close enough to share points; depth is measured exactly."""
+    out = tmp_path_factory.mktemp('matched') / 'room'
+    simulate_dataset(out, SimulationConfig(frames=14, size=(112, 84), laps=0.4, supersampling=1))
+    return load_scene(out)
+
+
+def errors_of(scene, found):
+    """Relative errors of all sightings, at the nearest pixel."""
+    off = []
+    for i, sightings in found.items():
+        true = scene.load(i).images['rgb'].depth_m
+        x, y = np.floor(sightings.pixels).astype(int).T
+        off.append(sightings.depth_m / true[y, x] - 1.0)
+    return np.abs(np.concatenate(off))
+
+
+@pytest.mark.parametrize('refined', [False, True])
+def test_points_lie_where_the_world_is(scene, refined):
+    """With true poses; and with poses that are off, once they are adjusted."""
+    bad = spoiled(scene, SpoilConfig(pose_deg=1.0, pose_m=0.02)) if refined else scene
+    found = matched_depth(bad, 'rgb', refined, silent)
+    assert set(found) == set(scene.train)
+    off = errors_of(scene, found)
+    assert len(off) > 10 * len(scene.train)
+    assert np.median(off) < (0.06 if refined else 0.02)
+
+
+def test_training_gets_them(scene):
+    """As depth with confidence, of one modality; what was measured stays out."""
+    config = TrainConfig(depth_points=True, depth_weight=0.3)
+    bare = replace(scene, frames=tuple(replace(frame, records={
+        name: replace(record, depth_path=None) for name, record in frame.records.items()})
+        for frame in scene.frames))
+    sources, _ = load_sources(bare, config)
+    batch = sources['rgb'].at(np.arange(len(sources['rgb'])))
+    known = batch.confidence > 0.0
+    assert 0.005 < float(known.float().mean()) < 0.5
+    assert float(batch.confidence.max()) == 1.0
+    assert not sources['thermal'].at(np.arange(500)).confidence.any()
+    true = load_sources(scene, TrainConfig(depth_weight=0.3))[0]['rgb'].at(
+        np.arange(len(sources['rgb']))).depth_m
+    off = (batch.depth_m / true - 1.0).abs()[known]
+    assert float(off.median()) < 0.03
+
+
+def test_a_sighting_tells_of_the_pixels_around_it():
+    camera = Camera.from_fov(200, 100, 60.0)
+    depth, trust = painted(Sightings(np.array([[50.5, 40.5], [51.5, 40.5], [0.2, 99.9]]),
+                                     np.array([2.0, 3.0, 4.0])), camera)
+    assert depth[40, 50] == 2.0 and depth[40, 51] == 3.0 and trust[40, 50] == 1.0
+    assert depth[99, 0] == 4.0 and 0.0 < trust[41, 50] < 1.0
+    assert (depth > 0.0).sum() == (trust > 0.0).sum() < 20
+
+
+def test_images_that_share_nothing_are_refused(scene):
+    """One pair at either end of the drive; wrong poses, which points do not agree with."""
+    with pytest.raises(RunError, match='too few points to tell depth'):
+        matched_depth(replace(scene, train=scene.train[::7]), 'rgb', False, silent)
+    bad = spoiled(scene, SpoilConfig(pose_deg=20.0, pose_m=0.5))
+    with pytest.raises(RunError, match='--refine poses'):
+        load_sources(bad, TrainConfig(depth_points=True, depth_weight=0.3))
