@@ -21,13 +21,15 @@ from _bench import add_data, finish, guarded, parser, prepare, show, training_da
 EVERY = 5  # pair is held out
 START_DEG, START_SHARE = 10.0, 0.1
 SUCCESS_DEG, SUCCESS_SHARE = 5.0, 0.0125  # 5 cm in a room of 4 m
-# name of a map: what is refined, by which method, whether the cameras' own share is learned
-MAPS: dict[str, tuple[tuple[str, ...], str, bool]] = {
-    'nothing': ((), 'features', False),
-    'formation': ((), 'features', True),
-    'rig': (('rig',), 'edges', True),
-    'intrinsics': (('rig', 'intrinsics'), 'edges', True),
-    'poses': (('poses', 'rig'), 'edges', True)}
+# name of a map: what is refined, whether the cameras' own share is learned, whether matched points
+# tell depth
+MAPS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
+    'nothing': ((), False, False),
+    'formation': ((), True, False),
+    'points': ((), True, True),
+    'intrinsics': (('rig', 'intrinsics'), True, True),
+    'poses': (('poses', 'rig'), True, True),
+    'rig': (('rig',), True, True)}
 
 
 def options() -> argparse.ArgumentParser:
@@ -89,14 +91,17 @@ def scale_of(scene: Any) -> float:
 def trained(args: argparse.Namespace, scene: Any, name: str) -> tuple[Any, Any]:
     """A map, and the scene with what was refined."""
     from thermal_nerf_loc.data.refined import write_refined
-    from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
+    from thermal_nerf_loc.mapping.settings import DEPTH_WEIGHT, RefineConfig, TrainConfig
     from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.uncertainty import uncertainty_of
 
-    what, method, formation = MAPS[name]
-    refine = RefineConfig(what, method)
+    what, formation, points = MAPS[name]
+    refine = RefineConfig(what, 'edges' if what else 'features')
     config = TrainConfig(steps=args.steps, rays=256 if args.quick else 2048, formation=formation,
-                         refine=refine, checkpoint_seconds=0.0)
+                         refine=refine, depth_points=points,
+                         depth_weight=DEPTH_WEIGHT if points else 0.0, checkpoint_seconds=0.0)
     result = train(scene, config, told(name))
+    result.map.uncertainty = uncertainty_of(result.map, result.scene)
     if args.keep is not None:
         args.keep.mkdir(parents=True, exist_ok=True)
         result.map.save(args.keep / f'{name}.map')

@@ -2,6 +2,7 @@
 """Localizer: from guess to pose, honest covariance and verdicts, clear complaints."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 from localization_room import make_poses, PaintedRoom, perturbed, take_frame
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.descent import DescentConfig, needed_rounds
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.localization.descent import Descent, DescentConfig, needed_rounds
 from thermal_nerf_loc.localization.inerf import InerfConfig, refine
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig
 from thermal_nerf_loc.localization.observation import observe
@@ -93,6 +95,37 @@ def test_rounds_follow_the_guess():
     assert needed_rounds((6.0, 3.0, 1.2, 0.5), 20.0) == (6.0, 3.0, 1.2, 0.5)
     assert needed_rounds((6.0, 3.0, 1.2, 0.5), 3.0) == (3.0, 1.2, 0.5)
     assert needed_rounds((6.0, 3.0, 1.2, 0.5), 0.1) == (0.5,)
+
+
+def test_wide_images_get_further_rounds():
+    """Until the blur is one of the widest image's own pixels."""
+    for width, rounds in ((160, (0.6,)), (320, (0.6, 0.3)), (640, (0.6, 0.3, 0.15))):
+        images = {RGB: SimpleNamespace(camera=Camera.from_fov(width, width // 2, 60.0)),
+                  THERMAL: SimpleNamespace(camera=Camera.from_fov(80, 60, 60.0))}
+        assert Descent(ROOM, DescentConfig(), images, 0).detailed((0.6,)) == rounds
+
+
+@pytest.mark.parametrize('case, looks', [('easy', [False]), ('near', [False]),
+                                         ('elsewhere', [False, True])])
+def test_a_second_look_is_taken_where_none_convinces(monkeypatch, case, looks):
+    """Not in passing: not for a pose that was found, nor one that was not searched for."""
+    seen, look = [], Descent.contenders
+
+    def noted(self, *args, closely=False):
+        seen.append(closely)
+        found = look(self, *args, closely=closely)
+        assert all(len(c.rounds) == 1 for c in found)  # 160 px wide: no detail beyond
+        assert len(found) <= (6 if closely else 3)
+        return found
+
+    monkeypatch.setattr(Descent, 'contenders', noted)
+    frame = take_frame(ROOM, POSES[0], seed=0)
+    if case == 'elsewhere':
+        frame = take_frame(PaintedRoom(seed=5), POSES[0], seed=0)
+    sigmas = {'guess_sigma_deg': 0.1, 'guess_sigma_m': 0.001} if case == 'near' else {}
+    start = POSES[0] if case == 'near' else perturbed(POSES[0], 10.0, 0.1, seed=0)
+    found = Localizer(ROOM, LocalizerConfig(**sigmas)).localize(frame, start)
+    assert seen == looks and (found.verdict == 'ok') == (case != 'elsewhere')
 
 
 def altered(frame, name, values):

@@ -28,6 +28,7 @@ Array = NDArray[np.float64]
 
 _NOMINAL_WIDTH_PX = 160  # `sigmas_px` are meant for images of this width
 _MIN_SIGMA_PX = 0.2
+_DETAIL_PX = 1.0  # of an image's own pixels: less blur shows no more
 _NOMINAL_DEPTH_M = 2.0  # turns a shift of the guess into a motion of the image
 _UNKNOWN = 1e3
 _SEARCH_SIGMAS = 1.3  # how far the search reaches, in sigmas of the guess
@@ -36,6 +37,9 @@ _MAX_WIDE_RAYS = 4.0  # times `grid_rays`
 _WIDE_REACH_RAD = np.deg2rad(20.0)  # beyond, twice as many hypotheses
 _QUICK_ITERATIONS = 6  # of hypotheses: enough to rank them
 _QUICK_STEP_PX = 0.2
+_CLOSER, _CLOSER_RAYS, _CLOSER_HYPOTHESES = 0.5, 4, 2  # second look: blur, rays, hypotheses
+_LATTICE_SIGMAS = 2.0  # of its blur between turned poses,
+_LATTICE_STEPS = 6.5  # but no more of them from the guess to the end of the reach
 _CONTENDER_SHARE = 0.6  # of the best score, for a rival to be looked at again
 
 
@@ -84,8 +88,14 @@ class Descent:
         self._rng = np.random.default_rng(seed)
         self._preferred: dict[str, NDArray[np.bool_]] = {}
 
-    def contenders(self, T: Array, sigma_m: float, sigma_rad: float) -> list[Contender]:
-        """Where the pose may be, most likely first."""
+    def contenders(self, T: Array, sigma_m: float, sigma_rad: float, closely: bool = False,
+                   ) -> list[Contender]:
+        """
+        Where the pose may be, most likely first.
+
+        `closely` looks with half the blur, at more points and from more directions: what is large
+        and smooth in an image is often light, not the scene.
+        """
         motion_px = self._motion_px(sigma_m, sigma_rad)
         rounds = needed_rounds(self.config.sigmas_px, motion_px)
         prior = PosePrior(T, np.diag(np.repeat(
@@ -93,9 +103,10 @@ class Descent:
         if motion_px <= 1.5 * rounds[0]:
             return [Contender(T, rounds, prior, 0.0)]
         reach = min(_SEARCH_SIGMAS * sigma_rad, _MAX_REACH_RAD)
-        grids = self._look_around(T, reach)
-        views = self._blurred(grids, rounds[0])
-        found = self._search(views, T, reach, prior)
+        times = _CLOSER if closely else 1.0
+        grids = self._look_around(T, reach, _CLOSER_RAYS if closely else 1)
+        views = self._blurred(grids, times * rounds[0])
+        found = self._search(views, T, reach, prior, times * rounds[0] if closely else None)
         scores = search.scores(views, T, found)
         order = np.argsort(-scores, kind='stable')
         kept: list[int] = []
@@ -105,11 +116,18 @@ class Descent:
                 kept.append(int(k))
         best = max(float(scores[order[0]]), 1e-9)
         rivals = [float(scores[k]) / best for k in kept[1:]] + [0.0]
-        kept = kept[:self.config.contenders]
+        kept = kept[:self.config.contenders * (_CLOSER_HYPOTHESES if closely else 1)]
         closer = found[kept] if len(rounds) < 3 else align_many(
-            self._blurred(grids, rounds[1]), T, found[kept], self.config.align, prior)
-        return [Contender(pose, rounds[2:] or rounds[1:] or rounds, prior, rivals[0], True)
-                for pose in closer]
+            self._blurred(grids, times * rounds[1]), T, found[kept], self.config.align, prior)
+        rounds = self.detailed(rounds[2:] or rounds[1:] or rounds)
+        return [Contender(pose, rounds, prior, rivals[0], True) for pose in closer]
+
+    def detailed(self, rounds: tuple[float, ...]) -> tuple[float, ...]:
+        """Go on with half the blur, until it hides nothing that the widest image shows."""
+        widest = max(image.camera.width for image in self.images.values())
+        while rounds[-1] * widest / _NOMINAL_WIDTH_PX > _DETAIL_PX:
+            rounds = (*rounds, 0.5 * rounds[-1])
+        return rounds
 
     def refine(self, contender: Contender) -> Aligned:
         """Finish one contender, round by round."""
@@ -149,13 +167,13 @@ class Descent:
         return (config.rays if sigma_px > last else config.last_rays if sigma_px == last
                 else config.thorough_rays)
 
-    def _look_around(self, T: Array, reach_rad: float) -> dict[str, RenderedGrid]:
+    def _look_around(self, T: Array, reach_rad: float, times: int) -> dict[str, RenderedGrid]:
         """Render the view and its surroundings."""
         grids = {}
         for name, image in self.images.items():
             camera = widened(image.camera, reach_rad)
             share = camera.width * camera.height / (image.camera.width * image.camera.height)
-            rays = round(self.config.grid_rays * min(share, _MAX_WIDE_RAYS))
+            rays = round(times * self.config.grid_rays * min(share, _MAX_WIDE_RAYS))
             grids[name] = render_grid(self.renderer, name, T, image.T_cam_sensor, camera, rays)
             self.rays += len(grids[name])
         return grids
@@ -203,11 +221,17 @@ class Descent:
                 * float(np.hypot(sigma_rad, sigma_m / _NOMINAL_DEPTH_M)))
 
     def _search(self, views: Sequence[View], T: Array, reach_rad: float, prior: PosePrior,
-                ) -> Array:
+                blur_px: float | None) -> Array:
+        """Aligned from the best turned poses; those lie as close as `blur_px` asks, if given."""
         step = float(np.clip(0.4 * reach_rad, np.deg2rad(2.0), np.deg2rad(5.0)))
+        if blur_px is not None:
+            camera = next(iter(self.images.values())).camera
+            blur_rad = blur_px * camera.width / (_NOMINAL_WIDTH_PX * camera.fx)
+            step = max(min(step, _LATTICE_SIGMAS * blur_rad), reach_rad / _LATTICE_STEPS)
         poses = search.turned_poses(T, reach_rad, step)
         score = search.scores(views, T, poses)
         count = self.config.hypotheses * (2 if reach_rad > _WIDE_REACH_RAD else 1)
+        count *= 1 if blur_px is None else _CLOSER_HYPOTHESES
         starts = search.best_apart(poses, score, count, 1.5 * step)
         quick = replace(self.config.align, iterations=_QUICK_ITERATIONS, step_px=_QUICK_STEP_PX)
         return align_many(views, T, poses[starts], quick, prior)

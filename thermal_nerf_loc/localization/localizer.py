@@ -22,7 +22,7 @@ from thermal_nerf_loc.localization import confidence, inerf, relocalize
 from thermal_nerf_loc.localization.alignment import Aligned
 from thermal_nerf_loc.localization.candidates import Candidate, CandidateSource
 from thermal_nerf_loc.localization.confidence import ConfidenceConfig, Judgement
-from thermal_nerf_loc.localization.descent import apart, Descent, DescentConfig
+from thermal_nerf_loc.localization.descent import apart, Contender, Descent, DescentConfig
 from thermal_nerf_loc.localization.fit import Fit, summarize
 from thermal_nerf_loc.localization.inerf import InerfConfig
 from thermal_nerf_loc.localization.observation import observe
@@ -202,9 +202,18 @@ class Localizer:
         return best, (*rivals, *left) if best.judged.verdict == confidence.AMBIGUOUS else ()
 
     def _descend(self, descent: Descent, T: Array, sigma_m: float, sigma_rad: float) -> _Answer:
+        """Look around the guess; where nothing convinces, look once more, closely."""
+        contenders = descent.contenders(T, sigma_m, sigma_rad)
+        best = self._best_of(descent, contenders)
+        if best.judged.verdict == confidence.OK or not contenders[0].searched:
+            return best
+        closer = self._best_of(descent, descent.contenders(T, sigma_m, sigma_rad, closely=True))
+        return closer if closer.judged.confidence > best.judged.confidence else best
+
+    def _best_of(self, descent: Descent, contenders: Sequence[Contender]) -> _Answer:
         """Refine one contender after the other until one convinces; else the best of them."""
         best: _Answer | None = None
-        for contender in descent.contenders(T, sigma_m, sigma_rad):
+        for contender in contenders:
             answer = self._judged(descent, descent.refine(contender), contender.searched)
             if best is not None and best.judged.verdict == confidence.OK:
                 return _doubted(best, answer)

@@ -56,7 +56,7 @@ def contenders(descent: Descent, candidates: Sequence[Candidate], config: Reloca
     The first `config.refined` are worth the time; a rival beyond them is not out of the question.
     """
     rounds, proposed = descent.config.sigmas_px, [c.T_world_cam for c in candidates]
-    thorough = (*(rounds[1:] or rounds), 0.5 * rounds[-1])
+    thorough = descent.detailed((*(rounds[1:] or rounds), 0.5 * rounds[-1]))
     poses, scores = settled(descent, proposed, _QUICK_ITERATIONS)
     order = np.argsort(-scores, kind='stable')
     kept = [int(order[k]) for k in distinct([poses[k] for k in order], _SAME_M, _SAME_RAD)]
