@@ -52,7 +52,7 @@ def main() -> int:
     args = options().parse_args()
     prepare(args)
     if args.quick:
-        args.steps, args.maps = 40, ['rig']
+        args.steps, args.maps = 40, ['formation']  # so small images share no points
     args.data = training_data(args)
     scene, found = scene_of(args.data), {}
     size, marks = scale_of(scene), marked_points(scene, args.marks)

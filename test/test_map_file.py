@@ -70,6 +70,26 @@ def test_round_trip(tmp_path: Path, strategy: str) -> None:
     np.testing.assert_array_equal(after.bounds, before.bounds)
 
 
+def test_what_the_camera_adds_is_kept(saved: Path, tmp_path: Path) -> None:
+    """As one image, for images of any size; also where an earlier map knew two numbers."""
+    made = small_map()
+    made.flat_fields = {'thermal': np.linspace(-1.0, 1.0, 12, dtype=np.float32).reshape(3, 4)}
+    made.save(tmp_path / 'm')
+    found = RadianceMap.load(tmp_path / 'm')
+    added = found.added('thermal', (4, 3))
+    assert added is not None and added.shape == (3, 4, 1)
+    np.testing.assert_allclose(added[..., 0], made.flat_fields['thermal'], atol=1e-3)
+    larger = found.added('thermal', (40, 30))
+    assert larger is not None and larger.mean() == pytest.approx(0.0, abs=1e-3)
+    assert found.added('rgb', (4, 3)) is None
+    _rewrite(saved, vignetting={'thermal': [-2.0, 1.0]})
+    earlier = RadianceMap.load(saved).added('thermal', (64, 48))
+    assert earlier is not None and earlier[0, 0, 0] == pytest.approx(-1.0, abs=0.02)
+    _rewrite(saved, vignetting={'thermal': [float('nan'), 1.0]})
+    with pytest.raises(InputError, match='flat field is no image'):
+        RadianceMap.load(saved)
+
+
 def test_thermal_comes_in_celsius() -> None:
     """The thermal branch answers within its temperature range."""
     rays = np.zeros((4, 3), np.float32), np.tile(np.float32([[0, 0, 1]]), (4, 1))

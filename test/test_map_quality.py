@@ -18,6 +18,7 @@ from thermal_nerf_loc.evaluation.map_quality import (
     ViewScore)
 from thermal_nerf_loc.evaluation.sheet import draw_sheet, pick_views, png
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.flat_field import radial, resized
 from thermal_nerf_loc.sensing.frame import SensorImage
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 from thermal_nerf_loc.simulation.world import make_world
@@ -139,9 +140,9 @@ def test_a_map_that_knows_its_lens_is_seen_through_it(tmp_path: Path) -> None:
             self.world = make_world('room')
             self.render_rays = self.world.render_rays
 
-        def as_seen(self, modality: str, values: np.ndarray, r_squared: np.ndarray) -> np.ndarray:
-            assert modality == 'thermal' and r_squared.min() < 0.01 and 0.9 < r_squared.max() < 1
-            return values + 7.0 * r_squared[:, None]
+        def added(self, modality: str, size: tuple[int, int]) -> np.ndarray:
+            assert modality == 'thermal' and size[1] == 27
+            return resized(radial(7.0, 0.0), size)[..., None]
 
     plain, seen = (compare_frame(renderer, scene, scene.test[0])
                    for renderer in (make_world('room'), Lens()))
