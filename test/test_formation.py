@@ -56,10 +56,38 @@ def test_drift_and_falloff_are_found():
     assert float(scene.detach()) == pytest.approx(0.5 + float(offsets.mean()), abs=1e-4)
 
 
+@pytest.mark.parametrize('stretched', [False, True])
+def test_images_stretched_for_the_eye_have_gains(stretched):
+    """Two halves of a scene, seen with a contrast of its own each time; else the gains stay 0."""
+    drawn = batch(5, all_pixels())
+    rng = np.random.default_rng(3)
+    gains, offsets = (torch.tensor(rng.normal(0.0, 0.2, 5), dtype=torch.float32) for _ in 'go')
+    left = (drawn.across[:, :1] < 0.0).float()
+    truth = 0.3 + 0.4 * left
+    seen = truth * torch.exp(gains - gains.mean())[drawn.image][:, None] + (
+        offsets - offsets.mean())[drawn.image][:, None]
+    scene = torch.tensor([0.4, 0.1], requires_grad=True)
+    formation = Formation('thermal', 5, (WIDTH, HEIGHT), stretched)
+    free = [scene, *(p for p in formation.parameters() if p.requires_grad)]
+    optimizer = torch.optim.LBFGS(free, max_iter=300, tolerance_grad=1e-10,
+                                  tolerance_change=1e-14, line_search_fn='strong_wolfe')
+
+    def closure():
+        optimizer.zero_grad()
+        loss = 1e4 * ((formation(scene[0] + scene[1] * left, drawn) - seen)**2).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    found = (formation.gain - formation.gain.mean()).detach()
+    expected = gains - gains.mean() if stretched else torch.zeros(5)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0.0)
+
+
 def test_colour_has_gains_and_no_flat_field():
     formation, drawn = Formation('rgb', 2, (WIDTH, HEIGHT)), batch(2, all_pixels()[:5])
     with torch.no_grad():
-        formation.level[:] = torch.tensor([0.1, -0.3])
+        formation.gain[:] = torch.tensor([0.1, -0.3])
     seen = formation(torch.ones(10, 3), drawn)
     np.testing.assert_allclose(seen.detach(), np.exp([[0.2]] * 5 + [[-0.2]] * 5) @ np.ones((1, 3)),
                                rtol=1e-6)

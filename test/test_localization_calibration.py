@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.calibration import calibrate, fitted, MIN_VIEWS
+from thermal_nerf_loc.localization.calibration import (
+    calibrate, distance_seen, fitted, MIN_VIEWS)
 from thermal_nerf_loc.localization.confidence import ConfidenceConfig, covariance_of
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.sensing.flat_field import radial, resized
@@ -26,7 +27,7 @@ def drawn(factor, floor_m, count=4000, seed=0):
 
 @pytest.mark.parametrize('factor, floor_m', [(1.0, 0.0), (0.25, 0.003), (8.0, 0.002)])
 def test_what_was_put_in_is_found_again(factor, floor_m):
-    found_factor, found_floor = fitted(*drawn(factor, floor_m))
+    found_factor, found_floor = fitted(*drawn(factor, floor_m), 2.0)
     assert found_factor == pytest.approx(factor, rel=0.5)
     assert found_floor == pytest.approx(floor_m, abs=0.0012)
 
@@ -34,7 +35,30 @@ def test_what_was_put_in_is_found_again(factor, floor_m):
 def test_stray_views_widen_little():
     errors, P = drawn(1.0, 0.0, 400)
     errors[:20] *= 30.0
-    assert fitted(errors, P)[0] < 4.0
+    assert fitted(errors, P, 2.0)[0] < 4.0
+
+
+def test_lengths_follow_the_unit_of_the_map():
+    """The same errors in centimetres, and what the same room shows from as far away."""
+    errors, P = drawn(1.0, 0.003, 400)
+    unit = np.repeat((100.0, 1.0), 3)
+    one, other = fitted(errors, P, 2.0), fitted(errors * unit, P * np.outer(unit, unit), 200.0)
+    assert other[0] == pytest.approx(one[0])
+    assert other[1] == pytest.approx(100.0 * one[1])
+    world, T = PaintedRoom(), make_poses(3, seed=1)
+    seen = distance_seen(world, [take_frame(world, pose) for pose in T])
+    assert 0.5 < seen < 3.0  # of a room of 4 x 4 x 2.5 m
+
+
+def test_a_modality_that_nobody_believes_weighs_as_the_least_sure():
+    """Not as one that is sure: its own factor is unknown, and 1 would be the best there is."""
+    world = PaintedRoom()
+    frames = [take_frame(world, T, seed=10 * k) for k, T in enumerate(make_poses(MIN_VIEWS))]
+    blind = [replace(frame, images={**frame.images, 'thermal': replace(
+        frame.images['thermal'], values=np.full_like(frame.images['thermal'].values, 20.0))})
+        for frame in frames]
+    found = calibrate(world, blind)
+    assert found['thermal'] == found['rgb']
 
 
 def test_a_covariance_has_the_maps_factor_and_floor():

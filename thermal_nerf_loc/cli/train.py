@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'lens), time (its delay); several with commas (default: none)')
     parser.add_argument('--refine-method', choices=('features', 'gradient', 'both', 'edges'),
                         help='bundle adjustment before training, gradients of the images while '
-                        'training, both in turn, or the rig by its edges and then gradients '
+                        'training, both in turn, or the rig by its edges, all else by gradients '
                         '(default: features)')
     parser.add_argument('--refined', type=Path, metavar='FILE',
                         help='write transforms.json anew, with what was refined')

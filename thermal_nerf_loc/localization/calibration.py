@@ -8,7 +8,8 @@ tell how much the images' information counts, and a least error that the map its
     P = factor inflation L^-1 + floor^2 (position)
 
 Both by maximum likelihood under Student's t (a stray view must not rule), then widened until nine
-tenths of the errors lie where nine tenths of chi square with 6 degrees of freedom do.
+tenths of the errors lie where nine tenths of chi square with 6 degrees of freedom do. Lengths are
+shares of how far the views see, so that a map need not be in metres.
 """
 
 from collections.abc import Sequence
@@ -27,9 +28,10 @@ from thermal_nerf_loc.sensing.frame import Frame
 Array = NDArray[np.float64]
 
 MIN_VIEWS = 8  # fewer say nothing of a tail
-_STARTS = ((0.02, 1.0), (0.05, 3.0))  # m, deg
+_STARTS = ((0.01, 1.0), (0.025, 3.0))  # of the distance seen, deg
 _FACTORS = 2.0 ** np.arange(-4.0, 6.1, 0.5)
-_FLOORS_M = (0.0, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.01, 0.02)
+_FLOORS = (0.0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2)  # of that distance
+_LOOKS = 64  # rays of a view that tell it
 _FREEDOM = 8.0  # of Student's t
 _CHI_SQUARE_90 = 10.645
 
@@ -39,26 +41,49 @@ def calibrate(renderer: Any, frames: Sequence[Frame], config: LocalizerConfig | 
     """
     Find (factor, floor in m) and leave them in `renderer.calibration`.
 
-    First for each modality by itself: its factor is also what it weighs beside others. Then for
-    all together ('rgb+thermal'). {}: too few views.
+    First for each modality by itself: its factor is also what it weighs beside others; one that
+    is hardly ever believed weighs no more than the least sure of them. Then for all together
+    ('rgb+thermal'). {}: too few views.
     """
     names = [name for name in renderer.modalities
              if all(name in frame.images for frame in frames)]
     renderer.calibration = {}
     if len(frames) < MIN_VIEWS:
         return {}
-    localizer = Localizer(renderer, config)
-    sets = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
-    for modalities in sets:
+    localizer, length_m = Localizer(renderer, config), distance_seen(renderer, frames)
+
+    def measure(modalities: tuple[str, ...]) -> dict[str, tuple[float, float]]:
         found = [pair for k, frame in enumerate(frames)
-                 for pair in _believed(localizer, frame.only(*modalities), (seed, k))]
-        if len(found) >= MIN_VIEWS:
-            renderer.calibration |= {set_name(modalities): fitted(
-                np.array([xi for xi, _ in found]), np.array([P for _, P in found]))}
+                 for pair in _believed(localizer, frame.only(*modalities), (seed, k), length_m)]
+        if len(found) < MIN_VIEWS:
+            return {}
+        return {set_name(modalities): fitted(np.array([xi for xi, _ in found]),
+                                             np.array([P for _, P in found]), length_m)}
+
+    for name in names:
+        renderer.calibration |= measure((name,))
+    if renderer.calibration and len(names) > 1:
+        least_sure = max(renderer.calibration.values())
+        renderer.calibration = {name: renderer.calibration.get(name, least_sure)
+                                for name in names}
+        renderer.calibration |= measure(tuple(names))
     return dict(renderer.calibration)
 
 
-def fitted(errors: Array, covariances: Array) -> tuple[float, float]:
+def distance_seen(renderer: Any, frames: Sequence[Frame]) -> float:
+    """How far away is what the views show, m: the median."""
+    seen = []
+    for frame in frames:
+        name = next(name for name in renderer.modalities if name in frame.images)
+        image, T = frame.images[name], frame.T_world_cam
+        assert T is not None
+        origins, directions = (np.array(part, np.float32) for part in image.rays(T))
+        chosen = np.linspace(0, len(origins) - 1, _LOOKS).astype(np.int64)
+        seen.append(renderer.render_rays(name, origins[chosen], directions[chosen]).distance_m)
+    return float(np.median(np.concatenate(seen)))
+
+
+def fitted(errors: Array, covariances: Array, length_m: float) -> tuple[float, float]:
     """Factor and floor (m) that make `covariances` (n, 6, 6) fit the errors (n, 6)."""
     position = np.diag(np.repeat((1.0, 0.0), 3))
 
@@ -68,20 +93,21 @@ def fitted(errors: Array, covariances: Array) -> tuple[float, float]:
             _squared(errors, P) / _FREEDOM)
         return float(likelihood.mean())
 
-    factor, floor_m = min(itertools.product(_FACTORS, _FLOORS_M), key=misfit)
+    factor, floor_m = min(
+        itertools.product(_FACTORS, length_m * np.array(_FLOORS)), key=misfit)
     tail = float(np.quantile(_squared(errors, factor * covariances + floor_m**2 * position), 0.9))
     wider = max(tail / _CHI_SQUARE_90, 1.0)
     return float(factor * wider), float(floor_m * np.sqrt(wider))
 
 
-def _believed(localizer: Localizer, frame: Frame, seed: tuple[int, int],
+def _believed(localizer: Localizer, frame: Frame, seed: tuple[int, int], length_m: float,
               ) -> list[tuple[Array, Array]]:
     """Error and uncalibrated covariance of one view's believed poses, from around the truth."""
     assert frame.T_world_cam is not None
     rng = np.random.default_rng(seed)
     found = []
-    for sigma_m, sigma_deg in _STARTS:
-        sigmas = np.repeat((sigma_m, np.deg2rad(sigma_deg)), 3)
+    for share, sigma_deg in _STARTS:
+        sigmas = np.repeat((share * length_m, np.deg2rad(sigma_deg)), 3)
         start = se3.plus(frame.T_world_cam, sigmas * rng.normal(size=6))
         result = localizer.localize(frame, start, np.diag(sigmas**2))
         if result.verdict == OK:

@@ -5,11 +5,11 @@ What the cameras themselves add, learned with the map so that it stays out of th
 A thermal camera drifts between shutter events, sees the rim of its images colder or warmer, and
 its columns, rows and pixels differ; a colour camera changes its exposure:
 
-    thermal:  seen = scene + (o_i - mean o) + v(x, y) + f(x, y)
+    thermal:  seen = scene exp(g_i - mean g) + (o_i - mean o) + v(x, y) + f(x, y)
     rgb:      seen = scene exp(g_i - mean g)
 
-for image i; v is a polynomial of degree 4 that is 0 in the image's centre, learned with the map.
-f is what is left at the same pixels of all images once the map stands: too little to harm a map
+for image i; only thermal images that were stretched for the eye (AGC) have a gain. v is a
+polynomial of degree 4 that is 0 in the image's centre, learned with the map. f is what is left at the same pixels of all images once the map stands: too little to harm a map
 that sees each surface through many pixels, so it is measured, not learned. What all images have
 in common cannot be told from the scene, hence the means; `shutter.py` may know more.
 """
@@ -38,11 +38,13 @@ class Formation(nn.Module):
 
     misses: Tensor
 
-    def __init__(self, modality: str, images: int, size: tuple[int, int] | None = None) -> None:
+    def __init__(self, modality: str, images: int, size: tuple[int, int] | None = None,
+                 stretched: bool = False) -> None:
         """At first they add nothing; `size` (width, height) is that of all images, if one is."""
         super().__init__()
         self.multiplies = modality == RGB
-        self.level = nn.Parameter(torch.zeros(images))  # log gain, or offset in field values
+        self.gain = nn.Parameter(torch.zeros(images), requires_grad=self.multiplies or stretched)
+        self.level = nn.Parameter(torch.zeros(images), requires_grad=not self.multiplies)
         self.falloff = nn.Parameter(torch.zeros(len(_POWERS)), requires_grad=not self.multiplies)
         self.size = None if self.multiplies else size
         width, height = self.size or (0, 0)
@@ -51,10 +53,12 @@ class Formation(nn.Module):
 
     def forward(self, values: Tensor, batch: RayBatch) -> Tensor:
         """What the cameras make of scene values (rays, channels)."""
-        level = (self.level - self.level.mean())[batch.image][:, None]
+        if self.gain.requires_grad:
+            values = values * torch.exp(self.gain - self.gain.mean())[batch.image][:, None]
         if self.multiplies:
-            return values * torch.exp(level)
-        return values + level + self._falloff(batch.across)[:, None]
+            return values
+        level = (self.level - self.level.mean())[batch.image]
+        return values + (level + self._falloff(batch.across))[:, None]
 
     @torch.no_grad()
     def note(self, missed: Tensor, batch: RayBatch, most: float) -> None:

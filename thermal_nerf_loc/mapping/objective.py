@@ -38,7 +38,7 @@ class Objective:
             config.balance, {'thermal': config.thermal_weight},
             {name: source.variance for name, source in sources.items()})
         self.formations = nn.ModuleDict(
-            {name: Formation(name, source.images, source.size)
+            {name: Formation(name, source.images, source.size, not source.radiometric)
              for name, source in sources.items()})
         self.formations.to(device)
         self.depth_fits = nn.ModuleDict({} if config.depth_kind == METRIC else {

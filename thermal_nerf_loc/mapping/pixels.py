@@ -56,6 +56,7 @@ class PixelSource:
         if not cameras:
             raise InputError('no training image of this modality')
         self.channels, self.images = channels, len(cameras)
+        self.radiometric = True  # all images, see `SensorImage`
         self.pixel_rad = float(np.median([1.0 / camera.fx for camera in cameras]))
         self._sizes = np.array([camera.size for camera in cameras])
         self._poses = np.stack(list(poses)).astype(np.float32)
@@ -116,6 +117,7 @@ class PixelSource:
         for i in range(len(cameras)):
             part = slice(self._starts[i], self._starts[i + 1])
             image = load(i)
+            self.radiometric &= image.radiometric
             if image.sweep is not None:
                 self._sweeps[i] = image.sweep
                 digest.update(self._sweeps[i].data)

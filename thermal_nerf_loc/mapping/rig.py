@@ -198,8 +198,9 @@ class Corrections(nn.Module):
 
     def _parameter(self, name: str, *shape: int) -> nn.Parameter:
         """Zeros that learn where the gradient of the images is asked."""
-        return nn.Parameter(torch.zeros(shape, dtype=torch.float64), requires_grad=(
-            name in self.config.what and self.config.method != FEATURES))
+        found = self.config.method == FEATURES or (self.config.method == EDGES and name == RIG)
+        return nn.Parameter(torch.zeros(shape, dtype=torch.float64),
+                            requires_grad=name in self.config.what and not found)
 
     def _center(self) -> Tensor:
         return torch.from_numpy(self.given[:, :3, 3].mean(axis=0))

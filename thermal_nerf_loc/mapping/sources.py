@@ -70,11 +70,13 @@ def _records(scene: Scene, name: str, with_depth: bool) -> _Records:
 def _temperature_range(records: _Records) -> TemperatureRange:
     """All temperatures of the training split, with head room for other days."""
     extremes: list[float] = []
+    least = 1e-3  # of what was stretched to [0, 1]
     for record in records.values():
-        values = load_image(THERMAL, record).values
-        extremes += [float(np.nanmin(values)), float(np.nanmax(values))]
-    return TemperatureRange.covering(
-        extremes, max(0.1 * (max(extremes) - min(extremes)), 0.5) if extremes else 0.5)
+        image = load_image(THERMAL, record)
+        extremes += [float(np.nanmin(image.values)), float(np.nanmax(image.values))]
+        least = 0.5 if image.radiometric else least
+    span = max(extremes) - min(extremes) if extremes else 0.0
+    return TemperatureRange.covering(extremes, max(0.1 * span, least))
 
 
 def _channels(name: str) -> int:

@@ -247,7 +247,8 @@ class Trainer:
 
     def zero(self, scene: Scene, temperatures: TemperatureRange | None) -> Zero | None:
         """By how much the map is too cold, where shutter events tell."""
-        if temperatures is None or not self.config.formation:
+        if (temperatures is None or not self.config.formation
+                or not self.sources[THERMAL].radiometric):
             return None
         stamps = [scene.frames[i].records[THERMAL].stamp_ns for i in scene.train
                   if THERMAL in scene.frames[i].records]
