@@ -9,9 +9,10 @@ its columns, rows and pixels differ; a colour camera changes its exposure:
     rgb:      seen = scene exp(g_i - mean g)
 
 for image i; only thermal images that were stretched for the eye (AGC) have a gain. v is a
-polynomial of degree 4 that is 0 in the image's centre, learned with the map. f is what is left at the same pixels of all images once the map stands: too little to harm a map
-that sees each surface through many pixels, so it is measured, not learned. What all images have
-in common cannot be told from the scene, hence the means; `shutter.py` may know more.
+polynomial of degree 4 that is 0 in the image's centre, learned with the map. f is what is left at
+the same pixels of all images once the map stands: too little to harm a map that sees each surface
+through many pixels, so it is measured, not learned. What all images have in common cannot be told
+from the scene, hence the means; `shutter.py` may know more.
 """
 
 from collections.abc import Callable

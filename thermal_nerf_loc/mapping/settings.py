@@ -64,7 +64,8 @@ class RefineConfig:
     what: tuple[str, ...] = setting((), 'any of poses, rig, intrinsics, time')
     method: str = setting(FEATURES, 'features: bundle adjustment before training; gradient: of '
                           'the images, while training; both: in turn; edges: the rig by '
-                          'edges of heat on edges of colour, all else by gradient', choices=METHODS)
+                          'edges of heat on edges of colour, all else by gradient',
+                          choices=METHODS)
     look_ahead: float = setting(0.4, 'edges are looked for in a map of colour alone, that so '
                                 'large a share of the training makes before it', 0.02, 0.8)
     form: str = setting('so3xr3', 'parameters of a correction', choices=('so3xr3', 'se3', '6d'))
