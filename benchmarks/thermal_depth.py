@@ -41,12 +41,14 @@ def options() -> argparse.ArgumentParser:
                       help='frames with measured depth (default: 8)')
     made.add_argument('--views', type=int, default=400, metavar='N',
                       help='that the map shows beside (default: 400)')
-    made.add_argument('--steps', type=int, default=600, metavar='N',
-                      help='of distillation (default: 600)')
+    made.add_argument('--steps', type=int, default=1000, metavar='N',
+                      help='of distillation (default: 1000)')
     made.add_argument('--few', type=int, default=8, metavar='N',
                       help='views of the second map (default: 8)')
     made.add_argument('--map-steps', type=int, default=600, metavar='N',
                       help='of its training (default: 600)')
+    made.add_argument('--depth-weight', type=float, metavar='W',
+                      help="of depth in its loss (default: the command train's own)")
     made.add_argument('--sheet', type=Path, metavar='FILE.png',
                       help='draw held-out views as the network that the map taught sees them')
     return made
@@ -109,10 +111,10 @@ def taught(args: argparse.Namespace, scene: Any, renderer: Any, by: str) -> Any:
     from thermal_nerf_loc.mapping.distillation import distill, DistillConfig
     from thermal_nerf_loc.progress import silent
 
-    asked = argparse.Namespace(teacher='none' if by == _WITHOUT else 'map', labels=args.labels,
+    asked = argparse.Namespace(teacher='map' if by == _MAP else 'none', labels=args.labels,
                                views=args.views)
     camera, labels, lessons = gather(renderer, scene, asked, args.seed, silent)
-    if by == _RGB:  # in place of what the map says of frames; the views it shows stay out
+    if by == _RGB:  # of frames alone: the views that a map shows stay out
         lessons = depth_teacher.from_rgb(RgbStandIn(scene, np.random.default_rng(args.seed)),
                                          'inverse', renderer, scene, scene.train, camera)
     return distill(labels, lessons, camera, DistillConfig(steps=args.steps, seed=args.seed))[0]
@@ -174,7 +176,7 @@ def few_views(args: argparse.Namespace, scene: Any, model: Any) -> dict[str, Any
         write_depth_maps(maps, predicted_maps(model, few, 'train', silent), 'thermal', {})
         found = {'images alone': trained(args, few, 0.0)}
         for name, source in (('thermal network', str(maps)), ('measured', MEASURED)):
-            found[name] = trained(args, with_depth(few, DepthSource(source)), None)
+            found[name] = trained(args, with_depth(few, DepthSource(source)), args.depth_weight)
     columns = {'depth_median_error_m': 'depth m', 'depth_within_5cm': 'in 5 cm',
                'rgb_psnr': 'rgb dB', 'thermal_psnr': 'thermal dB', 'seconds': 's'}
     show(f'map of {args.few} views, {args.map_steps} steps', ('--depth-from', *columns.values()),

@@ -44,6 +44,7 @@ class World:
     """The true room in place of a map, as files and commands ask for it."""
 
     name, modalities = 'room', (RGB, THERMAL)
+    viewpoints = se3.from_parts(np.eye(3), np.array([2.0, 2.0, 1.3]))[None]
 
     def __init__(self):
         self.render_rays = make_world('room').render_rays
@@ -291,6 +292,40 @@ def test_an_rgb_teacher_teaches_in_the_thermal_camera(room):
         assert good.mean() > 0.2
         off = np.abs(lesson.depth_m - right.depth_m)[good] / right.depth_m[good]
         assert np.median(off) < 0.01
+
+
+def test_a_doubtful_map_is_still_listened_to():
+    """A fifth of the distance as its spread: half the trust, and the spread is told as doubt."""
+    class Foggy(World):
+        def __init__(self):
+            super().__init__()
+            clear = self.render_rays
+            self.render_rays = lambda *rays: replace(
+                clear(*rays), spread_m=0.2 * clear(*rays).distance_m)
+
+    _, depth, trust, doubt = depth_teacher.look(Foggy(), THERMAL, Camera.from_fov(8, 6, 60.0),
+                                                World.viewpoints[0])
+    np.testing.assert_allclose(trust[depth > 0.0], 0.5, atol=1e-4)
+    np.testing.assert_allclose(doubt[depth > 0.0], 0.2, atol=1e-4)
+
+
+def test_views_that_nobody_took_lie_beside_the_path_too(room, monkeypatch):
+    """A map that brings no places along is looked around in first: other headings, all trusted."""
+    camera = small_camera(room.frames[0].records[THERMAL].camera)
+    looked, look = [], depth_teacher.look
+
+    def noted(renderer, modality, camera, T):
+        looked.append(T)
+        return look(renderer, modality, camera, T)
+
+    monkeypatch.setattr(depth_teacher, 'look', noted)
+    lessons = depth_teacher.unseen_views(World(), room, room.train, camera, 6,
+                                         np.random.default_rng(0))
+    assert len(lessons) == 6 and min(lesson.trust.mean() for lesson in lessons) > 0.8
+    taken = [room.frames[i].T_world_cam @ room.frames[i].records[THERMAL].T_cam_sensor
+             for i in room.train]
+    turned = [min(se3.distance(T, known)[1] for known in taken) for T in looked]
+    assert max(turned) > 45.0 and min(turned) < 25.0  # degrees
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason='needs onnxruntime: pip install thermal_nerf_loc[onnx]')

@@ -12,13 +12,19 @@ from torch import nn, Tensor
 from torch.nn import functional
 
 WIDTH_PX = 80  # of the images that the network reads
-_CHANNELS = (16, 32, 64, 96)
+_CHANNELS = (16, 32, 64, 128)
 _CELLS = (4, 5)  # of the whole image, as the network takes it in at once
+_WIDE = 256  # of the layers that take it in
 _SHARPEST, _VAGUEST = -4.5, 0.5  # logarithms of b: 1 % to 160 %
 
 
 class DepthNetwork(nn.Module):
-    """Down four times, with a look at the whole image, and up again to half of its size."""
+    """
+    Down four times, with a look at the whole image, and up again to half of its size.
+
+    That look tells each cell something of its own: a network that knows its place recognizes
+    where it stands, and what lies in each direction from there.
+    """
 
     def __init__(self, log_depth: float = 0.0, channels: tuple[int, ...] = _CHANNELS) -> None:
         """Start from a guess of the place's mean log depth."""
@@ -29,7 +35,9 @@ class DepthNetwork(nn.Module):
             nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.GroupNorm(4, b), nn.ReLU(),
                           nn.Conv2d(b, b, 3, 1, 1), nn.ReLU())
             for a, b in zip((3, *channels[:-1]), channels))
-        self.whole = nn.Linear(deepest * _CELLS[0] * _CELLS[1], deepest)
+        cells = deepest * _CELLS[0] * _CELLS[1]
+        self.whole = nn.Sequential(nn.Linear(cells, _WIDE), nn.ReLU(), nn.Linear(_WIDE, _WIDE),
+                                   nn.ReLU(), nn.Linear(_WIDE, cells))
         self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in
                                     zip(channels[:0:-1], channels[-2::-1]))
         self.up = nn.ModuleList(nn.Sequential(nn.Conv2d(2 * b, b, 3, 1, 1), nn.ReLU())
@@ -47,7 +55,8 @@ class DepthNetwork(nn.Module):
             x = stage(x)
             passed.append(x)
         cells = functional.adaptive_avg_pool2d(x, _CELLS).flatten(1)
-        x = functional.relu(x + self.whole(cells)[..., None, None])
+        told = self.whole(cells).unflatten(1, (-1, *_CELLS))
+        x = functional.relu(x + _resized(told, x.shape[2:]))
         for narrow, stage, beside in zip(self.narrow, self.up, passed[-2::-1]):
             x = _resized(narrow(x), beside.shape[2:])
             x = stage(torch.cat([x, beside], dim=1))

@@ -19,7 +19,7 @@ from thermal_nerf_loc.data.scene import load_image, Scene
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.depth_warp import warp_depth
-from thermal_nerf_loc.mapping.places import Places
+from thermal_nerf_loc.mapping.places import Places, places_of
 from thermal_nerf_loc.mapping.settings import INVERSE, METRIC
 from thermal_nerf_loc.mapping.thermal_depth import shrunk
 from thermal_nerf_loc.progress import Progress, silent
@@ -36,7 +36,10 @@ _UNSEEN = 0.3  # trust where no neighbour looks
 _PATH_SHARE = 0.4  # of the views that nobody took: around training cameras
 _JITTER_M, _JITTER_RAD = 0.2, np.deg2rad(8.0)  # sigma of these
 _BESIDE_M, _TILT_RAD = 0.1, np.deg2rad(5.0)  # sigma of those around places
-_CLEARANCE_M, _LEAST_SURE = 0.2, 0.35
+_CLEARANCE_M, _LEAST_SURE = 0.2, 0.8
+# a spread of this share of the distance halves the trust in a map: its doubt weighs in the
+# likelihood already, and even there it knows more than the network will
+_SPREAD_SHARE = 0.2
 _FIT_ROUNDS = 5
 
 
@@ -80,11 +83,14 @@ def unseen_views(renderer: Renderer, scene: Scene, indices: tuple[int, ...], cam
                  ) -> list[Lesson]:
     """Thermal images and depth that the map shows around its training cameras and places."""
     lessons: list[Lesson] = []
+    if count == 0:
+        return lessons
+    places = places_of(renderer, progress)
     for _ in range(4 * count):
         if len(lessons) == count:
             break
         frame = scene.frames[indices[int(rng.integers(len(indices)))]]
-        T = _new_pose(frame.T_world_cam, getattr(renderer, 'places', None), rng)
+        T = _new_pose(frame.T_world_cam, places, rng)
         values, depth, trust, doubt = look(renderer, THERMAL, camera,
                                            T @ frame.records[THERMAL].T_cam_sensor)
         if np.quantile(depth, 0.02) > _CLEARANCE_M and trust.mean() > _LEAST_SURE:
@@ -93,9 +99,9 @@ def unseen_views(renderer: Renderer, scene: Scene, indices: tuple[int, ...], cam
     return lessons
 
 
-def _new_pose(T_world_cam: Array, places: Places | None, rng: np.random.Generator) -> Array:
+def _new_pose(T_world_cam: Array, places: Places, rng: np.random.Generator) -> Array:
     """Around a training camera; or around a place in free space, with any heading."""
-    if places is None or rng.random() < _PATH_SHARE:
+    if rng.random() < _PATH_SHARE:
         sigma = np.repeat((_JITTER_M, _JITTER_RAD), 3)
         return se3.plus(T_world_cam, sigma * rng.normal(size=6))
     heading = se3.so3_exp(rng.uniform(0.0, 2.0 * np.pi) * places.up)
@@ -194,7 +200,7 @@ def look(renderer: Any, modality: str, camera: Camera, T: Array,
     if added is not None:
         values = values + added.reshape(-1, 1)
     good = np.isfinite(seen.distance_m) & (seen.distance_m > 0.0)
-    trust = sureness(seen.distance_m, seen.spread_m, seen.opacity, good)
+    trust = sureness(seen.distance_m, seen.spread_m, seen.opacity, good, _SPREAD_SHARE)
     doubt = seen.spread_m / np.maximum(seen.distance_m, 1e-6)
     shape = camera.size[::-1]
     return tuple(np.asarray(part, np.float32).reshape(shape) for part in (  # type: ignore[return-value]

@@ -44,7 +44,7 @@ class DistillConfig:
     steps: int = setting(1500, 'of training', 1, 1_000_000)
     max_seconds: float | None = setting(None, 'stop after this time', 1.0)
     images: int = setting(8, 'images a step, each seen twice', 1, 1024)
-    rate: float = setting(3e-3, 'of Adam, at first', 1e-6, 1.0)
+    rate: float = setting(1.5e-3, 'of Adam, at first', 1e-6, 1.0)
     label_share: float = setting(0.25, 'of the images of a step: those with measured depth, '
                                  'beside a teacher', 0.0, 1.0)
     alone_share: float = setting(0.5, 'the same, without a teacher', 0.0, 1.0)
@@ -116,7 +116,8 @@ def distill(labels: Sequence[Lesson], lessons: Sequence[Lesson], camera: Camera,
 
 def _train(network: DepthNetwork, pool: _Pool, labels: int, camera: Camera, scale: Scale,
            config: DistillConfig, rng: np.random.Generator, progress: Progress) -> int:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=_DECAY)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=_DECAY,
+                                  fused=True)
     turns = _Turns.of(camera, rng, config.turn_deg)
     labelled = _label_share(pool, labels, config)
     began, step = time.monotonic(), 0

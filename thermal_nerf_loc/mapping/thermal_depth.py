@@ -23,7 +23,7 @@ from thermal_nerf_loc.sensing.frame import Frame, SensorImage, THERMAL
 
 Array32 = NDArray[np.float32]
 
-FORMAT, VERSION = 'thermal_nerf_loc thermal depth', 1
+FORMAT, VERSION = 'thermal_nerf_loc thermal depth', 2
 _SAME_LENS = 0.02  # of focal length, width, height: by as much depth would be wrong
 
 

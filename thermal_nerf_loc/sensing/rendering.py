@@ -20,13 +20,17 @@ class RayRendering:
     opacity: Array32  # (n,) in [0, 1]
 
 
-_SPREAD_SHARE = 0.05  # a spread of this share of the distance halves the weight of a ray
+_SPREAD_SHARE = 0.05  # of the distance
 
 
 def sureness(distance_m: NDArray[Any], spread_m: NDArray[Any], opacity: NDArray[Any],
-             good: NDArray[np.bool_]) -> NDArray[Any]:
-    """How sure a map is of what rays see, in [0, 1]; 0 for those that are not `good`."""
-    doubt = spread_m / np.where(good, _SPREAD_SHARE * distance_m, 1.0)
+             good: NDArray[np.bool_], share: float = _SPREAD_SHARE) -> NDArray[Any]:
+    """
+    How sure a map is of what rays see, in [0, 1]; 0 for those that are not `good`.
+
+    A spread of `share` of the distance halves it.
+    """
+    doubt = spread_m / np.where(good, share * distance_m, 1.0)
     return np.where(good, opacity**2 / (1.0 + doubt**2), 0.0)
 
 
