@@ -32,6 +32,15 @@ HAS_ONNX = importlib.util.find_spec('onnxruntime') is not None
 QUICK = DistillConfig(steps=60, images=3)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    """Networks as small as these gain nothing from two, that wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope='module')
 def room(tmp_path_factory):
     out = tmp_path_factory.mktemp('data') / 'room'
