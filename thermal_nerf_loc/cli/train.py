@@ -171,6 +171,7 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
                             for name, (factor, floor_m) in calibration.items()},
             'least_confidence': false_confidence,
             **({'refinement': refinement} if refinement else {}),
+            **({'zero': dict(result.map.info.zero)} if result.map.info.zero else {}),
             'places': len(result.map.places), 'map': str(path)}
 
 

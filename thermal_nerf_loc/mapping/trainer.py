@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
+from thermal_nerf_loc.data.repeats import without_repeats
 from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.field.space import Space, space_around_cameras
@@ -69,6 +70,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     Under torchrun every process calls this, and gets the same map.
     """
     device = config.resolved_device()
+    given, scene = scene, without_repeats(scene)
     sources, temperatures = load_sources(scene, config, progress)
     began = time.monotonic()
     with joined(device) as processes:
@@ -76,9 +78,9 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
         trainer = Trainer(config, sources, scene, processes, space)
         backend = trainer.learners[0].field.encoding.backend
         seconds = _run(trainer, scene, progress, checkpoint, began)
-    refined, facts = scene, {}
+    refined, facts = given, {}
     if trainer.corrections is not None:
-        refined, facts = trainer.corrections.applied(scene), trainer.corrections.facts(scene)
+        refined, facts = trainer.corrections.applied(given), trainer.corrections.facts(given)
     zero = trainer.zero(scene, temperatures)
     if temperatures is not None and zero is not None:
         temperatures = temperatures.moved(zero.celsius)
