@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def without_repeats(scene: Scene) -> Scene:
-    """The scene, its training frames without thermal images that are the one before, bit by bit."""
+    """The scene, without thermal training images that are the one before, bit by bit."""
     frames, last, repeats = list(scene.frames), '', []
     for i in sorted(scene.train, key=lambda i: scene.frames[i].stamp_ns):
         record = frames[i].records.get(THERMAL)
