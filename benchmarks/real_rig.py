@@ -3,7 +3,8 @@
 A rig that nobody has calibrated: posed pairs of colour and heat, no transform between them.
 
 1. Maps with ever more of what the real cameras need: held-out PSNR and errors in deg C, as they
-   are, and levelled, each image with its own exposure or offset; every 4th row and column.
+   are, and levelled, each image with its own exposure or offset; every 4th row and column. And
+   how far off they have the points that matched colour images share, in per cent of the depth.
 2. The rig that was found, held against targets that were marked by hand in both images (--marks;
    arco_marks.json has some for 40 pairs of a frescoed room): triangulated from colour, how far
    off in thermal pixels are they?
@@ -55,11 +56,11 @@ def main() -> int:
         args.steps, args.maps = 40, ['formation']  # so small images share no points
     args.data = training_data(args)
     scene, found = scene_of(args.data), {}
-    size, marks = scale_of(scene), marked_points(scene, args.marks)
+    size, marks, points = scale_of(scene), marked_points(scene, args.marks), shared_points(scene)
     figures: dict[str, Any] = {'scale': size, 'maps': {}}
     for name in args.maps:
         found[name] = trained(args, scene, name)
-        figures['maps'][name] = judged(marks, *found[name])
+        figures['maps'][name] = judged(marks, points, *found[name])
         report_maps(figures['maps'])
     last = found[args.maps[-1]]
     figures['rig'] = report_rig(marks, scene, last[1])
@@ -122,8 +123,8 @@ def told(name: str) -> Any:
     return progress
 
 
-def judged(marks: Any, radiance_map: Any, refined: Any) -> dict[str, Any]:
-    """Held-out quality of one map, and how far off its rig is."""
+def judged(marks: Any, points: Any, radiance_map: Any, refined: Any) -> dict[str, Any]:
+    """Held-out quality of one map, and how far off its depth and its rig are."""
     import numpy as np
 
     from thermal_nerf_loc.evaluation.map_quality import psnr, thermal_span
@@ -144,10 +145,41 @@ def judged(marks: Any, radiance_map: Any, refined: Any) -> dict[str, Any]:
             rows[f'thermal_psnr{end}'].append(psnr(rest, span))
             rows[f'mae_celsius{end}'].append(float(np.abs(rest).mean()))
     figures: dict[str, Any] = {name: float(np.mean(values)) for name, values in rows.items()}
+    figures['depth_off'] = depth_off(radiance_map, scene, points)
     figures['rig_off_px'] = median_off(marks, rig_of(refined))
     field = radiance_map.flat_fields.get('thermal')
     figures['flat_field_celsius'] = None if field is None else float(field.max() - field.min())
     return figures
+
+
+def shared_points(scene: Any) -> dict[int, Any]:
+    """What held-out colour images show of points that others share; {}: too little in common."""
+    from thermal_nerf_loc.errors import RunError
+    from thermal_nerf_loc.mapping.matched_depth import matched_depth
+    from thermal_nerf_loc.progress import silent
+
+    every = replace(scene, train=tuple(range(len(scene.frames))), test=())
+    try:
+        found = matched_depth(every, 'rgb', False, silent)
+    except RunError:
+        return {}
+    return {i: found[i] for i in scene.test}
+
+
+def depth_off(radiance_map: Any, scene: Any, points: dict[int, Any]) -> float | None:
+    """Median error of rendered depth, a share of it."""
+    import numpy as np
+
+    off = []
+    for i, (pixels, depth_m) in points.items():
+        camera, T = scene.frames[i].records['rgb'].camera, scene.frames[i].T_world_cam
+        x, y = np.floor(pixels).astype(np.int64).T
+        rays = camera.rays()[y * camera.width + x]
+        directions = (rays @ T[:3, :3].T).astype(np.float32)
+        origins = np.broadcast_to(T[:3, 3].astype(np.float32), directions.shape)
+        seen = radiance_map.render_rays('rgb', origins, directions)
+        off.append(np.abs(seen.distance_m * rays[:, 2] / depth_m - 1.0))
+    return float(np.median(np.concatenate(off))) if off else None
 
 
 def both(radiance_map: Any, scene: Any, index: int, modality: str) -> tuple[Any, Any]:
@@ -260,7 +292,8 @@ def report_maps(found: dict[str, dict[str, Any]]) -> None:
     """One row for each map."""
     columns = {'rgb_psnr': 'rgb dB', 'rgb_psnr_levelled': 'levelled', 'thermal_psnr': 'thermal dB',
                'thermal_psnr_levelled': 'levelled', 'mae_celsius': 'MAE C',
-               'mae_celsius_levelled': 'levelled', 'rig_off_px': 'rig off, px'}
+               'mae_celsius_levelled': 'levelled', 'depth_off': 'depth off',
+               'rig_off_px': 'rig px'}
     show('held-out views', ('corrections', *columns.values()),
          [(name, *(figures[column] for column in columns)) for name, figures in found.items()])
 
