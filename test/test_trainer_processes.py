@@ -44,6 +44,7 @@ for learner in result.map.learners:
     for tensor in learner.field.state_dict().values():
         digest.update(tensor.numpy().tobytes())
     digest.update(learner.grid.values.tobytes())
+digest.update(result.map.flat_fields['thermal'].tobytes())
 (folder / os.environ['RANK']).write_text(digest.hexdigest())
 """
 

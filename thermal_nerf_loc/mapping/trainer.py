@@ -361,6 +361,7 @@ class Trainer:
         """Make one of what each process has learned beside the weights."""
         self.processes.average([*(torch.from_numpy(learner.grid.values)
                                   for learner in self.learning),
+                                *self.objective.formations.buffers(),
                                 *self.objective.depth_fits.buffers()])
         variance = self.objective.balance.variance
         if not variance:
