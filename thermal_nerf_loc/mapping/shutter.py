@@ -18,7 +18,7 @@ _FEWEST_EVENTS, _FEWEST_IMAGES = 2, 3  # images after an event
 _NEAR = 6  # images after an event that tell of it
 _LEAP_CELSIUS, _LEAP_STEPS = 0.1, 5.0  # at least so much, and so many usual steps,
 _LEAP_SHARE = 0.4  # and so much of the highest
-_AGREEMENT = 0.25  # how far events may differ, of the leap between them
+_AGREEMENT = 0.35  # how far events may differ, of the leap between them
 
 
 class Zero(NamedTuple):
