@@ -11,7 +11,7 @@ from thermal_nerf_loc.localization.alignment import Aligned, PosePrior
 from thermal_nerf_loc.localization.confidence import agreement
 from thermal_nerf_loc.localization.descent import Contender, Descent, DescentConfig
 from thermal_nerf_loc.localization.fit import summarize
-from thermal_nerf_loc.localization.observation import observe, Observation
+from thermal_nerf_loc.localization.observation import Observation, observe
 from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
