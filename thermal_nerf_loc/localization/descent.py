@@ -108,19 +108,13 @@ class Descent:
         views = self._blurred(grids, times * rounds[0])
         found = self._search(views, T, reach, prior, times * rounds[0] if closely else None)
         scores = search.scores(views, T, found)
-        order = np.argsort(-scores, kind='stable')
-        kept: list[int] = []
-        for k in order:
-            if scores[k] >= _CONTENDER_SHARE * scores[order[0]] and all(
-                    apart(found[k], found[j]) for j in kept):
-                kept.append(int(k))
-        best = max(float(scores[order[0]]), 1e-9)
-        rivals = [float(scores[k]) / best for k in kept[1:]] + [0.0]
+        kept = distinct(found, scores)
+        rival = float(scores[kept[1]] / max(scores[kept[0]], 1e-9)) if len(kept) > 1 else 0.0
         kept = kept[:self.config.contenders * (_CLOSER_HYPOTHESES if closely else 1)]
         closer = found[kept] if len(rounds) < 3 else align_many(
             self._blurred(grids, times * rounds[1]), T, found[kept], self.config.align, prior)
         rounds = self.detailed(rounds[2:] or rounds[1:] or rounds)
-        return [Contender(pose, rounds, prior, rivals[0], True) for pose in closer]
+        return [Contender(pose, rounds, prior, rival, True) for pose in closer]
 
     def detailed(self, rounds: tuple[float, ...]) -> tuple[float, ...]:
         """Go on with half the blur, until it hides nothing that the widest image shows."""
@@ -243,6 +237,17 @@ def needed_rounds(sigmas_px: tuple[float, ...], motion_px: float) -> tuple[float
     while first + 1 < len(sigmas_px) and sigmas_px[first + 1] >= 0.7 * motion_px:
         first += 1
     return sigmas_px[first:]
+
+
+def distinct(poses: Array, scores: Array) -> list[int]:
+    """Poses that score nearly as well as the best and are answers of their own, best first."""
+    order = np.argsort(-scores, kind='stable')
+    kept: list[int] = []
+    for k in order:
+        if scores[k] >= _CONTENDER_SHARE * scores[order[0]] and all(
+                apart(poses[k], poses[j]) for j in kept):
+            kept.append(int(k))
+    return kept
 
 
 def apart(T_a: Array, T_b: Array) -> bool:
