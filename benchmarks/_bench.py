@@ -109,7 +109,7 @@ def trained_map(data: Path, path: Path | None, seconds: float) -> Path:
 
 def is_usable(path: Path) -> bool:
     """False for a map that is not there, or was written by another version of the code."""
-    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.mapping.map_file import RadianceMap
     try:
         RadianceMap.load(path)
@@ -199,7 +199,7 @@ def finish(args: argparse.Namespace, figures: Mapping[str, Any]) -> int:
 def need_ros() -> None:
     """Say so where no node can run."""
     from thermal_nerf_loc.cli.live import ros_is_here
-    from thermal_nerf_loc.errors import RunError
+    from thermal_nerf_loc.common.errors import RunError
     if not ros_is_here():
         raise RunError('rclpy and tf2_msgs do not import here',
                        hint='Source a ROS 2, or let make setup bring one.')
@@ -207,7 +207,7 @@ def need_ros() -> None:
 
 def guarded(main: Callable[[], int]) -> int:
     """The exit code of `main`; what a user can put right is said in one line."""
-    from thermal_nerf_loc.errors import UserError
+    from thermal_nerf_loc.common.errors import UserError
     try:
         return main()
     except UserError as error:

@@ -64,8 +64,8 @@ def held_out(data: Path, count: int) -> list[Any]:
     """At most `count` held-out frames, spread over the whole set."""
     import numpy as np
 
+    from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.data.nerfstudio import load_scene
-    from thermal_nerf_loc.errors import InputError
 
     scene = load_scene(data)
     if not scene.test or count < 1:
@@ -77,7 +77,7 @@ def held_out(data: Path, count: int) -> list[Any]:
 
 def modalities_of(renderer: Any, frames: Sequence[Any]) -> list[str]:
     """What both the map and every view have: names of `MODALITIES`."""
-    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.common.errors import InputError
 
     common = set(renderer.modalities).intersection(*(frame.images for frame in frames))
     names = [name for name, parts in MODALITIES.items() if common.issuperset(parts)]

@@ -62,7 +62,7 @@ def kidnappings(count: int) -> list[dict[str, Any]]:
 
 def kidnapped(robot: Any, process: Any) -> dict[str, Any]:
     """Once, from tracking to tracking."""
-    from thermal_nerf_loc.errors import RunError
+    from thermal_nerf_loc.common.errors import RunError
 
     if not robot.until(lambda: robot.status.get('state') == 'tracking', 60.0, process):
         raise RunError('the robot is not tracked', got=str(robot.status))

@@ -154,9 +154,9 @@ def judged(marks: Any, points: Any, radiance_map: Any, refined: Any) -> dict[str
 
 def shared_points(scene: Any) -> dict[int, Any]:
     """What held-out colour images show of points that others share; {}: too little in common."""
-    from thermal_nerf_loc.errors import RunError
+    from thermal_nerf_loc.common.errors import RunError
+    from thermal_nerf_loc.common.progress import silent
     from thermal_nerf_loc.mapping.matched_depth import matched_depth
-    from thermal_nerf_loc.progress import silent
 
     every = replace(scene, train=tuple(range(len(scene.frames))), test=())
     try:

@@ -45,7 +45,7 @@ def main() -> int:
 
 def poses(args: argparse.Namespace) -> dict[str, Any]:
     """Every pose off by 3 deg and 5 cm."""
-    from thermal_nerf_loc.simulation.spoil import spoiled, SpoilConfig
+    from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
 
     scene = scene_of(args)
     bad = spoiled(scene, SpoilConfig(pose_deg=3.0, pose_m=0.05))
@@ -57,7 +57,7 @@ def poses(args: argparse.Namespace) -> dict[str, Any]:
 
 def rig(args: argparse.Namespace) -> dict[str, Any]:
     """The thermal camera elsewhere than the data set says, by 5 deg and 8 cm."""
-    from thermal_nerf_loc.simulation.spoil import spoiled, SpoilConfig
+    from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
 
     scene = scene_of(args)
     bad = spoiled(scene, SpoilConfig(rig_deg=5.0, rig_m=0.08))

@@ -167,8 +167,8 @@ def cold_start(args: argparse.Namespace, bag: Path) -> dict[str, Any]:
 def seconds_to_first_pose(args: argparse.Namespace, bag: Path, cache: str) -> float:
     """From the start of the node's process until its first pose arrives here."""
     from thermal_nerf_loc.cli.live import find_shared
+    from thermal_nerf_loc.common.errors import RunError
     from thermal_nerf_loc.data.bag import BagReader
-    from thermal_nerf_loc.errors import RunError
     from thermal_nerf_loc.ros.offline import read_truth
     from thermal_nerf_loc.ros.recorder import Recorder
 

@@ -39,8 +39,8 @@ def main() -> int:
     """Train three maps, compare, print."""
     args = options().parse_args()
     prepare(args)
+    from thermal_nerf_loc.common.errors import UserError
     from thermal_nerf_loc.data.nerfstudio import load_scene
-    from thermal_nerf_loc.errors import UserError
     from thermal_nerf_loc.simulation.spoil import without_poses
 
     if args.quick:
@@ -63,10 +63,10 @@ def compared(args: argparse.Namespace, scene: Any, bare: Any) -> dict[str, Any]:
     """The map of the posed views, the one extended, and the one of all true poses."""
     from thermal_nerf_loc.cli.extend import extend_map
     from thermal_nerf_loc.cli.train import train_map
+    from thermal_nerf_loc.common.progress import silent
     from thermal_nerf_loc.localization.unposed import AcceptanceConfig
     from thermal_nerf_loc.mapping.map_file import RadianceMap
     from thermal_nerf_loc.mapping.settings import TrainConfig
-    from thermal_nerf_loc.progress import silent
 
     config = TrainConfig(steps=args.steps, checkpoint_seconds=0.0)
     with tempfile.TemporaryDirectory() as folder:

@@ -107,9 +107,9 @@ def taught(args: argparse.Namespace, scene: Any, renderer: Any, by: str) -> Any:
     import numpy as np
 
     from thermal_nerf_loc.cli.distill_depth import gather
+    from thermal_nerf_loc.common.progress import silent
     from thermal_nerf_loc.mapping import depth_teacher
     from thermal_nerf_loc.mapping.distillation import distill, DistillConfig
-    from thermal_nerf_loc.progress import silent
 
     asked = argparse.Namespace(teacher='map' if by == _MAP else 'none', labels=args.labels,
                                views=args.views)
@@ -165,9 +165,9 @@ def few_views(args: argparse.Namespace, scene: Any, model: Any) -> dict[str, Any
     import numpy as np
 
     from thermal_nerf_loc.cli.predict_depth import predicted_maps
+    from thermal_nerf_loc.common.progress import silent
     from thermal_nerf_loc.data.depth_maps import (
         DepthSource, MEASURED, with_depth, write_depth_maps)
-    from thermal_nerf_loc.progress import silent
 
     chosen = np.linspace(0, len(scene.train) - 1, args.few).round().astype(int)
     few = replace(scene, train=tuple(scene.train[k] for k in chosen))

@@ -211,7 +211,7 @@ def test_only_modalities_of_both_map_and_views_are_tried() -> None:
     """A thermal map, or one view without RGB, leaves thermal; nothing in common is named."""
     from _poses import modalities_of
 
-    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.common.errors import InputError
     both = SimpleNamespace(modalities=('rgb', 'thermal'), images={'rgb': 0, 'thermal': 0})
     thermal = SimpleNamespace(modalities=('thermal',), images={'thermal': 0})
     rgb = SimpleNamespace(images={'rgb': 0})

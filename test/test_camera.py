@@ -7,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.geometry.undistort import undistort_image
 

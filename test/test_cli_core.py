@@ -9,7 +9,7 @@ import pytest
 
 from thermal_nerf_loc import __version__, cli
 from thermal_nerf_loc.cli import output
-from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.common.errors import InputError, RunError
 
 
 class FakeCommand:

@@ -9,8 +9,8 @@ import pytest
 from viewed_world import install, ViewedWorld
 
 from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.data.ply import write_ply
-from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.evaluation import points
 from thermal_nerf_loc.evaluation.mesh import DistanceField, surface_nets
 from thermal_nerf_loc.evaluation.normals import estimate_normals

@@ -10,9 +10,9 @@ import pytest
 from viewed_world import install, UP, ViewedWorld
 
 from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.trajectory import Trajectory, write_tum
 from thermal_nerf_loc.data.video import movie
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.evaluation.camera_path import (
     along, look_along, orbit, T_BASE_CAM, through, up_direction)
 from thermal_nerf_loc.evaluation.colour_map import ColourScale, draw_bar, fitted_scale

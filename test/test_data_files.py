@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.data import files
-from thermal_nerf_loc.errors import InputError, RunError
 
 
 def test_write_replaces_whole_file_and_leaves_nothing_beside(tmp_path: Path):

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.messages import (
     camera_from_info, decode_compressed, decode_image, encode_compressed, encode_image,
     info_from_camera, matrix_from_pose, stamp_ns)
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 
 RNG = np.random.default_rng(5)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.images import write_png
 from thermal_nerf_loc.data.intrinsics import camera_from_keys, keys_from_camera
 from thermal_nerf_loc.data.nerfstudio import load_scene, SceneWriter
 from thermal_nerf_loc.data.scene import Scene
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.sensing.frame import Frame, SensorImage

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.depth_maps import DepthSource, MEASURED, with_depth, write_depth_maps
 from thermal_nerf_loc.data.images import write_png
 from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.data.scene import load_image, Scene
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig

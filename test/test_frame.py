@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 

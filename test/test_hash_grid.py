@@ -11,8 +11,8 @@ import tiny_cuda_grid
 import torch
 from torch import Tensor
 
+from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.errors import RunError
 from thermal_nerf_loc.field.encoding import EncodingConfig, HashEncoding
 from thermal_nerf_loc.field.field import FieldConfig, RadianceField
 from thermal_nerf_loc.field.kernels import reference, tiny_cuda

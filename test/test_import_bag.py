@@ -15,6 +15,7 @@ from small_drive import (
     T_RGB_THERMAL, THERMAL, thermal_number, write_drive)
 
 from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.bag_import import import_bag, ImportConfig
 from thermal_nerf_loc.data.bag_tracks import PoseOptions
@@ -22,7 +23,6 @@ from thermal_nerf_loc.data.keyframe_choice import choose_windows, KeyframeRule, 
 from thermal_nerf_loc.data.known_cameras import KNOWN_CAMERAS, radiometry_of
 from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.data.trajectory import Trajectory, write_tum
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 
 EVERY = KeyframeRule(min_m=0.0, min_deg=0.0)  # every image

@@ -8,7 +8,7 @@ from localization_room import make_poses, PaintedRoom, perturbed, take_frame
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.descent import Descent, DescentConfig, needed_rounds

@@ -6,7 +6,7 @@ from localization_room import make_poses, PaintedRoom, take_frame
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.observation import (
     make_layer, noise_sigma, Observation, observe, without_stripes)

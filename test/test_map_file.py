@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 import torch
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
 from thermal_nerf_loc.field.proposal import SamplingConfig

@@ -10,8 +10,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 import torch
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.evaluation import perceptual
 from thermal_nerf_loc.evaluation.map_quality import (
     compare_frame, evaluate_map, psnr, score_view, score_views, ssim, summarize, ViewComparison,

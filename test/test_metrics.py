@@ -5,8 +5,8 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 import pytest
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.trajectory import Trajectory
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.evaluation import alignment, association, availability, comparison, metrics
 from thermal_nerf_loc.evaluation.self_checks import Errors, self_checks
 from thermal_nerf_loc.geometry import se3

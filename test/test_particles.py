@@ -7,7 +7,7 @@ from localization_room import make_poses, PaintedRoom, take_frame
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.particles import ParticleConfig, ParticleSearch, resampled
 from thermal_nerf_loc.mapping.places import find_places, PlacesConfig

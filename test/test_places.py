@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.mapping.places import find_places, Places, places_of, PlacesConfig, sphere
 from thermal_nerf_loc.simulation.world import make_world
 

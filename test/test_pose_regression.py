@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.evaluation.metrics import pose_errors
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization import regression

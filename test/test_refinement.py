@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.common.errors import InputError, RunError
+from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.data.refined import check_refined_path, write_refined
 from thermal_nerf_loc.data.scene import Scene
-from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.evaluation.refinement import pose_errors, poses_of, rig_error, truth_errors
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
@@ -30,7 +31,6 @@ from thermal_nerf_loc.mapping.rig import Coarseness, Corrections
 from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
 from thermal_nerf_loc.mapping.sources import load_sources
 from thermal_nerf_loc.mapping.trainer import train, Trainer
-from thermal_nerf_loc.progress import silent
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
 from thermal_nerf_loc.simulation.world import make_world

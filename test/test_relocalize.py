@@ -7,7 +7,7 @@ from localization_room import make_poses, PaintedRoom, perturbed, SIZE_M, take_f
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.candidates import best_apart, Candidate
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig

@@ -9,9 +9,9 @@ from localization_room import look_at, PaintedRoom
 import numpy as np
 import pytest
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.nerfstudio import load_scene, SceneWriter
 from thermal_nerf_loc.data.scene import Scene
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera

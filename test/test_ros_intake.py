@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.data.messages import encode_image, info_from_camera
-from thermal_nerf_loc.errors import RunError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.ros.frames import TransformBuffer

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from thermal_nerf_loc.cli import main
-from thermal_nerf_loc.errors import UserError
+from thermal_nerf_loc.common.errors import UserError
 from thermal_nerf_loc.ros.node_config import NodeConfig, read_parameter_file
 
 ROOT = Path(__file__).parents[1]

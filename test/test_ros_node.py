@@ -14,12 +14,12 @@ import dds_domains
 import numpy as np
 import pytest
 
+from thermal_nerf_loc.common.errors import RunError
+from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.trajectory import read_tum
-from thermal_nerf_loc.errors import RunError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.mapping.map_file import RadianceMap
-from thermal_nerf_loc.progress import silent
 from thermal_nerf_loc.ros.offline import read_truth
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
 from thermal_nerf_loc.simulation.world import make_world
@@ -252,7 +252,7 @@ def test_a_node_that_dies_is_reported_with_its_reason(bag):
 def test_parameters_are_the_config_fields():
     from rclpy.parameter import Parameter
 
-    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.ros.node_config import NodeConfig
     from thermal_nerf_loc.ros.parameters import declare_config, parameter_names
     context = rclpy.Context()

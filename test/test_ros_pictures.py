@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.evaluation.surface import Surface, SurfaceBuilder
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.localizer import LocalizerConfig

@@ -6,7 +6,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.ros.frames import TransformBuffer, TransformUnavailable
 from thermal_nerf_loc.ros.tf_buffer import make_buffer, Tf2Buffer

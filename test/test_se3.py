@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 import transforms3d
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 
 EXACT = 1e-9

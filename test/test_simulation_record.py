@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import CameraModel
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL

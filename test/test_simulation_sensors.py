@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.simulation.sensors import (
     CLEAN_RGB, CLEAN_THERMAL, linear_from_srgb, RgbCamera, RgbSensor, srgb_from_linear,

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.sensing.thermal import (
     decode_thermal, LinearRadiometry, PlanckRadiometry, radiometry_from_mapping,
     radiometry_to_mapping, TemperatureRange)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from thermal_nerf_loc.threads import give_way, side_by_side
+from thermal_nerf_loc.common.threads import give_way, side_by_side
 
 
 def test_results_keep_the_order_of_the_items():

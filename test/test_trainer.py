@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.data.scene import Scene
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig

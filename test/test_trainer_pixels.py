@@ -8,9 +8,9 @@ import weakref
 import numpy as np
 import pytest
 
+from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.data import scratch
 from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.geometry.se3 import exp
 from thermal_nerf_loc.mapping import sources

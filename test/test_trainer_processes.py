@@ -10,9 +10,9 @@ import sys
 import pytest
 import yaml
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.data.scene import Scene
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
@@ -31,7 +31,7 @@ SMALL = TrainConfig(
 SHOW_BITS = """
 import hashlib, os, sys
 from pathlib import Path
-from thermal_nerf_loc.config import load_yaml
+from thermal_nerf_loc.common.config import load_yaml
 from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.checkpoint import Checkpoint
 from thermal_nerf_loc.mapping.settings import TrainConfig

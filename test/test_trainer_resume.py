@@ -16,9 +16,9 @@ import torch
 import yaml
 
 from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.data.scene import Scene
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
 from thermal_nerf_loc.field.proposal import SamplingConfig

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.evaluation.panels import look, shown_kinds, UNCERTAINTY
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig

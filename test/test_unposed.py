@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.cli import extend, main, train as cli_train
+from thermal_nerf_loc.common.errors import InputError, RunError
+from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.data.nerfstudio import load_scene, SceneWriter
 from thermal_nerf_loc.data.scene import Scene
-from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.evaluation.found_poses import summary
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
@@ -29,7 +30,6 @@ from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.mapping.places import find_places, PlacesConfig
 from thermal_nerf_loc.mapping.settings import TrainConfig
 from thermal_nerf_loc.mapping.trainer import train
-from thermal_nerf_loc.progress import silent
 from thermal_nerf_loc.sensing.frame import Frame, THERMAL
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 from thermal_nerf_loc.simulation.spoil import SpoilConfig, without_poses

@@ -12,7 +12,7 @@ import threading
 from typing import Any, NoReturn, Protocol
 
 from thermal_nerf_loc import __version__
-from thermal_nerf_loc.errors import InputError, UserError
+from thermal_nerf_loc.common.errors import InputError, UserError
 
 COMMANDS = {
     'simulate': 'make a data set (and a rosbag) of a simulated scene',

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from dataclasses import replace
 
     from thermal_nerf_loc.cli.output import show_note
-    from thermal_nerf_loc.config import check, load_yaml
+    from thermal_nerf_loc.common.config import check, load_yaml
     from thermal_nerf_loc.data.files import check_vacant, write_json
     from thermal_nerf_loc.data.nerfstudio import load_scene
     from thermal_nerf_loc.field.strategies import STRATEGIES

@@ -82,8 +82,7 @@ def _prepare(out: Path) -> None:
 
 def _simulate(args: argparse.Namespace, size: Size) -> None:
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.simulation.record import (
-        simulate_bag, simulate_dataset, SimulationConfig)
+    from thermal_nerf_loc.simulation.record import simulate_bag, simulate_dataset, SimulationConfig
 
     settings = SimulationConfig(scene=args.scene, seed=args.seed, frames=size.frames,
                                 seconds=args.seconds or size.bag_s, rgb_hz=10.0, thermal_hz=20.0)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     import time
 
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.config import load_yaml
+    from thermal_nerf_loc.common.config import load_yaml
     from thermal_nerf_loc.data.files import check_writable
     from thermal_nerf_loc.data.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.distillation import distill, DistillConfig
@@ -72,8 +72,8 @@ def _with_options(config: Any, args: argparse.Namespace) -> Any:
     """Settings with the options that were given, all within their ranges."""
     from dataclasses import replace
 
-    from thermal_nerf_loc.config import check
-    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.common.config import check
+    from thermal_nerf_loc.common.errors import InputError
 
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
     config = replace(config, **given)
@@ -119,7 +119,7 @@ def gather(renderer: Any, scene: Any, args: argparse.Namespace, seed: int, progr
 
 def _one_lens(scene: Any, frames: tuple[int, ...]) -> Any:
     """The small camera of all these frames' thermal images."""
-    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.mapping.thermal_depth import same_lens, small_camera
     from thermal_nerf_loc.sensing.frame import THERMAL
 
@@ -138,7 +138,7 @@ def _spread(deep: list[int], wanted: int, scene: Any) -> tuple[int, ...]:
     """So many of the frames with measured depth, evenly spread."""
     import numpy as np
 
-    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.common.errors import InputError
 
     if wanted > len(deep):
         raise InputError('too few training frames have measured thermal depth', where=scene.root,

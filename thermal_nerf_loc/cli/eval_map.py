@@ -26,8 +26,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from dataclasses import asdict
 
     from thermal_nerf_loc.cli.output import progress_bar, show_note
+    from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.data.nerfstudio import load_scene
-    from thermal_nerf_loc.errors import InputError
     from thermal_nerf_loc.evaluation.map_quality import score_views, summarize
     from thermal_nerf_loc.evaluation.perceptual import find_lpips
     from thermal_nerf_loc.mapping.map_file import RadianceMap

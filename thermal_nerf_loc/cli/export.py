@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +51,7 @@ def _export(args: argparse.Namespace, renderer: Any) -> dict[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.data.ply import write_ply
     from thermal_nerf_loc.evaluation.normals import estimate_normals
-    from thermal_nerf_loc.evaluation.points import (
-        default_spacing_m, gather, looks_of, triangulate)
+    from thermal_nerf_loc.evaluation.points import default_spacing_m, gather, looks_of, triangulate
 
     start, normals, faces = time.monotonic(), None, None
     spacing_m = args.spacing or default_spacing_m(renderer) * (1 + (args.what == 'mesh'))

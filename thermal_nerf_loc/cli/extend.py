@@ -34,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Localize, learn, look again, write the poses."""
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.config import load_yaml
+    from thermal_nerf_loc.common.config import load_yaml
+    from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.data.files import check_writable
     from thermal_nerf_loc.data.nerfstudio import load_scene
     from thermal_nerf_loc.data.refined import check_refined_path, write_found
-    from thermal_nerf_loc.errors import InputError
     from thermal_nerf_loc.localization.unposed import AcceptanceConfig
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def training_of(radiance_map: Any, steps: int | None = None, device: str | None = None) -> Any:
     """How the map was trained; its poses are taken as they are now."""
-    from thermal_nerf_loc.config import check, from_mapping
+    from thermal_nerf_loc.common.config import check, from_mapping
     from thermal_nerf_loc.mapping.settings import TrainConfig
 
     told = {name: value for name, value in radiance_map.info.training.items()
@@ -80,7 +80,7 @@ def extend_map(start: Any, scene: Any, path: Path, config: Any, acceptance: Any,
                progress: Any) -> tuple[Any, dict[str, Any]]:
     """The scene with what was found, and figures; the last round's map is at `path`."""
     from thermal_nerf_loc.cli.train import train_map
-    from thermal_nerf_loc.errors import RunError
+    from thermal_nerf_loc.common.errors import RunError
     from thermal_nerf_loc.evaluation import found_poses
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
     from thermal_nerf_loc.localization.unposed import find_unposed
@@ -116,7 +116,7 @@ def extend_map(start: Any, scene: Any, path: Path, config: Any, acceptance: Any,
 
 def _check(start: Any, scene: Any) -> None:
     """Refuse what could not be believed, or not be measured."""
-    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.common.errors import InputError
 
     if not scene.unposed:
         raise InputError('every frame has a pose', where=scene.root,

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from thermal_nerf_loc.cli.thermal_options import add_thermal, radiometry_from
-from thermal_nerf_loc.errors import RunError
+from thermal_nerf_loc.common.errors import RunError
 
 _EPILOG = """\
 Reads rosbag2 (mcap or sqlite3; compressed, split) and ROS 1 bags; no ROS is needed.

@@ -87,8 +87,8 @@ def configure(args: argparse.Namespace) -> Any:
 
 
 def _distance(words: list[str]) -> Any:
+    from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.data.metric_scale import Distance
-    from thermal_nerf_loc.errors import InputError
     try:
         return Distance(words[0], words[1], float(words[2]))
     except ValueError:

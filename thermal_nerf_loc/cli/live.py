@@ -15,8 +15,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from thermal_nerf_loc.errors import InputError, RunError
-from thermal_nerf_loc.progress import Progress
+from thermal_nerf_loc.common.errors import InputError, RunError
+from thermal_nerf_loc.common.progress import Progress
 
 if TYPE_CHECKING:
     from thermal_nerf_loc.ros.recorder import Recorder, Recording

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Localize every image of the split, or the images that were named."""
     from thermal_nerf_loc.cli import single_frame
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.errors import InputError
+    from thermal_nerf_loc.common.errors import InputError
 
     if args.frames is not None and args.frames < 1:
         raise InputError('no image to localize', where='--frames', expected='1 or more',
@@ -118,7 +118,7 @@ def places_with_progress(renderer: Any) -> None:
 def _configured(args: argparse.Namespace) -> Any:
     from dataclasses import replace
 
-    from thermal_nerf_loc.config import check, load_yaml
+    from thermal_nerf_loc.common.config import check, load_yaml
     from thermal_nerf_loc.localization.localizer import LocalizerConfig
 
     base = load_yaml(LocalizerConfig, args.config) if args.config else LocalizerConfig()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from thermal_nerf_loc.progress import Progress
+from thermal_nerf_loc.common.progress import Progress
 
 _PLAIN_PERIOD_S = 10.0  # without a terminal: one line in so many seconds
 

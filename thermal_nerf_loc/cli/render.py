@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thermal_nerf_loc.cli.simulate import image_size
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 
 _MOST_FRAMES = 100_000
 _PATHS = ('keyframes', 'orbit')

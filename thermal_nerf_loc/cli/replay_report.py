@@ -19,8 +19,7 @@ from thermal_nerf_loc.evaluation.metrics import EvaluationConfig
 from thermal_nerf_loc.evaluation.moments import (
     choose_moments, Chosen, compare_images, side_by_side)
 from thermal_nerf_loc.evaluation.replay_page import DriveSheet, replay_page
-from thermal_nerf_loc.evaluation.report import (
-    encode, plot_errors, plot_shares, plot_trajectory)
+from thermal_nerf_loc.evaluation.report import encode, plot_errors, plot_shares, plot_trajectory
 from thermal_nerf_loc.evaluation.top_view import look_down
 from thermal_nerf_loc.ros.stills import find_stills
 

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.cli.live import LiveRun, ros_is_here, run_live
 from thermal_nerf_loc.cli.output import show_note
 from thermal_nerf_loc.cli.replay import Request
-from thermal_nerf_loc.config import check
+from thermal_nerf_loc.common.config import check
+from thermal_nerf_loc.common.errors import InputError, RunError
+from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.trajectory import Trajectory
-from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.evaluation.comparison import Moment
 from thermal_nerf_loc.evaluation.metrics import updates_hz
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.confidence import sigmas
 from thermal_nerf_loc.mapping.map_file import RadianceMap
-from thermal_nerf_loc.progress import Progress
 from thermal_nerf_loc.ros.frames import TransformBuffer
 from thermal_nerf_loc.ros.intake import FrameIntake
 from thermal_nerf_loc.ros.node_config import NodeConfig, read_parameter_file
@@ -125,11 +125,11 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.localization.tracker import Tracker
     from thermal_nerf_loc.ros.search_thread import SearchThread
-    from thermal_nerf_loc.ros.warm_up import picture_of, warm_up
+    from thermal_nerf_loc.ros.warm_up import picture_of, warm_up_localizer
 
     chosen = tuple(m for m in config.chosen_modalities(renderer.modalities) if m in cameras)
     localizer = Localizer(renderer, config.localizer)
-    warm_up(localizer, picture_of(renderer, chosen))
+    warm_up_localizer(localizer, picture_of(renderer, chosen))
     pace = None if request.rate is None else Pace(request.rate)
     runner = AtOnce() if pace is None else SearchThread(
         lambda error: show_note(f'a search failed: {error!r}'))

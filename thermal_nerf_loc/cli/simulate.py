@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Simulate and write."""
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.config import load_yaml
+    from thermal_nerf_loc.common.config import load_yaml
     from thermal_nerf_loc.simulation.record import (
         held_out_frames, simulate_bag, simulate_dataset, SimulationConfig)
 

@@ -10,16 +10,16 @@ from thermal_nerf_loc.cli.output import progress_bar
 from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.cli.replay_report import show_table, write_results
 from thermal_nerf_loc.cli.replaying import Drive, LazyMap, modalities_of, replay_drive
-from thermal_nerf_loc.config import check
+from thermal_nerf_loc.common.config import check
+from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.files import write_json
 from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.evaluation.association import INTERPOLATE
 from thermal_nerf_loc.evaluation.availability import availability, states_from_stamps
 from thermal_nerf_loc.evaluation.comparison import figures_of, rows, Run
 from thermal_nerf_loc.evaluation.metrics import evaluate, EvaluationConfig
-from thermal_nerf_loc.progress import Progress
 from thermal_nerf_loc.ros.offline import find_cameras
 
 _MODALITIES = ('both', 'rgb', 'thermal')

@@ -17,8 +17,8 @@ def add_thermal(group: Any) -> None:
 
 def radiometry_from(args: argparse.Namespace) -> Any:
     """The linear scale that was asked for; None where none was."""
+    from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.data.known_cameras import radiometry_of
-    from thermal_nerf_loc.errors import InputError
     from thermal_nerf_loc.sensing.thermal import LinearRadiometry
 
     linear = args.celsius_per_count, args.celsius_offset

@@ -65,7 +65,7 @@ def add_depth(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Train, save, evaluate."""
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.config import check, load_yaml
+    from thermal_nerf_loc.common.config import check, load_yaml
     from thermal_nerf_loc.data.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.checkpoint import Checkpoint
     from thermal_nerf_loc.mapping.processes import leads
@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Weight and kind of depth, where they were given; depth that is asked for has a weight."""
+    from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.data.depth_maps import POINTS
-    from thermal_nerf_loc.errors import InputError
     from thermal_nerf_loc.mapping.settings import DEPTH_WEIGHT
 
     about = {'--depth-camera': args.depth_camera, '--depth-unit': args.depth_unit,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 
 _PORT = 8080
 _SPACING, _LOOK_PX = 1.5, (64, 48)  # coarser than an export: one waits for it
@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar, show_note
     from thermal_nerf_loc.data.trajectory import read_tum
     from thermal_nerf_loc.evaluation.points import default_spacing_m, gather
-    from thermal_nerf_loc.geometry.camera import Camera
     from thermal_nerf_loc.evaluation.viewer import Content, find_viser, Viewer
+    from thermal_nerf_loc.geometry.camera import Camera
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
     find_viser()  # before the long part

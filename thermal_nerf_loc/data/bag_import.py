@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import check, setting
+from thermal_nerf_loc.common.config import check, setting
+from thermal_nerf_loc.common.errors import InputError, RunError
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.bag_frames import FrameMaker, MovingRig
 from thermal_nerf_loc.data.bag_pixels import ImageReader
@@ -30,9 +32,7 @@ from thermal_nerf_loc.data.keyframe_choice import choose_windows, KeyframeRule
 from thermal_nerf_loc.data.nerfstudio import HOLD_OUT_EVERY
 from thermal_nerf_loc.data.rig_file import read_rig, RigCamera
 from thermal_nerf_loc.data.scene_writer import SceneWriter, split_of
-from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.data.messages import (
-    matrix_from_pose, matrix_from_transform, stamp_ns)
+from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.data.messages import matrix_from_pose, matrix_from_transform, stamp_ns
 from thermal_nerf_loc.data.trajectory import Trajectory
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 
 Array = NDArray[np.float64]

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from thermal_nerf_loc.config import check, setting
+from thermal_nerf_loc.common.config import check, setting
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.bag_poses import body_of, MAX_GAP_S, ODOMETRY, PoseSource
 from thermal_nerf_loc.data.bag_survey import Survey
 from thermal_nerf_loc.data.trajectory import read_tum
-from thermal_nerf_loc.errors import InputError
 
 _MAP, _ODOM = ('map', 'world'), ('odom',)
 

@@ -30,11 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 import yaml
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.files import read_text
 from thermal_nerf_loc.data.images import read_image
 from thermal_nerf_loc.data.intrinsics import camera_from_keys, INTRINSIC_KEYS
 from thermal_nerf_loc.data.scene import ImageRecord, load_image
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.se3 import check_pose
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import radiometry_from_mapping, RADIOMETRY_KEYS

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.common.errors import InputError, RunError
 
 _READ_REASONS = {
     errno.ENOENT: 'does not exist', errno.ENOTDIR: 'does not exist: a parent is a file',

@@ -8,8 +8,8 @@ from pathlib import Path
 import re
 from typing import Any
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.files import reading
-from thermal_nerf_loc.errors import InputError
 
 RGB_FOLDERS = ('rgb', 'color', 'colour', 'visible', 'images')
 THERMAL_FOLDERS = ('thermal', 'infrared', 'ir', 'lwir')

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import check, setting
+from thermal_nerf_loc.common.config import check, setting
+from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.data import metric_scale
 from thermal_nerf_loc.data.colmap import LENSES, reconstruct, require_pycolmap
 from thermal_nerf_loc.data.files import check_vacant
@@ -28,9 +30,7 @@ from thermal_nerf_loc.data.rig_file import read_rig, RigCamera
 from thermal_nerf_loc.data.scene import ImageRecord
 from thermal_nerf_loc.data.tags import FAMILIES, find_tags, tag_edges
 from thermal_nerf_loc.data.thermal_scale import settle_scale, ThermalScale
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.colmap_model import ColmapModel, read_model
 from thermal_nerf_loc.data.trajectory import read_tum, Trajectory
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 
 Array = NDArray[np.float64]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import math
 from typing import Any
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 
 _MODELS = {

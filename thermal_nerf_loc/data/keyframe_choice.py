@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import check, setting
+from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.data.images import opencv
 from thermal_nerf_loc.geometry.se3 import quaternion_from_matrix
 

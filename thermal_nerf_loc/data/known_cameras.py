@@ -10,7 +10,7 @@ import difflib
 from types import MappingProxyType
 from typing import NamedTuple
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry
 
 _ABSOLUTE = -273.15  # deg C at count zero, where counts are kelvin

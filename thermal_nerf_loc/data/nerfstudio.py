@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.files import read_json, reading
 from thermal_nerf_loc.data.images import DEPTH_UNIT_M, read_image
 from thermal_nerf_loc.data.intrinsics import camera_from_keys, INTRINSIC_KEYS
@@ -44,7 +45,6 @@ from thermal_nerf_loc.data.rolling import with_sweeps
 from thermal_nerf_loc.data.scene import (
     GL_FROM_CV, ImageRecord, load_image, Scene, SceneFrame, UnposedFrame)
 from thermal_nerf_loc.data.scene_writer import SceneWriter
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.se3 import check_pose
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.camera_file import mask_of, read_blocks
 from thermal_nerf_loc.data.intrinsics import camera_from_keys, INTRINSIC_KEYS
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.se3 import check_pose
 from thermal_nerf_loc.sensing.thermal import Radiometry, radiometry_from_mapping

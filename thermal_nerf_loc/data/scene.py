@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.images import (
     CountImage, DEPTH_UNIT_M, read_confidence, read_counts, read_depth, read_mask, read_rgb)
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
 from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry

@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.files import directory_beside, write_inside, write_json
 from thermal_nerf_loc.data.images import DEPTH_UNIT_M, encode
 from thermal_nerf_loc.data.intrinsics import keys_from_camera
 from thermal_nerf_loc.data.scene import GL_FROM_CV
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.se3 import check_pose
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
-from thermal_nerf_loc.sensing.thermal import (
-    LinearRadiometry, Radiometry, radiometry_to_mapping)
+from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry, radiometry_to_mapping
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry
 
 CENTIKELVIN = LinearRadiometry(0.01, -273.15)  # what most radiometric drivers publish

@@ -4,7 +4,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama
 
 __all__ = ['IDENTITY', 'NONE', 'SE3', 'SIM3', 'Similarity', 'find_alignment']

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.trajectory import Trajectory
-from thermal_nerf_loc.errors import InputError
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

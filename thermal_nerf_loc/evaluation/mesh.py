@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.evaluation.surface import is_surface, Surface, viewpoints
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
-from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.trajectory import Trajectory
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.evaluation import alignment, association
 from thermal_nerf_loc.evaluation.association import associate, Matched, moment_pairs
 from thermal_nerf_loc.geometry import se3

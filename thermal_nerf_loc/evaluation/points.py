@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.common.errors import InputError, RunError
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.evaluation.colour_map import ColourScale, fitted_scale, HEAT, Picture
 from thermal_nerf_loc.evaluation.mesh import fuse, Mesh
 from thermal_nerf_loc.evaluation.panels import thermal_unit
 from thermal_nerf_loc.evaluation.surface import Surface, SurfaceBuilder, viewpoints
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array32 = NDArray[np.float32]

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.data.trajectory import Trajectory
-from thermal_nerf_loc.errors import RunError
 from thermal_nerf_loc.evaluation.camera_path import look_along, up_direction
 from thermal_nerf_loc.evaluation.colour_map import draw_bar
 from thermal_nerf_loc.evaluation.follower import Follower, go_to

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.config import setting
-from thermal_nerf_loc.errors import RunError
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.field.kernels import reference, tiny_cuda
 from thermal_nerf_loc.field.kernels.levels import lay_out
 

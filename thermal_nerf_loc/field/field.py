@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.field.encoding import EncodingConfig, HashEncoding, NUMBA
 from thermal_nerf_loc.field.space import Space
 

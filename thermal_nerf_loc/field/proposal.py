@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.field.field import RadianceField
 from thermal_nerf_loc.field.kernels import proposal as kernels
 from thermal_nerf_loc.field.space import Space

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.field import FieldConfig, RadianceField
 from thermal_nerf_loc.field.proposal import DensityGrid, SamplingConfig
 from thermal_nerf_loc.field.space import Space

@@ -10,7 +10,7 @@ Equations: Sola et al., "A micro Lie theory for state estimation in robotics", a
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 
 Array = NDArray[np.float64]
 

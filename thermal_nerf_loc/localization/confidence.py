@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.localization.fit import Fit
 
 Array = NDArray[np.float64]

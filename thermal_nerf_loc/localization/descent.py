@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization import search
 from thermal_nerf_loc.localization.alignment import (

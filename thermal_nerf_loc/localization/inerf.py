@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import setting
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.observation import Observation
 from thermal_nerf_loc.localization.rays import draw_pixels, preferred_pixels, SAMPLERS

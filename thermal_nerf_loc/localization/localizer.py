@@ -15,8 +15,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermal_nerf_loc.config import check, setting
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.config import check, setting
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization import confidence, inerf, relocalize
 from thermal_nerf_loc.localization.alignment import Aligned

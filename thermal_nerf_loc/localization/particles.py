@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import setting
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.candidates import best_apart, Candidate
 from thermal_nerf_loc.localization.descent import Descent, DescentConfig

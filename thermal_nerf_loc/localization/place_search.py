@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.threads import side_by_side
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization import search
 from thermal_nerf_loc.localization.alignment import align, AlignConfig, GainOffset, PosePrior, View
@@ -28,7 +29,6 @@ from thermal_nerf_loc.localization.lifting import RenderedPoints
 from thermal_nerf_loc.localization.observation import Layer, make_layer, Observation, observe
 from thermal_nerf_loc.mapping.places import Places, sphere
 from thermal_nerf_loc.sensing.frame import Frame, RGB
-from thermal_nerf_loc.threads import side_by_side
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.candidates import Candidate
 from thermal_nerf_loc.localization.training_views import (
     Eye, eyes_of, render_views, seen, thumbnails, Views, ViewsConfig)
-from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
 

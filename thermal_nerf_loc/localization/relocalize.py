@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.threads import side_by_side
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization import search
 from thermal_nerf_loc.localization.alignment import align, PosePrior
 from thermal_nerf_loc.localization.candidates import Candidate, distinct
 from thermal_nerf_loc.localization.descent import Contender, Descent
 from thermal_nerf_loc.localization.place_search import PlaceSearchConfig
-from thermal_nerf_loc.threads import side_by_side
 
 Array = NDArray[np.float64]
 

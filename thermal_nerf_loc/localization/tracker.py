@@ -18,8 +18,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermal_nerf_loc.config import check
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.config import check
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.belief import Belief, diagonal
 from thermal_nerf_loc.localization.confidence import LOST as CONTRADICTED, OK, sigmas

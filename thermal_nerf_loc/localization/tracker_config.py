@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.config import setting
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.places import Places, places_of
-from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import Frame, RGB
 from thermal_nerf_loc.sensing.rendering import Renderer
 

@@ -15,14 +15,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.data.scene import Scene, UnposedFrame
 from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.belief import Belief, diagonal
 from thermal_nerf_loc.localization.confidence import OK
 from thermal_nerf_loc.localization.localizer import Localization, Localizer, LocalizerConfig
-from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
 

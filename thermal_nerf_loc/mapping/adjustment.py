@@ -6,8 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import RunError
+from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.data.scene import load_image, Scene
-from thermal_nerf_loc.errors import RunError
 from thermal_nerf_loc.field.inference import CpuRenderer, render_torch
 from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.mapping.bundle import Bundle, Cameras, Problem, Sensor
@@ -15,7 +16,6 @@ from thermal_nerf_loc.mapping.cross_modal import Array32, find_rig, Look
 from thermal_nerf_loc.mapping.features import find_tracks
 from thermal_nerf_loc.mapping.rig import Corrections
 from thermal_nerf_loc.mapping.settings import INTRINSICS, POSES, RIG, TIME
-from thermal_nerf_loc.progress import Progress
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 _NOMINAL_WIDTH_PX = 160

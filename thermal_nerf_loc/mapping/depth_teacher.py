@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.data.scene import load_image, Scene
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
@@ -22,7 +23,6 @@ from thermal_nerf_loc.mapping.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.places import Places, places_of
 from thermal_nerf_loc.mapping.settings import INVERSE, METRIC
 from thermal_nerf_loc.mapping.thermal_depth import shrunk
-from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.rendering import Renderer, sureness
 

@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thermal_nerf_loc.config import setting
-from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.errors import InputError, RunError
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.field.inference import has_bfloat16
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.depth_network import DepthNetwork
 from thermal_nerf_loc.mapping.depth_teacher import Lesson
 from thermal_nerf_loc.mapping.thermal_depth import Scale, ThermalDepth
-from thermal_nerf_loc.progress import Progress, silent
 
 _REPORT_STEPS = 10
 _TURNS = 128

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc import __version__
-from thermal_nerf_loc.config import from_mapping
+from thermal_nerf_loc.common.config import from_mapping
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.files import write_atomically
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.field.field import FieldConfig, RadianceField
 from thermal_nerf_loc.field.inference import CpuRenderer, render_torch, Seen
 from thermal_nerf_loc.field.proposal import Array32, DensityGrid, SamplingConfig

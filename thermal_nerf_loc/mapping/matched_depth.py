@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import RunError
+from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.data.scene import Scene
-from thermal_nerf_loc.errors import RunError
 from thermal_nerf_loc.field.space import space_around_cameras
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.adjustment import sensor_of
 from thermal_nerf_loc.mapping.bundle import Problem
-from thermal_nerf_loc.progress import Progress
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.scratch import Allocate, in_memory
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.flat_field import across
 from thermal_nerf_loc.sensing.frame import row_motions, SensorImage

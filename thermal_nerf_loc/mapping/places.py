@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import setting
-from thermal_nerf_loc.errors import InputError
-from thermal_nerf_loc.progress import Progress, silent
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.sensing.rendering import Renderer, sureness
 
 Array = NDArray[np.float64]

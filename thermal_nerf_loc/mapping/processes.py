@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import distributed, Tensor
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

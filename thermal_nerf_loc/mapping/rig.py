@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.scene import Scene
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.mapping.bundle import Cameras
 from thermal_nerf_loc.mapping.motions import (

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from thermal_nerf_loc.config import setting
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.encoding import NOMINAL_LOG2_ROWS
 from thermal_nerf_loc.field.field import FieldConfig
 from thermal_nerf_loc.field.proposal import SamplingConfig

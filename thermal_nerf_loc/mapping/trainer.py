@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
+from thermal_nerf_loc.common.errors import InputError, RunError
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.data.repeats import without_repeats
 from thermal_nerf_loc.data.scene import Scene
-from thermal_nerf_loc.errors import InputError, RunError
 from thermal_nerf_loc.field.space import Space, space_around_cameras
 from thermal_nerf_loc.field.strategies import inherit, Learner, learners_for, phases_for
 from thermal_nerf_loc.mapping.adjustment import adjust, place_thermal
@@ -40,7 +41,6 @@ from thermal_nerf_loc.mapping.rig import Coarseness, Corrections, Given
 from thermal_nerf_loc.mapping.settings import BOTH, EDGES, FEATURES, TrainConfig
 from thermal_nerf_loc.mapping.shutter import Zero, zero_offset
 from thermal_nerf_loc.mapping.sources import load_sources
-from thermal_nerf_loc.progress import Progress, silent
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 

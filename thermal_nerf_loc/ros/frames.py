@@ -14,7 +14,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.geometry import se3
 
 Array = NDArray[np.float64]

@@ -15,7 +15,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from thermal_nerf_loc.errors import InputError, UserError
+from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.ros import convert
 from thermal_nerf_loc.ros.frames import TransformUnavailable
 from thermal_nerf_loc.ros.intake import FrameIntake, JUMP_BACK_NS

@@ -17,8 +17,8 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import setting
-from thermal_nerf_loc.errors import InputError, RunError, UserError
+from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.ros.convert import camera_from_info, stamp_ns, values_from_message

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.files import read_json, write_json
-from thermal_nerf_loc.errors import InputError
 from thermal_nerf_loc.geometry import se3
 
 Array = NDArray[np.float64]

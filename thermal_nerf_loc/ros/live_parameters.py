@@ -4,8 +4,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from thermal_nerf_loc.config import from_mapping, to_mapping
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.config import from_mapping, to_mapping
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.ros.node_config import NodeConfig
 
 _SUBSCRIPTIONS = 'topics are subscribed to when the node is activated'

@@ -21,7 +21,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.task import Future
 
-from thermal_nerf_loc.errors import InputError, RunError, UserError
+from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.ros.announcer import Announcer
 from thermal_nerf_loc.ros.health import diagnostics_message

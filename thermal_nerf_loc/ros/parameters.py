@@ -11,8 +11,8 @@ from rclpy.exceptions import (InvalidParameterTypeException, InvalidParameterVal
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from thermal_nerf_loc.config import from_mapping
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.config import from_mapping
+from thermal_nerf_loc.common.errors import InputError
 
 T = TypeVar('T')
 

@@ -4,10 +4,10 @@
 from collections.abc import Callable
 import threading
 
-from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.common.errors import InputError, RunError
+from thermal_nerf_loc.common.threads import give_way
 from thermal_nerf_loc.localization.finder import Task
 from thermal_nerf_loc.localization.localizer import Localization
-from thermal_nerf_loc.threads import give_way
 
 _NICE = 10  # of a check; the robot goes on meanwhile
 _URGENT_NICE = 0

@@ -7,7 +7,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 from std_srvs.srv import Empty, Trigger
 
-from thermal_nerf_loc.errors import UserError
+from thermal_nerf_loc.common.errors import UserError
 
 Action = Callable[[], str]  # says what was done, or raises a `UserError`
 

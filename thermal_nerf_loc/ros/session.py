@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.data.files import check_writable
-from thermal_nerf_loc.errors import InputError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization import rehearsal
 from thermal_nerf_loc.localization.finder import Finder
@@ -23,7 +23,7 @@ from thermal_nerf_loc.ros.robot import RobotTracker
 from thermal_nerf_loc.ros.search_thread import SearchThread
 from thermal_nerf_loc.ros.shared_map import SharedMap
 from thermal_nerf_loc.ros.tf_buffer import make_buffer
-from thermal_nerf_loc.ros.warm_up import picture_of, warm_up
+from thermal_nerf_loc.ros.warm_up import picture_of, warm_up_localizer
 from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
@@ -57,7 +57,7 @@ def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
         renderer = SharedMap(load_map(path))
         modalities = config.chosen_modalities(renderer.modalities)
         picture = picture_of(renderer, modalities)
-    warm_up(Localizer(renderer, config.localizer), picture)
+    warm_up_localizer(Localizer(renderer, config.localizer), picture)
     return LoadedMap(renderer, path.name, str(getattr(renderer, 'scene_name', path.name)),
                      modalities)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.ros.convert import matrix_from_transform, matrix_to_transform
 from thermal_nerf_loc.ros.frames import CACHE_NS, TransformBuffer, TransformUnavailable

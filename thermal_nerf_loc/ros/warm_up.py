@@ -6,7 +6,7 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.errors import UserError
+from thermal_nerf_loc.common.errors import UserError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.sensing.frame import Frame, SensorImage, THERMAL
@@ -29,7 +29,7 @@ def picture_of(renderer: Renderer, modalities: tuple[str, ...]) -> Frame:
     return Frame(0, images, T)
 
 
-def warm_up(localizer: Localizer, picture: Frame) -> None:
+def warm_up_localizer(localizer: Localizer, picture: Frame) -> None:
     """Localize a picture of the map itself; the answer does not matter."""
     try:
         localizer.localize(picture, picture.T_world_cam)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import threading
 import time
 
-from thermal_nerf_loc.errors import UserError
+from thermal_nerf_loc.common.errors import UserError
 from thermal_nerf_loc.ros.intake import FrameIntake, Observation
 from thermal_nerf_loc.ros.robot import RobotTracker, RobotUpdate
 

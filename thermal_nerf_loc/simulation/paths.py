@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 from scipy.stats import qmc
 
-from thermal_nerf_loc.errors import InputError, RunError
+from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.simulation.world import World
 

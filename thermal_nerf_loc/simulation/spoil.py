@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.config import setting
+from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.data.scene import Scene, UnposedFrame
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.sensing.frame import THERMAL

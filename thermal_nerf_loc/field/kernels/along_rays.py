@@ -13,8 +13,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from thermal_nerf_loc.field.kernels.hash_grid import (
-    corner_row, corner_weight, find_cell, level_at)
+from thermal_nerf_loc.field.kernels.hash_grid import corner_row, corner_weight, find_cell, level_at
 from thermal_nerf_loc.field.kernels.proposal import contract
 
 _OPTIONS = {'cache': True, 'fastmath': True, 'nogil': True}

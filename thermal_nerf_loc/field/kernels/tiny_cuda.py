@@ -15,7 +15,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from thermal_nerf_loc.errors import RunError
+from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.field.kernels import reference
 from thermal_nerf_loc.field.kernels.levels import growth, Levels
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from thermal_nerf_loc.errors import InputError
+from thermal_nerf_loc.common.errors import InputError
 
 T = TypeVar('T')
 
