@@ -20,10 +20,10 @@ from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.bag_import import import_bag, ImportConfig
 from thermal_nerf_loc.data.bag_tracks import PoseOptions
 from thermal_nerf_loc.data.keyframe_choice import choose_windows, KeyframeRule, sharpness
-from thermal_nerf_loc.data.known_cameras import KNOWN_CAMERAS, radiometry_of
 from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.data.trajectory import Trajectory, write_tum
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.sensing.thermal_cameras import KNOWN_CAMERAS, radiometry_of
 
 EVERY = KeyframeRule(min_m=0.0, min_deg=0.0)  # every image
 

@@ -23,10 +23,10 @@ from thermal_nerf_loc.field.proposal import SamplingConfig
 from thermal_nerf_loc.field.render import render, Samples, View
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.geometry.lie_torch import gauge_basis, motion, velocities
 from thermal_nerf_loc.mapping import cross_modal
 from thermal_nerf_loc.mapping.adjustment import adjust
 from thermal_nerf_loc.mapping.cross_modal import find_rig
-from thermal_nerf_loc.mapping.motions import gauge_basis, motion, velocities
 from thermal_nerf_loc.mapping.rig import Coarseness, Corrections
 from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
 from thermal_nerf_loc.mapping.sources import load_sources

@@ -18,8 +18,8 @@ def add_thermal(group: Any) -> None:
 def radiometry_from(args: argparse.Namespace) -> Any:
     """The linear scale that was asked for; None where none was."""
     from thermal_nerf_loc.common.errors import InputError
-    from thermal_nerf_loc.data.known_cameras import radiometry_of
     from thermal_nerf_loc.sensing.thermal import LinearRadiometry
+    from thermal_nerf_loc.sensing.thermal_cameras import radiometry_of
 
     linear = args.celsius_per_count, args.celsius_offset
     ways = [args.thermal_camera is not None, any(value is not None for value in linear),

@@ -29,10 +29,10 @@ from thermal_nerf_loc.data.nerfstudio import HOLD_OUT_EVERY
 from thermal_nerf_loc.data.rig_file import read_rig, RigCamera
 from thermal_nerf_loc.data.scene import ImageRecord
 from thermal_nerf_loc.data.tags import FAMILIES, find_tags, tag_edges
-from thermal_nerf_loc.data.thermal_scale import settle_scale, ThermalScale
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry
+from thermal_nerf_loc.sensing.thermal_cameras import settle_scale, ThermalScale
 
 Array = NDArray[np.float64]
 

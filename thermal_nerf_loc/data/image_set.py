@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.data.scene import ImageRecord, load_image
 from thermal_nerf_loc.data.scene_writer import SceneWriter, split_of
-from thermal_nerf_loc.data.thermal_scale import ThermalScale
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
+from thermal_nerf_loc.sensing.thermal_cameras import ThermalScale
 
 Array = NDArray[np.float64]
 Records = Mapping[str, Mapping[str, ImageRecord]]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.localization.belief import Belief
+from thermal_nerf_loc.geometry.pose_gaussian import Belief
 from thermal_nerf_loc.localization.confidence import AMBIGUOUS, OK
 from thermal_nerf_loc.localization.localizer import Localization
 

@@ -123,7 +123,7 @@ def _exp(theta: Any) -> Any:
     """Exponential of the twist (v, w), differentiable also at zero."""
     import torch
 
-    from thermal_nerf_loc.mapping.motions import hats
+    from thermal_nerf_loc.geometry.lie_torch import hats
     return torch.linalg.matrix_exp(hats(theta[None])[0])
 
 

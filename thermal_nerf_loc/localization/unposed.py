@@ -20,7 +20,7 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.data.scene import Scene, UnposedFrame
 from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.belief import Belief, diagonal
+from thermal_nerf_loc.geometry.pose_gaussian import Belief, diagonal
 from thermal_nerf_loc.localization.confidence import OK
 from thermal_nerf_loc.localization.localizer import Localization, Localizer, LocalizerConfig
 from thermal_nerf_loc.sensing.frame import Frame

@@ -26,9 +26,9 @@ from torch import nn, Tensor
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.mapping.bundle import Cameras
-from thermal_nerf_loc.mapping.motions import (
+from thermal_nerf_loc.geometry.lie_torch import (
     about, bent, gauge_basis, hats, LONGEST_GAP_S, motion, velocities)
+from thermal_nerf_loc.mapping.bundle import Cameras
 from thermal_nerf_loc.mapping.pixels import RayBatch
 from thermal_nerf_loc.mapping.settings import (
     EDGES, FEATURES, INTRINSICS, POSES, RefineConfig, RIG, TIME)
