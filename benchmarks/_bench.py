@@ -96,7 +96,7 @@ def trained_map(data: Path, path: Path | None, seconds: float) -> Path:
     """A map: the one that was given, else one trained now for so long and kept under build/."""
     if path is not None:
         return path
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.settings import TrainConfig
     from thermal_nerf_loc.mapping.trainer import train
 
@@ -184,7 +184,7 @@ def cell(value: Any) -> str:
 
 def finish(args: argparse.Namespace, figures: Mapping[str, Any]) -> int:
     """Say how busy the machine was, and write the figures with it; the exit code."""
-    from thermal_nerf_loc.data.files import write_json
+    from thermal_nerf_loc.io.atomic_files import write_json
 
     facts = machine()
     print(f'{facts["processor"]}, {facts["cores"]} cores, {args.threads} threads, '

@@ -65,7 +65,7 @@ def held_out(data: Path, count: int) -> list[Any]:
     import numpy as np
 
     from thermal_nerf_loc.common.errors import InputError
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 
     scene = load_scene(data)
     if not scene.test or count < 1:

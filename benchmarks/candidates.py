@@ -86,8 +86,8 @@ class ExactMap:
         """Cameras stood where those of the training images did."""
         import numpy as np
 
-        from thermal_nerf_loc.data.nerfstudio import load_scene
         from thermal_nerf_loc.field.space import Space
+        from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
         from thermal_nerf_loc.simulation.world import make_world
 
         world, scene_ = make_world(scene), load_scene(data)

@@ -77,7 +77,7 @@ def repeat(lap: Path, bag: Path, seconds: float, images: str) -> float:
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import get_typestore, Stores
 
-    from thermal_nerf_loc.data.bag import BagReader
+    from thermal_nerf_loc.io.bags.reader import BagReader
     store, started = get_typestore(Stores.ROS2_JAZZY), time.monotonic()
     with BagReader(lap) as reader, Writer(bag, version=9,
                                           storage_plugin=StoragePlugin.MCAP) as writer:

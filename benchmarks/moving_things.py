@@ -40,7 +40,7 @@ def main() -> int:
     """Paint, train, compare."""
     args = options().parse_args()
     prepare(args)
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 
     if args.quick:
         args.frames, args.steps, args.size = 16, 40, 32
@@ -77,7 +77,7 @@ def repainted(record: Any, name: str, place: Any, folder: Path) -> Path:
     """A copy of an image with the figure at `place` (shares of width and height)."""
     import numpy as np
 
-    from thermal_nerf_loc.data.images import read_image, write_png
+    from thermal_nerf_loc.io.images import read_image, write_png
 
     pixels = read_image(record.path).copy()
     y, x = np.indices(pixels.shape[:2]) / np.reshape(pixels.shape[:2], (2, 1, 1))

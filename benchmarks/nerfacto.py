@@ -67,7 +67,7 @@ def our_curve(data: Path, args: Any) -> list[tuple[float, int, float]]:
     """(seconds, steps, PSNR) of our training on RGB alone, every few seconds."""
     from training_curve import curve, warm_up
 
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.settings import TrainConfig
 
     scene = load_scene(data)

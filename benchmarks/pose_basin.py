@@ -49,7 +49,7 @@ def main() -> int:
     curves = sweep(args, renderer, frames)
     report(curves)
     if args.plot is not None:
-        from thermal_nerf_loc.data.files import write_atomically
+        from thermal_nerf_loc.io.atomic_files import write_atomically
         write_atomically(args.plot, picture(curves))
     return finish(args, {'map': str(args.map or args.scene or 'learned now'), 'curves': curves,
                          'inerf_steps': args.inerf_steps, 'inerf_rate': args.inerf_rate})

@@ -74,7 +74,7 @@ def main() -> int:
 
 def scene_of(data: Path) -> Any:
     """The data set, every fifth pair held out."""
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 
     scene = load_scene(data)
     scene.require('rgb', 'thermal')
@@ -91,7 +91,7 @@ def scale_of(scene: Any) -> float:
 
 def trained(args: argparse.Namespace, scene: Any, name: str) -> tuple[Any, Any]:
     """A map, and the scene with what was refined."""
-    from thermal_nerf_loc.data.refined import write_refined
+    from thermal_nerf_loc.io.datasets.refined_dataset import write_refined
     from thermal_nerf_loc.mapping.settings import DEPTH_WEIGHT, RefineConfig, TrainConfig
     from thermal_nerf_loc.mapping.trainer import train
     from thermal_nerf_loc.mapping.uncertainty import uncertainty_of
@@ -186,7 +186,7 @@ def both(radiance_map: Any, scene: Any, index: int, modality: str) -> tuple[Any,
     """What is rendered and what was seen (n, channels), of a sixteenth of the pixels."""
     import numpy as np
 
-    from thermal_nerf_loc.data.scene import load_image
+    from thermal_nerf_loc.io.datasets.scene import load_image
 
     frame = scene.frames[index]
     image = load_image(modality, frame.records[modality])
@@ -221,8 +221,8 @@ def marked_points(scene: Any, path: Path | None) -> Any:
     """Targets in the colour camera of each sighting (n, 3), where heat shows them, its camera."""
     import numpy as np
 
-    from thermal_nerf_loc.data.files import read_json
     from thermal_nerf_loc.geometry import se3
+    from thermal_nerf_loc.io.atomic_files import read_json
 
     if path is None:
         return None

@@ -78,7 +78,7 @@ def thermal(args: argparse.Namespace) -> dict[str, Any]:
 
 def scene_of(args: argparse.Namespace, clean: bool = False) -> Any:
     """The room's views, made once."""
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 
     size = (48, 36) if args.quick else (160, 120)
     return load_scene(room(args.frames, size, clean=clean))

@@ -31,7 +31,7 @@ def main() -> int:
                       help='test views to judge the quality by (default: 4)')
     args = made.parse_args()
     prepare(args)
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
     data = training_data(args)

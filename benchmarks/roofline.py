@@ -46,7 +46,7 @@ def main() -> int:
     made.add_argument('--map', type=Path, help='map (default: one trained for a minute)')
     args = made.parse_args()
     prepare(args)
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
     data = training_data(args)

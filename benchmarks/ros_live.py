@@ -100,8 +100,8 @@ def recorded(args: argparse.Namespace, dark: bool) -> Path:
 def play(args: argparse.Namespace, bag: Path, what: str) -> dict[str, Any]:
     """Play the bag to the node in real time; poses are those of the first lap."""
     from thermal_nerf_loc.cli.live import LiveRun, run_live
-    from thermal_nerf_loc.data.bag import BagReader
     from thermal_nerf_loc.evaluation.metrics import trajectory_metrics
+    from thermal_nerf_loc.io.bags.reader import BagReader
     from thermal_nerf_loc.ros.offline import read_truth
 
     with BagReader(bag) as reader:
@@ -168,7 +168,7 @@ def seconds_to_first_pose(args: argparse.Namespace, bag: Path, cache: str) -> fl
     """From the start of the node's process until its first pose arrives here."""
     from thermal_nerf_loc.cli.live import find_shared
     from thermal_nerf_loc.common.errors import RunError
-    from thermal_nerf_loc.data.bag import BagReader
+    from thermal_nerf_loc.io.bags.reader import BagReader
     from thermal_nerf_loc.ros.offline import read_truth
     from thermal_nerf_loc.ros.recorder import Recorder
 

@@ -40,7 +40,7 @@ def main() -> int:
     args = options().parse_args()
     prepare(args)
     from thermal_nerf_loc.common.errors import UserError
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.simulation.spoil import without_poses
 
     if args.quick:

@@ -58,7 +58,7 @@ def main() -> int:
     """Distil, then train on few views."""
     args = options().parse_args()
     prepare(args)
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.map_file import RadianceMap
     if args.quick:
         args.labels, args.views, args.steps, args.few, args.map_steps = 3, 4, 4, 4, 10
@@ -128,7 +128,7 @@ class RgbStandIn:
         import cv2
         import numpy as np
 
-        from thermal_nerf_loc.data.scene import load_image
+        from thermal_nerf_loc.io.datasets.scene import load_image
         self._of = {}
         for index in scene.train:
             image = load_image('rgb', scene.frames[index].records['rgb'])
@@ -166,7 +166,7 @@ def few_views(args: argparse.Namespace, scene: Any, model: Any) -> dict[str, Any
 
     from thermal_nerf_loc.cli.predict_depth import predicted_maps
     from thermal_nerf_loc.common.progress import silent
-    from thermal_nerf_loc.data.depth_maps import (
+    from thermal_nerf_loc.io.datasets.depth_maps import (
         DepthSource, MEASURED, with_depth, write_depth_maps)
 
     chosen = np.linspace(0, len(scene.train) - 1, args.few).round().astype(int)

@@ -36,7 +36,7 @@ def main() -> int:
     add_seed(made)
     args = made.parse_args()
     prepare(args)
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.settings import TrainConfig
 
     marks = sorted(args.marks) if not args.quick else [2.0, 4.0]
@@ -124,7 +124,7 @@ def write_sparse(depth_m: Any, count: int, noise: float, seed: list[int], path: 
     """Keep `count` depths of an image, with relative noise; 0 elsewhere."""
     import numpy as np
 
-    from thermal_nerf_loc.data.images import write_png
+    from thermal_nerf_loc.io.images import write_png
 
     rng = np.random.default_rng(seed)
     known = np.flatnonzero(depth_m.ravel() > 0.0)

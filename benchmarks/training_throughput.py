@@ -27,7 +27,7 @@ def main() -> int:
     made.add_argument('--steps', type=int, default=15, metavar='N', help='of each (default: 15)')
     args = made.parse_args()
     prepare(args)
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.settings import TrainConfig
 
     rounds = 3 if args.quick else args.steps

@@ -12,9 +12,9 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import get_types_from_msg, get_typestore, Stores
 import yaml
 
-from thermal_nerf_loc.data.bag import BagReader, BagWriter
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.bags.reader import BagReader, BagWriter
 
 START_NS = 1_732_180_000_000_000_000
 SECONDS = 3.0

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.bag import BagReader, BagWriter
-from thermal_nerf_loc.data.images import write_png
-from thermal_nerf_loc.data.nerfstudio import load_scene, SceneWriter
-from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.bags.reader import BagReader, BagWriter
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
+from thermal_nerf_loc.io.images import write_png
+from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.sensing.frame import Frame, SensorImage
 
 RGB, THERMAL = Camera.from_fov(16, 12, 70), Camera.from_fov(8, 6, 50)

@@ -112,7 +112,7 @@ def test_sparse_depth_is_sparse_noisy_and_for_training_alone(tmp_path: Path) -> 
     """What training draws knows so many pixels of RGB, about right; the judge keeps all."""
     from training_curve import with_sparse_depth
 
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.settings import TrainConfig
     from thermal_nerf_loc.mapping.sources import load_sources
     from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig

@@ -11,11 +11,11 @@ import yaml
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.camera_file import load_frame
-from thermal_nerf_loc.data.images import write_png
-from thermal_nerf_loc.data.intrinsics import keys_from_camera
-from thermal_nerf_loc.data.pose_text import pose_from, pose_text
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.datasets.camera_file import load_frame
+from thermal_nerf_loc.io.datasets.intrinsics import keys_from_camera
+from thermal_nerf_loc.io.images import write_png
+from thermal_nerf_loc.io.trajectory import pose_from, pose_text
 from thermal_nerf_loc.localization.candidates import Candidate
 from thermal_nerf_loc.localization.particles import ParticleSearch
 from thermal_nerf_loc.mapping.map_file import RadianceMap

@@ -14,10 +14,10 @@ from thermal_nerf_loc.cli import demo, live, replaying
 from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.cli.study import make_study
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.bag import BagReader, BagWriter
-from thermal_nerf_loc.data.bag_poses import FrameTree, MAX_GAP_S, PoseSource
-from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags.poses import FrameTree, MAX_GAP_S, PoseSource
+from thermal_nerf_loc.io.bags.reader import BagReader, BagWriter
+from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.ros.offline import read_truth
 from thermal_nerf_loc.ros.pace import Pace

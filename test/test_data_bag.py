@@ -10,11 +10,11 @@ from small_drive import as_ros1, cut, write_drive
 import yaml
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.bag import BagReader, BagWriter, STORAGES
-from thermal_nerf_loc.data.messages import (camera_from_info, decode_compressed, decode_image,
-                                            matrix_from_pose, matrix_from_transform, stamp_ns)
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.bags.messages import (camera_from_info, decode_compressed, decode_image,
+                                               matrix_from_pose, matrix_from_transform, stamp_ns)
+from thermal_nerf_loc.io.bags.reader import BagReader, BagWriter, STORAGES
 
 START_NS = 1_732_180_000_123_456_789
 RNG = np.random.default_rng(11)

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data import images
+from thermal_nerf_loc.io import images
 
 RNG = np.random.default_rng(1)
 RADIOMETRIC_TIFF = (Path(__file__).resolve().parents[2] / 'shared' / 'data' / 'arco'

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.messages import (
+from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.bags.messages import (
     camera_from_info, decode_compressed, decode_image, encode_compressed, encode_image,
     info_from_camera, matrix_from_pose, stamp_ns)
-from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 
 RNG = np.random.default_rng(5)
 WIDE = {'OPENCV': (0.1, -0.05, 0.001, -0.002), 'OPENCV_FISHEYE': (0.03, -0.01, 0.002, -0.001)}

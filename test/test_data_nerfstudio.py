@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.images import write_png
-from thermal_nerf_loc.data.intrinsics import camera_from_keys, keys_from_camera
-from thermal_nerf_loc.data.nerfstudio import load_scene, SceneWriter
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.datasets.intrinsics import camera_from_keys, keys_from_camera
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
+from thermal_nerf_loc.io.datasets.scene import Scene
+from thermal_nerf_loc.io.images import write_png
 from thermal_nerf_loc.sensing.frame import Frame, SensorImage
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry, PlanckRadiometry
 

@@ -9,8 +9,8 @@ import pytest
 from transforms3d import quaternions
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
 
 START_NS = 1_732_180_000_123_456_789  # as a float of seconds it would lose its last digits
 

@@ -11,15 +11,16 @@ import torch
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.depth_maps import DepthSource, MEASURED, with_depth, write_depth_maps
-from thermal_nerf_loc.data.images import write_png
-from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.data.scene import load_image, Scene
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
 from thermal_nerf_loc.field.proposal import SamplingConfig
 from thermal_nerf_loc.field.render import Samples
+from thermal_nerf_loc.io.datasets.depth_maps import (DepthSource, MEASURED, with_depth,
+                                                     write_depth_maps)
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+from thermal_nerf_loc.io.datasets.scene import load_image, Scene
+from thermal_nerf_loc.io.images import write_png
 from thermal_nerf_loc.mapping.depth_fit import DepthFit
 from thermal_nerf_loc.mapping.losses import depth_error
 from thermal_nerf_loc.mapping.pixels import PixelSource

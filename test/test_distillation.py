@@ -12,12 +12,12 @@ import torch
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.depth_maps import DepthSource, with_depth
-from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.data.scene import load_image
 from thermal_nerf_loc.evaluation.depth_errors import score_depth
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.datasets.depth_maps import DepthSource, with_depth
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+from thermal_nerf_loc.io.datasets.scene import load_image
 from thermal_nerf_loc.mapping import depth_teacher, distillation
 from thermal_nerf_loc.mapping.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.distillation import distill, DistillConfig

@@ -11,9 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.data.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.evaluation.metrics import evaluate, EvaluationConfig
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
 
 _EVO = Path(sys.executable).parent / 'evo_ape'
 pytestmark = pytest.mark.skipif(not _EVO.is_file(),

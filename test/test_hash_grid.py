@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.common.errors import RunError
-from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.field.encoding import EncodingConfig, HashEncoding
 from thermal_nerf_loc.field.field import FieldConfig, RadianceField
 from thermal_nerf_loc.field.kernels import reference, tiny_cuda
 from thermal_nerf_loc.field.proposal import SamplingConfig
 from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.settings import TrainConfig
 from thermal_nerf_loc.mapping.trainer import train
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig

@@ -16,13 +16,13 @@ from small_drive import (
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.bag_import import import_bag, ImportConfig
 from thermal_nerf_loc.data.bag_tracks import PoseOptions
 from thermal_nerf_loc.data.keyframe_choice import choose_windows, KeyframeRule, sharpness
-from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.data.trajectory import Trajectory, write_tum
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+from thermal_nerf_loc.io.trajectory import Trajectory, write_tum
 from thermal_nerf_loc.sensing.thermal_cameras import KNOWN_CAMERAS, radiometry_of
 
 EVERY = KeyframeRule(min_m=0.0, min_deg=0.0)  # every image

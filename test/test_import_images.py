@@ -16,15 +16,16 @@ from textured_corner import CAMERA, poses as corner_poses, TAG_M, write_photogra
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.colmap import choose_pairs
-from thermal_nerf_loc.data.colmap_model import camera_from_colmap, camera_to_colmap, read_model
 from thermal_nerf_loc.data.image_folder import list_images, pair_images
 from thermal_nerf_loc.data.image_import import ImageImportConfig, import_images
 from thermal_nerf_loc.data.metric_scale import arbitrary, Distance, from_distances, from_positions
-from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.data.tags import nearest_point
-from thermal_nerf_loc.data.trajectory import Trajectory, write_tum
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.similarity import umeyama
+from thermal_nerf_loc.io.datasets.colmap_model import (camera_from_colmap, camera_to_colmap,
+                                                       read_model)
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+from thermal_nerf_loc.io.trajectory import Trajectory, write_tum
 
 COUNT = 7
 COLMAP_CAMERAS = {

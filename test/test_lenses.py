@@ -7,12 +7,12 @@ from localization_room import make_poses, PaintedRoom, perturbed, take_image
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.data.intrinsics import keys_from_camera
-from thermal_nerf_loc.data.nerfstudio import load_scene, SceneWriter
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.datasets.intrinsics import keys_from_camera
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.mapping.settings import TrainConfig
 from thermal_nerf_loc.mapping.sources import load_sources

@@ -11,13 +11,13 @@ from scipy.ndimage import gaussian_filter
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.evaluation import perceptual
 from thermal_nerf_loc.evaluation.map_quality import (
     compare_frame, evaluate_map, psnr, score_view, score_views, ssim, summarize, ViewComparison,
     ViewScore)
 from thermal_nerf_loc.evaluation.sheet import draw_sheet, pick_views, png
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.sensing.flat_field import radial, resized
 from thermal_nerf_loc.sensing.frame import SensorImage
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig

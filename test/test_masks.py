@@ -15,11 +15,10 @@ from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.cli.replaying import _configure
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.data.bag_pixels import ImageReader
-from thermal_nerf_loc.data.camera_file import load_frame
-from thermal_nerf_loc.data.images import write_png
-from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.data.rig_file import read_rig
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.datasets.camera_file import load_frame, read_rig
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+from thermal_nerf_loc.io.images import write_png
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.mapping.settings import TrainConfig
 from thermal_nerf_loc.mapping.sources import load_sources

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.evaluation import alignment, association, availability, comparison, metrics
 from thermal_nerf_loc.evaluation.self_checks import Errors, self_checks
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.trajectory import Trajectory
 
 NS = 1_000_000_000
 

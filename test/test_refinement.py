@@ -13,9 +13,6 @@ import torch
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import silent
-from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.data.refined import check_refined_path, write_refined
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.evaluation.refinement import pose_errors, poses_of, rig_error, truth_errors
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
@@ -24,6 +21,9 @@ from thermal_nerf_loc.field.render import render, Samples, View
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.lie_torch import gauge_basis, motion, velocities
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+from thermal_nerf_loc.io.datasets.refined_dataset import check_refined_path, write_refined
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping import cross_modal
 from thermal_nerf_loc.mapping.adjustment import adjust
 from thermal_nerf_loc.mapping.cross_modal import find_rig

@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.data.repeats import without_repeats
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
 from thermal_nerf_loc.mapping.trainer import train
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.nerfstudio import load_scene, SceneWriter
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.rig import Corrections
 from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
 from thermal_nerf_loc.mapping.sources import load_sources

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import RunError
-from thermal_nerf_loc.data.messages import encode_image, info_from_camera
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.bags.messages import encode_image, info_from_camera
 from thermal_nerf_loc.ros.frames import TransformBuffer
 from thermal_nerf_loc.ros.intake import FrameIntake, IntakeConfig
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry

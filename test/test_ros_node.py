@@ -16,9 +16,9 @@ import pytest
 
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import silent
-from thermal_nerf_loc.data.bag import BagReader
-from thermal_nerf_loc.data.trajectory import read_tum
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.trajectory import read_tum
 from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.ros.offline import read_truth
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig

@@ -9,10 +9,10 @@ import pytest
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.bag import BagReader
-from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import CameraModel
+from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.simulation.record import (
     RADIOMETRY, render_depth, render_image, simulate_bag, simulate_dataset, SimulationConfig,

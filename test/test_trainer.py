@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
 from thermal_nerf_loc.field.proposal import SamplingConfig
 from thermal_nerf_loc.field.strategies import STRATEGIES
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.settings import TrainConfig
 from thermal_nerf_loc.mapping.sources import load_sources
 from thermal_nerf_loc.mapping.trainer import train, Trainer

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import InputError, RunError
-from thermal_nerf_loc.data import scratch
-from thermal_nerf_loc.data.nerfstudio import load_scene
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.geometry.se3 import exp
+from thermal_nerf_loc.io import atomic_files
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping import sources
 from thermal_nerf_loc.mapping.pixels import PixelSource
 from thermal_nerf_loc.mapping.settings import TrainConfig
@@ -40,7 +40,7 @@ def image_of(i: int, masked: bool = True) -> SensorImage:
     return SensorImage(camera, values, 0, valid=valid, depth_m=None if i == 1 else depth)
 
 
-def source_of(masked: bool = True, allocate: scratch.Allocate = scratch.in_memory) -> PixelSource:
+def source_of(masked: bool = True, allocate: atomic_files.Allocate = atomic_files.in_memory) -> PixelSource:
     """All three images."""
     return PixelSource(CAMERAS, POSES, lambda i: image_of(i, masked), 3, True, allocate)
 
@@ -70,7 +70,7 @@ def test_rays_show_what_the_images_hold() -> None:
 @pytest.mark.parametrize('masked', [False, True])
 def test_rays_from_disk_equal_those_from_memory(masked: bool) -> None:
     """The same draws, and the same digest; a memory map holds the pixels."""
-    memory, disk = source_of(masked), source_of(masked, scratch.on_disk)
+    memory, disk = source_of(masked), source_of(masked, atomic_files.on_disk)
     assert isinstance(disk._values, np.memmap)
     assert len(memory) == len(disk) and memory.digest == disk.digest
     one, other = (s.draw(500, np.random.default_rng(3)) for s in (memory, disk))
@@ -141,11 +141,11 @@ def test_scratch_leaves_nothing_and_needs_its_folder(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file in sight, even while in use; no folder or no space is an error before any write."""
     monkeypatch.setenv('TMPDIR', str(tmp_path))
-    array = scratch.on_disk((10, 3), np.uint16)
+    array = atomic_files.on_disk((10, 3), np.uint16)
     array[:] = 7
     assert (array == 7).all() and not list(tmp_path.iterdir())
     with pytest.raises(RunError, match='no space left'):
-        scratch.on_disk((2**42,), np.uint16)
+        atomic_files.on_disk((2**42,), np.uint16)
     monkeypatch.setenv('TMPDIR', str(tmp_path / 'absent'))
     with pytest.raises(InputError, match='absent'):
-        scratch.on_disk((10, 3), np.uint16)
+        atomic_files.on_disk((10, 3), np.uint16)

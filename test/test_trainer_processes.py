@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
 from thermal_nerf_loc.field.proposal import SamplingConfig
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping import processes
 from thermal_nerf_loc.mapping.checkpoint import Checkpoint
 from thermal_nerf_loc.mapping.map_file import RadianceMap
@@ -32,7 +32,7 @@ SHOW_BITS = """
 import hashlib, os, sys
 from pathlib import Path
 from thermal_nerf_loc.common.config import load_yaml
-from thermal_nerf_loc.data.nerfstudio import load_scene
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.checkpoint import Checkpoint
 from thermal_nerf_loc.mapping.settings import TrainConfig
 from thermal_nerf_loc.mapping.trainer import train

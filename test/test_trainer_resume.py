@@ -17,11 +17,11 @@ import yaml
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.nerfstudio import load_scene
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.field.encoding import EncodingConfig
 from thermal_nerf_loc.field.field import FieldConfig
 from thermal_nerf_loc.field.proposal import SamplingConfig
+from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.checkpoint import Checkpoint
 from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.mapping.settings import TrainConfig

@@ -99,7 +99,7 @@ def _run(arguments: list[str]) -> int:
     output.show_warnings(args.verbose)
     figures = _load(args.command).run(args)
     if args.json is not None:
-        from thermal_nerf_loc.data.files import write_json
+        from thermal_nerf_loc.io.atomic_files import write_json
         write_json(args.json, dict(figures))
     output.show_figures(args.command, figures)
     return 0

@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     from thermal_nerf_loc.cli.output import show_note
     from thermal_nerf_loc.common.config import check, load_yaml
-    from thermal_nerf_loc.data.files import check_vacant, write_json
-    from thermal_nerf_loc.data.nerfstudio import load_scene
     from thermal_nerf_loc.field.strategies import STRATEGIES
+    from thermal_nerf_loc.io.atomic_files import check_vacant, write_json
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.settings import TrainConfig
     from thermal_nerf_loc.mapping.trainer import train
 

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     from thermal_nerf_loc.cli.live import ros_is_here
     from thermal_nerf_loc.cli.output import show_note
-    from thermal_nerf_loc.data.files import write_json
+    from thermal_nerf_loc.io.atomic_files import write_json
 
     started = time.monotonic()
     size = QUICK if args.quick else FULL
@@ -71,7 +71,7 @@ def _prepare(out: Path) -> None:
     """Take away what an earlier demo left; a folder that is not a demo's is refused."""
     import shutil
 
-    from thermal_nerf_loc.data.files import check_vacant
+    from thermal_nerf_loc.io.atomic_files import check_vacant
 
     if not (out / _MARK).is_file():
         check_vacant(out)
@@ -95,9 +95,9 @@ def _simulate(args: argparse.Namespace, size: Size) -> None:
 def _train(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.cli.train import train_map
-    from thermal_nerf_loc.data.files import write_atomically
-    from thermal_nerf_loc.data.nerfstudio import load_scene
     from thermal_nerf_loc.evaluation.render_sheet import draw_renders
+    from thermal_nerf_loc.io.atomic_files import write_atomically
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.map_file import RadianceMap
     from thermal_nerf_loc.mapping.settings import TrainConfig
 
@@ -127,8 +127,8 @@ def _replay(args: argparse.Namespace, live: bool, quality: Mapping[str, Any]) ->
 def _map_blocks(out: Path, quality: Mapping[str, Any]) -> list[str]:
     """What the report says of the map: held-out views beside their renders, and figures."""
     from thermal_nerf_loc.cli.output import flatten
-    from thermal_nerf_loc.data.files import read_bytes
     from thermal_nerf_loc.evaluation import page
+    from thermal_nerf_loc.io.atomic_files import read_bytes
 
     rows = [(name, f'{value:.4g}' if isinstance(value, float) else str(value))
             for name, value in flatten(quality) if value is not None]

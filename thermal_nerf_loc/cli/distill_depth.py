@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.common.config import load_yaml
-    from thermal_nerf_loc.data.files import check_writable
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.atomic_files import check_writable
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.distillation import distill, DistillConfig
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
@@ -185,8 +185,8 @@ def write_sheet(path: Path, model: Any, scene: Any) -> None:
     """Draw a few held-out views, or training views where none was held out."""
     import numpy as np
 
-    from thermal_nerf_loc.data.files import write_atomically
     from thermal_nerf_loc.evaluation.depth_sheet import draw_depth
+    from thermal_nerf_loc.io.atomic_files import write_atomically
     from thermal_nerf_loc.sensing.frame import THERMAL
 
     frames = [i for i in scene.test or scene.train if THERMAL in scene.frames[i].records]

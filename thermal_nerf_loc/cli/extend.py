@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.common.config import load_yaml
     from thermal_nerf_loc.common.errors import InputError
-    from thermal_nerf_loc.data.files import check_writable
-    from thermal_nerf_loc.data.nerfstudio import load_scene
-    from thermal_nerf_loc.data.refined import check_refined_path, write_found
+    from thermal_nerf_loc.io.atomic_files import check_writable
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.refined_dataset import check_refined_path, write_found
     from thermal_nerf_loc.localization.unposed import AcceptanceConfig
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
                'realtime_factor': done.figures['bag_seconds'] / seconds}
     if done.loss:
         if args.json is not None:
-            from thermal_nerf_loc.data.files import write_json
+            from thermal_nerf_loc.io.atomic_files import write_json
             write_json(args.json, figures)
         output.show_figures(args.command, figures)
         raise BagWasCut('bag was cut short; what is whole of it was imported', where=args.bag,

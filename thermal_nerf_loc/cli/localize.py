@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if single_frame.is_asked_for(args):
         return single_frame.localize(args, config, _MODALITIES[args.modality])
 
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
@@ -177,8 +177,8 @@ def disturbed(T_world_cam: Any, degrees: float, metres: float, seed: tuple[int, 
 def _plot(path: Path, rows: list[dict[str, Any]]) -> None:
     import numpy as np
 
-    from thermal_nerf_loc.data.files import write_atomically
     from thermal_nerf_loc.evaluation.report import plot_error_histogram
+    from thermal_nerf_loc.io.atomic_files import write_atomically
 
     write_atomically(path, plot_error_histogram(np.array([row['error_m'] for row in rows]),
                                                 np.array([row['error_deg'] for row in rows])))

@@ -21,9 +21,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Look at every thermal image of the split."""
     from thermal_nerf_loc.cli.distill_depth import scores
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.data.depth_maps import write_depth_maps
-    from thermal_nerf_loc.data.files import check_vacant
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.atomic_files import check_vacant
+    from thermal_nerf_loc.io.datasets.depth_maps import write_depth_maps
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.thermal_depth import ThermalDepth
     from thermal_nerf_loc.sensing.frame import THERMAL
 
@@ -42,7 +42,7 @@ def predicted_maps(model: Any, scene: Any, split: str, progress: Any,
     """Where each image lies in its data set, its depth, and how far to trust that."""
     import numpy as np
 
-    from thermal_nerf_loc.data.scene import load_image
+    from thermal_nerf_loc.io.datasets.scene import load_image
     from thermal_nerf_loc.sensing.frame import THERMAL
     from thermal_nerf_loc.sensing.rendering import sureness
 

@@ -63,9 +63,9 @@ def _write(args: argparse.Namespace, renderer: Any, camera: Any, poses: Any,
     import time
 
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.data.images import write_png
-    from thermal_nerf_loc.data.video import movie
     from thermal_nerf_loc.evaluation.panels import look, Panels, scales_for
+    from thermal_nerf_loc.io.images import write_png
+    from thermal_nerf_loc.io.video import movie
 
     start = time.monotonic()
     with progress_bar('render') as progress:
@@ -87,9 +87,8 @@ def _write(args: argparse.Namespace, renderer: Any, camera: Any, poses: Any,
 
 def _poses(args: argparse.Namespace, renderer: Any) -> Any:
     """Camera poses (n, 4, 4)."""
-    from thermal_nerf_loc.data.pose_text import pose_from
-    from thermal_nerf_loc.data.trajectory import read_tum
     from thermal_nerf_loc.evaluation.camera_path import along, orbit, T_BASE_CAM, through
+    from thermal_nerf_loc.io.trajectory import pose_from, read_tum
 
     if args.pose is not None:
         return pose_from(args.pose, '--pose')[None]
@@ -127,8 +126,8 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_output(args: argparse.Namespace) -> None:
-    from thermal_nerf_loc.data.files import check_writable
-    from thermal_nerf_loc.data.video import check_movie
+    from thermal_nerf_loc.io.atomic_files import check_writable
+    from thermal_nerf_loc.io.video import check_movie
 
     if args.pose is None:
         check_movie(args.out)

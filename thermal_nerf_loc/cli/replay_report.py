@@ -12,8 +12,6 @@ from typing import Any, TYPE_CHECKING
 from thermal_nerf_loc import __version__
 from thermal_nerf_loc.cli.output import flatten
 from thermal_nerf_loc.cli.replaying import LazyMap
-from thermal_nerf_loc.data.bag import BagReader
-from thermal_nerf_loc.data.files import write_atomically
 from thermal_nerf_loc.evaluation.comparison import cells, COLUMNS
 from thermal_nerf_loc.evaluation.metrics import EvaluationConfig
 from thermal_nerf_loc.evaluation.moments import (
@@ -21,6 +19,8 @@ from thermal_nerf_loc.evaluation.moments import (
 from thermal_nerf_loc.evaluation.replay_page import DriveSheet, replay_page
 from thermal_nerf_loc.evaluation.report import encode, plot_errors, plot_shares, plot_trajectory
 from thermal_nerf_loc.evaluation.top_view import look_down
+from thermal_nerf_loc.io.atomic_files import write_atomically
+from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.ros.stills import find_stills
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.common.config import check
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress
-from thermal_nerf_loc.data.bag import BagReader
-from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.evaluation.comparison import Moment
 from thermal_nerf_loc.evaluation.metrics import updates_hz
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence import sigmas
 from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.ros.frames import TransformBuffer
@@ -175,7 +175,7 @@ def _moment(update: RobotUpdate) -> Moment:
 
 def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
                  seconds: float, progress: Progress) -> Drive:
-    from thermal_nerf_loc.data.files import write_atomically
+    from thermal_nerf_loc.io.atomic_files import write_atomically
 
     parameters = [f'modality:={config.modality}' if len(cameras) == 2 or
                   config.modality != 'both' else f'modality:={next(iter(cameras))}']

@@ -42,8 +42,8 @@ def localize(args: argparse.Namespace, config: Any,
              modalities: tuple[str, ...]) -> Mapping[str, Any]:
     """Find one frame; figures for table and JSON."""
     from thermal_nerf_loc.cli.localize import candidate_source
-    from thermal_nerf_loc.data.camera_file import load_frame
-    from thermal_nerf_loc.data.pose_text import pose_from
+    from thermal_nerf_loc.io.datasets.camera_file import load_frame
+    from thermal_nerf_loc.io.trajectory import pose_from
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.mapping.map_file import RadianceMap
 
@@ -66,7 +66,7 @@ def localize(args: argparse.Namespace, config: Any,
 
 def _figures(found: Any) -> dict[str, Any]:
     """The pose and what to make of it; the table leaves the matrices to the JSON file."""
-    from thermal_nerf_loc.data.pose_text import pose_text
+    from thermal_nerf_loc.io.trajectory import pose_text
     from thermal_nerf_loc.localization.confidence import sigmas
 
     sigma_m, sigma_deg = sigmas(found.covariance)

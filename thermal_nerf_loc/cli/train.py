@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Train, save, evaluate."""
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.common.config import check, load_yaml
-    from thermal_nerf_loc.data.nerfstudio import load_scene
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.checkpoint import Checkpoint
     from thermal_nerf_loc.mapping.processes import leads
     from thermal_nerf_loc.mapping.settings import TrainConfig
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Weight and kind of depth, where they were given; depth that is asked for has a weight."""
     from thermal_nerf_loc.common.errors import InputError
-    from thermal_nerf_loc.data.depth_maps import POINTS
+    from thermal_nerf_loc.io.datasets.depth_maps import POINTS
     from thermal_nerf_loc.mapping.settings import DEPTH_WEIGHT
 
     about = {'--depth-camera': args.depth_camera, '--depth-unit': args.depth_unit,
@@ -111,7 +111,7 @@ def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 def _helped(scene: Any, config: Any, args: argparse.Namespace) -> Any:
     """The scene with the depth that was asked for."""
-    from thermal_nerf_loc.data.depth_maps import DepthSource, with_depth
+    from thermal_nerf_loc.io.datasets.depth_maps import DepthSource, with_depth
     from thermal_nerf_loc.mapping.settings import METRIC
 
     if args.depth_from is None:
@@ -135,7 +135,7 @@ def _refinement(config: Any, args: argparse.Namespace) -> Any:
 
 def _writer(args: argparse.Namespace) -> Callable[[Any], None]:
     """What becomes of the refined scene: a file, where one was asked for."""
-    from thermal_nerf_loc.data.refined import check_refined_path, write_refined
+    from thermal_nerf_loc.io.datasets.refined_dataset import check_refined_path, write_refined
 
     if args.refined is None:
         return lambda scene: None
@@ -147,7 +147,7 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
               keep: Callable[[Any], None] = lambda scene: None) -> dict[str, Any]:
     """Train and save; figures as the command line promises them."""
     from thermal_nerf_loc.cli.eval_map import quality_figures
-    from thermal_nerf_loc.data.files import check_writable
+    from thermal_nerf_loc.io.atomic_files import check_writable
     from thermal_nerf_loc.mapping.checkpoint import Checkpoint
     from thermal_nerf_loc.mapping.trainer import train
     from thermal_nerf_loc.mapping.uncertainty import uncertainty_of

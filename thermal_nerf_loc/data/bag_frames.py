@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress
-from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.bag_pixels import ImageReader
-from thermal_nerf_loc.data.bag_poses import PoseSource
 from thermal_nerf_loc.data.bag_survey import CameraLog
 from thermal_nerf_loc.data.keyframe_choice import sharpness
-from thermal_nerf_loc.data.messages import stamp_ns
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags.messages import stamp_ns
+from thermal_nerf_loc.io.bags.poses import PoseSource
+from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 
 Array = NDArray[np.float64]

@@ -19,20 +19,20 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.data.bag_frames import FrameMaker, MovingRig
 from thermal_nerf_loc.data.bag_pixels import ImageReader
-from thermal_nerf_loc.data.bag_poses import PoseSource
 from thermal_nerf_loc.data.bag_survey import Survey, survey_bag
-from thermal_nerf_loc.data.bag_topics import find_cameras, pose_topics
 from thermal_nerf_loc.data.bag_tracks import choose_source, PoseOptions
-from thermal_nerf_loc.data.files import check_vacant
-from thermal_nerf_loc.data.images import read_mask
 from thermal_nerf_loc.data.keyframe_choice import choose_windows, KeyframeRule
-from thermal_nerf_loc.data.nerfstudio import HOLD_OUT_EVERY
-from thermal_nerf_loc.data.rig_file import read_rig, RigCamera
-from thermal_nerf_loc.data.scene_writer import SceneWriter, split_of
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.atomic_files import check_vacant
+from thermal_nerf_loc.io.bags.poses import PoseSource
+from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.bags.topics import find_cameras, pose_topics
+from thermal_nerf_loc.io.datasets.camera_file import read_rig, RigCamera
+from thermal_nerf_loc.io.datasets.nerfstudio import HOLD_OUT_EVERY
+from thermal_nerf_loc.io.datasets.scene_writer import SceneWriter, split_of
+from thermal_nerf_loc.io.images import read_mask
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.images import opencv
-from thermal_nerf_loc.data.messages import decode_compressed, decode_image
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.bags.messages import decode_compressed, decode_image
+from thermal_nerf_loc.io.images import opencv
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
 from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
 from thermal_nerf_loc.sensing.thermal_cameras import settle_scale

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.bag import BagReader
-from thermal_nerf_loc.data.bag_poses import body_of, MAX_GAP_S, ODOMETRY, PoseSource
 from thermal_nerf_loc.data.bag_survey import Survey
-from thermal_nerf_loc.data.trajectory import read_tum
+from thermal_nerf_loc.io.bags.poses import body_of, MAX_GAP_S, ODOMETRY, PoseSource
+from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.trajectory import read_tum
 
 _MAP, _ODOM = ('map', 'world'), ('odom',)
 

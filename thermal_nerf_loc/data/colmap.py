@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.data.colmap_model import camera_to_colmap, ColmapModel, read_model
-from thermal_nerf_loc.data.files import write_atomically, writing
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.atomic_files import write_atomically, writing
+from thermal_nerf_loc.io.datasets.colmap_model import camera_to_colmap, ColmapModel, read_model
 
 INSTALL = "pip install 'pycolmap>=4.0'"  # the extra `sfm`
 LENSES = ('OPENCV', 'OPENCV_FISHEYE', 'PINHOLE', 'RADIAL', 'SIMPLE_PINHOLE', 'SIMPLE_RADIAL')

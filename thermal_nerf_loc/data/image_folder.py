@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import reading
+from thermal_nerf_loc.io.atomic_files import reading
 
 RGB_FOLDERS = ('rgb', 'color', 'colour', 'visible', 'images')
 THERMAL_FOLDERS = ('thermal', 'infrared', 'ir', 'lwir')

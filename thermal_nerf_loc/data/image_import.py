@@ -18,18 +18,18 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.data import metric_scale
 from thermal_nerf_loc.data.colmap import LENSES, reconstruct, require_pycolmap
-from thermal_nerf_loc.data.files import check_vacant
 from thermal_nerf_loc.data.image_folder import (
     check_sizes, find_folders, list_images, pair_images, Pairing, PAIRINGS)
 from thermal_nerf_loc.data.image_poses import from_model, ImagePoses, read_poses
-from thermal_nerf_loc.data.image_set import write_image_set
-from thermal_nerf_loc.data.images import read_counts, read_image
 from thermal_nerf_loc.data.metric_scale import Distance, Metric
-from thermal_nerf_loc.data.nerfstudio import HOLD_OUT_EVERY
-from thermal_nerf_loc.data.rig_file import read_rig, RigCamera
-from thermal_nerf_loc.data.scene import ImageRecord
 from thermal_nerf_loc.data.tags import FAMILIES, find_tags, tag_edges
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.atomic_files import check_vacant
+from thermal_nerf_loc.io.datasets.camera_file import read_rig, RigCamera
+from thermal_nerf_loc.io.datasets.nerfstudio import HOLD_OUT_EVERY
+from thermal_nerf_loc.io.datasets.scene import ImageRecord
+from thermal_nerf_loc.io.datasets.scene_writer import write_image_set
+from thermal_nerf_loc.io.images import read_counts, read_image
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry
 from thermal_nerf_loc.sensing.thermal_cameras import settle_scale, ThermalScale

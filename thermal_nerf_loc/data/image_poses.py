@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.colmap_model import ColmapModel, read_model
-from thermal_nerf_loc.data.trajectory import read_tum, Trajectory
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.datasets.colmap_model import ColmapModel, read_model
+from thermal_nerf_loc.io.trajectory import read_tum, Trajectory
 
 Array = NDArray[np.float64]
 

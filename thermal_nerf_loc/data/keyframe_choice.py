@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import check, setting
-from thermal_nerf_loc.data.images import opencv
 from thermal_nerf_loc.geometry.se3 import quaternion_from_matrix
+from thermal_nerf_loc.io.images import opencv
 
 Array = NDArray[np.float64]
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import read_text
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama
+from thermal_nerf_loc.io.atomic_files import read_text
 
 Array = NDArray[np.float64]
 Poses = Mapping[str, Array]

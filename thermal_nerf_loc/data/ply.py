@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.data.files import write_atomically
+from thermal_nerf_loc.io.atomic_files import write_atomically
 
 Array32 = NDArray[np.float32]
 

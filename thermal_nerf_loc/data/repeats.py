@@ -10,7 +10,7 @@ from dataclasses import replace
 import hashlib
 import logging
 
-from thermal_nerf_loc.data.scene import Scene
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.sensing.frame import THERMAL
 
 _log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.images import opencv, read_rgb
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.images import opencv, read_rgb
 
 Array = NDArray[np.float64]
 

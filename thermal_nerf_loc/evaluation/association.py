@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.trajectory import Trajectory
+from thermal_nerf_loc.io.trajectory import Trajectory
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

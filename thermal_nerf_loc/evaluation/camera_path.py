@@ -8,8 +8,8 @@ Poses are `T_world_cam`, cameras look along +z with y down.
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.trajectory import Trajectory
 
 Array = NDArray[np.float64]
 

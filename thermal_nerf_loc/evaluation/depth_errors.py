@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.scene import load_image, Scene
+from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.sensing.frame import SensorImage, THERMAL
 
 Predict = Callable[[SensorImage], tuple[NDArray[np.floating], NDArray[np.floating]]]

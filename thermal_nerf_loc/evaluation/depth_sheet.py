@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 
-from thermal_nerf_loc.data.scene import load_image, Scene
 from thermal_nerf_loc.evaluation.depth_errors import Predict
+from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.sensing.frame import THERMAL
 
 _CELL_IN, _DPI = 2.2, 110

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.data.scene import load_image, Scene
+from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.rendering import Renderer
 

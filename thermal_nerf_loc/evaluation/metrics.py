@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.evaluation import alignment, association
 from thermal_nerf_loc.evaluation.association import associate, Matched, moment_pairs
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.trajectory import Trajectory
 
 __all__ = ['associate', 'Evaluation', 'EvaluationConfig', 'evaluate', 'latency', 'Latency',
            'lost_share', 'pose_errors', 'PoseErrors', 'trajectory_metrics', 'TrajectoryMetrics',

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.evaluation.alignment import find_alignment, IDENTITY, SIM3, Similarity
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization.retrace import retrace
 from thermal_nerf_loc.sensing.frame import THERMAL
 from thermal_nerf_loc.sensing.rendering import Renderer

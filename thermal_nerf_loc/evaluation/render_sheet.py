@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.evaluation.map_quality import compare_frame, ViewComparison
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.sensing.frame import RGB
 from thermal_nerf_loc.sensing.rendering import Renderer
 

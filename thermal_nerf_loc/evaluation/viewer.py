@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import RunError
-from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.evaluation.camera_path import look_along, up_direction
 from thermal_nerf_loc.evaluation.colour_map import draw_bar
 from thermal_nerf_loc.evaluation.follower import Follower, go_to
@@ -27,6 +26,7 @@ from thermal_nerf_loc.evaluation.panels import (
 from thermal_nerf_loc.evaluation.surface import Surface
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 Array = NDArray[np.float64]

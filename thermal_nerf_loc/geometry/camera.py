@@ -4,7 +4,7 @@ Camera models: pinhole, OPENCV (Brown-Conrady, up to rational) and OPENCV_FISHEY
 
 Cameras look along +z with x right and y down. Pixel (0, 0) spans [0, 1) x [0, 1): its centre is
 (0.5, 0.5), as in COLMAP and nerfstudio. OpenCV and ROS put the centre at (0, 0); the borders
-(`data/messages.py`) add that half pixel.
+(`io/bags/messages.py`) add that half pixel.
 """
 
 from dataclasses import dataclass, replace

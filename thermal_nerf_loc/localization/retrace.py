@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.data.scene import Scene
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization.alignment import Aligned, PosePrior
 from thermal_nerf_loc.localization.confidence import agreement
 from thermal_nerf_loc.localization.descent import Contender, Descent, DescentConfig

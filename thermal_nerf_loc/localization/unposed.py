@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.data.scene import Scene, UnposedFrame
-from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.pose_gaussian import Belief, diagonal
+from thermal_nerf_loc.io.datasets.scene import Scene, UnposedFrame
+from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence import OK
 from thermal_nerf_loc.localization.localizer import Localization, Localizer, LocalizerConfig
 from thermal_nerf_loc.sensing.frame import Frame

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import read_bytes, remove, write_atomically
+from thermal_nerf_loc.io.atomic_files import read_bytes, remove, write_atomically
 
 FORMAT, VERSION = 'thermal_nerf_loc checkpoint', 2  # 1: another hash grid
 _START_ANEW = 'Train without --resume to start anew.'

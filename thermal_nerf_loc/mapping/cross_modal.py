@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.data.scene import load_image, Scene
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 
 Array = NDArray[np.float64]

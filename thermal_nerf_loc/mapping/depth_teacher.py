@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.data.scene import load_image, Scene
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.places import Places, places_of
 from thermal_nerf_loc.mapping.settings import INVERSE, METRIC

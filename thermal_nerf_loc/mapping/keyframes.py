@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.data.scene import load_image, Scene
+from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 
 _WIDTH_PX, _HEIGHT_PX = 40, 30
 _MOST = 400

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import read_bytes
+from thermal_nerf_loc.io.atomic_files import read_bytes
 
 # What nearly all such networks were trained with (ImageNet).
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.scratch import Allocate, in_memory
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
 from thermal_nerf_loc.sensing.flat_field import across
 from thermal_nerf_loc.sensing.frame import row_motions, SensorImage
 

@@ -24,10 +24,10 @@ import torch
 from torch import nn, Tensor
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.lie_torch import (
     about, bent, gauge_basis, hats, LONGEST_GAP_S, motion, velocities)
+from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.bundle import Cameras
 from thermal_nerf_loc.mapping.pixels import RayBatch
 from thermal_nerf_loc.mapping.settings import (

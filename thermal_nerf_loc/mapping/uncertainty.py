@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from thermal_nerf_loc.data.scene import Scene
 from thermal_nerf_loc.field.render import render, Samples
 from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.io.datasets.scene import Scene
 
 Array32 = NDArray[np.float32]
 

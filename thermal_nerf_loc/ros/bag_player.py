@@ -21,7 +21,7 @@ from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
-from thermal_nerf_loc.data.bag import BagReader
+from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.ros.convert import stamp_from_ns
 
 _LATCHED = ('/tf_static',)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from thermal_nerf_loc.data.messages import (
-    camera_from_info, decode_compressed, decode_image, encode_image, info_from_camera,
-    matrix_from_pose, matrix_from_transform, stamp_ns)
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.bags.messages import (
+    camera_from_info, decode_compressed, decode_image, encode_image, info_from_camera,
+    matrix_from_pose, matrix_from_transform, stamp_ns)
 from thermal_nerf_loc.sensing.frame import THERMAL
 from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
 

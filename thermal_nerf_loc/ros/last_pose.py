@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import read_json, write_json
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.atomic_files import read_json, write_json
 
 Array = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ import yaml
 
 from thermal_nerf_loc.common.config import from_mapping, setting
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import read_text
-from thermal_nerf_loc.data.images import read_mask
+from thermal_nerf_loc.io.atomic_files import read_text
+from thermal_nerf_loc.io.images import read_mask
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
 from thermal_nerf_loc.localization.tracker_config import TrackerConfig
 from thermal_nerf_loc.ros.intake import IntakeConfig

@@ -23,7 +23,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from tf2_msgs.msg import TFMessage
 
-from thermal_nerf_loc.data.trajectory import Trajectory
+from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.ros.convert import matrix_from_pose, matrix_from_transform, stamp_ns
 from thermal_nerf_loc.ros.offline import rising_trajectory
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError, UserError
-from thermal_nerf_loc.data.files import check_writable
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.atomic_files import check_writable
 from thermal_nerf_loc.localization import rehearsal
 from thermal_nerf_loc.localization.finder import Finder
 from thermal_nerf_loc.localization.localizer import Localizer

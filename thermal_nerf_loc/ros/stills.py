@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.data.bag import BagReader
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.ros.convert import (
     camera_from_info, matrix_from_transform, stamp_ns, values_from_message)
 from thermal_nerf_loc.ros.frames import TransformBuffer

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.data.bag import BagWriter
-from thermal_nerf_loc.data.scene import GL_FROM_CV
-from thermal_nerf_loc.data.scene_writer import SceneWriter
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.bags.reader import BagWriter
+from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV
+from thermal_nerf_loc.io.datasets.scene_writer import SceneWriter
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry
 from thermal_nerf_loc.simulation.paths import (

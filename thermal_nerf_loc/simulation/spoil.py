@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.data.scene import Scene, UnposedFrame
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.datasets.scene import Scene, UnposedFrame
 from thermal_nerf_loc.sensing.frame import THERMAL
 
 Array = NDArray[np.float64]

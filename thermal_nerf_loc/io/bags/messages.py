@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.images import decode_file, encode, opencv
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.images import decode_file, encode, opencv
 
 Array = NDArray[np.float64]
 

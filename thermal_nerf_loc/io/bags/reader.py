@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, Protocol
 import yaml
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.bag_salvage import Channel, Item, ROS1_MAGIC, SalvagedBag
-from thermal_nerf_loc.data.bag_writer import BagWriter, jazzy, STORAGES
-from thermal_nerf_loc.data.files import reading
-from thermal_nerf_loc.data.messages import (
+from thermal_nerf_loc.io.atomic_files import reading
+from thermal_nerf_loc.io.bags.messages import (
     camera_from_info, decode_compressed, decode_image, info_from_camera, stamp_ns)
+from thermal_nerf_loc.io.bags.salvage import Channel, Item, ROS1_MAGIC, SalvagedBag
+from thermal_nerf_loc.io.bags.writer import BagWriter, jazzy, STORAGES
 
 __all__ = ['STORAGES', 'BagMessage', 'BagReader', 'BagWriter', 'RawMessage', 'camera_from_info',
            'decode_compressed', 'decode_image', 'info_from_camera', 'stamp_ns']

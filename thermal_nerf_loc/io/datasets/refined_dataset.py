@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import read_json, write_json
-from thermal_nerf_loc.data.intrinsics import keys_from_camera
-from thermal_nerf_loc.data.scene import GL_FROM_CV, Scene
+from thermal_nerf_loc.io.atomic_files import read_json, write_json
+from thermal_nerf_loc.io.datasets.intrinsics import keys_from_camera
+from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV, Scene
 from thermal_nerf_loc.sensing.frame import THERMAL
 
 _SAME = 1e-9

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import read_bytes, write_atomically
+from thermal_nerf_loc.io.atomic_files import read_bytes, write_atomically
 
 _PNG = b'\x89PNG\r\n\x1a\n'
 _JPEG = b'\xff\xd8'

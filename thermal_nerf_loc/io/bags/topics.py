@@ -7,8 +7,8 @@ import re
 from typing import NamedTuple
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.bag import BagReader
-from thermal_nerf_loc.data.bag_poses import ODOMETRY, POSE_TYPES
+from thermal_nerf_loc.io.bags.poses import ODOMETRY, POSE_TYPES
+from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 IMAGE = 'sensor_msgs/msg/Image'

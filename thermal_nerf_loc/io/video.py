@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError, RunError
-from thermal_nerf_loc.data.files import check_vacant, directory_beside, write_inside, writing
-from thermal_nerf_loc.data.images import encode, opencv
+from thermal_nerf_loc.io.atomic_files import check_vacant, directory_beside, write_inside, writing
+from thermal_nerf_loc.io.images import encode, opencv
 
 Write = Callable[[NDArray[np.uint8]], None]
 

@@ -17,9 +17,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.data.scene import SceneFrame
-from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.datasets.scene import SceneFrame
+from thermal_nerf_loc.io.trajectory import Trajectory
 
 Array = NDArray[np.float64]
 

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import directory_beside, read_json, write_inside, write_json
-from thermal_nerf_loc.data.images import DEPTH_UNIT_M, encode, read_depth, read_image
-from thermal_nerf_loc.data.scene import ImageRecord, Scene, SceneFrame
-from thermal_nerf_loc.data.scene_writer import depth_counts
+from thermal_nerf_loc.io.atomic_files import directory_beside, read_json, write_inside, write_json
+from thermal_nerf_loc.io.datasets.scene import ImageRecord, Scene, SceneFrame
+from thermal_nerf_loc.io.datasets.scene_writer import depth_counts
+from thermal_nerf_loc.io.images import DEPTH_UNIT_M, encode, read_depth, read_image
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 MEASURED, POINTS = 'measured', 'points'

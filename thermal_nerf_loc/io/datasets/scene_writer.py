@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write posed frames as a nerfstudio data set with a `thermal` block; see `data/nerfstudio.py`."""
+"""
+Write posed frames as a nerfstudio data set with a `thermal` block; see `io/datasets/nerfstudio.py`.
 
-from collections.abc import Mapping
+Write posed image files as a data set.
+"""
+
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 import re
@@ -12,14 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import directory_beside, write_inside, write_json
-from thermal_nerf_loc.data.images import DEPTH_UNIT_M, encode
-from thermal_nerf_loc.data.intrinsics import keys_from_camera
-from thermal_nerf_loc.data.scene import GL_FROM_CV
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.se3 import check_pose
+from thermal_nerf_loc.io.atomic_files import directory_beside, write_inside, write_json
+from thermal_nerf_loc.io.datasets.intrinsics import keys_from_camera
+from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV, ImageRecord, load_image
+from thermal_nerf_loc.io.images import DEPTH_UNIT_M, encode
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry, radiometry_to_mapping
+from thermal_nerf_loc.sensing.thermal_cameras import ThermalScale
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -187,3 +192,44 @@ def depth_counts(depth_m: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Metres to 16-bit millimetres; 0 (unknown) for what is not finite or beyond 65.535 m."""
     counts = np.rint(np.nan_to_num(depth_m, nan=0.0, posinf=0.0, neginf=0.0) / DEPTH_UNIT_M)
     return np.asarray(np.where((counts > 0) & (counts <= 65535), counts, 0), dtype=np.uint16)
+
+
+Array = NDArray[np.float64]
+Records = Mapping[str, Mapping[str, ImageRecord]]
+
+_JPEG = ('.jpg', '.jpeg')
+
+
+def write_image_set(out: Path, poses: Mapping[str, Array], records: Records,
+                    stamps_ns: Mapping[str, int], scale: ThermalScale | None, hold_out: int,
+                    told_scale: Mapping[str, Any], tell: Callable[[int], None],
+                    ) -> dict[str, int]:
+    """Decode, check and write each image; frames by split. JPEGs stay JPEGs."""
+    cameras, mounting = {}, None
+    for frame in records.values():
+        for modality, record in frame.items():
+            cameras[modality] = record.camera
+            mounting = record.T_cam_sensor if modality == THERMAL else mounting
+    lossy = all(Path(name).suffix.lower() in _JPEG for name in poses)
+    counts = {'train': 0, 'test': 0}
+    with SceneWriter(out, cameras, mounting, scale.radiometry if scale is not None else None,
+                     rgb_format='jpg' if lossy else 'png',
+                     remarks={'scale': told_scale}) as writer:
+        for index, (name, frame_name) in enumerate(zip(poses, _frame_names(list(poses)))):
+            images = {modality: load_image(modality, record)
+                      for modality, record in records[name].items()}
+            split = split_of(index, hold_out)
+            writer.add(Frame(stamps_ns.get(name, 0), images, poses[name], frame_name), split)
+            counts[split] += 1
+            tell(index + 1)
+    return {f'{split}_frames': count for split, count in counts.items()} | {
+        f'{modality}_frames': sum(modality in frame for frame in records.values())
+        for modality in (RGB, THERMAL)}
+
+
+def _frame_names(files: list[str]) -> list[str]:
+    """The files' own names where they can be names of frames, else numbers."""
+    stems = [re.sub(r'[^A-Za-z0-9_.-]', '_', Path(file).stem) for file in files]
+    good = len(set(stems)) == len(stems) and all(
+        re.fullmatch(r'[A-Za-z0-9_]', stem[:1]) for stem in stems)
+    return stems if good else [f'{index:05d}' for index in range(len(files))]

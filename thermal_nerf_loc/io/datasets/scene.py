@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.images import (
-    CountImage, DEPTH_UNIT_M, read_confidence, read_counts, read_depth, read_mask, read_rgb)
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.images import (
+    CountImage, DEPTH_UNIT_M, read_confidence, read_counts, read_depth, read_mask, read_rgb)
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
 from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
 
@@ -35,7 +35,7 @@ class ImageRecord:
     camera_mask_path: Path | None = None  # of the camera: the robot's own body in all its images
     depth_confidence_path: Path | None = None
     readout_s: float = 0.0  # from the first row to the last; negative: the last comes first
-    sweep: NDArray[np.float64] | None = None  # (6,) motion meanwhile, see `data/rolling.py`
+    sweep: NDArray[np.float64] | None = None  # (6,) motion meanwhile, see `io/datasets/rolling_shutter.py`
 
 
 @dataclass(frozen=True, slots=True, eq=False)

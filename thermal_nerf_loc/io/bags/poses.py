@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.messages import matrix_from_pose, matrix_from_transform, stamp_ns
-from thermal_nerf_loc.data.trajectory import Trajectory
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags.messages import matrix_from_pose, matrix_from_transform, stamp_ns
+from thermal_nerf_loc.io.trajectory import Trajectory
 
 Array = NDArray[np.float64]
 Chain = list[tuple[tuple[str, str], bool]]  # (parent, child), and whether walked that way

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from thermal_nerf_loc.common.errors import InputError, RunError
-from thermal_nerf_loc.data.files import directory_beside, writing
-from thermal_nerf_loc.data.messages import encode_compressed, encode_image, info_from_camera
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.se3 import quaternion_from_matrix
+from thermal_nerf_loc.io.atomic_files import directory_beside, writing
+from thermal_nerf_loc.io.bags.messages import encode_compressed, encode_image, info_from_camera
 
 STORAGES = ('mcap', 'sqlite3')
 _VERSION: Final = 9  # of the bag format: Jazzy's

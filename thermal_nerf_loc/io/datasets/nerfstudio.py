@@ -19,7 +19,7 @@ block of its own, to override the common one. Further keys of a frame: `depth_fi
 (`depth_unit_scale_factor` metres a count, 0.001 by default), `mask_path` (0: ignore), the same
 with `thermal_` before them, and `stamp_ns`. A top-level `mask_path` or `thermal_mask_path` holds
 for every image of that camera, besides the image's own: the robot's body. Likewise a top-level
-`rolling_shutter_s`, or one in the thermal block: see `data/rolling.py`. A frame whose
+`rolling_shutter_s`, or one in the thermal block: see `io/datasets/rolling_shutter.py`. A frame whose
 `transform_matrix` is missing or null has no pose: it is in no split, and waits in `Scene.unposed`
 to be localized. A top-level `scale` with `metric` false says that lengths are no metres. A
 top-level `ground_truth` holds what a simulation knows better: `poses` by file name, and
@@ -38,15 +38,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import read_json, reading
-from thermal_nerf_loc.data.images import DEPTH_UNIT_M, read_image
-from thermal_nerf_loc.data.intrinsics import camera_from_keys, INTRINSIC_KEYS
-from thermal_nerf_loc.data.rolling import with_sweeps
-from thermal_nerf_loc.data.scene import (
-    GL_FROM_CV, ImageRecord, load_image, Scene, SceneFrame, UnposedFrame)
-from thermal_nerf_loc.data.scene_writer import SceneWriter
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.se3 import check_pose
+from thermal_nerf_loc.io.atomic_files import read_json, reading
+from thermal_nerf_loc.io.datasets.intrinsics import camera_from_keys, INTRINSIC_KEYS
+from thermal_nerf_loc.io.datasets.rolling_shutter import with_sweeps
+from thermal_nerf_loc.io.datasets.scene import (
+    GL_FROM_CV, ImageRecord, load_image, Scene, SceneFrame, UnposedFrame)
+from thermal_nerf_loc.io.datasets.scene_writer import SceneWriter
+from thermal_nerf_loc.io.images import DEPTH_UNIT_M, read_image
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import Radiometry, radiometry_from_mapping
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import reading
+from thermal_nerf_loc.io.atomic_files import reading
 
 MCAP_MAGIC = b'\x89MCAP0\r\n'
 ROS1_MAGIC = b'#ROSBAG V2.0\n'

@@ -3,9 +3,11 @@
 Files that are either whole or not there: written beside, synced, renamed.
 
 Every `OSError` becomes one clear `UserError` that names the path and the reason.
+
+Arrays that may be larger than memory: in a temporary file that leaves with its last user.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 import errno
@@ -18,6 +20,7 @@ import tempfile
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError, RunError
 
@@ -211,3 +214,29 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, str)):
         return value
     return str(value)
+
+
+Allocate = Callable[[tuple[int, ...], type[Any]], NDArray[Any]]
+# /tmp is memory on many systems; /var/tmp is for what is large.
+_LARGE_FILES = Path('/var/tmp')
+
+
+def in_memory(shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
+    """An empty array."""
+    return np.empty(shape, kind)
+
+
+def on_disk(shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
+    """
+    An array of zeros in a nameless file under $TMPDIR or /var/tmp.
+
+    The space is reserved now: a disk that fills up later would kill the process.
+    """
+    folder = Path(os.environ.get('TMPDIR') or (
+        _LARGE_FILES if _LARGE_FILES.is_dir() else tempfile.gettempdir()))
+    size = max(int(np.prod(shape)), 1) * np.dtype(kind).itemsize
+    with writing(folder), tempfile.TemporaryFile(dir=folder) as file:
+        if size > shutil.disk_usage(folder).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, kind, 'r+', shape=shape)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import read_bytes, read_text
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.atomic_files import read_bytes, read_text
 
 Array = NDArray[np.float64]
 

@@ -18,26 +18,29 @@ The cameras of a rig in one YAML file, and a frame of single images that they to
 
 The reference camera is the RGB camera, or, without an extrinsic, the thermal one. A size that is
 not given is taken from the image.
+
+A camera file (see `camera_file`) as lenses, mounting and scale, without any image.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 import yaml
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.files import read_text
-from thermal_nerf_loc.data.images import read_image
-from thermal_nerf_loc.data.intrinsics import camera_from_keys, INTRINSIC_KEYS
-from thermal_nerf_loc.data.scene import ImageRecord, load_image
+from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.se3 import check_pose
+from thermal_nerf_loc.io.atomic_files import read_text
+from thermal_nerf_loc.io.datasets.intrinsics import camera_from_keys, INTRINSIC_KEYS
+from thermal_nerf_loc.io.datasets.scene import ImageRecord, load_image
+from thermal_nerf_loc.io.images import read_image
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
-from thermal_nerf_loc.sensing.thermal import radiometry_from_mapping, RADIOMETRY_KEYS
+from thermal_nerf_loc.sensing.thermal import Radiometry, radiometry_from_mapping, RADIOMETRY_KEYS
 
 _EXTRINSIC, _MASK = 'transform_rgb_thermal', 'mask_path'
 
@@ -122,3 +125,35 @@ def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], where: str) -
             raise InputError(f'unknown key {key!r}', where=where,
                              expected='one of ' + ', '.join(known),
                              hint=f'Did you mean {near[0]!r}?' if near else None)
+
+
+_EXTRINSIC = 'transform_rgb_thermal'
+
+
+class RigCamera(NamedTuple):
+    """One camera of the file; None for what it does not say."""
+
+    camera: Camera | None
+    T_rgb_sensor: NDArray[np.float64] | None
+    radiometry: Radiometry | None
+    mask_path: Path | None = None
+
+
+def read_rig(path: Path) -> dict[str, RigCamera]:
+    """Cameras by modality; a block may leave out the lens, or the mounting."""
+    rig = {}
+    for modality, block in read_blocks(path).items():
+        where = f'{path} {modality}'
+        lens = {key: block[key] for key in INTRINSIC_KEYS if key in block}
+        mounting = None
+        if block.get(_EXTRINSIC) is not None:
+            try:
+                mounting = np.array(block[_EXTRINSIC], dtype=np.float64)
+            except (TypeError, ValueError):
+                raise InputError('is no matrix of numbers', where=f'{where} {_EXTRINSIC}',
+                                 expected='4x4 numbers') from None
+            mounting = check_pose(mounting, f'{where} {_EXTRINSIC}')
+        rig[modality] = RigCamera(camera_from_keys(lens, where) if lens else None, mounting,
+                                  radiometry_from_mapping(block, where),
+                                  mask_of(path, block, modality))
+    return rig
