@@ -15,13 +15,14 @@ from textured_corner import CAMERA, poses as corner_poses, TAG_M, write_photogra
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.colmap import choose_pairs
-from thermal_nerf_loc.data.image_folder import list_images, pair_images
-from thermal_nerf_loc.data.image_import import ImageImportConfig, import_images
-from thermal_nerf_loc.data.metric_scale import arbitrary, Distance, from_distances, from_positions
-from thermal_nerf_loc.data.tags import nearest_point
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.similarity import umeyama
+from thermal_nerf_loc.importers.images.fiducials import nearest_point
+from thermal_nerf_loc.importers.images.folders import list_images, pair_images
+from thermal_nerf_loc.importers.images.importer import ImageImportConfig, import_images
+from thermal_nerf_loc.importers.images.metric_scale import (arbitrary, Distance, from_distances,
+                                                            from_positions)
+from thermal_nerf_loc.importers.images.structure_from_motion import choose_pairs
 from thermal_nerf_loc.io.datasets.colmap_model import (camera_from_colmap, camera_to_colmap,
                                                        read_model)
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
@@ -210,14 +211,14 @@ def test_images_without_a_pose_are_named_and_left_out(photographs: Path, tmp_pat
 def test_an_arbitrary_scale_is_kept_in_the_data_set(photographs: Path, tmp_path: Path,
                                                     monkeypatch):
     """Also: upright, seen things 3 units away, and a rig of which only the turn can be used."""
-    from thermal_nerf_loc.data import image_import
-    from thermal_nerf_loc.data.colmap import Reconstruction
+    from thermal_nerf_loc.importers.images import importer
+    from thermal_nerf_loc.importers.images.structure_from_motion import Reconstruction
     rolled = se3.from_parts(se3.so3_exp([0.9, 0.2, -0.4]), [5.0, 1.0, 2.0])
     T = rolled @ corner_poses(COUNT)
     model = read_model(write_model(tmp_path / 'm', T, names(), points=0))
     ahead = np.concatenate([se3.transform(pose, [[0.0, 0.0, 1.5]]) for pose in T])
-    monkeypatch.setattr(image_import, 'require_pycolmap', lambda: None)
-    monkeypatch.setattr(image_import, 'reconstruct', lambda *_: Reconstruction(
+    monkeypatch.setattr(importer, 'require_pycolmap', lambda: None)
+    monkeypatch.setattr(importer, 'reconstruct', lambda *_: Reconstruction(
         type(model)(model.cameras, model.images, ahead, np.full(COUNT, 0.25)), 2, 'told'))
     done = import_images(photographs, tmp_path / 'out',
                          ImageImportConfig(cameras=photographs / 'cameras.yaml'))

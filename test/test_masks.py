@@ -14,8 +14,8 @@ import yaml
 from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.cli.replaying import _configure
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.bag_pixels import ImageReader
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.importers.bags.images import ImageReader
 from thermal_nerf_loc.io.datasets.camera_file import load_frame, read_rig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.images import write_png

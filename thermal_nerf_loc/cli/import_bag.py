@@ -69,7 +69,7 @@ def _add_choice(group: Any) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Import; a bag that was cut short ends with exit code 3, after its figures."""
     from thermal_nerf_loc.cli import output
-    from thermal_nerf_loc.data.bag_import import import_bag
+    from thermal_nerf_loc.importers.bags.importer import import_bag
 
     config, start = configure(args), time.monotonic()
     with output.progress_bar('import a bag') as progress:
@@ -91,9 +91,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def configure(args: argparse.Namespace) -> Any:
     """Arguments to an `ImportConfig`."""
-    from thermal_nerf_loc.data.bag_import import ImportConfig
-    from thermal_nerf_loc.data.bag_tracks import PoseOptions
-    from thermal_nerf_loc.data.keyframe_choice import KeyframeRule
+    from thermal_nerf_loc.importers.bags.importer import ImportConfig
+    from thermal_nerf_loc.importers.bags.keyframe_selection import KeyframeRule
+    from thermal_nerf_loc.importers.bags.pose_choice import PoseOptions
 
     def given(**names: str) -> dict[str, Any]:
         values = {field: getattr(args, name) for field, name in names.items()}

@@ -62,7 +62,7 @@ def _add_scale(group: Any) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Import."""
     from thermal_nerf_loc.cli import output
-    from thermal_nerf_loc.data.image_import import import_images
+    from thermal_nerf_loc.importers.images.importer import import_images
 
     config, start = configure(args), time.monotonic()
     with output.progress_bar('import images') as progress:
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def configure(args: argparse.Namespace) -> Any:
     """Arguments to an `ImageImportConfig`."""
-    from thermal_nerf_loc.data.image_import import ImageImportConfig
+    from thermal_nerf_loc.importers.images.importer import ImageImportConfig
 
     given = {'rgb': args.rgb, 'thermal': args.thermal, 'pair': args.pair, 'cameras': args.cameras,
              'poses': args.poses, 'lens': args.lens, 'matching': args.matching,
@@ -88,7 +88,7 @@ def configure(args: argparse.Namespace) -> Any:
 
 def _distance(words: list[str]) -> Any:
     from thermal_nerf_loc.common.errors import InputError
-    from thermal_nerf_loc.data.metric_scale import Distance
+    from thermal_nerf_loc.importers.images.metric_scale import Distance
     try:
         return Distance(words[0], words[1], float(words[2]))
     except ValueError:

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.data.bag_frames import FrameMaker, MovingRig
-from thermal_nerf_loc.data.bag_pixels import ImageReader
-from thermal_nerf_loc.data.bag_survey import Survey, survey_bag
-from thermal_nerf_loc.data.bag_tracks import choose_source, PoseOptions
-from thermal_nerf_loc.data.keyframe_choice import choose_windows, KeyframeRule
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.importers.bags.frames import FrameMaker, MovingRig
+from thermal_nerf_loc.importers.bags.images import ImageReader
+from thermal_nerf_loc.importers.bags.keyframe_selection import choose_windows, KeyframeRule
+from thermal_nerf_loc.importers.bags.pose_choice import choose_source, PoseOptions
+from thermal_nerf_loc.importers.bags.survey import Survey, survey_bag
 from thermal_nerf_loc.io.atomic_files import check_vacant
 from thermal_nerf_loc.io.bags.poses import PoseSource
 from thermal_nerf_loc.io.bags.reader import BagReader

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.data.bag_survey import Survey
+from thermal_nerf_loc.importers.bags.survey import Survey
 from thermal_nerf_loc.io.bags.poses import body_of, MAX_GAP_S, ODOMETRY, PoseSource
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum

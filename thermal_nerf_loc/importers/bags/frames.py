@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress
-from thermal_nerf_loc.data.bag_pixels import ImageReader
-from thermal_nerf_loc.data.bag_survey import CameraLog
-from thermal_nerf_loc.data.keyframe_choice import sharpness
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.importers.bags.images import ImageReader
+from thermal_nerf_loc.importers.bags.keyframe_selection import sharpness
+from thermal_nerf_loc.importers.bags.survey import CameraLog
 from thermal_nerf_loc.io.bags.messages import stamp_ns
 from thermal_nerf_loc.io.bags.poses import PoseSource
 from thermal_nerf_loc.io.bags.reader import BagReader

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.data import metric_scale
-from thermal_nerf_loc.data.colmap import LENSES, reconstruct, require_pycolmap
-from thermal_nerf_loc.data.image_folder import (
-    check_sizes, find_folders, list_images, pair_images, Pairing, PAIRINGS)
-from thermal_nerf_loc.data.image_poses import from_model, ImagePoses, read_poses
-from thermal_nerf_loc.data.metric_scale import Distance, Metric
-from thermal_nerf_loc.data.tags import FAMILIES, find_tags, tag_edges
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.importers.images import metric_scale
+from thermal_nerf_loc.importers.images.fiducials import FAMILIES, find_tags, tag_edges
+from thermal_nerf_loc.importers.images.folders import (
+    check_sizes, find_folders, list_images, pair_images, Pairing, PAIRINGS)
+from thermal_nerf_loc.importers.images.metric_scale import Distance, Metric
+from thermal_nerf_loc.importers.images.poses import from_model, ImagePoses, read_poses
+from thermal_nerf_loc.importers.images.structure_from_motion import (LENSES, reconstruct,
+                                                                     require_pycolmap)
 from thermal_nerf_loc.io.atomic_files import check_vacant
 from thermal_nerf_loc.io.datasets.camera_file import read_rig, RigCamera
 from thermal_nerf_loc.io.datasets.nerfstudio import HOLD_OUT_EVERY
