@@ -135,8 +135,8 @@ def torch_grid(grid: Any) -> Any:
     """The same density grid, sampled and updated by plain torch instead of the CPU kernels."""
     import torch
 
-    from thermal_nerf_loc.field.kernels import reference
-    from thermal_nerf_loc.field.proposal import DensityGrid
+    from thermal_nerf_loc.field.density_grid import DensityGrid
+    from thermal_nerf_loc.field.kernels import torch_reference
 
     class TorchGrid(DensityGrid):
         def sample(self, origins: Any, directions: Any, count: int, exploring: float,
@@ -144,7 +144,7 @@ def torch_grid(grid: Any) -> Any:
             shape, scale = (len(origins), count), self.space.scale_m
             jitter = (torch.full(shape, 0.5) if rng is None
                       else torch.from_numpy(rng.random(shape, dtype='float32')))
-            drawn = reference.propose(
+            drawn = torch_reference.propose(
                 torch.from_numpy(origins), torch.from_numpy(directions),
                 torch.from_numpy(self.values), self.space,
                 self.config.near * self.space.least_m, 2.0 * scale, self.config.far * scale,
@@ -152,7 +152,7 @@ def torch_grid(grid: Any) -> Any:
             return drawn[0].numpy(), drawn[1].numpy()
 
         def observe(self, points: Any, densities: Any, decay: float = 0.1) -> None:
-            reference.splat(points.detach(), densities.detach(), torch.from_numpy(self.values),
+            torch_reference.splat(points.detach(), densities.detach(), torch.from_numpy(self.values),
                             self.space, decay)
 
     made = TorchGrid(grid.config, grid.space)

@@ -86,7 +86,7 @@ class ExactMap:
         """Cameras stood where those of the training images did."""
         import numpy as np
 
-        from thermal_nerf_loc.field.space import Space
+        from thermal_nerf_loc.field.contraction import Space
         from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
         from thermal_nerf_loc.simulation.world import make_world
 

@@ -85,7 +85,7 @@ def scene_of(data: Path) -> Any:
 
 def scale_of(scene: Any) -> float:
     """One length for the scene; the poses of structure from motion have no metres."""
-    from thermal_nerf_loc.field.space import space_around_cameras
+    from thermal_nerf_loc.field.contraction import space_around_cameras
     return space_around_cameras([frame.T_world_cam[:3, 3] for frame in scene.frames]).scale_m
 
 

@@ -67,7 +67,7 @@ def samples_of() -> int:
 
 def torch_path(radiance_map: Any, modality: str, origins: Any, directions: Any) -> Any:
     """The same rays at the same samples by plain torch operations."""
-    from thermal_nerf_loc.field.inference import render_torch
+    from thermal_nerf_loc.field.cpu_renderer import render_torch
     from thermal_nerf_loc.mapping import map_file
 
     learner = next(x for x in radiance_map.learners if modality in x.modalities)
@@ -90,7 +90,7 @@ class Reference:
         """As `RadianceMap.render_rays`."""
         import numpy as np
 
-        from thermal_nerf_loc.field.inference import render_torch
+        from thermal_nerf_loc.field.cpu_renderer import render_torch
         from thermal_nerf_loc.sensing.rendering import RayRendering
 
         learner = next(x for x in self._map.learners if modality in x.modalities)

@@ -192,7 +192,7 @@ def kept_samples(radiance_map: Any, scene: Any, modality: str) -> float:
     """Samples a ray that are worth a look by the branch, mean over one view."""
     import torch
 
-    from thermal_nerf_loc.field.render import composite, DARK
+    from thermal_nerf_loc.field.volume_rendering import composite, DARK
     from thermal_nerf_loc.mapping import map_file
 
     learner = next(x for x in radiance_map.learners if modality in x.modalities)

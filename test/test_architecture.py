@@ -196,7 +196,7 @@ def test_planted_violation_is_caught(module, source, told):
 
 
 @pytest.mark.parametrize('module, source', [
-    ('mapping.trainer', 'from thermal_nerf_loc.field.field import Field'),
+    ('mapping.trainer', 'from thermal_nerf_loc.field.radiance_field import Field'),
     ('config', 'from thermal_nerf_loc.common.errors import InputError'),
     ('cli.train', 'from thermal_nerf_loc import __version__\nprint(__version__)'),
     ('__init__', 'def f():\n    from thermal_nerf_loc.localization.localizer import Localizer'),

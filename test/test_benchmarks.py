@@ -54,8 +54,8 @@ def test_the_torch_grid_draws_what_the_kernels_draw() -> None:
     """Same samples from the same random numbers: else two benchmarks compare nothing."""
     from _bench import torch_grid
 
-    from thermal_nerf_loc.field.proposal import DensityGrid, SamplingConfig
-    from thermal_nerf_loc.field.space import Space
+    from thermal_nerf_loc.field.contraction import Space
+    from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
     rng = np.random.default_rng(0)
     grid = DensityGrid(SamplingConfig(grid_cells=32, bins=64), Space((0., 0., 0.), (2., 2., 1.)))
     grid.values[:] = rng.gamma(0.3, 3.0, grid.values.shape)
@@ -76,8 +76,8 @@ def test_operations_of_a_network_are_counted() -> None:
     """Two for each weight."""
     from roofline import branch_operations, density_operations
 
-    from thermal_nerf_loc.field.field import FieldConfig, RadianceField
-    from thermal_nerf_loc.field.space import Space
+    from thermal_nerf_loc.field.contraction import Space
+    from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
     field = RadianceField(FieldConfig(), Space((0., 0., 0.), (1., 1., 1.)),
                           {'rgb': 3, 'thermal': 1})
 

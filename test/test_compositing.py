@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.field.kernels.proposal import contract_all
-from thermal_nerf_loc.field.render import _CpuCompositing, _ScaleGradient, composite, Samples
-from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.kernels.ray_sampling import contract_all
+from thermal_nerf_loc.field.volume_rendering import (_CpuCompositing, _ScaleGradient, composite,
+                                                     Samples)
 from thermal_nerf_loc.mapping.losses import distortion
 
 RAYS, SAMPLES = 40, 13

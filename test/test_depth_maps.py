@@ -12,10 +12,10 @@ import torch
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
-from thermal_nerf_loc.field.encoding import EncodingConfig
-from thermal_nerf_loc.field.field import FieldConfig
-from thermal_nerf_loc.field.proposal import SamplingConfig
-from thermal_nerf_loc.field.render import Samples
+from thermal_nerf_loc.field.density_grid import SamplingConfig
+from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.radiance_field import FieldConfig
+from thermal_nerf_loc.field.volume_rendering import Samples
 from thermal_nerf_loc.io.datasets.depth_maps import (DepthSource, MEASURED, with_depth,
                                                      write_depth_maps)
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.field.encoding import EncodingConfig
-from thermal_nerf_loc.field.field import FieldConfig
-from thermal_nerf_loc.field.space import space_around_cameras
+from thermal_nerf_loc.field.contraction import space_around_cameras
+from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.extent import Extent, fitted, look

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.field.encoding import EncodingConfig
-from thermal_nerf_loc.field.field import FieldConfig, RadianceField
-from thermal_nerf_loc.field.inference import CpuRenderer, render_torch
-from thermal_nerf_loc.field.kernels import reference as torch_reference
-from thermal_nerf_loc.field.proposal import DensityGrid, SamplingConfig
-from thermal_nerf_loc.field.render import composite, expected_distance, render, Samples, View
-from thermal_nerf_loc.field.space import Space, space_around_cameras
+from thermal_nerf_loc.field.contraction import Space, space_around_cameras
+from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch
+from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
+from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.kernels import torch_reference as torch_reference
+from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
+from thermal_nerf_loc.field.volume_rendering import (composite, expected_distance, render, Samples,
+                                                     View)
 
 SPACE = Space((0.5, -0.2, 1.0), (2.0, 1.5, 1.0))
 SMALL = EncodingConfig(levels=4, log2_rows=10, coarsest=4, finest=64)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.common.errors import RunError
-from thermal_nerf_loc.field.encoding import EncodingConfig, HashEncoding
-from thermal_nerf_loc.field.field import FieldConfig, RadianceField
-from thermal_nerf_loc.field.kernels import reference, tiny_cuda
-from thermal_nerf_loc.field.proposal import SamplingConfig
-from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.density_grid import SamplingConfig
+from thermal_nerf_loc.field.hash_encoding import EncodingConfig, HashEncoding
+from thermal_nerf_loc.field.kernels import tiny_cuda, torch_reference
+from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.settings import TrainConfig
 from thermal_nerf_loc.mapping.trainer import train
@@ -146,8 +146,8 @@ def test_slopes_equal_finite_differences() -> None:
     assert set(grid.levels.dense) == {True, False}
     points = torch.rand(6, 3, dtype=torch.float64).requires_grad_()
     table = grid.table.detach()
-    assert torch.autograd.gradcheck(lambda x: reference.read_grid(x, table, grid.levels), points)
-    assert torch.autograd.gradcheck(lambda rows: reference.read_grid(
+    assert torch.autograd.gradcheck(lambda x: torch_reference.read_grid(x, table, grid.levels), points)
+    assert torch.autograd.gradcheck(lambda rows: torch_reference.read_grid(
         points.detach(), rows, grid.levels), grid.table, fast_mode=True)
 
 

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.field.encoding import EncodingConfig
-from thermal_nerf_loc.field.field import FieldConfig
-from thermal_nerf_loc.field.proposal import SamplingConfig
-from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.density_grid import SamplingConfig
+from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.field.strategies import learners_for
 from thermal_nerf_loc.mapping.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap

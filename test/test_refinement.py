@@ -14,10 +14,10 @@ from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.evaluation.refinement import pose_errors, poses_of, rig_error, truth_errors
-from thermal_nerf_loc.field.encoding import EncodingConfig
-from thermal_nerf_loc.field.field import FieldConfig
-from thermal_nerf_loc.field.proposal import SamplingConfig
-from thermal_nerf_loc.field.render import render, Samples, View
+from thermal_nerf_loc.field.density_grid import SamplingConfig
+from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.radiance_field import FieldConfig
+from thermal_nerf_loc.field.volume_rendering import render, Samples, View
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.lie_torch import gauge_basis, motion, velocities

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.data.repeats import without_repeats
-from thermal_nerf_loc.field.encoding import EncodingConfig
-from thermal_nerf_loc.field.field import FieldConfig
+from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
 from thermal_nerf_loc.mapping.trainer import train

@@ -15,9 +15,9 @@ from thermal_nerf_loc.cli import extend, main, train as cli_train
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.evaluation.found_poses import summary
-from thermal_nerf_loc.field.encoding import EncodingConfig
-from thermal_nerf_loc.field.field import FieldConfig
-from thermal_nerf_loc.field.proposal import SamplingConfig
+from thermal_nerf_loc.field.density_grid import SamplingConfig
+from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
 from thermal_nerf_loc.io.datasets.scene import Scene

@@ -7,7 +7,7 @@ import numpy as np
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.evaluation.camera_path import look_along
-from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.contraction import Space
 from thermal_nerf_loc.mapping.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map_file import RadianceMap
 from thermal_nerf_loc.mapping.uncertainty import CELLS, Uncertainty

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.field.field import FieldConfig, RadianceField
-from thermal_nerf_loc.field.proposal import DensityGrid, SamplingConfig
-from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
+from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 
 STRATEGIES = ('rgbx', 'scratch', 'finetune', 'separate')
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import Progress
-from thermal_nerf_loc.field.inference import CpuRenderer, render_torch
+from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch
 from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.bundle import Bundle, Cameras, Problem, Sensor

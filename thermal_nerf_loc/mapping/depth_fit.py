@@ -10,7 +10,7 @@ seen lately (sums decay) give both; an image whose rays tell no slope above zero
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.field.render import expected_distance, Samples
+from thermal_nerf_loc.field.volume_rendering import expected_distance, Samples
 from thermal_nerf_loc.mapping.pixels import RayBatch
 from thermal_nerf_loc.mapping.settings import INVERSE
 

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from thermal_nerf_loc.field.encoding import EncodingConfig
-from thermal_nerf_loc.field.field import FieldConfig
-from thermal_nerf_loc.field.proposal import SamplingConfig
-from thermal_nerf_loc.field.render import render, Samples, View
-from thermal_nerf_loc.field.space import Space, space_around_cameras
+from thermal_nerf_loc.field.contraction import Space, space_around_cameras
+from thermal_nerf_loc.field.density_grid import SamplingConfig
+from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.field.strategies import Learner, learners_for
+from thermal_nerf_loc.field.volume_rendering import render, Samples, View
 from thermal_nerf_loc.mapping.objective import Objective
 from thermal_nerf_loc.mapping.optimizer import adam
 from thermal_nerf_loc.mapping.pixels import PixelSource

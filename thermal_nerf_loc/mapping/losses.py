@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thermal_nerf_loc.field.render import Samples
+from thermal_nerf_loc.field.volume_rendering import Samples
 
 _NOMINAL_VARIANCE = 0.04  # of field values in a colourful room
 _LEAST_VARIANCE = 4e-4  # below it is mostly noise

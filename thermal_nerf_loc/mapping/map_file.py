@@ -24,12 +24,12 @@ from torch import Tensor
 from thermal_nerf_loc import __version__
 from thermal_nerf_loc.common.config import from_mapping
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.field.field import FieldConfig, RadianceField
-from thermal_nerf_loc.field.inference import CpuRenderer, render_torch, Seen
-from thermal_nerf_loc.field.proposal import Array32, DensityGrid, SamplingConfig
-from thermal_nerf_loc.field.render import render, Samples
-from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch, Seen
+from thermal_nerf_loc.field.density_grid import Array32, DensityGrid, SamplingConfig
+from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 from thermal_nerf_loc.field.strategies import Learner
+from thermal_nerf_loc.field.volume_rendering import render, Samples
 from thermal_nerf_loc.io.atomic_files import write_atomically
 from thermal_nerf_loc.mapping.keyframes import Keyframes
 from thermal_nerf_loc.mapping.places import Places

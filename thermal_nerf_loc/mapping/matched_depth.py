@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import Progress
-from thermal_nerf_loc.field.space import space_around_cameras
+from thermal_nerf_loc.field.contraction import space_around_cameras
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.scene import Scene

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.field.inference import has_bfloat16
-from thermal_nerf_loc.field.render import render, Rendering, Samples, uses_kernels, View
+from thermal_nerf_loc.field.cpu_renderer import has_bfloat16
 from thermal_nerf_loc.field.strategies import Learner
+from thermal_nerf_loc.field.volume_rendering import render, Rendering, Samples, uses_kernels, View
 from thermal_nerf_loc.mapping import losses
 from thermal_nerf_loc.mapping.depth_fit import DepthFit
 from thermal_nerf_loc.mapping.formation import Formation

@@ -25,7 +25,7 @@ from torch import Tensor
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.data.repeats import without_repeats
-from thermal_nerf_loc.field.space import Space, space_around_cameras
+from thermal_nerf_loc.field.contraction import Space, space_around_cameras
 from thermal_nerf_loc.field.strategies import inherit, Learner, learners_for, phases_for
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.adjustment import adjust, place_thermal

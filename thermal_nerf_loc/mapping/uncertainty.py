@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from thermal_nerf_loc.field.render import render, Samples
-from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.volume_rendering import render, Samples
 from thermal_nerf_loc.io.datasets.scene import Scene
 
 Array32 = NDArray[np.float32]

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.common.errors import RunError
-from thermal_nerf_loc.field.kernels import reference
-from thermal_nerf_loc.field.kernels.levels import growth, Levels
+from thermal_nerf_loc.field.kernels import torch_reference
+from thermal_nerf_loc.field.kernels.grid_levels import growth, Levels
 
 if TYPE_CHECKING:
-    from thermal_nerf_loc.field.encoding import EncodingConfig
+    from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 
 _FEATURES = (1, 2, 4, 8)  # widths of a row that it is compiled for
 
@@ -74,7 +74,7 @@ def _build(table: Tensor, config: 'EncodingConfig', levels: Levels) -> Any:
     trial = torch.rand(table.shape, generator=random).to(table.device)
     same = module.params.numel() == table.numel()
     if same:
-        off = _read(module, points, trial) - reference.read_grid(points, trial, levels)
+        off = _read(module, points, trial) - torch_reference.read_grid(points, trial, levels)
         # single precision places a point to 6e-8 of the box, in cells of 1 / scale
         same = float(off.abs().max()) < 1e-4 + 1e-6 * float(levels.scales.max())
     if not same:

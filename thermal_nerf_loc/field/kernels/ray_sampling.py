@@ -20,7 +20,7 @@ def distance_at(s, near, middle, far):  # type: ignore[no-untyped-def]
 
 @nb.njit(inline='always')
 def contract(x, y, z, center, inverse_half):  # type: ignore[no-untyped-def]
-    """World point to [0, 1]^3, as `field/space.py`."""
+    """World point to [0, 1]^3, as `field/contraction.py`."""
     x = (x - center[0]) * inverse_half[0]
     y = (y - center[1]) * inverse_half[1]
     z = (z - center[2]) * inverse_half[2]

@@ -14,8 +14,8 @@ import torch
 from torch import nn, Tensor
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.field.encoding import EncodingConfig, HashEncoding, NUMBA
-from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.hash_encoding import EncodingConfig, HashEncoding, NUMBA
 
 DIRECTION_FEATURES = 9  # real spherical harmonics up to degree 2
 
@@ -70,9 +70,9 @@ class RadianceField(nn.Module):
         """Contracted points; by a kernel where nobody asks for their slopes."""
         if points.requires_grad or self.encoding.backend != NUMBA:
             return self.space.to_unit(points)
-        from thermal_nerf_loc.field.kernels import proposal
+        from thermal_nerf_loc.field.kernels import ray_sampling
         unit = torch.empty_like(points)
-        proposal.contract_all(points.numpy(), *self.space.kernel_arguments, unit.numpy())
+        ray_sampling.contract_all(points.numpy(), *self.space.kernel_arguments, unit.numpy())
         return unit
 
     def _branch(self, name: str, channels: int) -> nn.Sequential:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from thermal_nerf_loc.field.encoding import NUMBA
-from thermal_nerf_loc.field.field import RadianceField
+from thermal_nerf_loc.field.hash_encoding import NUMBA
+from thermal_nerf_loc.field.radiance_field import RadianceField
 
 _OPAQUE = 1e3  # optical depth of the far end
 DARK = 1e-3  # weight below which a sample says nothing of where the surface is

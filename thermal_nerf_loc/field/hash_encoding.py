@@ -11,8 +11,8 @@ from torch import nn, Tensor
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import RunError
-from thermal_nerf_loc.field.kernels import reference, tiny_cuda
-from thermal_nerf_loc.field.kernels.levels import lay_out
+from thermal_nerf_loc.field.kernels import tiny_cuda, torch_reference
+from thermal_nerf_loc.field.kernels.grid_levels import lay_out
 
 NUMBA, TINY_CUDA = 'numba', 'tiny-cuda-nn'
 
@@ -80,7 +80,7 @@ class HashEncoding(nn.Module):
         elif backend == TINY_CUDA:
             encoded = tiny_cuda.encode(points, self.table, self.config, self.levels)
         else:
-            encoded = reference.read_grid(points, self.table, self.levels)
+            encoded = torch_reference.read_grid(points, self.table, self.levels)
         if self.active_levels >= self.config.levels:
             return encoded
         return encoded * self.level_mask().to(encoded).repeat_interleave(self.config.features)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.field.field import RadianceField
-from thermal_nerf_loc.field.kernels import proposal as kernels
-from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.kernels import ray_sampling as kernels
+from thermal_nerf_loc.field.radiance_field import RadianceField
 
 Array32 = NDArray[np.float32]
 

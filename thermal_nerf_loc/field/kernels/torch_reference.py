@@ -8,8 +8,8 @@ Line by line the equations of `kernels/levels.py` and `kernels/proposal.py`, ove
 import torch
 from torch import Tensor
 
-from thermal_nerf_loc.field.kernels.levels import Levels
-from thermal_nerf_loc.field.space import Space
+from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.kernels.grid_levels import Levels
 
 PRIME_Y, PRIME_Z = 2654435761, 805459861
 

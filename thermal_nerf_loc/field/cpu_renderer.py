@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from thermal_nerf_loc.field.field import RadianceField, spherical_harmonics
-from thermal_nerf_loc.field.kernels import along_rays
-from thermal_nerf_loc.field.proposal import DensityGrid
-from thermal_nerf_loc.field.render import DARK, expected_distance, render, Samples
+from thermal_nerf_loc.field.density_grid import DensityGrid
+from thermal_nerf_loc.field.kernels import inference
+from thermal_nerf_loc.field.radiance_field import RadianceField, spherical_harmonics
+from thermal_nerf_loc.field.volume_rendering import DARK, expected_distance, render, Samples
 
 Array32 = NDArray[np.float32]
 Seen = tuple[Array32, Array32, Array32, Array32]  # values, distance, spread, opacity
@@ -45,7 +45,7 @@ class CpuRenderer:
         self._branch.requires_grad_(False)
         self._sees_direction = field.sees_direction(modality)
         encoding, config = field.encoding, field.config
-        self._encode = along_rays.encoder(config.encoding.features, half)
+        self._encode = inference.encoder(config.encoding.features, half)
         self._tables = (encoding.table.detach().numpy(), *encoding.levels)
         self._inputs = encoding.width
         self._scale = np.float32(1.0 / field.space.scale_m)
@@ -76,7 +76,7 @@ class CpuRenderer:
         weights, counts = np.empty_like(distances), np.empty(rays, np.int64)
         distance, spread = np.empty(rays, np.float32), np.empty(rays, np.float32)
         log_density = raw[:, 0].float().contiguous().numpy()
-        along_rays.weigh(log_density, widths, self._bias, self._scale, np.float32(DARK), weights,
+        inference.weigh(log_density, widths, self._bias, self._scale, np.float32(DARK), weights,
                          counts, distances, distance, spread)
         return weights, counts, distance, spread
 
@@ -92,7 +92,7 @@ class CpuRenderer:
         shown = torch.sigmoid(_apply(self._branch, features).float()).numpy()
         values = np.empty((len(counts), self._channels), np.float32)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        along_rays.accumulate(weights, starts, shown, values)
+        inference.accumulate(weights, starts, shown, values)
         return values
 
 

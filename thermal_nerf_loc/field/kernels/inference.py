@@ -4,7 +4,7 @@ Rendering without gradients on the CPU: what happens along rays, before and afte
 
 The networks themselves run in torch, whose matrix products use the processor's bfloat16 units;
 these kernels place the samples, read the hash grid straight into the networks' input, and
-composite what comes back. Equations: `field/render.py`, which a test holds them against.
+composite what comes back. Equations: `field/volume_rendering.py`, which a test holds them against.
 """
 
 from functools import lru_cache
@@ -14,7 +14,7 @@ import numba as nb
 import numpy as np
 
 from thermal_nerf_loc.field.kernels.hash_grid import corner_row, corner_weight, find_cell, level_at
-from thermal_nerf_loc.field.kernels.proposal import contract
+from thermal_nerf_loc.field.kernels.ray_sampling import contract
 
 _OPTIONS = {'cache': True, 'fastmath': True, 'nogil': True}
 _BLOCK_RAYS = 64
