@@ -97,8 +97,8 @@ def trained_map(data: Path, path: Path | None, seconds: float) -> Path:
     if path is not None:
         return path
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.settings import TrainConfig
-    from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
+    from thermal_nerf_loc.mapping.training.trainer import train
 
     made = KEPT / f'{data.name}-{seconds:g}s.safetensors'
     if not is_usable(made):
@@ -110,7 +110,7 @@ def trained_map(data: Path, path: Path | None, seconds: float) -> Path:
 def is_usable(path: Path) -> bool:
     """False for a map that is not there, or was written by another version of the code."""
     from thermal_nerf_loc.common.errors import InputError
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     try:
         RadianceMap.load(path)
     except InputError:

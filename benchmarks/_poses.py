@@ -56,7 +56,7 @@ def data_of(args: argparse.Namespace, scene: str = 'room') -> Path:
 
 def map_of(args: argparse.Namespace, data: Path) -> Any:
     """The map that was given, else one learned from the data."""
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     return RadianceMap.load(trained_map(data, args.map, 8.0 if args.quick else args.train_seconds))
 
 

@@ -111,7 +111,7 @@ def learned_from(args: argparse.Namespace, renderer: Any, frame: Any,
                  path_share: float | None = None) -> tuple[Any, Any, float]:
     """Views of the map through this frame's cameras, the cameras, and how long that took."""
     from thermal_nerf_loc.localization.training_views import eyes_of, render_views
-    from thermal_nerf_loc.mapping.places import places_of
+    from thermal_nerf_loc.mapping.map.panoramas import places_of
 
     if path_share != 1.0:
         places_of(renderer)  # a map brings them along
@@ -228,7 +228,7 @@ def sources(args: argparse.Namespace, renderer: Any, frames: Sequence[Any], view
     from thermal_nerf_loc.localization.particles import ParticleConfig, ParticleSearch
     from thermal_nerf_loc.localization.place_search import PlaceSearch
     from thermal_nerf_loc.localization.regression import PoseRegression, train
-    from thermal_nerf_loc.mapping.places import places_of
+    from thermal_nerf_loc.mapping.map.panoramas import places_of
 
     places = places_of(renderer)
     made = {'panoramas': (PlaceSearch(places), 0.0,

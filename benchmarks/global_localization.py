@@ -40,7 +40,7 @@ def main() -> int:
     args = parse()
     prepare(args)
     from thermal_nerf_loc.localization.localizer import Localizer
-    from thermal_nerf_loc.mapping.places import places_of
+    from thermal_nerf_loc.mapping.map.panoramas import places_of
 
     renderer = the_map(args)
     if getattr(renderer, 'places', None) is None:
@@ -81,7 +81,7 @@ def parse() -> argparse.Namespace:
 
 def the_map(args: argparse.Namespace) -> Any:
     """What is searched."""
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     from thermal_nerf_loc.simulation.world import make_world
 
     if args.exact:

@@ -69,7 +69,7 @@ def argparse_suppress() -> str:
 def render_times(maps: dict[int, Path], data: Path, runs: int) -> dict[Any, list[float]]:
     """Seconds of one RGB image from the same place in each map, interleaved."""
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     scene = load_scene(data)
     rays = camera_rays(scene, scene.test[:1], 'rgb')
@@ -90,9 +90,9 @@ def ask(args: Any, *words: object) -> dict[str, float]:
 def child(task: str, data: str, path: str, seconds: str = '0') -> int:
     """`train` or `load`, on a memory of its own."""
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
-    from thermal_nerf_loc.mapping.settings import TrainConfig
-    from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
+    from thermal_nerf_loc.mapping.training.trainer import train
 
     scene = load_scene(Path(data))
     if task == 'train':

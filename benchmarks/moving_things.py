@@ -92,8 +92,8 @@ def repainted(record: Any, name: str, place: Any, folder: Path) -> Path:
 def trained(args: argparse.Namespace, scene: Any, loss: str) -> dict[str, Any]:
     """Figures of one map."""
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
-    from thermal_nerf_loc.mapping.settings import TrainConfig
-    from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
+    from thermal_nerf_loc.mapping.training.trainer import train
 
     result = train(scene, TrainConfig(steps=args.steps, loss=loss, seed=args.seed,
                                       checkpoint_seconds=0.0))

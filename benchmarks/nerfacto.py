@@ -68,7 +68,7 @@ def our_curve(data: Path, args: Any) -> list[tuple[float, int, float]]:
     from training_curve import curve, warm_up
 
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     scene = load_scene(data)
     judged = replace(scene, test=scene.test[:args.views])

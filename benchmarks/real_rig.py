@@ -92,9 +92,9 @@ def scale_of(scene: Any) -> float:
 def trained(args: argparse.Namespace, scene: Any, name: str) -> tuple[Any, Any]:
     """A map, and the scene with what was refined."""
     from thermal_nerf_loc.io.datasets.refined_dataset import write_refined
-    from thermal_nerf_loc.mapping.settings import DEPTH_WEIGHT, RefineConfig, TrainConfig
-    from thermal_nerf_loc.mapping.trainer import train
-    from thermal_nerf_loc.mapping.uncertainty import uncertainty_of
+    from thermal_nerf_loc.mapping.map.uncertainty import uncertainty_of
+    from thermal_nerf_loc.mapping.training.config import DEPTH_WEIGHT, RefineConfig, TrainConfig
+    from thermal_nerf_loc.mapping.training.trainer import train
 
     what, formation, points = MAPS[name]
     refine = RefineConfig(what, 'edges' if what else 'features')
@@ -156,7 +156,7 @@ def shared_points(scene: Any) -> dict[int, Any]:
     """What held-out colour images show of points that others share; {}: too little in common."""
     from thermal_nerf_loc.common.errors import RunError
     from thermal_nerf_loc.common.progress import silent
-    from thermal_nerf_loc.mapping.matched_depth import matched_depth
+    from thermal_nerf_loc.mapping.camera_poses.sparse_depth import matched_depth
 
     every = replace(scene, train=tuple(range(len(scene.frames))), test=())
     try:

@@ -89,8 +89,8 @@ def trained(args: argparse.Namespace, scene: Any, what: tuple[str, ...] = (), ju
     """Figures of one training; `judge` has other images of the held-out views."""
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
     from thermal_nerf_loc.evaluation.refinement import truth_errors, with_held_out
-    from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
-    from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
+    from thermal_nerf_loc.mapping.training.trainer import train
 
     refine = RefineConfig(what, 'gradient' if args.quick else args.method)
     config = TrainConfig(steps=args.steps, rays=256 if args.quick else 2048, refine=refine,

@@ -32,7 +32,7 @@ def main() -> int:
     args = made.parse_args()
     prepare(args)
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     data = training_data(args)
     radiance_map = RadianceMap.load(trained_map(data, args.map, 3.0 if args.quick else 60.0))
@@ -61,20 +61,20 @@ def main() -> int:
 
 def samples_of() -> int:
     """The number of samples a ray that maps are rendered with."""
-    from thermal_nerf_loc.mapping import map_file
-    return int(map_file.RENDER_SAMPLES)
+    from thermal_nerf_loc.mapping.map import radiance_map
+    return int(radiance_map.RENDER_SAMPLES)
 
 
 def torch_path(radiance_map: Any, modality: str, origins: Any, directions: Any) -> Any:
     """The same rays at the same samples by plain torch operations."""
     from thermal_nerf_loc.field.cpu_renderer import render_torch
-    from thermal_nerf_loc.mapping import map_file
+    from thermal_nerf_loc.mapping.map import radiance_map
 
     learner = next(x for x in radiance_map.learners if modality in x.modalities)
     learner.field.encoding.reference = True
     try:
         return render_torch(learner.field, torch_grid(learner.grid), modality, origins,
-                            directions, map_file.RENDER_SAMPLES, map_file.RENDER_EXPLORING)
+                            directions, radiance_map.RENDER_SAMPLES, radiance_map.RENDER_EXPLORING)
     finally:
         learner.field.encoding.reference = False
 

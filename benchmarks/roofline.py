@@ -47,7 +47,7 @@ def main() -> int:
     args = made.parse_args()
     prepare(args)
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     data = training_data(args)
     radiance_map = RadianceMap.load(trained_map(data, args.map, 3.0 if args.quick else 60.0))
@@ -142,10 +142,10 @@ def network_rates(rates: dict[str, float]) -> tuple[float, float]:
 def render_stages(radiance_map: Any, scene: Any, modality: str, rates: dict[str, float],
                   ) -> list[Stage]:
     """What each part of a rendered ray needs at least."""
-    from thermal_nerf_loc.mapping import map_file
+    from thermal_nerf_loc.mapping.map import radiance_map
 
     learner = next(x for x in radiance_map.learners if modality in x.modalities)
-    config, samples = learner.field.config, map_file.RENDER_SAMPLES
+    config, samples = learner.field.config, radiance_map.RENDER_SAMPLES
     bins = learner.grid.config.bins
     rows = 8 * config.encoding.levels * samples
     kept = kept_samples(radiance_map, scene, modality)
@@ -167,7 +167,7 @@ def render_stages(radiance_map: Any, scene: Any, modality: str, rates: dict[str,
 
 def training_stages(radiance_map: Any, rates: dict[str, float]) -> list[Stage]:
     """The same for a training ray: forward, backward (twice the products), and Adam's share."""
-    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     train, learner = TrainConfig(), radiance_map.learners[0]
     config, samples = learner.field.config, train.schedule.adaptive_samples
@@ -193,12 +193,12 @@ def kept_samples(radiance_map: Any, scene: Any, modality: str) -> float:
     import torch
 
     from thermal_nerf_loc.field.volume_rendering import composite, DARK
-    from thermal_nerf_loc.mapping import map_file
+    from thermal_nerf_loc.mapping.map import radiance_map
 
     learner = next(x for x in radiance_map.learners if modality in x.modalities)
     origins, directions = camera_rays(scene, scene.test[:1], modality)
-    t, width = learner.grid.sample(origins, directions, map_file.RENDER_SAMPLES,
-                                   map_file.RENDER_EXPLORING)
+    t, width = learner.grid.sample(origins, directions, radiance_map.RENDER_SAMPLES,
+                                   radiance_map.RENDER_EXPLORING)
     points = torch.from_numpy((origins[:, None] + t[..., None] * directions[:, None])
                               .reshape(-1, 3))
     with torch.no_grad():
@@ -225,7 +225,7 @@ def training_speed(scene: Any, steps: int) -> float:
 
     from training_throughput import measure
 
-    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     config = TrainConfig()
     config = replace(config, schedule=replace(config.schedule, uniform_steps=0, adaptive_steps=1,

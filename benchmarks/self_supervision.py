@@ -65,8 +65,8 @@ def compared(args: argparse.Namespace, scene: Any, bare: Any) -> dict[str, Any]:
     from thermal_nerf_loc.cli.train import train_map
     from thermal_nerf_loc.common.progress import silent
     from thermal_nerf_loc.localization.unposed import AcceptanceConfig
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
-    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     config = TrainConfig(steps=args.steps, checkpoint_seconds=0.0)
     with tempfile.TemporaryDirectory() as folder:

@@ -59,7 +59,7 @@ def main() -> int:
     args = options().parse_args()
     prepare(args)
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     if args.quick:
         args.labels, args.views, args.steps, args.few, args.map_steps = 3, 4, 4, 4, 10
         args.map_seconds = 5.0
@@ -108,14 +108,14 @@ def taught(args: argparse.Namespace, scene: Any, renderer: Any, by: str) -> Any:
 
     from thermal_nerf_loc.cli.distill_depth import gather
     from thermal_nerf_loc.common.progress import silent
-    from thermal_nerf_loc.mapping import depth_teacher
-    from thermal_nerf_loc.mapping.distillation import distill, DistillConfig
+    from thermal_nerf_loc.mapping.thermal_depth import teacher
+    from thermal_nerf_loc.mapping.thermal_depth.distillation import distill, DistillConfig
 
     asked = argparse.Namespace(teacher='map' if by == _MAP else 'none', labels=args.labels,
                                views=args.views)
     camera, labels, lessons = gather(renderer, scene, asked, args.seed, silent)
     if by == _RGB:  # of frames alone: the views that a map shows stay out
-        lessons = depth_teacher.from_rgb(RgbStandIn(scene, np.random.default_rng(args.seed)),
+        lessons = teacher.from_rgb(RgbStandIn(scene, np.random.default_rng(args.seed)),
                                          'inverse', renderer, scene, scene.train, camera)
     return distill(labels, lessons, camera, DistillConfig(steps=args.steps, seed=args.seed))[0]
 
@@ -145,7 +145,7 @@ class RgbStandIn:
 
 def rendered_by(renderer: Any, scene: Any) -> Any:
     """What the teacher itself would say of a held-out view, whose pose it is told."""
-    from thermal_nerf_loc.mapping.depth_teacher import look
+    from thermal_nerf_loc.mapping.thermal_depth.teacher import look
 
     poses = {}
     for index in scene.test:
@@ -187,8 +187,8 @@ def few_views(args: argparse.Namespace, scene: Any, model: Any) -> dict[str, Any
 def trained(args: argparse.Namespace, scene: Any, weight: float | None) -> dict[str, Any]:
     """Figures of one map; the weight of depth is the command's own, unless given."""
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
-    from thermal_nerf_loc.mapping.settings import DEPTH_WEIGHT, TrainConfig
-    from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.training.config import DEPTH_WEIGHT, TrainConfig
+    from thermal_nerf_loc.mapping.training.trainer import train
 
     config = TrainConfig(steps=args.map_steps, checkpoint_seconds=0.0, seed=args.seed,
                          depth_weight=DEPTH_WEIGHT if weight is None else weight)

@@ -37,7 +37,7 @@ def main() -> int:
     args = made.parse_args()
     prepare(args)
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     marks = sorted(args.marks) if not args.quick else [2.0, 4.0]
     scene = load_scene(training_data(args))
@@ -65,8 +65,8 @@ def main() -> int:
 def curve(learned_from: Any, scene: Any, config: Any, marks: list[float]) -> Any:
     """(mark, figures) of one training; `scene` holds the truth to compare with."""
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
-    from thermal_nerf_loc.mapping.sources import load_sources
-    from thermal_nerf_loc.mapping.trainer import Trainer
+    from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
+    from thermal_nerf_loc.mapping.training.trainer import Trainer
 
     sources, temperatures = load_sources(learned_from, config)
     trainer, seconds = Trainer(config, sources, learned_from), 0.0
@@ -86,7 +86,7 @@ def curve(learned_from: Any, scene: Any, config: Any, marks: list[float]) -> Any
 
 def snapshot(trainer: Any, temperatures: Any, seconds: float) -> Any:
     """The map that `train` would give now; training goes on untouched."""
-    from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
 
     return RadianceMap(copy.deepcopy(trainer.learners), temperatures,
                        MapInfo('', {}, trainer.steps, seconds))
@@ -94,7 +94,7 @@ def snapshot(trainer: Any, temperatures: Any, seconds: float) -> Any:
 
 def warm_up(scene: Any, config: Any) -> None:
     """Let kernels compile before the clock runs."""
-    from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.training.trainer import train
     train(scene, replace(config, steps=2, max_seconds=None))
 
 

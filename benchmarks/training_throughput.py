@@ -28,7 +28,7 @@ def main() -> int:
     args = made.parse_args()
     prepare(args)
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     rounds = 3 if args.quick else args.steps
     scene = load_scene(training_data(args))
@@ -62,8 +62,8 @@ def main() -> int:
 def measure(scene: Any, config: Any, rounds: int, ways: tuple[str, ...] = WAYS,
             ) -> dict[str, list[float]]:
     """Seconds of single steps of both ways."""
-    from thermal_nerf_loc.mapping.sources import load_sources
-    from thermal_nerf_loc.mapping.trainer import Trainer
+    from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
+    from thermal_nerf_loc.mapping.training.trainer import Trainer
 
     runs = {}
     for way in ways:

@@ -7,7 +7,7 @@ The real node with the exact simulated world in place of a trained map: `map:=ro
 
 from pathlib import Path
 
-from thermal_nerf_loc.mapping.places import find_places, PlacesConfig
+from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
 from thermal_nerf_loc.ros.localizer_node import main
 from thermal_nerf_loc.simulation.world import make_world
 

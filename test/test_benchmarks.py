@@ -113,8 +113,8 @@ def test_sparse_depth_is_sparse_noisy_and_for_training_alone(tmp_path: Path) -> 
     from training_curve import with_sparse_depth
 
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.settings import TrainConfig
-    from thermal_nerf_loc.mapping.sources import load_sources
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
+    from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
     from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
     simulate_dataset(tmp_path / 'room', SimulationConfig(frames=3, size=(32, 24)))
     scene = load_scene(tmp_path / 'room')

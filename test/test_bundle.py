@@ -8,8 +8,8 @@ import pytest
 
 from thermal_nerf_loc.evaluation.refinement import pose_errors
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.mapping.bundle import Bundle, Problem, Sensor
-from thermal_nerf_loc.mapping.features import candidate_pairs, Tracks
+from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import Bundle, Problem, Sensor
+from thermal_nerf_loc.mapping.camera_poses.features import candidate_pairs, Tracks
 
 FOCAL_PX, FRAMES, POINTS = 114.0, 24, 300
 RIG = se3.exp([0.05, 0.02, -0.01, 0.01, -0.02, 0.01])

@@ -18,7 +18,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.poses import FrameTree, MAX_GAP_S, PoseSource
 from thermal_nerf_loc.io.bags.reader import BagReader, BagWriter
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
-from thermal_nerf_loc.mapping.map_file import RadianceMap
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.ros.offline import read_truth
 from thermal_nerf_loc.ros.pace import Pace
 from thermal_nerf_loc.ros.robot import RobotTracker

@@ -9,7 +9,7 @@ from thermal_nerf_loc.field.contraction import Space
 from thermal_nerf_loc.field.kernels.ray_sampling import contract_all
 from thermal_nerf_loc.field.volume_rendering import (_CpuCompositing, _ScaleGradient, composite,
                                                      Samples)
-from thermal_nerf_loc.mapping.losses import distortion
+from thermal_nerf_loc.mapping.training.losses import distortion
 
 RAYS, SAMPLES = 40, 13
 

@@ -21,11 +21,10 @@ from thermal_nerf_loc.io.datasets.depth_maps import (DepthSource, MEASURED, with
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.io.images import write_png
-from thermal_nerf_loc.mapping.depth_fit import DepthFit
-from thermal_nerf_loc.mapping.losses import depth_error
-from thermal_nerf_loc.mapping.pixels import PixelSource
-from thermal_nerf_loc.mapping.settings import TrainConfig
-from thermal_nerf_loc.mapping.trainer import train
+from thermal_nerf_loc.mapping.training.config import TrainConfig
+from thermal_nerf_loc.mapping.training.losses import depth_error, DepthFit
+from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
+from thermal_nerf_loc.mapping.training.trainer import train
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 SMALL = TrainConfig(

@@ -18,12 +18,12 @@ from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.io.datasets.depth_maps import DepthSource, with_depth
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import load_image
-from thermal_nerf_loc.mapping import depth_teacher, distillation
-from thermal_nerf_loc.mapping.depth_warp import warp_depth
-from thermal_nerf_loc.mapping.distillation import distill, DistillConfig
-from thermal_nerf_loc.mapping.map_file import RadianceMap
-from thermal_nerf_loc.mapping.onnx_depth import OnnxDepth
-from thermal_nerf_loc.mapping.thermal_depth import Scale, small_camera, ThermalDepth
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.mapping.thermal_depth import distillation, teacher
+from thermal_nerf_loc.mapping.thermal_depth.depth_warp import warp_depth
+from thermal_nerf_loc.mapping.thermal_depth.distillation import distill, DistillConfig
+from thermal_nerf_loc.mapping.thermal_depth.model import Scale, small_camera, ThermalDepth
+from thermal_nerf_loc.mapping.thermal_depth.onnx_network import OnnxDepth
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 from thermal_nerf_loc.simulation.world import make_world
@@ -118,8 +118,8 @@ def test_depth_of_the_other_camera_fits_measured_depth(room):
 def test_frames_that_disagree_are_not_trusted(room):
     """One frame's depth is 40 % off: nobody else's surfaces lie there."""
     depths = {i: load_image(RGB, room.frames[i].records[RGB]).depth_m for i in room.train}
-    right = depth_teacher.agreement(room, 2, depths)
-    wrong = depth_teacher.agreement(room, 2, depths | {2: 1.4 * depths[2]})
+    right = teacher.agreement(room, 2, depths)
+    wrong = teacher.agreement(room, 2, depths | {2: 1.4 * depths[2]})
     assert right.mean() > 2.0 * wrong.mean()
 
 
@@ -130,7 +130,7 @@ def test_a_relative_network_gets_the_scale_of_the_map(kind):
     truth = rng.uniform(1.0, 5.0, (30, 40)).astype(np.float32)
     given = ((1.0 / truth if kind == 'inverse' else truth) + 0.2) / 3.0
     given[:3] = rng.uniform(0.0, 2.0, (3, 40))
-    found = depth_teacher.fitted(given, kind, truth, np.ones_like(truth))
+    found = teacher.fitted(given, kind, truth, np.ones_like(truth))
     np.testing.assert_allclose(found[3:], truth[3:], rtol=0.01)
 
 
@@ -140,7 +140,7 @@ def test_a_turn_of_the_camera_is_exact(room):
     grid, shift = distillation.turned(camera, np.random.default_rng(1), 4.0)
     R = se3.so3_exp(np.deg2rad(4.0) * np.random.default_rng(1).normal(size=3))
     T = room.frames[0].T_world_cam
-    before, after = (depth_teacher.look(World(), THERMAL, camera, pose)[1] for pose in (
+    before, after = (teacher.look(World(), THERMAL, camera, pose)[1] for pose in (
         T, T @ se3.from_parts(R, np.zeros(3))))
     found = torch.exp(distillation._sample(torch.log(torch.from_numpy(before))[None],
                                            grid[None], 'nearest')[0] + shift).numpy()
@@ -151,7 +151,7 @@ def test_a_turn_of_the_camera_is_exact(room):
 def test_trust_and_doubt_weigh_in_the_likelihood(room):
     """Lessons without trust teach nothing: wild depth there leaves the training untouched."""
     camera = small_camera(room.frames[0].records[THERMAL].camera)
-    lessons = depth_teacher.labelled(room, room.train[:3], camera)
+    lessons = teacher.labelled(room, room.train[:3], camera)
     half = [replace(lesson, trust=np.where(np.arange(80) < 40, lesson.trust, 0.0).astype('f4'))
             for lesson in lessons]
     wild = [replace(lesson, depth_m=np.where(lesson.trust > 0.0, lesson.depth_m, 77.0)
@@ -169,7 +169,7 @@ def test_it_learns_and_its_file_tells_the_same(room, tmp_path):
     """Better than the best constant on its two views; bit by bit the same after loading."""
     camera = small_camera(room.frames[0].records[THERMAL].camera)
     two = room.train[:2]
-    lessons = depth_teacher.from_map(World(), room, two, camera)
+    lessons = teacher.from_map(World(), room, two, camera)
     model, steps = distill([], lessons, camera, replace(QUICK, turn_deg=1.0))
     assert steps == 60
     path = tmp_path / 'm'
@@ -227,10 +227,10 @@ def test_masked_pixels_teach_nothing(room, monkeypatch):
         valid[24:] = False
         return replace(load_image(modality, record), valid=valid)
 
-    monkeypatch.setattr(depth_teacher, 'load_image', masked)
+    monkeypatch.setattr(teacher, 'load_image', masked)
     camera = small_camera(room.frames[0].records[THERMAL].camera)
-    for lesson in (*depth_teacher.labelled(room, (0,), camera),
-                   *depth_teacher.from_map(World(), room, (0,), camera)):
+    for lesson in (*teacher.labelled(room, (0,), camera),
+                   *teacher.from_map(World(), room, (0,), camera)):
         assert not lesson.trust[30:].any() and lesson.trust[:30].all()
 
 
@@ -294,8 +294,8 @@ def test_an_rgb_teacher_teaches_in_the_thermal_camera(room):
         return 3.0 / image.depth_m + 0.7
 
     camera = small_camera(room.frames[0].records[THERMAL].camera)
-    lessons = depth_teacher.from_rgb(model, 'inverse', World(), room, room.train, camera)
-    truth = depth_teacher.labelled(room, room.train, camera)
+    lessons = teacher.from_rgb(model, 'inverse', World(), room, room.train, camera)
+    truth = teacher.labelled(room, room.train, camera)
     for lesson, right in zip(lessons, truth, strict=True):
         good = lesson.trust > 0.5
         assert good.mean() > 0.2
@@ -312,7 +312,7 @@ def test_a_doubtful_map_is_still_listened_to():
             self.render_rays = lambda *rays: replace(
                 clear(*rays), spread_m=0.2 * clear(*rays).distance_m)
 
-    _, depth, trust, doubt = depth_teacher.look(Foggy(), THERMAL, Camera.from_fov(8, 6, 60.0),
+    _, depth, trust, doubt = teacher.look(Foggy(), THERMAL, Camera.from_fov(8, 6, 60.0),
                                                 World.viewpoints[0])
     np.testing.assert_allclose(trust[depth > 0.0], 0.5, atol=1e-4)
     np.testing.assert_allclose(doubt[depth > 0.0], 0.2, atol=1e-4)
@@ -321,14 +321,14 @@ def test_a_doubtful_map_is_still_listened_to():
 def test_views_that_nobody_took_lie_beside_the_path_too(room, monkeypatch):
     """A map that brings no places along is looked around in first: other headings, all trusted."""
     camera = small_camera(room.frames[0].records[THERMAL].camera)
-    looked, look = [], depth_teacher.look
+    looked, look = [], teacher.look
 
     def noted(renderer, modality, camera, T):
         looked.append(T)
         return look(renderer, modality, camera, T)
 
-    monkeypatch.setattr(depth_teacher, 'look', noted)
-    lessons = depth_teacher.unseen_views(World(), room, room.train, camera, 6,
+    monkeypatch.setattr(teacher, 'look', noted)
+    lessons = teacher.unseen_views(World(), room, room.train, camera, 6,
                                          np.random.default_rng(0))
     assert len(lessons) == 6 and min(lesson.trust.mean() for lesson in lessons) > 0.8
     taken = [room.frames[i].T_world_cam @ room.frames[i].records[THERMAL].T_cam_sensor

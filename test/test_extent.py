@@ -11,10 +11,10 @@ from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.extent import Extent, fitted, look
-from thermal_nerf_loc.mapping.pixels import PixelSource
-from thermal_nerf_loc.mapping.settings import TrainConfig
-from thermal_nerf_loc.mapping.sources import load_sources
+from thermal_nerf_loc.mapping.training.config import TrainConfig
+from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
+from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
+from thermal_nerf_loc.mapping.training.scene_bounds import Extent, fitted, look
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 HALL_M = np.array([[0.0, 0.0, 0.0], [16.0, 2.4, 2.6]])

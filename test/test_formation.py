@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.mapping.formation import fixed_pattern, Formation
-from thermal_nerf_loc.mapping.pixels import RayBatch
-from thermal_nerf_loc.mapping.shutter import zero_offset
+from thermal_nerf_loc.mapping.training.camera_response import fixed_pattern, Formation
+from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
+from thermal_nerf_loc.mapping.training.thermal_shutter import zero_offset
 from thermal_nerf_loc.sensing.flat_field import across, radial, resized
 
 WIDTH, HEIGHT = 24, 16

@@ -18,8 +18,8 @@ from thermal_nerf_loc.field.hash_encoding import EncodingConfig, HashEncoding
 from thermal_nerf_loc.field.kernels import tiny_cuda, torch_reference
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-from thermal_nerf_loc.mapping.settings import TrainConfig
-from thermal_nerf_loc.mapping.trainer import train
+from thermal_nerf_loc.mapping.training.config import TrainConfig
+from thermal_nerf_loc.mapping.training.trainer import train
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 SMALL = EncodingConfig(levels=4, log2_rows=10, coarsest=4, finest=64)

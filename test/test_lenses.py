@@ -14,8 +14,8 @@ from thermal_nerf_loc.io.datasets.intrinsics import keys_from_camera
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization.localizer import Localizer
-from thermal_nerf_loc.mapping.settings import TrainConfig
-from thermal_nerf_loc.mapping.sources import load_sources
+from thermal_nerf_loc.mapping.training.config import TrainConfig
+from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.sensing.frame import Frame, SensorImage
 
 ROOM = PaintedRoom()

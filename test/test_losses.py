@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.mapping.losses import Balance, bounded, photometric
+from thermal_nerf_loc.mapping.training.losses import Balance, bounded, photometric
 
 
 @pytest.mark.parametrize('kind', ['fixed', 'learned'])

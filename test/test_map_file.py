@@ -15,10 +15,10 @@ from thermal_nerf_loc.field.contraction import Space
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
-from thermal_nerf_loc.field.strategies import learners_for
-from thermal_nerf_loc.mapping.keyframes import Keyframes
-from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
-from thermal_nerf_loc.mapping.uncertainty import CELLS, Uncertainty
+from thermal_nerf_loc.mapping.map.keyframes import Keyframes
+from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
+from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty
+from thermal_nerf_loc.mapping.training.strategies import learners_for
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 CHANNELS = {'rgb': 3, 'thermal': 1}

@@ -10,9 +10,9 @@ from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-from thermal_nerf_loc.mapping.matched_depth import matched_depth, painted, Sightings
-from thermal_nerf_loc.mapping.settings import TrainConfig
-from thermal_nerf_loc.mapping.sources import load_sources
+from thermal_nerf_loc.mapping.camera_poses.sparse_depth import matched_depth, painted, Sightings
+from thermal_nerf_loc.mapping.training.config import TrainConfig
+from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
 

@@ -10,7 +10,7 @@ import pytest
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.particles import ParticleConfig, ParticleSearch, resampled
-from thermal_nerf_loc.mapping.places import find_places, PlacesConfig
+from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
 
 POSES = make_poses(3, seed=11)
 SMALL = ParticleConfig(first=800, particles=100, inverted=12, rounds=4, rays=30)

@@ -15,7 +15,7 @@ from thermal_nerf_loc.localization import regression
 from thermal_nerf_loc.localization.regression import PoseRegression, RegressionConfig
 from thermal_nerf_loc.localization.training_views import (
     draw_poses, eyes_of, normalised, render_views, seen, thumbnails, ViewsConfig)
-from thermal_nerf_loc.mapping.places import find_places, PlacesConfig
+from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
 from thermal_nerf_loc.sensing.frame import THERMAL
 
 VIEWS = ViewsConfig(count=500, width_px=12, path_share=0.0)

@@ -24,13 +24,13 @@ from thermal_nerf_loc.geometry.lie_torch import gauge_basis, motion, velocities
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.refined_dataset import check_refined_path, write_refined
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping import cross_modal
-from thermal_nerf_loc.mapping.adjustment import adjust
-from thermal_nerf_loc.mapping.cross_modal import find_rig
-from thermal_nerf_loc.mapping.rig import Coarseness, Corrections
-from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
-from thermal_nerf_loc.mapping.sources import load_sources
-from thermal_nerf_loc.mapping.trainer import train, Trainer
+from thermal_nerf_loc.mapping.camera_poses import thermal_extrinsics
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import Coarseness, Corrections
+from thermal_nerf_loc.mapping.camera_poses.pose_initialization import adjust
+from thermal_nerf_loc.mapping.camera_poses.thermal_extrinsics import find_rig
+from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
+from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
+from thermal_nerf_loc.mapping.training.trainer import train, Trainer
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
 from thermal_nerf_loc.simulation.world import make_world
@@ -191,7 +191,7 @@ def test_what_was_refined_is_where_the_map_says(scene: Scene, tmp_path: Path) ->
     np.testing.assert_allclose(facts['frames'][scene.frames[scene.train[0]].name], poses[0],
                                atol=1e-9)
     result.map.save(tmp_path / 'm')
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     assert RadianceMap.load(tmp_path / 'm').info.refinement == facts
     out = scene.root / 'refined.json'
     check_refined_path(scene.root, out)
@@ -228,13 +228,13 @@ def test_slopes_of_likeness_are_differences() -> None:
     rays = Camera.from_fov(30, 25, 35.0).rays()
     points = rays / rays[:, 2:] * rng.uniform(1.0, 3.0, (len(rays), 1))
     slopes = tuple(cv2.Sobel(heat, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
-    edges = [cross_modal._Edges(points, rng.normal(size=len(points)).astype(np.float32), heat,
+    edges = [thermal_extrinsics._Edges(points, rng.normal(size=len(points)).astype(np.float32), heat,
                                 slopes, camera, np.eye(4))]
     T, h = se3.exp([0.01, -0.02, 0.01, 0.02, 0.01, -0.03]), 1e-2  # look-ups are in 1/32 pixel
-    score, g, H = cross_modal._slopes(edges, T)
-    assert score == pytest.approx(cross_modal._score(edges, T), abs=1e-6)
+    score, g, H = thermal_extrinsics._slopes(edges, T)
+    assert score == pytest.approx(thermal_extrinsics._score(edges, T), abs=1e-6)
     for axis in np.eye(6):
-        up, down = (cross_modal._score(edges, se3.plus(T, sign * h * axis))
+        up, down = (thermal_extrinsics._score(edges, se3.plus(T, sign * h * axis))
                     for sign in (1.0, -1.0))
         assert (up - down) / (2 * h) == pytest.approx(g @ axis, abs=0.1 * np.abs(g).max())
     assert (np.linalg.eigvalsh(H) >= -1e-9).all()

@@ -13,7 +13,7 @@ from thermal_nerf_loc.localization.candidates import best_apart, Candidate
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig
 from thermal_nerf_loc.localization.place_search import orientations, PlaceSearchConfig
 from thermal_nerf_loc.localization.relocalize import RelocalizeConfig
-from thermal_nerf_loc.mapping.places import find_places, PlacesConfig
+from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 
 PATH = make_poses(12, seed=5)

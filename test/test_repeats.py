@@ -8,12 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.data.repeats import without_repeats
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
-from thermal_nerf_loc.mapping.trainer import train
+from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
+from thermal_nerf_loc.mapping.training.thermal_shutter import without_repeats
+from thermal_nerf_loc.mapping.training.trainer import train
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 TINY = TrainConfig(steps=6, rays=64, checkpoint_seconds=0.0, extent_steps=0, field=FieldConfig(

@@ -15,9 +15,9 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.rig import Corrections
-from thermal_nerf_loc.mapping.settings import RefineConfig, TrainConfig
-from thermal_nerf_loc.mapping.sources import load_sources
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import Corrections
+from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
+from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.sensing.frame import Frame, SensorImage
 
 CAMERA = Camera.from_fov(40, 30, 70.0)

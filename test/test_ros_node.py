@@ -19,7 +19,7 @@ from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum
-from thermal_nerf_loc.mapping.map_file import RadianceMap
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.ros.offline import read_truth
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
 from thermal_nerf_loc.simulation.world import make_world

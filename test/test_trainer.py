@@ -13,12 +13,11 @@ from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
-from thermal_nerf_loc.field.strategies import STRATEGIES
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.settings import TrainConfig
-from thermal_nerf_loc.mapping.sources import load_sources
-from thermal_nerf_loc.mapping.trainer import train, Trainer
+from thermal_nerf_loc.mapping.training.config import STRATEGIES, TrainConfig
+from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
+from thermal_nerf_loc.mapping.training.trainer import train, Trainer
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 SMALL = TrainConfig(

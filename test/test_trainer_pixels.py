@@ -13,9 +13,9 @@ from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.geometry.se3 import exp
 from thermal_nerf_loc.io import atomic_files
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-from thermal_nerf_loc.mapping import sources
-from thermal_nerf_loc.mapping.pixels import PixelSource
-from thermal_nerf_loc.mapping.settings import TrainConfig
+from thermal_nerf_loc.mapping.training import pixel_sources
+from thermal_nerf_loc.mapping.training.config import TrainConfig
+from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
 from thermal_nerf_loc.sensing.frame import SensorImage
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
@@ -123,8 +123,8 @@ def test_memory_limit_moves_the_pixels_to_disk(tmp_path: Path) -> None:
     """By size alone; temperatures span the training images, with head room."""
     simulate_dataset(tmp_path / 'room', SimulationConfig(frames=4, size=(32, 24)))
     scene = load_scene(tmp_path / 'room')
-    small, _ = sources.load_sources(scene, TrainConfig())
-    large, temperatures = sources.load_sources(scene, TrainConfig(memory_limit_mb=0.01))
+    small, _ = pixel_sources.load_sources(scene, TrainConfig())
+    large, temperatures = pixel_sources.load_sources(scene, TrainConfig(memory_limit_mb=0.01))
     for name in ('rgb', 'thermal'):
         assert not isinstance(small[name]._values, np.memmap)
         assert isinstance(large[name]._values, np.memmap)

@@ -17,11 +17,11 @@ from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping import processes
-from thermal_nerf_loc.mapping.checkpoint import Checkpoint
-from thermal_nerf_loc.mapping.map_file import RadianceMap
-from thermal_nerf_loc.mapping.settings import TrainConfig
-from thermal_nerf_loc.mapping.trainer import train
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.mapping.training import distributed
+from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint
+from thermal_nerf_loc.mapping.training.config import TrainConfig
+from thermal_nerf_loc.mapping.training.trainer import train
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 SMALL = TrainConfig(
@@ -33,9 +33,9 @@ import hashlib, os, sys
 from pathlib import Path
 from thermal_nerf_loc.common.config import load_yaml
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-from thermal_nerf_loc.mapping.checkpoint import Checkpoint
-from thermal_nerf_loc.mapping.settings import TrainConfig
-from thermal_nerf_loc.mapping.trainer import train
+from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint
+from thermal_nerf_loc.mapping.training.config import TrainConfig
+from thermal_nerf_loc.mapping.training.trainer import train
 folder = Path(sys.argv[2])
 result = train(load_scene(Path(sys.argv[1])), load_yaml(TrainConfig, folder / 'c.yaml'),
                checkpoint=Checkpoint(folder / 'm.checkpoint'))
@@ -95,5 +95,5 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     for name, value in (('WORLD_SIZE', '64'), ('RANK', '0'), ('LOCAL_RANK', '0'),
                         ('LOCAL_WORLD_SIZE', '64')):
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match='more processes than GPUs'), processes.joined('cuda'):
+    with pytest.raises(InputError, match='more processes than GPUs'), distributed.joined('cuda'):
         pass

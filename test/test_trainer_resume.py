@@ -22,10 +22,10 @@ from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.checkpoint import Checkpoint
-from thermal_nerf_loc.mapping.map_file import RadianceMap
-from thermal_nerf_loc.mapping.settings import TrainConfig
-from thermal_nerf_loc.mapping.trainer import train
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint
+from thermal_nerf_loc.mapping.training.config import TrainConfig
+from thermal_nerf_loc.mapping.training.trainer import train
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 EVERY_STEP = 1e-9

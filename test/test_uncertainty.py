@@ -13,12 +13,12 @@ from thermal_nerf_loc.field.contraction import Space
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
-from thermal_nerf_loc.field.strategies import learners_for
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.lifting import RenderedPoints, weighed
-from thermal_nerf_loc.mapping import uncertainty
-from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
-from thermal_nerf_loc.mapping.uncertainty import CELLS, Uncertainty, uncertainty_of
+from thermal_nerf_loc.mapping.map import uncertainty
+from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
+from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty, uncertainty_of
+from thermal_nerf_loc.mapping.training.strategies import learners_for
 
 SPACE = Space((1.0, 0.0, -1.0), (2.0, 1.0, 0.5))
 CAMERA = Camera.from_fov(24, 18, 70.0)

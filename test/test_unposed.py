@@ -26,10 +26,10 @@ from thermal_nerf_loc.localization.localizer import LocalizerConfig
 from thermal_nerf_loc.localization.place_search import PlaceSearchConfig
 from thermal_nerf_loc.localization.relocalize import RelocalizeConfig
 from thermal_nerf_loc.localization.unposed import find_unposed
-from thermal_nerf_loc.mapping.map_file import RadianceMap
-from thermal_nerf_loc.mapping.places import find_places, PlacesConfig
-from thermal_nerf_loc.mapping.settings import TrainConfig
-from thermal_nerf_loc.mapping.trainer import train
+from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.mapping.training.config import TrainConfig
+from thermal_nerf_loc.mapping.training.trainer import train
 from thermal_nerf_loc.sensing.frame import Frame, THERMAL
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 from thermal_nerf_loc.simulation.spoil import SpoilConfig, without_poses

@@ -15,7 +15,7 @@ __all__ = ['Localizer', 'RadianceMap', '__version__']
 def __getattr__(name: str) -> Any:
     """Import the two public classes on first use: torch takes seconds to load."""
     if name == 'RadianceMap':
-        from thermal_nerf_loc.mapping.map_file import RadianceMap
+        from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
         return RadianceMap
     if name == 'Localizer':
         from thermal_nerf_loc.localization.localizer import Localizer

@@ -34,11 +34,10 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     from thermal_nerf_loc.cli.output import show_note
     from thermal_nerf_loc.common.config import check, load_yaml
-    from thermal_nerf_loc.field.strategies import STRATEGIES
     from thermal_nerf_loc.io.atomic_files import check_vacant, write_json
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.settings import TrainConfig
-    from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.training.config import STRATEGIES, TrainConfig
+    from thermal_nerf_loc.mapping.training.trainer import train
 
     config = load_yaml(TrainConfig, args.config) if args.config else TrainConfig()
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
@@ -82,7 +81,7 @@ def _train_one(scene: Any, config: Any, out: Path | None) -> dict[str, Any]:
     from thermal_nerf_loc.cli.eval_map import write_sheet
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.evaluation.map_quality import score_views, summarize
-    from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.training.trainer import train
 
     with progress_bar(config.strategy) as progress:
         result = train(scene, config, progress)

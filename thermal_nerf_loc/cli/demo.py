@@ -98,8 +98,8 @@ def _train(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     from thermal_nerf_loc.evaluation.render_sheet import draw_renders
     from thermal_nerf_loc.io.atomic_files import write_atomically
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
-    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     config = TrainConfig(max_seconds=args.max_seconds or size.training_s)
     scene, path = load_scene(args.out / 'dataset'), args.out / 'map.safetensors'

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.common.config import load_yaml
     from thermal_nerf_loc.io.atomic_files import check_writable
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.distillation import distill, DistillConfig
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.mapping.thermal_depth.distillation import distill, DistillConfig
 
     config = load_yaml(DistillConfig, args.config) if args.config else DistillConfig()
     config = _with_options(config, args)
@@ -92,8 +92,8 @@ def gather(renderer: Any, scene: Any, args: argparse.Namespace, seed: int, progr
     """The small camera, lessons with measured depth, and lessons of the teacher."""
     import numpy as np
 
-    from thermal_nerf_loc.mapping import depth_teacher as teacher
-    from thermal_nerf_loc.mapping.onnx_depth import OnnxDepth
+    from thermal_nerf_loc.mapping.thermal_depth import teacher as teacher
+    from thermal_nerf_loc.mapping.thermal_depth.onnx_network import OnnxDepth
     from thermal_nerf_loc.sensing.frame import THERMAL
 
     scene.require(THERMAL)
@@ -120,7 +120,7 @@ def gather(renderer: Any, scene: Any, args: argparse.Namespace, seed: int, progr
 def _one_lens(scene: Any, frames: tuple[int, ...]) -> Any:
     """The small camera of all these frames' thermal images."""
     from thermal_nerf_loc.common.errors import InputError
-    from thermal_nerf_loc.mapping.thermal_depth import same_lens, small_camera
+    from thermal_nerf_loc.mapping.thermal_depth.model import same_lens, small_camera
     from thermal_nerf_loc.sensing.frame import THERMAL
 
     if not frames:

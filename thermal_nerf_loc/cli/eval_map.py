@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.evaluation.map_quality import score_views, summarize
     from thermal_nerf_loc.evaluation.perceptual import find_lpips
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     if not 1 <= args.views <= _MOST_VIEWS:
         raise InputError('number of views is out of range', where='--views',

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Look around in the map, write what is there."""
     from thermal_nerf_loc.io.atomic_files import check_writable
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
     if args.out.suffix.lower() != '.ply':

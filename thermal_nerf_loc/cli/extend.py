@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.io.datasets.refined_dataset import check_refined_path, write_found
     from thermal_nerf_loc.localization.unposed import AcceptanceConfig
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     if args.rounds < 1:
         raise InputError('no round to look in', where='--rounds', expected='1 or more',
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 def training_of(radiance_map: Any, steps: int | None = None, device: str | None = None) -> Any:
     """How the map was trained; its poses are taken as they are now."""
     from thermal_nerf_loc.common.config import check, from_mapping
-    from thermal_nerf_loc.mapping.settings import TrainConfig
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     told = {name: value for name, value in radiance_map.info.training.items()
             if name not in ('places', 'refine')}  # found anew, and not at all
@@ -84,7 +84,7 @@ def extend_map(start: Any, scene: Any, path: Path, config: Any, acceptance: Any,
     from thermal_nerf_loc.evaluation import found_poses
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
     from thermal_nerf_loc.localization.unposed import find_unposed
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     _check(start, scene)
     before = evaluate_map(start, scene)

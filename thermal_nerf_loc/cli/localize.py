@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.localization.localizer import Localizer
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     scene, renderer = load_scene(args.data), RadianceMap.load(args.map)
     wanted = tuple(name for name in _MODALITIES[args.modality] if name in renderer.modalities)
@@ -108,7 +108,7 @@ def candidate_source(name: str, renderer: Any, frame: Any) -> Any:
 def places_with_progress(renderer: Any) -> None:
     """Have the places of a map that brings none found now, where the user sees it."""
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.mapping.places import places_of
+    from thermal_nerf_loc.mapping.map.panoramas import places_of
 
     if getattr(renderer, 'places', None) is None:
         with progress_bar('look around') as progress:

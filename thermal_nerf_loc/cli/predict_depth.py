@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.io.atomic_files import check_vacant
     from thermal_nerf_loc.io.datasets.depth_maps import write_depth_maps
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.thermal_depth import ThermalDepth
+    from thermal_nerf_loc.mapping.thermal_depth.model import ThermalDepth
     from thermal_nerf_loc.sensing.frame import THERMAL
 
     check_vacant(args.out)

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     _check(args)
     from thermal_nerf_loc.evaluation.panels import shown_kinds
     from thermal_nerf_loc.geometry.camera import Camera
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     celsius = _celsius(args.celsius)
     camera = Camera.from_fov(args.size[0], args.size[1], args.fov)

@@ -23,7 +23,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence import sigmas
-from thermal_nerf_loc.mapping.map_file import RadianceMap
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.ros.frames import TransformBuffer
 from thermal_nerf_loc.ros.intake import FrameIntake
 from thermal_nerf_loc.ros.node_config import NodeConfig, read_parameter_file

@@ -45,7 +45,7 @@ def localize(args: argparse.Namespace, config: Any,
     from thermal_nerf_loc.io.datasets.camera_file import load_frame
     from thermal_nerf_loc.io.trajectory import pose_from
     from thermal_nerf_loc.localization.localizer import Localizer
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     given = {name: getattr(args, name) for name in ('rgb', 'thermal')}
     images = {name: path for name, path in given.items() if path and name in modalities}

@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.common.config import check, load_yaml
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.checkpoint import Checkpoint
-    from thermal_nerf_loc.mapping.processes import leads
-    from thermal_nerf_loc.mapping.settings import TrainConfig
-    from thermal_nerf_loc.mapping.trainer import train
+    from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
+    from thermal_nerf_loc.mapping.training.distributed import leads
+    from thermal_nerf_loc.mapping.training.trainer import train
 
     config = load_yaml(TrainConfig, args.config) if args.config else TrainConfig()
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
@@ -90,7 +90,7 @@ def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     """Weight and kind of depth, where they were given; depth that is asked for has a weight."""
     from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.io.datasets.depth_maps import POINTS
-    from thermal_nerf_loc.mapping.settings import DEPTH_WEIGHT
+    from thermal_nerf_loc.mapping.training.config import DEPTH_WEIGHT
 
     about = {'--depth-camera': args.depth_camera, '--depth-unit': args.depth_unit,
              '--depth-kind': args.depth_kind}
@@ -112,7 +112,7 @@ def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
 def _helped(scene: Any, config: Any, args: argparse.Namespace) -> Any:
     """The scene with the depth that was asked for."""
     from thermal_nerf_loc.io.datasets.depth_maps import DepthSource, with_depth
-    from thermal_nerf_loc.mapping.settings import METRIC
+    from thermal_nerf_loc.mapping.training.config import METRIC
 
     if args.depth_from is None:
         return scene
@@ -148,9 +148,9 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     """Train and save; figures as the command line promises them."""
     from thermal_nerf_loc.cli.eval_map import quality_figures
     from thermal_nerf_loc.io.atomic_files import check_writable
-    from thermal_nerf_loc.mapping.checkpoint import Checkpoint
-    from thermal_nerf_loc.mapping.trainer import train
-    from thermal_nerf_loc.mapping.uncertainty import uncertainty_of
+    from thermal_nerf_loc.mapping.map.uncertainty import uncertainty_of
+    from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint
+    from thermal_nerf_loc.mapping.training.trainer import train
 
     check_writable(path)
     checkpoint = Checkpoint.beside(path, resume)
@@ -193,7 +193,7 @@ def _look_around(radiance_map: Any, scene: Any, config: Any, progress: Any) -> A
     """Panoramas from free space, for localization without a guess."""
     import numpy as np
 
-    from thermal_nerf_loc.mapping.places import find_places
+    from thermal_nerf_loc.mapping.map.panoramas import find_places
 
     poses = np.array([scene.frames[i].T_world_cam for i in scene.train])
     affordable = int(_PLACES_SHARE * radiance_map.info.steps * config.rays

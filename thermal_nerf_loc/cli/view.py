@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.evaluation.viewer import Content, find_viser, Viewer
     from thermal_nerf_loc.geometry.camera import Camera
     from thermal_nerf_loc.io.trajectory import read_tum
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     find_viser()  # before the long part
     port = _free_port(args.host, args.port)

@@ -28,7 +28,7 @@ from thermal_nerf_loc.localization.inerf import InerfConfig
 from thermal_nerf_loc.localization.observation import observe
 from thermal_nerf_loc.localization.place_search import PlaceSearch
 from thermal_nerf_loc.localization.relocalize import RelocalizeConfig
-from thermal_nerf_loc.mapping.places import places_of
+from thermal_nerf_loc.mapping.map.panoramas import places_of
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
 

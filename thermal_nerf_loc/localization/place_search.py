@@ -27,7 +27,7 @@ from thermal_nerf_loc.localization.alignment import align, AlignConfig, GainOffs
 from thermal_nerf_loc.localization.candidates import best_apart, Candidate, distinct
 from thermal_nerf_loc.localization.lifting import RenderedPoints
 from thermal_nerf_loc.localization.observation import Layer, make_layer, Observation, observe
-from thermal_nerf_loc.mapping.places import Places, sphere
+from thermal_nerf_loc.mapping.map.panoramas import Places, sphere
 from thermal_nerf_loc.sensing.frame import Frame, RGB
 
 Array = NDArray[np.float64]

@@ -26,7 +26,7 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.mapping.places import Places, places_of
+from thermal_nerf_loc.mapping.map.panoramas import Places, places_of
 from thermal_nerf_loc.sensing.frame import Frame, RGB
 from thermal_nerf_loc.sensing.rendering import Renderer
 

@@ -43,7 +43,7 @@ class LoadedMap:
 
 def load_radiance_map(path: Path) -> Renderer:
     """Import what reads a map (torch, seconds) only when one is due."""
-    from thermal_nerf_loc.mapping.map_file import RadianceMap
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     return RadianceMap.load(path)
 
 

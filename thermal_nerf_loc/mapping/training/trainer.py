@@ -24,23 +24,22 @@ from torch import Tensor
 
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.data.repeats import without_repeats
 from thermal_nerf_loc.field.contraction import Space, space_around_cameras
-from thermal_nerf_loc.field.strategies import inherit, Learner, learners_for, phases_for
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.adjustment import adjust, place_thermal
-from thermal_nerf_loc.mapping.checkpoint import Checkpoint, State
-from thermal_nerf_loc.mapping.extent import fitted
-from thermal_nerf_loc.mapping.keyframes import keyframes_of
-from thermal_nerf_loc.mapping.map_file import MapInfo, RadianceMap
-from thermal_nerf_loc.mapping.objective import Objective
-from thermal_nerf_loc.mapping.optimizer import adam, set_rate
-from thermal_nerf_loc.mapping.pixels import PixelSource
-from thermal_nerf_loc.mapping.processes import joined, Processes
-from thermal_nerf_loc.mapping.rig import Coarseness, Corrections, Given
-from thermal_nerf_loc.mapping.settings import BOTH, EDGES, FEATURES, TrainConfig
-from thermal_nerf_loc.mapping.shutter import Zero, zero_offset
-from thermal_nerf_loc.mapping.sources import load_sources
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import Coarseness, Corrections, Given
+from thermal_nerf_loc.mapping.camera_poses.pose_initialization import adjust, place_thermal
+from thermal_nerf_loc.mapping.map.keyframes import keyframes_of
+from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
+from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint, State
+from thermal_nerf_loc.mapping.training.config import BOTH, EDGES, FEATURES, TrainConfig
+from thermal_nerf_loc.mapping.training.distributed import joined, Processes
+from thermal_nerf_loc.mapping.training.objective import Objective
+from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
+from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
+from thermal_nerf_loc.mapping.training.scene_bounds import fitted
+from thermal_nerf_loc.mapping.training.strategies import (adam, inherit, Learner, learners_for,
+                                                          phases_for, set_rate)
+from thermal_nerf_loc.mapping.training.thermal_shutter import without_repeats, Zero, zero_offset
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 

@@ -9,14 +9,14 @@ import torch
 from torch import nn, Tensor
 
 from thermal_nerf_loc.field.cpu_renderer import has_bfloat16
-from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.field.volume_rendering import render, Rendering, Samples, uses_kernels, View
-from thermal_nerf_loc.mapping import losses
-from thermal_nerf_loc.mapping.depth_fit import DepthFit
-from thermal_nerf_loc.mapping.formation import Formation
-from thermal_nerf_loc.mapping.pixels import PixelSource, RayBatch
-from thermal_nerf_loc.mapping.rig import Corrections, Given
-from thermal_nerf_loc.mapping.settings import METRIC, TrainConfig
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import Corrections, Given
+from thermal_nerf_loc.mapping.training import losses
+from thermal_nerf_loc.mapping.training.camera_response import Formation
+from thermal_nerf_loc.mapping.training.config import METRIC, TrainConfig
+from thermal_nerf_loc.mapping.training.losses import DepthFit
+from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource, RayBatch
+from thermal_nerf_loc.mapping.training.strategies import Learner
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.mapping.pixels import RayBatch
+from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
 from thermal_nerf_loc.sensing.flat_field import across
 from thermal_nerf_loc.sensing.frame import RGB
 

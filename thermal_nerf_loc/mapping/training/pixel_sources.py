@@ -9,9 +9,9 @@ import numpy as np
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory, on_disk
 from thermal_nerf_loc.io.datasets.scene import ImageRecord, load_image, Scene
-from thermal_nerf_loc.mapping.matched_depth import matched_depth, painted, Sightings
-from thermal_nerf_loc.mapping.pixels import bytes_needed, PixelSource
-from thermal_nerf_loc.mapping.settings import POSES, TrainConfig
+from thermal_nerf_loc.mapping.camera_poses.sparse_depth import matched_depth, painted, Sightings
+from thermal_nerf_loc.mapping.training.config import POSES, TrainConfig
+from thermal_nerf_loc.mapping.training.ray_sampler import bytes_needed, PixelSource
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 

@@ -8,20 +8,22 @@ on Thermal Imaging":
 - `separate`: the same, but X does not move the density;
 - `scratch`: one field for each modality;
 - `finetune`: RGB trains alone; then X starts from a copy of its field, with a fresh branch.
+
+One optimiser for all that learns, each kind of parameter at its own rate.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.contraction import Space
 from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
-
-STRATEGIES = ('rgbx', 'scratch', 'finetune', 'separate')
+from thermal_nerf_loc.mapping.training.config import STRATEGIES, TrainConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,3 +73,29 @@ def inherit(parent: Learner, modality: str, channels: int) -> Learner:
     field.encoding.load_state_dict(parent.field.encoding.state_dict())
     field.density_net.load_state_dict(parent.field.density_net.state_dict())
     return Learner(field, deepcopy(parent.grid), (modality,))
+
+
+def adam(config: TrainConfig, learners: Sequence[Learner],
+         cameras: Iterable[nn.Parameter] = (), poses: Iterable[nn.Parameter] = (),
+         ) -> torch.optim.Adam:
+    """Hash tables have their own rate and a tiny epsilon, as most rows rest."""
+    tables = [learner.field.encoding.table for learner in learners]
+    networks = [p for learner in learners for name, p in learner.field.named_parameters()
+                if not name.startswith('encoding.')]
+    groups = [{'params': tables, 'lr': config.learning_rate, 'eps': 1e-15},
+              {'params': networks, 'lr': config.network_learning_rate},
+              {'params': [p for p in cameras if p.requires_grad],
+               'lr': config.formation_learning_rate},
+              {'params': [p for p in poses if p.requires_grad],
+               'lr': config.refine.learning_rate, 'decay': config.refine.decay}]
+    optimizer = torch.optim.Adam([{'decay': config.decay, **group} for group in groups],
+                                 betas=(0.9, 0.99), fused=True)
+    for group in optimizer.param_groups:
+        group['initial_lr'] = group['lr']
+    return optimizer
+
+
+def set_rate(optimizer: torch.optim.Optimizer, steps: int, share: float) -> None:
+    """Warm up over 50 steps, then decay with the share of the training that is done."""
+    for group in optimizer.param_groups:
+        group['lr'] = group['initial_lr'] * min(1.0, (steps + 1) / 50) * group['decay']**share

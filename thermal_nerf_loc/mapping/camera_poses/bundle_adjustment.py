@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array, diags_array
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.mapping.features import Tracks
+from thermal_nerf_loc.mapping.camera_poses.features import Tracks
 
 Array = NDArray[np.float64]
 

@@ -19,8 +19,8 @@ from thermal_nerf_loc.field.contraction import space_around_cameras
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.adjustment import sensor_of
-from thermal_nerf_loc.mapping.bundle import Problem
+from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import Problem
+from thermal_nerf_loc.mapping.camera_poses.pose_initialization import sensor_of
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]

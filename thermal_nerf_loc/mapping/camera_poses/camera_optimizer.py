@@ -28,10 +28,10 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.lie_torch import (
     about, bent, gauge_basis, hats, LONGEST_GAP_S, motion, velocities)
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.bundle import Cameras
-from thermal_nerf_loc.mapping.pixels import RayBatch
-from thermal_nerf_loc.mapping.settings import (
+from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import Cameras
+from thermal_nerf_loc.mapping.training.config import (
     EDGES, FEATURES, INTRINSICS, POSES, RefineConfig, RIG, TIME)
+from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 Array = NDArray[np.float64]

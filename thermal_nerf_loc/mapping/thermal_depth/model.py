@@ -18,7 +18,7 @@ from thermal_nerf_loc import __version__
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.io.atomic_files import read_bytes, write_atomically
-from thermal_nerf_loc.mapping.depth_network import DepthNetwork, WIDTH_PX
+from thermal_nerf_loc.mapping.thermal_depth.network import DepthNetwork, WIDTH_PX
 from thermal_nerf_loc.sensing.frame import Frame, SensorImage, THERMAL
 
 Array32 = NDArray[np.float32]

@@ -5,12 +5,23 @@ When a thermal camera told the truth: right after its shutter had closed.
 Between shutter events a camera drifts, at each it starts again from zero. Images tell their
 offsets only from each other, so a map may lie too cold or too warm as a whole; where offsets leap
 back again and again to one level, that level is no offset.
+
+Thermal images that show what was, not what is.
+
+While its shutter is closed a thermal camera gives out the last image again. With the pose of the
+later moment it would be learned in the wrong place.
 """
 
+from dataclasses import replace
+import hashlib
+import logging
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from thermal_nerf_loc.io.datasets.scene import Scene
+from thermal_nerf_loc.sensing.frame import THERMAL
 
 Array = NDArray[np.float64]
 
@@ -58,3 +69,26 @@ def _level_after(t: Array, offset: Array, leap: int, end: int) -> float:
     after = slice(leap + 1, min(end, leap + _NEAR) + 1)
     opened = 0.5 * (t[leap] + t[leap + 1])
     return float(np.polyval(np.polyfit(t[after] - opened, offset[after], 1), 0.0))
+
+
+_log = logging.getLogger(__name__)
+
+
+def without_repeats(scene: Scene) -> Scene:
+    """The scene, without thermal training images that are the one before, bit by bit."""
+    frames, last, repeats = list(scene.frames), '', []
+    for i in sorted(scene.train, key=lambda i: scene.frames[i].stamp_ns):
+        record = frames[i].records.get(THERMAL)
+        if record is None or not record.path.is_file():
+            continue
+        digest = hashlib.sha256(record.path.read_bytes()).hexdigest()
+        if digest == last:
+            repeats.append(frames[i].name)
+            frames[i] = replace(frames[i], records={
+                name: one for name, one in frames[i].records.items() if name != THERMAL})
+        last = digest
+    if repeats:
+        _log.warning('%s: %d thermal training images repeat the one before, as with a closed '
+                     'shutter, and are left out (first: %s)', scene.root, len(repeats),
+                     repeats[0])
+    return replace(scene, frames=tuple(frames))

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch
-from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
-from thermal_nerf_loc.mapping.bundle import Bundle, Cameras, Problem, Sensor
-from thermal_nerf_loc.mapping.cross_modal import Array32, find_rig, Look
-from thermal_nerf_loc.mapping.features import find_tracks
-from thermal_nerf_loc.mapping.rig import Corrections
-from thermal_nerf_loc.mapping.settings import INTRINSICS, POSES, RIG, TIME
+from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (Bundle, Cameras, Problem,
+                                                                     Sensor)
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import Corrections
+from thermal_nerf_loc.mapping.camera_poses.features import find_tracks
+from thermal_nerf_loc.mapping.camera_poses.thermal_extrinsics import Array32, find_rig, Look
+from thermal_nerf_loc.mapping.training.config import INTRINSICS, POSES, RIG, TIME
+from thermal_nerf_loc.mapping.training.strategies import Learner
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 _NOMINAL_WIDTH_PX = 160

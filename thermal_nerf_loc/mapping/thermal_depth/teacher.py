@@ -19,10 +19,10 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
-from thermal_nerf_loc.mapping.depth_warp import warp_depth
-from thermal_nerf_loc.mapping.places import Places, places_of
-from thermal_nerf_loc.mapping.settings import INVERSE, METRIC
-from thermal_nerf_loc.mapping.thermal_depth import shrunk
+from thermal_nerf_loc.mapping.map.panoramas import Places, places_of
+from thermal_nerf_loc.mapping.thermal_depth.depth_warp import warp_depth
+from thermal_nerf_loc.mapping.thermal_depth.model import shrunk
+from thermal_nerf_loc.mapping.training.config import INVERSE, METRIC
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.rendering import Renderer, sureness
 

@@ -27,9 +27,9 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.field.cpu_renderer import has_bfloat16
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.mapping.depth_network import DepthNetwork
-from thermal_nerf_loc.mapping.depth_teacher import Lesson
-from thermal_nerf_loc.mapping.thermal_depth import Scale, ThermalDepth
+from thermal_nerf_loc.mapping.thermal_depth.model import Scale, ThermalDepth
+from thermal_nerf_loc.mapping.thermal_depth.network import DepthNetwork
+from thermal_nerf_loc.mapping.thermal_depth.teacher import Lesson
 
 _REPORT_STEPS = 10
 _TURNS = 128

@@ -20,12 +20,11 @@ from thermal_nerf_loc.field.contraction import Space, space_around_cameras
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
-from thermal_nerf_loc.field.strategies import Learner, learners_for
 from thermal_nerf_loc.field.volume_rendering import render, Samples, View
-from thermal_nerf_loc.mapping.objective import Objective
-from thermal_nerf_loc.mapping.optimizer import adam
-from thermal_nerf_loc.mapping.pixels import PixelSource
-from thermal_nerf_loc.mapping.settings import TrainConfig, wealth
+from thermal_nerf_loc.mapping.training.config import TrainConfig, wealth
+from thermal_nerf_loc.mapping.training.objective import Objective
+from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
+from thermal_nerf_loc.mapping.training.strategies import adam, Learner, learners_for
 
 Array = NDArray[np.float64]
 

@@ -12,9 +12,9 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import NOMINAL_LOG2_ROWS
 from thermal_nerf_loc.field.radiance_field import FieldConfig
-from thermal_nerf_loc.field.strategies import STRATEGIES
-from thermal_nerf_loc.mapping.places import PlacesConfig
+from thermal_nerf_loc.mapping.map.panoramas import PlacesConfig
 
+STRATEGIES = ('rgbx', 'scratch', 'finetune', 'separate')  # see `strategies.py`
 REFINABLE = POSES, RIG, INTRINSICS, TIME = 'poses', 'rig', 'intrinsics', 'time'
 METRIC, AFFINE, INVERSE = 'metric', 'affine', 'inverse'
 DEPTH_WEIGHT = 0.3  # where depth is asked for and no weight is given

@@ -28,12 +28,12 @@ from thermal_nerf_loc.field.contraction import Space
 from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch, Seen
 from thermal_nerf_loc.field.density_grid import Array32, DensityGrid, SamplingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
-from thermal_nerf_loc.field.strategies import Learner
 from thermal_nerf_loc.field.volume_rendering import render, Samples
 from thermal_nerf_loc.io.atomic_files import write_atomically
-from thermal_nerf_loc.mapping.keyframes import Keyframes
-from thermal_nerf_loc.mapping.places import Places
-from thermal_nerf_loc.mapping.uncertainty import Uncertainty
+from thermal_nerf_loc.mapping.map.keyframes import Keyframes
+from thermal_nerf_loc.mapping.map.panoramas import Places
+from thermal_nerf_loc.mapping.map.uncertainty import Uncertainty
+from thermal_nerf_loc.mapping.training.strategies import Learner
 from thermal_nerf_loc.sensing.flat_field import radial, resized
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
@@ -76,8 +76,8 @@ class RadianceMap:
         self.calibration: dict[str, tuple[float, float]] = {}
         # (offset, scale, shape) of wrong poses by modalities; see `false_confidence.py`
         self.false_confidence: dict[str, tuple[float, float, float]] = {}
-        self.places: Places | None = None  # to be found again: see `mapping/places.py`
-        self.uncertainty: Uncertainty | None = None  # see `mapping/uncertainty.py`
+        self.places: Places | None = None  # to be found again: see `mapping/map/panoramas.py`
+        self.uncertainty: Uncertainty | None = None  # see `mapping/map/uncertainty.py`
         self._of = {name: learner for learner in learners for name in learner.modalities}
         self._fast: dict[str, CpuRenderer] = {}
         for learner in learners:
