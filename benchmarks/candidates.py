@@ -100,8 +100,8 @@ class ExactMap:
 
 def settings(args: argparse.Namespace, network: str) -> Any:
     """A regressor's configuration."""
-    from thermal_nerf_loc.localization.regression import RegressionConfig
-    from thermal_nerf_loc.localization.training_views import ViewsConfig
+    from thermal_nerf_loc.localization.alternatives.pose_regression import RegressionConfig
+    from thermal_nerf_loc.localization.alternatives.rendered_views import ViewsConfig
     return RegressionConfig(network=network, max_seconds=args.train_regressor_seconds,
                             steps=args.regressor_steps, seed=args.seed,
                             views=ViewsConfig(count=args.views))
@@ -110,7 +110,7 @@ def settings(args: argparse.Namespace, network: str) -> Any:
 def learned_from(args: argparse.Namespace, renderer: Any, frame: Any,
                  path_share: float | None = None) -> tuple[Any, Any, float]:
     """Views of the map through this frame's cameras, the cameras, and how long that took."""
-    from thermal_nerf_loc.localization.training_views import eyes_of, render_views
+    from thermal_nerf_loc.localization.alternatives.rendered_views import eyes_of, render_views
     from thermal_nerf_loc.mapping.map.panoramas import places_of
 
     if path_share != 1.0:
@@ -158,8 +158,8 @@ def learned(args: argparse.Namespace, network: str, renderer: Any, views: Any,
     """One network's accuracy on views kept back, and its costs."""
     import numpy as np
 
-    from thermal_nerf_loc.localization.regression import train
-    from thermal_nerf_loc.localization.training_views import seen, thumbnails
+    from thermal_nerf_loc.localization.alternatives.pose_regression import train
+    from thermal_nerf_loc.localization.alternatives.rendered_views import seen, thumbnails
 
     found: dict[str, Any] = {}
     scale_m, truth = renderer.space.scale_m, np.array([frame.T_world_cam for frame in frames])
@@ -225,9 +225,9 @@ def compared(args: argparse.Namespace, renderer: Any, frames: Sequence[Any], vie
 def sources(args: argparse.Namespace, renderer: Any, frames: Sequence[Any], views: Any,
             eyes: Any) -> Mapping[str, tuple[Any, float, int]]:
     """Name to source, seconds of its training, bytes of its model."""
-    from thermal_nerf_loc.localization.particles import ParticleConfig, ParticleSearch
-    from thermal_nerf_loc.localization.place_search import PlaceSearch
-    from thermal_nerf_loc.localization.regression import PoseRegression, train
+    from thermal_nerf_loc.localization.alternatives.particles import ParticleConfig, ParticleSearch
+    from thermal_nerf_loc.localization.alternatives.pose_regression import PoseRegression, train
+    from thermal_nerf_loc.localization.global_search.panorama_retrieval import PlaceSearch
     from thermal_nerf_loc.mapping.map.panoramas import places_of
 
     places = places_of(renderer)

@@ -69,10 +69,10 @@ def main() -> int:
 
 def calibrated(renderer: Any, frames: Sequence[Any]) -> Sequence[Any]:
     """Calibrate a map that is not, on every other view; the views that are left."""
-    from thermal_nerf_loc.localization import false_confidence
-    from thermal_nerf_loc.localization.confidence import ConfidenceConfig, least_confidence
+    from thermal_nerf_loc.localization.confidence import false_positives
+    from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, least_confidence
 
-    tails = false_confidence.measure(renderer, frames[1::2])
+    tails = false_positives.measure(renderer, frames[1::2])
     rate = ConfidenceConfig().false_confidence
     found = ', '.join(f'{name} {least_confidence(tail, rate):.3f}'
                       for name, tail in tails.items())

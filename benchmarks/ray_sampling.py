@@ -55,7 +55,7 @@ def study(args: argparse.Namespace, renderer: Any, frames: list[Any]) -> list[di
     """One row for each sampler and batch size."""
     import numpy as np
 
-    from thermal_nerf_loc.localization.inerf import InerfConfig
+    from thermal_nerf_loc.localization.refinement.inerf import InerfConfig
 
     starts = [paper_start(frame.T_world_cam, args.max_deg, args.max_m, (args.seed, k))
               for k, frame in enumerate(frames)]
@@ -95,8 +95,8 @@ def descend(renderer: Any, frame: Any, args: argparse.Namespace, T_start: Any,
     import time
 
     from thermal_nerf_loc.geometry import se3
-    from thermal_nerf_loc.localization import inerf
-    from thermal_nerf_loc.localization.observation import observe
+    from thermal_nerf_loc.localization.refinement import inerf
+    from thermal_nerf_loc.localization.refinement.image_pyramid import observe
 
     images, _ = observe(frame, MODALITIES[args.modality])
     started = time.perf_counter()

@@ -64,7 +64,7 @@ def compared(args: argparse.Namespace, scene: Any, bare: Any) -> dict[str, Any]:
     from thermal_nerf_loc.cli.extend import extend_map
     from thermal_nerf_loc.cli.train import train_map
     from thermal_nerf_loc.common.progress import silent
-    from thermal_nerf_loc.localization.unposed import AcceptanceConfig
+    from thermal_nerf_loc.localization.unposed_images import AcceptanceConfig
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     from thermal_nerf_loc.mapping.training.config import TrainConfig
 

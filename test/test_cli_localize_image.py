@@ -16,8 +16,8 @@ from thermal_nerf_loc.io.datasets.camera_file import load_frame
 from thermal_nerf_loc.io.datasets.intrinsics import keys_from_camera
 from thermal_nerf_loc.io.images import write_png
 from thermal_nerf_loc.io.trajectory import pose_from, pose_text
-from thermal_nerf_loc.localization.candidates import Candidate
-from thermal_nerf_loc.localization.particles import ParticleSearch
+from thermal_nerf_loc.localization.alternatives.particles import ParticleSearch
+from thermal_nerf_loc.localization.global_search.candidates import Candidate
 from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL

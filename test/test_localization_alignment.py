@@ -11,14 +11,14 @@ import pytest
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
-from thermal_nerf_loc.localization import (
-    gauss_newton, gauss_newton_reference, kernels, kernels_reference)
-from thermal_nerf_loc.localization.alignment import (
+from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
+from thermal_nerf_loc.localization.refinement import (gauss_newton, gauss_newton_reference,
+                                                      kernels, kernels_reference)
+from thermal_nerf_loc.localization.refinement.aligner import (
     align, align_many, AlignConfig, GainOffset, packed, PosePrior, View)
-from thermal_nerf_loc.localization.fit import summarize
-from thermal_nerf_loc.localization.lifting import render_grid, render_points
-from thermal_nerf_loc.localization.observation import make_layer, observe
-from thermal_nerf_loc.localization.rays import sample_pixels
+from thermal_nerf_loc.localization.refinement.image_pyramid import make_layer, observe
+from thermal_nerf_loc.localization.refinement.pixel_sampling import sample_pixels
+from thermal_nerf_loc.localization.refinement.rendered_points import render_grid, render_points
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 CAMERAS = {

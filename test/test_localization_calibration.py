@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.calibration import calibrate, distance_seen, fitted, MIN_VIEWS
-from thermal_nerf_loc.localization.confidence import ConfidenceConfig, covariance_of
+from thermal_nerf_loc.localization.confidence.covariance_calibration import (
+    calibrate, distance_seen, fitted, MIN_VIEWS)
+from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, covariance_of
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.sensing.flat_field import radial, resized
 from thermal_nerf_loc.sensing.frame import Frame

@@ -11,10 +11,11 @@ import pytest
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.localization.descent import Descent, DescentConfig, needed_rounds
-from thermal_nerf_loc.localization.inerf import InerfConfig, refine
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig
-from thermal_nerf_loc.localization.observation import observe
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import (Descent, DescentConfig,
+                                                                     needed_rounds)
+from thermal_nerf_loc.localization.refinement.image_pyramid import observe
+from thermal_nerf_loc.localization.refinement.inerf import InerfConfig, refine
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 
 ROOM = PaintedRoom()

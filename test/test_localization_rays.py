@@ -8,9 +8,10 @@ import pytest
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.localization.observation import (
+from thermal_nerf_loc.localization.refinement.image_pyramid import (
     make_layer, noise_sigma, Observation, observe, without_stripes)
-from thermal_nerf_loc.localization.rays import preferred_pixels, sample_pixels, SAMPLERS
+from thermal_nerf_loc.localization.refinement.pixel_sampling import (preferred_pixels,
+                                                                     sample_pixels, SAMPLERS)
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 

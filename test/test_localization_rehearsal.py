@@ -7,18 +7,18 @@ import sys
 
 import pytest
 
-from thermal_nerf_loc.localization import rehearsal
+from thermal_nerf_loc.localization import warm_up
 
 
 def test_the_wall_is_found():
-    assert rehearsal.rehearse() == 'ok'
+    assert warm_up.rehearse() == 'ok'
 
 
 def test_nobody_is_started_where_all_is_compiled(monkeypatch):
-    rehearsal.rehearse()
+    warm_up.rehearse()
     monkeypatch.setattr(subprocess, 'Popen', lambda *_, **__: pytest.fail('started'))
-    with rehearsal.beside():
-        assert not rehearsal.is_due()
+    with warm_up.beside():
+        assert not warm_up.is_due()
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import pytest
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.particles import ParticleConfig, ParticleSearch, resampled
+from thermal_nerf_loc.localization.alternatives.particles import (ParticleConfig, ParticleSearch,
+                                                                  resampled)
 from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
 
 POSES = make_poses(3, seed=11)

@@ -11,9 +11,10 @@ import torch
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.evaluation.metrics import pose_errors
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization import regression
-from thermal_nerf_loc.localization.regression import PoseRegression, RegressionConfig
-from thermal_nerf_loc.localization.training_views import (
+from thermal_nerf_loc.localization.alternatives import pose_regression
+from thermal_nerf_loc.localization.alternatives.pose_regression import (
+    PoseRegression, RegressionConfig)
+from thermal_nerf_loc.localization.alternatives.rendered_views import (
     draw_poses, eyes_of, normalised, render_views, seen, thumbnails, ViewsConfig)
 from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
 from thermal_nerf_loc.sensing.frame import THERMAL
@@ -42,7 +43,7 @@ def views(room):
 def test_a_network_learns_where_views_were_taken(views, network):
     """Position and rotation, on views set aside; a constant answer is the measure."""
     torch.set_num_threads(1)
-    train = regression.train(views, replace(CONFIG, network=network))
+    train = pose_regression.train(views, replace(CONFIG, network=network))
     errors = pose_errors(train.predict(seen(views)), views.poses)
     constant = np.linalg.norm(views.poses[:, :3, 3] - views.poses[:, :3, 3].mean(axis=0), axis=1)
     assert np.median(errors.metres) < 0.6 * np.median(constant)
@@ -103,7 +104,7 @@ def test_views_that_the_map_doubts_stay_out(room):
 def test_rotations_survive_six_numbers():
     poses = se3.exp(np.random.default_rng(0).normal(size=(50, 6)))
     R = poses[:, :3, :3]
-    np.testing.assert_allclose(regression.rotations(2.0 * regression.columns(R)), R, atol=1e-9)
+    np.testing.assert_allclose(pose_regression.rotations(2.0 * pose_regression.columns(R)), R, atol=1e-9)
 
 
 def test_candidates_scatter_around_the_prediction(room):

@@ -9,10 +9,11 @@ import pytest
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.candidates import best_apart, Candidate
+from thermal_nerf_loc.localization.global_search.candidates import best_apart, Candidate
+from thermal_nerf_loc.localization.global_search.panorama_retrieval import (
+    orientations, PlaceSearchConfig)
+from thermal_nerf_loc.localization.global_search.verification import RelocalizeConfig
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig
-from thermal_nerf_loc.localization.place_search import orientations, PlaceSearchConfig
-from thermal_nerf_loc.localization.relocalize import RelocalizeConfig
 from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 

@@ -14,7 +14,7 @@ from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.localization.lifting import RenderedPoints, weighed
+from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoints, weighed
 from thermal_nerf_loc.mapping.map import uncertainty
 from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty, uncertainty_of

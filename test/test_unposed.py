@@ -21,11 +21,11 @@ from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.localization import unposed
+from thermal_nerf_loc.localization import unposed_images
+from thermal_nerf_loc.localization.global_search.panorama_retrieval import PlaceSearchConfig
+from thermal_nerf_loc.localization.global_search.verification import RelocalizeConfig
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
-from thermal_nerf_loc.localization.place_search import PlaceSearchConfig
-from thermal_nerf_loc.localization.relocalize import RelocalizeConfig
-from thermal_nerf_loc.localization.unposed import find_unposed
+from thermal_nerf_loc.localization.unposed_images import find_unposed
 from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.training.config import TrainConfig
@@ -106,7 +106,7 @@ def test_each_camera_must_agree(room: PaintedRoom, tmp_path: Path) -> None:
     images = dict(take_frame(room, T).images)
     images[THERMAL] = take_frame(room, elsewhere).images[THERMAL]
     frame = Frame(0, images)
-    finder = unposed._Finder(room, unposed.AcceptanceConfig(), CONFIG)
+    finder = unposed_images._Finder(room, unposed_images.AcceptanceConfig(), CONFIG)
     right = finder._first.localize(take_frame(room, T), T)
     assert finder._refusal(take_frame(room, T), right) is None
     told = finder._refusal(frame, right)
@@ -117,7 +117,7 @@ def test_two_looks_that_differ_are_none(room: PaintedRoom, monkeypatch: pytest.M
                                         ) -> None:
     """A second look that ends elsewhere, however sure the first was."""
     T = path(5)[1]
-    finder = unposed._Finder(room, unposed.AcceptanceConfig(), CONFIG)
+    finder = unposed_images._Finder(room, unposed_images.AcceptanceConfig(), CONFIG)
     frame = take_frame(room, T)
     found = finder._first.localize(frame, T)
     moved = replace(found, T_world_cam=se3.plus(T, [0.03, 0.0, 0.0, 0.0, 0.0, 0.0]))
@@ -191,12 +191,12 @@ def test_the_command_learns_and_writes_poses(simulated: Path, tmp_path: Path,
 
     def find(renderer, scene, config, progress):
         believed = next(rounds)
-        return [unposed.Finding(frame, Answer(frame.T_world_cam_true), 'search',
+        return [unposed_images.Finding(frame, Answer(frame.T_world_cam_true), 'search',
                                 None if any(name in frame.name for name in believed)
-                                else unposed.Refusal('lost', 'too dark'))
+                                else unposed_images.Refusal('lost', 'too dark'))
                 for frame in scene.unposed]
 
-    monkeypatch.setattr(unposed, 'find_unposed', find)
+    monkeypatch.setattr(unposed_images, 'find_unposed', find)
     assert main(['extend', str(start), str(simulated), '--map', str(out), '--json',
                  str(tmp_path / 'a.json')]) == 0
     figures = json.loads((tmp_path / 'a.json').read_text())
@@ -242,13 +242,13 @@ def test_nothing_to_learn_from_is_said(simulated: Path, tmp_path: Path,
     def refused(scene: Scene, told: str, kind: type[Exception] = InputError) -> None:
         with pytest.raises(kind, match=told):
             extend.extend_map(start, scene, tmp_path / 'b.map', TrainConfig(steps=1),
-                              unposed.AcceptanceConfig(), 1, silent)
+                              unposed_images.AcceptanceConfig(), 1, silent)
         assert not (tmp_path / 'b.map').exists()
 
     refused(replace(scene, unposed=()), 'every frame has a pose')
     refused(replace(scene, test=()), 'no frame is held out')
-    monkeypatch.setattr(unposed, 'find_unposed', lambda *args, **rest: [
-        unposed.Finding(frame, Answer(np.eye(4)), 'search', unposed.Refusal('lost', 'dark'))
+    monkeypatch.setattr(unposed_images, 'find_unposed', lambda *args, **rest: [
+        unposed_images.Finding(frame, Answer(np.eye(4)), 'search', unposed_images.Refusal('lost', 'dark'))
         for frame in scene.unposed])
     refused(scene, 'none of the poses found.*4 lost', RunError)
     start.calibration = {}

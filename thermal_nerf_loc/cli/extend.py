@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.io.atomic_files import check_writable
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.io.datasets.refined_dataset import check_refined_path, write_found
-    from thermal_nerf_loc.localization.unposed import AcceptanceConfig
+    from thermal_nerf_loc.localization.unposed_images import AcceptanceConfig
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     if args.rounds < 1:
@@ -83,7 +83,7 @@ def extend_map(start: Any, scene: Any, path: Path, config: Any, acceptance: Any,
     from thermal_nerf_loc.common.errors import RunError
     from thermal_nerf_loc.evaluation import found_poses
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
-    from thermal_nerf_loc.localization.unposed import find_unposed
+    from thermal_nerf_loc.localization.unposed_images import find_unposed
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     _check(start, scene)

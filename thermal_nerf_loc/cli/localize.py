@@ -94,11 +94,11 @@ def candidate_source(name: str, renderer: Any, frame: Any) -> Any:
     if name == 'panoramas' or frame is None:
         return None
     if name == 'particles':
-        from thermal_nerf_loc.localization.particles import ParticleSearch
+        from thermal_nerf_loc.localization.alternatives.particles import ParticleSearch
         return ParticleSearch(renderer)
 
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.localization.regression import PoseRegression
+    from thermal_nerf_loc.localization.alternatives.pose_regression import PoseRegression
     with progress_bar('learn from views of the map') as progress:
         source = PoseRegression(renderer, progress=progress)
         source.regressor_for(frame)

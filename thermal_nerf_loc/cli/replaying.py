@@ -22,7 +22,7 @@ from thermal_nerf_loc.evaluation.metrics import updates_hz
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import Trajectory
-from thermal_nerf_loc.localization.confidence import sigmas
+from thermal_nerf_loc.localization.confidence.verdict import sigmas
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.ros.frames import TransformBuffer
 from thermal_nerf_loc.ros.intake import FrameIntake
@@ -124,8 +124,8 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
     from thermal_nerf_loc.localization.finder import AtOnce, Finder
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.localization.tracker import Tracker
+    from thermal_nerf_loc.localization.warm_up import picture_of, warm_up_localizer
     from thermal_nerf_loc.ros.search_thread import SearchThread
-    from thermal_nerf_loc.ros.warm_up import picture_of, warm_up_localizer
 
     chosen = tuple(m for m in config.chosen_modalities(renderer.modalities) if m in cameras)
     localizer = Localizer(renderer, config.localizer)

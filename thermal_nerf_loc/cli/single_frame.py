@@ -67,7 +67,7 @@ def localize(args: argparse.Namespace, config: Any,
 def _figures(found: Any) -> dict[str, Any]:
     """The pose and what to make of it; the table leaves the matrices to the JSON file."""
     from thermal_nerf_loc.io.trajectory import pose_text
-    from thermal_nerf_loc.localization.confidence import sigmas
+    from thermal_nerf_loc.localization.confidence.verdict import sigmas
 
     sigma_m, sigma_deg = sigmas(found.covariance)
     figures = {

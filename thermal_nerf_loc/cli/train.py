@@ -205,13 +205,13 @@ def _look_around(radiance_map: Any, scene: Any, config: Any, progress: Any) -> A
 def _calibrate(radiance_map: Any, scene: Any,
                ) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
     """Hold covariances and confidence against the views kept back; {}: too few of them."""
-    from thermal_nerf_loc.localization import false_confidence
-    from thermal_nerf_loc.localization.calibration import calibrate
-    from thermal_nerf_loc.localization.confidence import ConfidenceConfig, least_confidence
+    from thermal_nerf_loc.localization.confidence import false_positives
+    from thermal_nerf_loc.localization.confidence.covariance_calibration import calibrate
+    from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, least_confidence
 
     chosen = scene.test[::max(1, -(-len(scene.test) // _CALIBRATION_VIEWS))]
     frames = [scene.load(index) for index in chosen]
     factors = calibrate(radiance_map, frames)
-    tails = false_confidence.measure(radiance_map, frames)
+    tails = false_positives.measure(radiance_map, frames)
     rate = ConfidenceConfig().false_confidence
     return factors, {name: least_confidence(tail, rate) for name, tail in tails.items()}

@@ -9,8 +9,8 @@ import numpy as np
 
 from thermal_nerf_loc.evaluation.map_quality import MapQuality
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.confidence import sigmas
-from thermal_nerf_loc.localization.unposed import Finding
+from thermal_nerf_loc.localization.confidence.verdict import sigmas
+from thermal_nerf_loc.localization.unposed_images import Finding
 
 GOOD_M, GOOD_DEG = 0.05, 2.0  # what is learned from should be no worse
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.pose_gaussian import Belief
-from thermal_nerf_loc.localization.confidence import AMBIGUOUS, OK
+from thermal_nerf_loc.localization.confidence.verdict import AMBIGUOUS, OK
 from thermal_nerf_loc.localization.localizer import Localization
 
 Array = NDArray[np.float64]

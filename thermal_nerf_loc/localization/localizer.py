@@ -18,16 +18,19 @@ from numpy.typing import ArrayLike, NDArray
 from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization import confidence, inerf, relocalize
-from thermal_nerf_loc.localization.alignment import Aligned
-from thermal_nerf_loc.localization.candidates import Candidate, CandidateSource
-from thermal_nerf_loc.localization.confidence import ConfidenceConfig, Judgement
-from thermal_nerf_loc.localization.descent import apart, Contender, Descent, DescentConfig
-from thermal_nerf_loc.localization.fit import Fit, summarize
-from thermal_nerf_loc.localization.inerf import InerfConfig
-from thermal_nerf_loc.localization.observation import observe
-from thermal_nerf_loc.localization.place_search import PlaceSearch
-from thermal_nerf_loc.localization.relocalize import RelocalizeConfig
+from thermal_nerf_loc.localization.confidence import verdict
+from thermal_nerf_loc.localization.confidence.fit_statistics import Fit, summarize
+from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, Judgement
+from thermal_nerf_loc.localization.global_search import verification
+from thermal_nerf_loc.localization.global_search.candidates import Candidate, CandidateSource
+from thermal_nerf_loc.localization.global_search.panorama_retrieval import PlaceSearch
+from thermal_nerf_loc.localization.global_search.verification import RelocalizeConfig
+from thermal_nerf_loc.localization.refinement import inerf
+from thermal_nerf_loc.localization.refinement.aligner import Aligned
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import (apart, Contender, Descent,
+                                                                     DescentConfig)
+from thermal_nerf_loc.localization.refinement.image_pyramid import observe
+from thermal_nerf_loc.localization.refinement.inerf import InerfConfig
 from thermal_nerf_loc.mapping.map.panoramas import places_of
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
@@ -177,13 +180,13 @@ class Localizer:
         if not candidates:
             return _unknown('no place of the map came into question', self.config.confidence), ()
         answers: list[_Answer] = []
-        contenders = relocalize.contenders(descent, candidates, config)
+        contenders = verification.contenders(descent, candidates, config)
         for contender in contenders[:config.refined]:
-            if any(relocalize.is_near(contender.T_world_cam, answer.T_world_cam)
-                   for answer in answers if answer.judged.verdict == confidence.OK):
+            if any(verification.is_near(contender.T_world_cam, answer.T_world_cam)
+                   for answer in answers if answer.judged.verdict == verdict.OK):
                 continue
             answers.append(self._judged(descent, descent.refine(contender), searched=True))
-            if (answers[-1].judged.verdict == confidence.OK
+            if (answers[-1].judged.verdict == verdict.OK
                     and contender.rival < config.rival_share):
                 break
         answers.sort(key=lambda answer: -answer.judged.confidence)
@@ -191,21 +194,21 @@ class Localizer:
         rivals = tuple(answer.T_world_cam for answer in answers[1:]
                        if answer.judged.confidence > _CLEARLY_WORSE * best.judged.confidence
                        and apart(answer.T_world_cam, best.T_world_cam))
-        left = relocalize.unrefined(contenders, best.T_world_cam, config)
-        if (rivals or left) and best.judged.verdict == confidence.OK:
+        left = verification.unrefined(contenders, best.T_world_cam, config)
+        if (rivals or left) and best.judged.verdict == verdict.OK:
             reason = _fit_as_well(len(rivals)) if rivals else _left_open(len(left))
             best = replace(best, judged=Judgement(0.5 * best.judged.confidence,
-                                                  confidence.AMBIGUOUS, reason))
-        if best.judged.verdict == confidence.LOST and _is_bare(best, descent):
-            best = replace(best, judged=replace(best.judged, verdict=confidence.AMBIGUOUS,
+                                                  verdict.AMBIGUOUS, reason))
+        if best.judged.verdict == verdict.LOST and _is_bare(best, descent):
+            best = replace(best, judged=replace(best.judged, verdict=verdict.AMBIGUOUS,
                                                 reason=_TOO_LITTLE))
-        return best, (*rivals, *left) if best.judged.verdict == confidence.AMBIGUOUS else ()
+        return best, (*rivals, *left) if best.judged.verdict == verdict.AMBIGUOUS else ()
 
     def _descend(self, descent: Descent, T: Array, sigma_m: float, sigma_rad: float) -> _Answer:
         """Look around the guess; where nothing convinces, look once more, closely."""
         contenders = descent.contenders(T, sigma_m, sigma_rad)
         best = self._best_of(descent, contenders)
-        if best.judged.verdict == confidence.OK or not contenders[0].searched:
+        if best.judged.verdict == verdict.OK or not contenders[0].searched:
             return best
         closer = self._best_of(descent, descent.contenders(T, sigma_m, sigma_rad, closely=True))
         return closer if closer.judged.confidence > best.judged.confidence else best
@@ -215,11 +218,11 @@ class Localizer:
         best: _Answer | None = None
         for contender in contenders:
             answer = self._judged(descent, descent.refine(contender), contender.searched)
-            if best is not None and best.judged.verdict == confidence.OK:
+            if best is not None and best.judged.verdict == verdict.OK:
                 return _doubted(best, answer)
             if best is None or answer.judged.confidence > best.judged.confidence:
                 best = answer
-            if answer.judged.verdict == confidence.OK and contender.rival < _RIVAL_SHARE:
+            if answer.judged.verdict == verdict.OK and contender.rival < _RIVAL_SHARE:
                 break
         assert best is not None  # the guess itself is a contender
         return best
@@ -232,7 +235,7 @@ class Localizer:
         answer = self._judged(descent, measured)
         if left_px > _CONVERGED_PX:
             early = Judgement(0.5 * min(answer.judged.confidence,
-                                        self.config.confidence.min_confidence), confidence.LOST,
+                                        self.config.confidence.min_confidence), verdict.LOST,
                               f'the descent ended {left_px:.1f} px off an optimum')
             answer = replace(answer, judged=early)
         return answer, result.rays + descent.rays
@@ -242,13 +245,13 @@ class Localizer:
         seen, config = set_name(tuple(descent.images)), self.config.confidence
         factor, floor_m = getattr(self.renderer, 'calibration', {}).get(seen, (1.0, 0.0))
         tail = getattr(self.renderer, 'false_confidence', {}).get(seen)
-        least = 0.0 if tail is None else confidence.least_confidence(tail, config.false_confidence)
+        least = 0.0 if tail is None else verdict.least_confidence(tail, config.false_confidence)
         if len(descent.images) == 1:  # is in the information already
             factor = 1.0
-        covariance = confidence.covariance_of(information, config, factor, floor_m)
+        covariance = verdict.covariance_of(information, config, factor, floor_m)
         named = dict(zip(descent.images, fits))
         return _Answer(found.T_world_cam, covariance,
-                       confidence.judge(named, covariance, config, searched, least), named)
+                       verdict.judge(named, covariance, config, searched, least), named)
 
     def _without_flat_field(self, frame: Frame) -> Frame:
         """Take away what the map knows its cameras to add to their pixels."""
@@ -290,7 +293,7 @@ class Localizer:
         if P.shape != (6, 6) or not np.isfinite(P).all():
             raise InputError('covariance of the guess is none', expected='6x6 finite numbers',
                              got=f'shape {P.shape}')
-        sigma_m, sigma_deg = confidence.sigmas(0.5 * (P + P.T))
+        sigma_m, sigma_deg = verdict.sigmas(0.5 * (P + P.T))
         return sigma_m, float(np.deg2rad(sigma_deg))
 
 
@@ -302,8 +305,8 @@ def set_name(modalities: Sequence[str]) -> str:
 def _unknown(reason: str, config: ConfidenceConfig, T: Array | None = None) -> _Answer:
     """The answer where there is none."""
     return _Answer(np.eye(4) if T is None else T,
-                   confidence.covariance_of(np.zeros((6, 6)), config),
-                   Judgement(0.0, confidence.LOST, reason), {})
+                   verdict.covariance_of(np.zeros((6, 6)), config),
+                   Judgement(0.0, verdict.LOST, reason), {})
 
 
 def _fit_as_well(count: int) -> str:
@@ -323,11 +326,11 @@ def _left_open(count: int) -> str:
 
 def _doubted(best: _Answer, other: _Answer) -> _Answer:
     """The better of two refined rivals; ambiguous where both convince, apart from each other."""
-    if other.judged.verdict != confidence.OK or not apart(best.T_world_cam,
+    if other.judged.verdict != verdict.OK or not apart(best.T_world_cam,
                                                           other.T_world_cam):
         return best
     first, second = sorted((best, other), key=lambda answer: -answer.judged.confidence)
-    doubt = Judgement(0.5 * first.judged.confidence, confidence.AMBIGUOUS,
+    doubt = Judgement(0.5 * first.judged.confidence, verdict.AMBIGUOUS,
                       _fit_as_well(1))
     clear = second.judged.confidence < _CLEARLY_WORSE * first.judged.confidence
     return first if clear else replace(first, judged=doubt)

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.localization.alignment import Aligned, PosePrior
-from thermal_nerf_loc.localization.confidence import agreement
-from thermal_nerf_loc.localization.descent import Contender, Descent, DescentConfig
-from thermal_nerf_loc.localization.fit import summarize
-from thermal_nerf_loc.localization.observation import Observation, observe
+from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
+from thermal_nerf_loc.localization.confidence.verdict import agreement
+from thermal_nerf_loc.localization.refinement.aligner import Aligned, PosePrior
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import (Contender, Descent,
+                                                                     DescentConfig)
+from thermal_nerf_loc.localization.refinement.image_pyramid import Observation, observe
 from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]

@@ -22,7 +22,7 @@ from thermal_nerf_loc.common.config import check
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.pose_gaussian import Belief, diagonal
-from thermal_nerf_loc.localization.confidence import LOST as CONTRADICTED, OK, sigmas
+from thermal_nerf_loc.localization.confidence.verdict import LOST as CONTRADICTED, OK, sigmas
 from thermal_nerf_loc.localization.doubt import Doubt
 from thermal_nerf_loc.localization.finder import Answer, Finder
 from thermal_nerf_loc.localization.localizer import Localization

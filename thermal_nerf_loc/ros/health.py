@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from thermal_nerf_loc.localization.confidence import sigmas
+from thermal_nerf_loc.localization.confidence.verdict import sigmas
 from thermal_nerf_loc.ros.robot import RobotUpdate
 
 _WINDOW = 200  # updates that rates and latencies are taken over

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
-from thermal_nerf_loc.localization.observation import observe
-from thermal_nerf_loc.localization.rays import sample_pixels
+from thermal_nerf_loc.localization.refinement.image_pyramid import observe
+from thermal_nerf_loc.localization.refinement.pixel_sampling import sample_pixels
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
 from thermal_nerf_loc.sensing.rendering import Renderer
 

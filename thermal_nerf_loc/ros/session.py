@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.atomic_files import check_writable
-from thermal_nerf_loc.localization import rehearsal
+from thermal_nerf_loc.localization import warm_up
 from thermal_nerf_loc.localization.finder import Finder
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.localization.tracker import Tracker
+from thermal_nerf_loc.localization.warm_up import picture_of, warm_up_localizer
 from thermal_nerf_loc.ros.health import Health
 from thermal_nerf_loc.ros.intake import FrameIntake
 from thermal_nerf_loc.ros.last_pose import read_pose, save_pose
@@ -23,7 +24,6 @@ from thermal_nerf_loc.ros.robot import RobotTracker
 from thermal_nerf_loc.ros.search_thread import SearchThread
 from thermal_nerf_loc.ros.shared_map import SharedMap
 from thermal_nerf_loc.ros.tf_buffer import make_buffer
-from thermal_nerf_loc.ros.warm_up import picture_of, warm_up_localizer
 from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
@@ -53,7 +53,7 @@ def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
         raise InputError('no map given', where='parameter map', expected='a map file',
                          hint='Make one: thermal-nerf-loc train DATA --map FILE')
     path = Path(config.map)
-    with rehearsal.beside():
+    with warm_up.beside():
         renderer = SharedMap(load_map(path))
         modalities = config.chosen_modalities(renderer.modalities)
         picture = picture_of(renderer, modalities)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.localization.fit import Fit
+from thermal_nerf_loc.localization.confidence.fit_statistics import Fit
 
 Array = NDArray[np.float64]
 _UNDECIDED = 0.08  # of the agreement: the width in which poses are neither right nor wrong

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.observation import Observation
-from thermal_nerf_loc.localization.rays import draw_pixels, preferred_pixels, SAMPLERS
+from thermal_nerf_loc.localization.refinement.image_pyramid import Observation
+from thermal_nerf_loc.localization.refinement.pixel_sampling import (draw_pixels, preferred_pixels,
+                                                                     SAMPLERS)
 
 Array = NDArray[np.float64]
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.candidates import best_apart, Candidate
-from thermal_nerf_loc.localization.descent import Descent, DescentConfig
-from thermal_nerf_loc.localization.observation import make_layer, Observation, observe
-from thermal_nerf_loc.localization.relocalize import settled
-from thermal_nerf_loc.localization.training_views import draw_poses, ViewsConfig
+from thermal_nerf_loc.localization.alternatives.rendered_views import draw_poses, ViewsConfig
+from thermal_nerf_loc.localization.global_search.candidates import best_apart, Candidate
+from thermal_nerf_loc.localization.global_search.verification import settled
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import Descent, DescentConfig
+from thermal_nerf_loc.localization.refinement.image_pyramid import make_layer, Observation, observe
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.alignment import AlignConfig, Aligned, normal_equations, Sight
-from thermal_nerf_loc.localization.observation import noise_in_gradients
+from thermal_nerf_loc.localization.refinement.aligner import (AlignConfig, Aligned,
+                                                              normal_equations, Sight)
+from thermal_nerf_loc.localization.refinement.image_pyramid import noise_in_gradients
 
 Array = NDArray[np.float64]
 

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.confidence import covariance_of, OK
-from thermal_nerf_loc.localization.fit import information_of
+from thermal_nerf_loc.localization.confidence.fit_statistics import information_of
+from thermal_nerf_loc.localization.confidence.verdict import covariance_of, OK
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig, set_name
 from thermal_nerf_loc.sensing.frame import Frame
 

@@ -21,7 +21,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.pose_gaussian import Belief, diagonal
 from thermal_nerf_loc.io.datasets.scene import Scene, UnposedFrame
 from thermal_nerf_loc.io.trajectory import Trajectory
-from thermal_nerf_loc.localization.confidence import OK
+from thermal_nerf_loc.localization.confidence.verdict import OK
 from thermal_nerf_loc.localization.localizer import Localization, Localizer, LocalizerConfig
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.threads import side_by_side
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization import search
-from thermal_nerf_loc.localization.alignment import align, AlignConfig, GainOffset, PosePrior, View
-from thermal_nerf_loc.localization.candidates import best_apart, Candidate, distinct
-from thermal_nerf_loc.localization.lifting import RenderedPoints
-from thermal_nerf_loc.localization.observation import Layer, make_layer, Observation, observe
+from thermal_nerf_loc.localization.global_search.candidates import best_apart, Candidate, distinct
+from thermal_nerf_loc.localization.refinement import pose_hypotheses
+from thermal_nerf_loc.localization.refinement.aligner import (align, AlignConfig, GainOffset,
+                                                              PosePrior, View)
+from thermal_nerf_loc.localization.refinement.image_pyramid import (Layer, make_layer, Observation,
+                                                                    observe)
+from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoints
 from thermal_nerf_loc.mapping.map.panoramas import Places, sphere
 from thermal_nerf_loc.sensing.frame import Frame, RGB
 
@@ -141,7 +143,7 @@ class PlaceSearch:
         prior = PosePrior(T, np.diag(np.repeat(
             (1.0 / 0.4**2, 1.0 / np.deg2rad(1.5 * self.config.step_deg)**2), 3)))
         found = align(views, T, T, self.config.align, prior).T_world_cam
-        return Candidate(found, float(search.scores(views, T, found[None])[0]))
+        return Candidate(found, float(pose_hypotheses.scores(views, T, found[None])[0]))
 
     def _view(self, name: str, image: Observation, layer: Layer, place: int, T: Array) -> View:
         along = self._directions @ T[:3, :3]

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization import search
-from thermal_nerf_loc.localization.alignment import (
+from thermal_nerf_loc.localization.refinement import pose_hypotheses
+from thermal_nerf_loc.localization.refinement.aligner import (
     align, align_many, AlignConfig, Aligned, GainOffset, PosePrior, View)
-from thermal_nerf_loc.localization.lifting import (
+from thermal_nerf_loc.localization.refinement.image_pyramid import make_layer, Observation
+from thermal_nerf_loc.localization.refinement.pixel_sampling import (draw_pixels, preferred_pixels,
+                                                                     SAMPLERS)
+from thermal_nerf_loc.localization.refinement.rendered_points import (
     render_grid, render_points, RenderedGrid, RenderedPoints, weighed, widened)
-from thermal_nerf_loc.localization.observation import make_layer, Observation
-from thermal_nerf_loc.localization.rays import draw_pixels, preferred_pixels, SAMPLERS
 from thermal_nerf_loc.sensing.frame import RGB
 from thermal_nerf_loc.sensing.rendering import Renderer
 
@@ -107,7 +108,7 @@ class Descent:
         grids = self._look_around(T, reach, _CLOSER_RAYS if closely else 1)
         views = self._blurred(grids, times * rounds[0])
         found = self._search(views, T, reach, prior, times * rounds[0] if closely else None)
-        scores = search.scores(views, T, found)
+        scores = pose_hypotheses.scores(views, T, found)
         kept = distinct(found, scores)
         rival = float(scores[kept[1]] / max(scores[kept[0]], 1e-9)) if len(kept) > 1 else 0.0
         kept = kept[:self.config.contenders * (_CLOSER_HYPOTHESES if closely else 1)]
@@ -222,11 +223,11 @@ class Descent:
             camera = next(iter(self.images.values())).camera
             blur_rad = blur_px * camera.width / (_NOMINAL_WIDTH_PX * camera.fx)
             step = max(min(step, _LATTICE_SIGMAS * blur_rad), reach_rad / _LATTICE_STEPS)
-        poses = search.turned_poses(T, reach_rad, step)
-        score = search.scores(views, T, poses)
+        poses = pose_hypotheses.turned_poses(T, reach_rad, step)
+        score = pose_hypotheses.scores(views, T, poses)
         count = self.config.hypotheses * (2 if reach_rad > _WIDE_REACH_RAD else 1)
         count *= 1 if blur_px is None else _CLOSER_HYPOTHESES
-        starts = search.best_apart(poses, score, count, 1.5 * step)
+        starts = pose_hypotheses.best_apart(poses, score, count, 1.5 * step)
         quick = replace(self.config.align, iterations=_QUICK_ITERATIONS, step_px=_QUICK_STEP_PX)
         return align_many(views, T, poses[starts], quick, prior)
 

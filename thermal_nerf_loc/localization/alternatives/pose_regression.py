@@ -23,9 +23,9 @@ from torch import nn, Tensor
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.candidates import Candidate
-from thermal_nerf_loc.localization.training_views import (
+from thermal_nerf_loc.localization.alternatives.rendered_views import (
     Eye, eyes_of, render_views, seen, thumbnails, Views, ViewsConfig)
+from thermal_nerf_loc.localization.global_search.candidates import Candidate
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
 

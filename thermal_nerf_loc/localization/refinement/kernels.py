@@ -12,7 +12,7 @@ from numba import njit
 import numpy as np
 
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
-from thermal_nerf_loc.localization.kernels_reference import Array, Array32, Flags
+from thermal_nerf_loc.localization.refinement.kernels_reference import Array, Array32, Flags
 
 _MODELS = {CameraModel.PINHOLE: 0, CameraModel.OPENCV: 1, CameraModel.OPENCV_FISHEYE: 2}
 _MIN_DEPTH_M = 1e-6

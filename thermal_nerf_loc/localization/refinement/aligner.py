@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.threads import side_by_side
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization import gauss_newton, kernels
-from thermal_nerf_loc.localization.lifting import RenderedPoints
-from thermal_nerf_loc.localization.observation import Layer
+from thermal_nerf_loc.localization.refinement import gauss_newton, kernels
+from thermal_nerf_loc.localization.refinement.image_pyramid import Layer
+from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoints
 
 Array = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization import kernels
-from thermal_nerf_loc.localization.alignment import View
+from thermal_nerf_loc.localization.refinement import kernels
+from thermal_nerf_loc.localization.refinement.aligner import View
 
 Array = NDArray[np.float64]
 

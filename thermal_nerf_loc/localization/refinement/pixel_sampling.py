@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.localization.observation import Observation
+from thermal_nerf_loc.localization.refinement.image_pyramid import Observation
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]

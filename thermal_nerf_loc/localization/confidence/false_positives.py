@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.confidence import HIGHEST_LOGIT, logit, Tail
+from thermal_nerf_loc.localization.confidence.verdict import HIGHEST_LOGIT, logit, Tail
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig, set_name
 from thermal_nerf_loc.sensing.frame import Frame
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization import kernels_reference as kernels
-from thermal_nerf_loc.localization.alignment import AlignConfig, PosePrior, View
-from thermal_nerf_loc.localization.gauss_newton import MIN_POINTS
-from thermal_nerf_loc.localization.kernels_reference import Array, Flags
+from thermal_nerf_loc.localization.refinement import kernels_reference as kernels
+from thermal_nerf_loc.localization.refinement.aligner import AlignConfig, PosePrior, View
+from thermal_nerf_loc.localization.refinement.gauss_newton import MIN_POINTS
+from thermal_nerf_loc.localization.refinement.kernels_reference import Array, Flags
 
 _MAX_DAMPING = 1e4
 

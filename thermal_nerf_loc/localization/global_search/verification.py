@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.threads import side_by_side
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization import search
-from thermal_nerf_loc.localization.alignment import align, PosePrior
-from thermal_nerf_loc.localization.candidates import Candidate, distinct
-from thermal_nerf_loc.localization.descent import Contender, Descent
-from thermal_nerf_loc.localization.place_search import PlaceSearchConfig
+from thermal_nerf_loc.localization.global_search.candidates import Candidate, distinct
+from thermal_nerf_loc.localization.global_search.panorama_retrieval import PlaceSearchConfig
+from thermal_nerf_loc.localization.refinement import pose_hypotheses
+from thermal_nerf_loc.localization.refinement.aligner import align, PosePrior
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import Contender, Descent
 
 Array = NDArray[np.float64]
 
@@ -80,7 +80,7 @@ def settled(descent: Descent, poses: Sequence[Array], iterations: int) -> tuple[
 
     def settle(k: int) -> tuple[Array, float]:
         found = align(views[k], poses[k], poses[k], quick, _around(poses[k])).T_world_cam
-        return found, float(search.scores(views[k], poses[k], found[None])[0])
+        return found, float(pose_hypotheses.scores(views[k], poses[k], found[None])[0])
 
     found, scores = zip(*side_by_side(settle, range(len(poses))), strict=True)
     return np.stack(found), np.array(scores)
