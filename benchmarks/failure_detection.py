@@ -139,8 +139,8 @@ def localized(localizer: Any, case: str, frame: Any, modality: str, T_start: Any
 
 def frozen(localizer: Any, frame: Any, modality: str) -> Answer:
     """The images of a moment ago, while the robot has moved on."""
-    from thermal_nerf_loc.localization.tracker import Tracker
     from thermal_nerf_loc.sensing.frame import Frame
+    from thermal_nerf_loc.tracking.tracker import Tracker
 
     tracker, seen = Tracker(localizer), frame.only(*MODALITIES[modality])
     tracker.initialize(frame.T_world_cam)

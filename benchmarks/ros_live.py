@@ -102,7 +102,7 @@ def play(args: argparse.Namespace, bag: Path, what: str) -> dict[str, Any]:
     from thermal_nerf_loc.cli.live import LiveRun, run_live
     from thermal_nerf_loc.evaluation.metrics import trajectory_metrics
     from thermal_nerf_loc.io.bags.reader import BagReader
-    from thermal_nerf_loc.ros.offline import read_truth
+    from thermal_nerf_loc.tracking.bag_replay import read_truth
 
     with BagReader(bag) as reader:
         truth, seconds = read_truth(reader), reader.duration_ns / 1e9
@@ -169,8 +169,8 @@ def seconds_to_first_pose(args: argparse.Namespace, bag: Path, cache: str) -> fl
     from thermal_nerf_loc.cli.live import find_shared
     from thermal_nerf_loc.common.errors import RunError
     from thermal_nerf_loc.io.bags.reader import BagReader
-    from thermal_nerf_loc.ros.offline import read_truth
     from thermal_nerf_loc.ros.recorder import Recorder
+    from thermal_nerf_loc.tracking.bag_replay import read_truth
 
     with BagReader(bag) as reader:
         start = start_near(read_truth(reader))

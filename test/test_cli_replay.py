@@ -19,12 +19,11 @@ from thermal_nerf_loc.io.bags.poses import FrameTree, MAX_GAP_S, PoseSource
 from thermal_nerf_loc.io.bags.reader import BagReader, BagWriter
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
-from thermal_nerf_loc.ros.offline import read_truth
-from thermal_nerf_loc.ros.pace import Pace
-from thermal_nerf_loc.ros.robot import RobotTracker
 from thermal_nerf_loc.ros.truth import find_truth
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig, START_NS
 from thermal_nerf_loc.simulation.world import make_world
+from thermal_nerf_loc.tracking.bag_replay import Pace, read_truth
+from thermal_nerf_loc.tracking.robot_tracker import RobotTracker
 
 PROMISED = {'ate_rmse_m', 'ate_rmse_deg', 'rpe_rmse_m', 'success_5cm_5deg', 'lost_share',
             'updates_hz', 'latency_p95_s'}

@@ -22,9 +22,9 @@ from thermal_nerf_loc.io.images import write_png
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
-from thermal_nerf_loc.ros.node_config import NodeConfig
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
+from thermal_nerf_loc.tracking.node_config import NodeConfig
 
 WIDTH, HEIGHT = 32, 24
 

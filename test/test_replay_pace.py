@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 from test_ros_intake import camera_info, image, make_intake, MS
 
-from thermal_nerf_loc.ros.offline import CameraTopics, Replay
-from thermal_nerf_loc.ros.pace import Pace
+from thermal_nerf_loc.tracking.bag_replay import CameraTopics, Pace, Replay
 
 FRAMES = 20
 PERIOD_MS = 100

@@ -9,7 +9,7 @@ import pytest
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.ros.frames import TransformBuffer, TransformUnavailable
+from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer, TransformUnavailable
 
 S = 10**9
 tangents = st.lists(st.floats(-1.5, 1.5), min_size=6, max_size=6).map(se3.exp)

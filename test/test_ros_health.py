@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.ros import health
-from thermal_nerf_loc.ros.health import Health
-from thermal_nerf_loc.ros.robot import RobotUpdate
+from thermal_nerf_loc.tracking import health
+from thermal_nerf_loc.tracking.health import Health
+from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
 
 
 @pytest.fixture

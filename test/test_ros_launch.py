@@ -14,7 +14,7 @@ import yaml
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import UserError
-from thermal_nerf_loc.ros.node_config import NodeConfig, read_parameter_file
+from thermal_nerf_loc.tracking.node_config import NodeConfig, read_parameter_file
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / 'launch').glob('*.launch.py'))

@@ -20,9 +20,9 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
-from thermal_nerf_loc.ros.offline import read_truth
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
 from thermal_nerf_loc.simulation.world import make_world
+from thermal_nerf_loc.tracking.bag_replay import read_truth
 
 rclpy = pytest.importorskip('rclpy')
 pytest.importorskip('tf2_msgs')
@@ -253,8 +253,8 @@ def test_parameters_are_the_config_fields():
     from rclpy.parameter import Parameter
 
     from thermal_nerf_loc.common.errors import InputError
-    from thermal_nerf_loc.ros.node_config import NodeConfig
     from thermal_nerf_loc.ros.parameters import declare_config, parameter_names
+    from thermal_nerf_loc.tracking.node_config import NodeConfig
     context = rclpy.Context()
     rclpy.init(context=context)
     nodes = []

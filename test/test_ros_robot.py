@@ -8,10 +8,10 @@ import pytest
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.ros.intake import Observation
-from thermal_nerf_loc.ros.node_config import NodeConfig, read_parameter_file
-from thermal_nerf_loc.ros.robot import covariance_for_ros, RobotTracker
 from thermal_nerf_loc.sensing.frame import Frame
+from thermal_nerf_loc.tracking.frame_synchronizer import Observation
+from thermal_nerf_loc.tracking.node_config import NodeConfig, read_parameter_file
+from thermal_nerf_loc.tracking.robot_tracker import covariance_for_ros, RobotTracker
 
 T_MAP_BASE = se3.exp([1.0, -2.0, 0.5, 0.2, -0.1, 1.4])
 T_BASE_CAM = se3.exp([0.2, 0.1, 0.4, -1.2, 1.1, -1.0])

@@ -9,10 +9,10 @@ import pytest
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.localization.finder import AtOnce, Finder
 from thermal_nerf_loc.localization.localizer import Localization
-from thermal_nerf_loc.localization.tracker import Tracker, TrackerConfig
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
+from thermal_nerf_loc.tracking.background_search import AtOnce, Finder
+from thermal_nerf_loc.tracking.tracker import Tracker, TrackerConfig
 
 CAMERA = Camera.from_fov(8, 6, 60.0)
 STEP = se3.exp([0.05, 0.0, 0.1, 0.0, 0.05, 0.0])  # of the robot, each 0.1 s

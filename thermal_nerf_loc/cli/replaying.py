@@ -24,14 +24,14 @@ from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence.verdict import sigmas
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
-from thermal_nerf_loc.ros.frames import TransformBuffer
-from thermal_nerf_loc.ros.intake import FrameIntake
-from thermal_nerf_loc.ros.node_config import NodeConfig, read_parameter_file
-from thermal_nerf_loc.ros.offline import CameraTopics, find_cameras, Replay, rising_trajectory
-from thermal_nerf_loc.ros.pace import Pace
-from thermal_nerf_loc.ros.robot import RobotTracker, RobotUpdate
 from thermal_nerf_loc.ros.truth import find_truth
 from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.tracking.bag_replay import (CameraTopics, find_cameras, Pace, Replay,
+                                                  rising_trajectory)
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake
+from thermal_nerf_loc.tracking.node_config import NodeConfig, read_parameter_file
+from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
+from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer
 
 Array = NDArray[np.float64]
 
@@ -121,11 +121,10 @@ def _start(config: NodeConfig, truth: Trajectory | None, init: str) -> tuple[flo
 
 def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
              reader: BagReader, renderer: Renderer, progress: Progress) -> Drive:
-    from thermal_nerf_loc.localization.finder import AtOnce, Finder
     from thermal_nerf_loc.localization.localizer import Localizer
-    from thermal_nerf_loc.localization.tracker import Tracker
     from thermal_nerf_loc.localization.warm_up import picture_of, warm_up_localizer
-    from thermal_nerf_loc.ros.search_thread import SearchThread
+    from thermal_nerf_loc.tracking.background_search import AtOnce, Finder, SearchThread
+    from thermal_nerf_loc.tracking.tracker import Tracker
 
     chosen = tuple(m for m in config.chosen_modalities(renderer.modalities) if m in cameras)
     localizer = Localizer(renderer, config.localizer)

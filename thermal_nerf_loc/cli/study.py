@@ -20,7 +20,7 @@ from thermal_nerf_loc.evaluation.metrics import evaluate, EvaluationConfig
 from thermal_nerf_loc.io.atomic_files import write_json
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
-from thermal_nerf_loc.ros.offline import find_cameras
+from thermal_nerf_loc.tracking.bag_replay import find_cameras
 
 _MODALITIES = ('both', 'rgb', 'thermal')
 

@@ -16,8 +16,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
 from thermal_nerf_loc.ros.convert import matrix_to_pose, matrix_to_transform, stamp_from_ns
-from thermal_nerf_loc.ros.node_config import NodeConfig
-from thermal_nerf_loc.ros.robot import RobotUpdate
+from thermal_nerf_loc.tracking.node_config import NodeConfig
+from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
 
 Array = NDArray[np.float64]
 

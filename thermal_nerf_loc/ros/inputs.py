@@ -17,10 +17,9 @@ from tf2_msgs.msg import TFMessage
 
 from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.ros import convert
-from thermal_nerf_loc.ros.frames import TransformUnavailable
-from thermal_nerf_loc.ros.intake import FrameIntake, JUMP_BACK_NS
-from thermal_nerf_loc.ros.node_config import NodeConfig
-from thermal_nerf_loc.ros.tf_buffer import Transforms
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake, JUMP_BACK_NS
+from thermal_nerf_loc.tracking.node_config import NodeConfig
+from thermal_nerf_loc.tracking.tf_buffer import Transforms, TransformUnavailable
 
 Array = NDArray[np.float64]
 

@@ -24,17 +24,16 @@ from rclpy.task import Future
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.ros.announcer import Announcer
-from thermal_nerf_loc.ros.health import diagnostics_message
+from thermal_nerf_loc.ros.diagnostics import diagnostics_message
 from thermal_nerf_loc.ros.inputs import Inputs
-from thermal_nerf_loc.ros.intake import Observation
-from thermal_nerf_loc.ros.live_parameters import changed_config
-from thermal_nerf_loc.ros.node_config import NodeConfig
 from thermal_nerf_loc.ros.parameters import declare_config
 from thermal_nerf_loc.ros.pictures import Pictures
-from thermal_nerf_loc.ros.robot import RobotUpdate
 from thermal_nerf_loc.ros.services import Services
-from thermal_nerf_loc.ros.session import load, load_radiance_map, LoadMap, Session
-from thermal_nerf_loc.ros.worker import Worker
+from thermal_nerf_loc.tracking.frame_synchronizer import Observation
+from thermal_nerf_loc.tracking.node_config import changed_config, NodeConfig
+from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
+from thermal_nerf_loc.tracking.session import load, load_radiance_map, LoadMap, Session
+from thermal_nerf_loc.tracking.tracking_thread import Worker
 
 Array = NDArray[np.float64]
 

@@ -11,12 +11,12 @@ from sensor_msgs.msg import Image, PointCloud2
 from thermal_nerf_loc.evaluation.surface import Surface
 from thermal_nerf_loc.ros.announcer import LATCHED
 from thermal_nerf_loc.ros.convert import image_to_message
-from thermal_nerf_loc.ros.intake import Observation
 from thermal_nerf_loc.ros.map_points import cloud_message, MapPoints
-from thermal_nerf_loc.ros.node_config import NodeConfig
 from thermal_nerf_loc.ros.overlay import draw_overlay
-from thermal_nerf_loc.ros.robot import RobotUpdate
-from thermal_nerf_loc.ros.session import LoadedMap
+from thermal_nerf_loc.tracking.frame_synchronizer import Observation
+from thermal_nerf_loc.tracking.node_config import NodeConfig
+from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
+from thermal_nerf_loc.tracking.session import LoadedMap
 
 
 class Pictures:

@@ -25,7 +25,7 @@ from tf2_msgs.msg import TFMessage
 
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.ros.convert import matrix_from_pose, matrix_from_transform, stamp_ns
-from thermal_nerf_loc.ros.offline import rising_trajectory
+from thermal_nerf_loc.tracking.bag_replay import rising_trajectory
 
 Array = NDArray[np.float64]
 

@@ -11,10 +11,10 @@ from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.ros.convert import (
     camera_from_info, matrix_from_transform, stamp_ns, values_from_message)
-from thermal_nerf_loc.ros.frames import TransformBuffer
-from thermal_nerf_loc.ros.offline import CameraTopics
 from thermal_nerf_loc.sensing.frame import SensorImage
 from thermal_nerf_loc.sensing.thermal import Radiometry
+from thermal_nerf_loc.tracking.bag_replay import CameraTopics
+from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer
 
 Array = NDArray[np.float64]
 

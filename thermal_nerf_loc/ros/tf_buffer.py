@@ -5,7 +5,7 @@ The tf buffer of the node: tf2's own where tf2_ros is installed, else `frames.Tr
 Both answer the same calls alike; one contract test holds them to it.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,23 +13,10 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.ros.convert import matrix_from_transform, matrix_to_transform
-from thermal_nerf_loc.ros.frames import CACHE_NS, TransformBuffer, TransformUnavailable
+from thermal_nerf_loc.tracking.tf_buffer import (CACHE_NS, TransformBuffer, Transforms,
+                                                 TransformUnavailable)
 
 Array = NDArray[np.float64]
-
-
-class Transforms(Protocol):
-    """What is asked of a tf buffer here; see `frames.TransformBuffer`."""
-
-    def set_transform(self, parent: str, child: str, T_parent_child: Array, stamp_ns: int,
-                      static: bool = False) -> None:
-        """Remember where `child` is in `parent` at a moment (static: for ever)."""
-
-    def lookup_transform(self, target: str, source: str, stamp_ns: int | None = None) -> Array:
-        """`T_target_source` at a moment; None: the newest moment that the chain knows."""
-
-    def clear(self) -> None:
-        """Forget what moves; static transforms stay."""
 
 
 class Tf2Buffer:

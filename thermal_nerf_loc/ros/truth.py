@@ -13,7 +13,7 @@ from thermal_nerf_loc.io.bags.poses import FrameTree, MAX_GAP_S
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory
 from thermal_nerf_loc.ros.convert import matrix_from_pose, matrix_from_transform, stamp_ns
-from thermal_nerf_loc.ros.offline import read_truth, rising_trajectory
+from thermal_nerf_loc.tracking.bag_replay import read_truth, rising_trajectory
 
 Array = NDArray[np.float64]
 

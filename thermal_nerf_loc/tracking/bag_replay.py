@@ -5,10 +5,13 @@ Replay a bag without ROS: the same intake and the same `step` as the live node.
 Without a `pace` every frame is tracked, however long that takes. With one, messages come no faster
 than it says, and those that come while a frame is being tracked wait: the newest frame is next,
 the others are dropped and counted, as in the live node.
+
+The time of a bag on the wall clock, for a replay at a rate.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+import time
 from typing import Any
 
 import numpy as np
@@ -19,9 +22,36 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.ros.convert import matrix_from_pose, matrix_from_transform, stamp_ns
-from thermal_nerf_loc.ros.intake import FrameIntake
-from thermal_nerf_loc.ros.pace import Pace
-from thermal_nerf_loc.ros.robot import RobotTracker, RobotUpdate
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake
+from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
+
+
+@dataclass(slots=True)
+class Pace:
+    """`rate` seconds of the bag pass in each second of `clock`, from the first question on."""
+
+    rate: float
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    latencies_s: list[float] = field(default_factory=list)  # from an image's stamp to its pose
+    _start: tuple[float, int] | None = None
+
+    def now_ns(self, first_ns: int) -> int:
+        """The bag's time; the first call starts it at `first_ns`."""
+        if self._start is None:
+            self._start = self.clock(), first_ns
+        start_s, start_ns = self._start
+        return start_ns + round((self.clock() - start_s) * self.rate * 1e9)
+
+    def wait_until(self, due_ns: int) -> None:
+        """Sleep until the bag's time has come that far."""
+        while (missing_ns := due_ns - self.now_ns(due_ns)) > 0:
+            self.sleep(missing_ns / 1e9 / self.rate)
+
+    def note(self, stamp_ns: int) -> None:
+        """A pose of this stamp is there now."""
+        self.latencies_s.append((self.now_ns(stamp_ns) - stamp_ns) / 1e9 / self.rate)
+
 
 Array = NDArray[np.float64]
 

@@ -5,12 +5,11 @@ from collections import Counter, deque
 from collections.abc import Mapping
 import threading
 import time
-from typing import Any
 
 import numpy as np
 
-from thermal_nerf_loc.localization.confidence.verdict import sigmas
-from thermal_nerf_loc.ros.robot import RobotUpdate
+from thermal_nerf_loc.ros.diagnostics import _carried_by, _told_sigmas
+from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
 
 _WINDOW = 200  # updates that rates and latencies are taken over
 _SILENT_S = 2.5  # without an update for so long, tracking is degraded
@@ -84,37 +83,6 @@ class Health:
             worse = last.state in ('tracking', 'degraded')
             return state if worse else last.state, f'no usable image for {silent_s:.1f} s'
         return last.state, last.reason
-
-
-def diagnostics_message(name: str, figures: Mapping[str, str], stamp: Any) -> Any:
-    """diagnostic_msgs/DiagnosticArray with one status."""
-    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-    levels = {'tracking': DiagnosticStatus.OK, 'degraded': DiagnosticStatus.WARN,
-              'lost': DiagnosticStatus.ERROR}
-    status = DiagnosticStatus(
-        level=levels.get(figures['state'], DiagnosticStatus.WARN), name=name,
-        message=': '.join(filter(None, (figures['state'], figures['reason']))),
-        values=[KeyValue(key=key, value=value) for key, value in figures.items()])
-    message = DiagnosticArray(status=[status])
-    message.header.stamp = stamp
-    return message
-
-
-def _carried_by(last: RobotUpdate | None) -> str:
-    """Modalities by what they told of the pose, the strongest first."""
-    if last is None:
-        return ''
-    ordered = sorted(last.carried_by.items(), key=lambda item: -item[1])
-    return ' '.join([*(f'{name} {share:.0%}' for name, share in ordered),
-                     *(f'({name}: {why})' for name, why in last.ignored.items())])
-
-
-def _told_sigmas(last: RobotUpdate | None) -> dict[str, str]:
-    """Worst standard deviations of the last pose; they grow while the images contradict it."""
-    if last is None or last.covariance is None:
-        return {'sigma_m': '', 'sigma_deg': ''}
-    sigma_m, sigma_deg = sigmas(last.covariance)
-    return {'sigma_m': f'{sigma_m:.4f}', 'sigma_deg': f'{sigma_deg:.3f}'}
 
 
 def _quantile(values: deque[float], share: float) -> str:

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's settings: parameters are declared by walking these fields."""
+"""
+The node's settings: parameters are declared by walking these fields.
 
-from collections.abc import Mapping
+Which parameters may change while the node runs, and what a changed set of them means.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 import math
 from pathlib import Path
@@ -11,15 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 import yaml
 
-from thermal_nerf_loc.common.config import from_mapping, setting
+from thermal_nerf_loc.common.config import from_mapping, setting, to_mapping
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.io.atomic_files import read_text
 from thermal_nerf_loc.io.images import read_mask
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
-from thermal_nerf_loc.localization.tracker_config import TrackerConfig
-from thermal_nerf_loc.ros.intake import IntakeConfig
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry
+from thermal_nerf_loc.tracking.frame_synchronizer import IntakeConfig
+from thermal_nerf_loc.tracking.tracker import TrackerConfig
 
 TRANSPORTS = ('raw', 'compressed')
 _QUATERNION_TOLERANCE = 0.01  # typed by hand
@@ -135,3 +139,49 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = value
+
+
+_SUBSCRIPTIONS = 'topics are subscribed to when the node is activated'
+_FRAMES = 'frames are fixed while the node is configured'
+_START = 'it counts at the start only'
+
+# What a configured node refuses to change, and why.
+FIXED = {
+    'rgb_transport': _SUBSCRIPTIONS, 'thermal_transport': _SUBSCRIPTIONS,
+    'reliable_images': _SUBSCRIPTIONS, 'odometry': _SUBSCRIPTIONS,
+    'map_frame': _FRAMES, 'intake.odom_frame': _FRAMES, 'intake.base_frame': _FRAMES,
+    'initial_pose': f'{_START}; publish on `initialpose` instead',
+    'rgb_mask': _START, 'thermal_mask': _START, 'pose_file': _START, 'autostart': _START,
+    'path_poses': _START, 'map_points': _START, 'map_points_spacing_m': _START,
+}
+
+
+def changed_config(config: NodeConfig, parameters: Iterable[Any], configured: bool) -> NodeConfig:
+    """The settings after a change; refuses what cannot change now, and wrong values."""
+    values = to_mapping(config)
+    for parameter in parameters:
+        *path, leaf = parameter.name.split('.')
+        place = values
+        for key in path:
+            place = place.get(key, {})
+        if leaf not in place:
+            continue  # rclpy's own, such as use_sim_time
+        value = _plain(parameter.value, place[leaf])
+        if configured and parameter.name in FIXED and value != place[leaf]:
+            raise InputError('cannot change while the node runs',
+                             where=f'parameter {parameter.name}',
+                             hint=f'{_sentence(FIXED[parameter.name])} '
+                                  f'Clean the node up first, or restart it.')
+        place[leaf] = value
+    return from_mapping(NodeConfig, values, 'parameter')
+
+
+def _plain(value: Any, current: Any) -> Any:
+    """Arrays and YAML's empty list as tuples."""
+    if isinstance(current, tuple):
+        return () if value is None else tuple(value)
+    return value
+
+
+def _sentence(text: str) -> str:
+    return f'{text[0].upper()}{text[1:]}.'

@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a configured node works with: map, tracker, intake, tf, and how to change them."""
+"""
+What a configured node works with: map, tracker, intake, tf, and how to change them.
+
+A map that several threads look at in turn: the compiled renderers are not all reentrant.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+import threading
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +18,39 @@ from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.atomic_files import check_writable
 from thermal_nerf_loc.localization import warm_up
-from thermal_nerf_loc.localization.finder import Finder
 from thermal_nerf_loc.localization.localizer import Localizer
-from thermal_nerf_loc.localization.tracker import Tracker
 from thermal_nerf_loc.localization.warm_up import picture_of, warm_up_localizer
-from thermal_nerf_loc.ros.health import Health
-from thermal_nerf_loc.ros.intake import FrameIntake
-from thermal_nerf_loc.ros.last_pose import read_pose, save_pose
-from thermal_nerf_loc.ros.node_config import NodeConfig
-from thermal_nerf_loc.ros.robot import RobotTracker
-from thermal_nerf_loc.ros.search_thread import SearchThread
-from thermal_nerf_loc.ros.shared_map import SharedMap
 from thermal_nerf_loc.ros.tf_buffer import make_buffer
-from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.sensing.rendering import Array32, RayRendering, Renderer
+from thermal_nerf_loc.tracking.background_search import Finder, SearchThread
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake
+from thermal_nerf_loc.tracking.health import Health
+from thermal_nerf_loc.tracking.node_config import NodeConfig
+from thermal_nerf_loc.tracking.robot_tracker import read_pose, RobotTracker, save_pose
+from thermal_nerf_loc.tracking.tracker import Tracker
+
+
+class SharedMap:
+    """The same map behind a lock; whoever renders in the background must ask for few rays."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        """Take the map over."""
+        self._renderer = renderer
+        self._lock = threading.Lock()
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What the map can show."""
+        return self._renderer.modalities
+
+    def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
+        """Look along rays once nobody else does."""
+        with self._lock:
+            return self._renderer.render_rays(modality, origins, directions)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._renderer, name)
+
 
 Array = NDArray[np.float64]
 

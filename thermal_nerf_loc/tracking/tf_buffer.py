@@ -10,6 +10,7 @@ rotations along the geodesic, as tf2 does. Nothing is extrapolated.
 from bisect import bisect_left
 from dataclasses import dataclass, field
 import threading
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,3 +148,17 @@ def _blend(T_a: Array, T_b: Array, share: float) -> Array:
 def _name(frame: str) -> str:
     """Frame ids of ROS 1 began with a slash."""
     return frame.lstrip('/')
+
+
+class Transforms(Protocol):
+    """What is asked of a tf buffer here; see `frames.TransformBuffer`."""
+
+    def set_transform(self, parent: str, child: str, T_parent_child: Array, stamp_ns: int,
+                      static: bool = False) -> None:
+        """Remember where `child` is in `parent` at a moment (static: for ever)."""
+
+    def lookup_transform(self, target: str, source: str, stamp_ns: int | None = None) -> Array:
+        """`T_target_source` at a moment; None: the newest moment that the chain knows."""
+
+    def clear(self) -> None:
+        """Forget what moves; static transforms stay."""

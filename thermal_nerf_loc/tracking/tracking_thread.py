@@ -6,8 +6,8 @@ import threading
 import time
 
 from thermal_nerf_loc.common.errors import UserError
-from thermal_nerf_loc.ros.intake import FrameIntake, Observation
-from thermal_nerf_loc.ros.robot import RobotTracker, RobotUpdate
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake, Observation
+from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
 _PATIENCE_S = 0.02  # between two looks at frames that wait for odometry
 

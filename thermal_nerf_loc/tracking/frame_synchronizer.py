@@ -22,10 +22,9 @@ from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.ros.convert import camera_from_info, stamp_ns, values_from_message
-from thermal_nerf_loc.ros.frames import TransformUnavailable
-from thermal_nerf_loc.ros.tf_buffer import Transforms
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.thermal import Radiometry
+from thermal_nerf_loc.tracking.tf_buffer import Transforms, TransformUnavailable
 
 Array = NDArray[np.float64]
 
