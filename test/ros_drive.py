@@ -24,7 +24,8 @@ from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.ros import convert
+from thermal_nerf_loc.io.bags import messages
+from thermal_nerf_loc.ros import message_conversion
 from thermal_nerf_loc.simulation.record import OPTICAL, RADIOMETRY, Robot, SimulationConfig
 
 ROOT = Path(__file__).parents[1]
@@ -186,14 +187,14 @@ class Drive:
 
     def tell_mounts(self):
         self.tf_static.publish(TFMessage(transforms=[
-            convert.matrix_to_transform(T, self.prefix + 'base_link', self.prefix + OPTICAL[m], 0)
+            message_conversion.matrix_to_transform(T, self.prefix + 'base_link', self.prefix + OPTICAL[m], 0)
             for m, T in self.robot.rig.T_base_sensor.items() if m not in self.without_mount]))
 
     def start_at(self, T, sigma_m=0.2, sigma_deg=8.0):
         """Publish an initial pose, for the newest odometry."""
         message = PoseWithCovarianceStamped()
         message.header.frame_id = 'map'
-        message.pose.pose = convert.matrix_to_pose(T)
+        message.pose.pose = message_conversion.matrix_to_pose(T)
         message.pose.covariance = np.diag(np.repeat(
             (sigma_m**2, np.deg2rad(sigma_deg)**2), 3)).ravel()
         self.initial.publish(message)
@@ -292,7 +293,7 @@ class Drive:
                 return
             stamp = start_ns + round(t * 1e9) + self.offset_ns
             if not self.stop_odometry:
-                self.tf.publish(TFMessage(transforms=[convert.matrix_to_transform(
+                self.tf.publish(TFMessage(transforms=[message_conversion.matrix_to_transform(
                     se3.inverse(self.T0) @ self._T(self._s(t)), self.prefix + 'odom',
                     self.prefix + 'base_link', stamp)]))
             if k % per_image == 0:
@@ -319,11 +320,11 @@ class Drive:
                 pixels = np.ascontiguousarray(pixels[::2, ::2])
                 camera = camera.resized(*pixels.shape[1::-1])
             frame_id = self.prefix + OPTICAL[m]
-            message = convert.image_to_message(pixels, 'rgb8' if m == 'rgb' else '16UC1',
+            message = message_conversion.image_to_message(pixels, 'rgb8' if m == 'rgb' else '16UC1',
                                                frame_id, stamp)
             message = self.mangle.get(m, lambda x: x)(message)
             if m not in self.without_info:
-                self.infos[m].publish(convert.camera_to_info(camera, frame_id, stamp))
+                self.infos[m].publish(message_conversion.camera_to_info(camera, frame_id, stamp))
             self.images[m].publish(message)
 
     def _spin(self):
@@ -333,7 +334,7 @@ class Drive:
     def _on_tf(self, message):
         for item in message.transforms:
             if (item.header.frame_id, item.child_frame_id) == ('map', self.prefix + 'odom'):
-                T = convert.matrix_from_transform(item.transform)
+                T = messages.matrix_from_transform(item.transform)
                 truth = self.T0
                 if self._carried_to_s is not None:
                     truth = (self._T(self._carried_to_s)
@@ -341,10 +342,10 @@ class Drive:
                 self.map_odom.append((time.monotonic(), *se3.distance(T, truth)))
 
     def _on_pose(self, message):
-        stamp = convert.stamp_ns(message.header.stamp)
+        stamp = messages.stamp_ns(message.header.stamp)
         if stamp not in self._truth:
             return
-        T = convert.matrix_from_pose(message.pose.pose)
+        T = messages.matrix_from_pose(message.pose.pose)
         P = np.reshape(message.pose.covariance, (6, 6))
         sigma_m = float(np.sqrt(np.linalg.eigvalsh(P[:3, :3])[-1]))
         self.updates.append((time.monotonic(), stamp, *se3.distance(T, self._truth[stamp]),

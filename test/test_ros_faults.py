@@ -138,8 +138,8 @@ def test_images_that_make_no_sense_are_refused(drive, node, spoil, told):
 def test_bad_tf_and_bad_starts_are_refused(drive, node):
     from tf2_msgs.msg import TFMessage
 
-    from thermal_nerf_loc.ros import convert
-    bad = convert.matrix_to_transform(np.eye(4), 'odom', 'base_link', time.time_ns() + 10**8)
+    from thermal_nerf_loc.ros import message_conversion
+    bad = message_conversion.matrix_to_transform(np.eye(4), 'odom', 'base_link', time.time_ns() + 10**8)
     bad.transform.rotation.w = float('nan')
     drive.tf.publish(TFMessage(transforms=[bad]))
     nowhere = np.eye(4)

@@ -75,7 +75,7 @@ def test_launch_files_declare_what_they_use(path):
 def test_the_parameter_file_and_the_remapped_topics_are_those_of_the_node():
     config = read_parameter_file(ROOT / 'config' / 'localizer.yaml')
     assert config == NodeConfig()  # it repeats defaults, and nothing else
-    source = (ROOT / 'thermal_nerf_loc/ros/inputs.py').read_text(encoding='utf-8')
+    source = (ROOT / 'thermal_nerf_loc/ros/subscribers.py').read_text(encoding='utf-8')
     for part in ('/image_raw', '/camera_info'):
         assert f'{{modality}}{part}' in source
 

@@ -17,6 +17,7 @@ import pytest
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags import messages
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
@@ -191,7 +192,7 @@ def test_every_message_of_a_bag_is_played(bag):
     from sensor_msgs.msg import Image
     from tf2_msgs.msg import TFMessage
 
-    from thermal_nerf_loc.ros.convert import image_from_message
+    from thermal_nerf_loc.io.bags.messages import image_from_message
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node('listener', context=context)
@@ -289,21 +290,21 @@ def test_parameters_are_the_config_fields():
 
 def test_messages_survive_the_way_to_rclpy_and_back():
     from thermal_nerf_loc.geometry.camera import Camera
-    from thermal_nerf_loc.ros import convert
+    from thermal_nerf_loc.ros import message_conversion
     rng = np.random.default_rng(1)
     for encoding, pixels in (('rgb8', rng.integers(0, 255, (4, 5, 3), np.uint8)),
                              ('bgr8', rng.integers(0, 255, (4, 5, 3), np.uint8)),
                              ('16UC1', rng.integers(0, 65535, (4, 5), np.uint16)),
                              ('32FC1', rng.normal(size=(4, 5)).astype(np.float32))):
-        message = convert.image_to_message(pixels, encoding, 'cam', 12_345_678_901)
-        np.testing.assert_array_equal(convert.image_from_message(message), pixels)
-        assert convert.stamp_ns(message.header.stamp) == 12_345_678_901
+        message = message_conversion.image_to_message(pixels, encoding, 'cam', 12_345_678_901)
+        np.testing.assert_array_equal(messages.image_from_message(message), pixels)
+        assert messages.stamp_ns(message.header.stamp) == 12_345_678_901
     camera = Camera.from_fov(64, 48, 70.0)
-    assert convert.camera_from_info(convert.camera_to_info(camera, 'cam', 0)) == camera
+    assert messages.camera_from_info(message_conversion.camera_to_info(camera, 'cam', 0)) == camera
     T = se3.exp([1.0, 2.0, 3.0, 0.5, -2.0, 1.0])
-    np.testing.assert_allclose(convert.matrix_from_pose(convert.matrix_to_pose(T)), T, atol=1e-12)
-    stamped = convert.matrix_to_transform(T, 'a', 'b', 5)
-    np.testing.assert_allclose(convert.matrix_from_transform(stamped.transform), T, atol=1e-12)
+    np.testing.assert_allclose(messages.matrix_from_pose(message_conversion.matrix_to_pose(T)), T, atol=1e-12)
+    stamped = message_conversion.matrix_to_transform(T, 'a', 'b', 5)
+    np.testing.assert_allclose(messages.matrix_from_transform(stamped.transform), T, atol=1e-12)
     assert (stamped.header.frame_id, stamped.child_frame_id) == ('a', 'b')
 
 

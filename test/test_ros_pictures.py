@@ -180,7 +180,7 @@ def test_what_is_fixed_exists_and_may_be_repeated():
 @pytest.mark.ros
 def test_a_point_cloud_holds_the_surface():
     pytest.importorskip('sensor_msgs')
-    from thermal_nerf_loc.ros.map_points import cloud_message
+    from thermal_nerf_loc.ros.visualization import cloud_message
     points = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.0]], np.float32)
     colours = np.array([[1.0, 0.0, 0.0], [0.2, 0.4, 0.6]], np.float32)
     celsius = np.array([20.5, 80.0], np.float32)

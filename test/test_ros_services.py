@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image, PointCloud2  # noqa: E402
 from std_srvs.srv import Empty, Trigger  # noqa: E402
 
 from thermal_nerf_loc.geometry import se3  # noqa: E402
-from thermal_nerf_loc.ros import convert  # noqa: E402
+from thermal_nerf_loc.io.bags import messages
 
 pytest_plugins = ('ros_fixtures',)
 
@@ -151,7 +151,7 @@ def test_pictures_come_to_those_who_look(tracked, node):
     cloud, picture, path = clouds[0], pictures[0], paths[-1]
     assert cloud.header.frame_id == path.header.frame_id == 'map'
     assert cloud.width > 5000
-    pixels = convert.image_from_message(picture)
+    pixels = messages.image_from_message(picture)
     assert pixels.shape[1:] == (960, 3) and pixels.std() > 20.0
     assert len(path.poses) > 3
 

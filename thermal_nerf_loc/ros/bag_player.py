@@ -22,7 +22,7 @@ from rosgraph_msgs.msg import Clock
 
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.io.bags.reader import BagReader
-from thermal_nerf_loc.ros.convert import stamp_from_ns
+from thermal_nerf_loc.ros.message_conversion import stamp_from_ns
 
 _LATCHED = ('/tf_static',)
 _TICK_S = 0.01  # /clock goes on in the gaps between messages

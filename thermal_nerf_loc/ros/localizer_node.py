@@ -23,12 +23,12 @@ from rclpy.task import Future
 
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.localization.localizer import Localizer
-from thermal_nerf_loc.ros.announcer import Announcer
 from thermal_nerf_loc.ros.diagnostics import diagnostics_message
-from thermal_nerf_loc.ros.inputs import Inputs
 from thermal_nerf_loc.ros.parameters import declare_config
-from thermal_nerf_loc.ros.pictures import Pictures
+from thermal_nerf_loc.ros.publishers import Announcer
 from thermal_nerf_loc.ros.services import Services
+from thermal_nerf_loc.ros.subscribers import Inputs
+from thermal_nerf_loc.ros.visualization import Pictures
 from thermal_nerf_loc.tracking.frame_synchronizer import Observation
 from thermal_nerf_loc.tracking.node_config import changed_config, NodeConfig
 from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate

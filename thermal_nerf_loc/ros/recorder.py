@@ -23,8 +23,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from tf2_msgs.msg import TFMessage
 
+from thermal_nerf_loc.io.bags.messages import matrix_from_pose, matrix_from_transform, stamp_ns
 from thermal_nerf_loc.io.trajectory import Trajectory
-from thermal_nerf_loc.ros.convert import matrix_from_pose, matrix_from_transform, stamp_ns
 from thermal_nerf_loc.tracking.bag_replay import rising_trajectory
 
 Array = NDArray[np.float64]

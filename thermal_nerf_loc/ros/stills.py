@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.bags.messages import (camera_from_info, matrix_from_transform, stamp_ns,
+                                               values_from_message)
 from thermal_nerf_loc.io.bags.reader import BagReader
-from thermal_nerf_loc.ros.convert import (
-    camera_from_info, matrix_from_transform, stamp_ns, values_from_message)
 from thermal_nerf_loc.sensing.frame import SensorImage
 from thermal_nerf_loc.sensing.thermal import Radiometry
 from thermal_nerf_loc.tracking.bag_replay import CameraTopics

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.ros.convert import matrix_from_transform, matrix_to_transform
+from thermal_nerf_loc.io.bags.messages import matrix_from_transform
+from thermal_nerf_loc.ros.message_conversion import matrix_to_transform
 from thermal_nerf_loc.tracking.tf_buffer import (CACHE_NS, TransformBuffer, Transforms,
                                                  TransformUnavailable)
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.common.progress import Progress, silent
+from thermal_nerf_loc.io.bags.messages import matrix_from_pose, matrix_from_transform, stamp_ns
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import Trajectory
-from thermal_nerf_loc.ros.convert import matrix_from_pose, matrix_from_transform, stamp_ns
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 

@@ -21,7 +21,7 @@ from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.ros.convert import camera_from_info, stamp_ns, values_from_message
+from thermal_nerf_loc.io.bags.messages import camera_from_info, stamp_ns, values_from_message
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.thermal import Radiometry
 from thermal_nerf_loc.tracking.tf_buffer import Transforms, TransformUnavailable

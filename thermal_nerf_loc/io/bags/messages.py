@@ -17,8 +17,11 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.io.images import decode_file, encode, opencv
+from thermal_nerf_loc.sensing.frame import THERMAL
+from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
 
 Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
 
 # cv_bridge's names: (numpy type, channels, how to reach RGB or one channel)
 _ENCODINGS: dict[str, tuple[str, int, str]] = {
@@ -191,3 +194,32 @@ def _lens(name: str, d: Any, where: object) -> tuple[CameraModel, tuple[float, .
     if name == 'rational_polynomial' and len(coefficients) > 8 and not any(coefficients[8:]):
         coefficients = coefficients[:8]  # thin prism and tilt, which are not there
     return _LENSES[name], coefficients
+
+
+def image_from_message(message: Any) -> NDArray[Any]:
+    """Pixels of a sensor_msgs/Image or CompressedImage, in RGB order or of one channel."""
+    where = f'image in {message.header.frame_id}'
+    if hasattr(message, 'encoding'):
+        return decode_image(message.encoding, message.height, message.width, message.step,
+                            bool(message.is_bigendian), message.data)
+    return decode_compressed(message.format, message.data, where)
+
+
+def values_from_message(message: Any, modality: str, radiometry: Radiometry | None,
+                        ) -> tuple[Array32, bool]:
+    """
+    Decode an image to (values (h, w, channels), radiometric) as a `SensorImage` has them.
+
+    RGB lies in [0, 1]. Thermal is in deg C where a radiometry is known; float pixels are deg C.
+    """
+    pixels = image_from_message(message)
+    if modality == THERMAL:
+        plane = pixels if pixels.ndim == 2 else pixels[..., 0]
+        if np.issubdtype(plane.dtype, np.floating):
+            return plane.astype(np.float32)[..., None], True
+        values, radiometric = decode_thermal(plane, radiometry,
+                                             where=f'image in {message.header.frame_id}')
+        return values[..., None], radiometric
+    colour = np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels[..., :3]
+    full = 1.0 if np.issubdtype(colour.dtype, np.floating) else np.iinfo(colour.dtype).max
+    return np.divide(colour, np.float32(full), dtype=np.float32, casting='unsafe'), True

@@ -13,46 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.io.bags.messages import (
-    camera_from_info, decode_compressed, decode_image, encode_image, info_from_camera,
-    matrix_from_pose, matrix_from_transform, stamp_ns)
-from thermal_nerf_loc.sensing.frame import THERMAL
-from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
-
-__all__ = ['camera_from_info', 'camera_to_info', 'image_from_message', 'image_to_message',
-           'matrix_from_pose', 'matrix_from_transform', 'matrix_to_pose', 'matrix_to_transform',
-           'stamp_from_ns', 'stamp_ns', 'values_from_message']
+from thermal_nerf_loc.io.bags.messages import (encode_image, info_from_camera)
 
 Array32 = NDArray[np.float32]
-
-
-def image_from_message(message: Any) -> NDArray[Any]:
-    """Pixels of a sensor_msgs/Image or CompressedImage, in RGB order or of one channel."""
-    where = f'image in {message.header.frame_id}'
-    if hasattr(message, 'encoding'):
-        return decode_image(message.encoding, message.height, message.width, message.step,
-                            bool(message.is_bigendian), message.data)
-    return decode_compressed(message.format, message.data, where)
-
-
-def values_from_message(message: Any, modality: str, radiometry: Radiometry | None,
-                        ) -> tuple[Array32, bool]:
-    """
-    Decode an image to (values (h, w, channels), radiometric) as a `SensorImage` has them.
-
-    RGB lies in [0, 1]. Thermal is in deg C where a radiometry is known; float pixels are deg C.
-    """
-    pixels = image_from_message(message)
-    if modality == THERMAL:
-        plane = pixels if pixels.ndim == 2 else pixels[..., 0]
-        if np.issubdtype(plane.dtype, np.floating):
-            return plane.astype(np.float32)[..., None], True
-        values, radiometric = decode_thermal(plane, radiometry,
-                                             where=f'image in {message.header.frame_id}')
-        return values[..., None], radiometric
-    colour = np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels[..., :3]
-    full = 1.0 if np.issubdtype(colour.dtype, np.floating) else np.iinfo(colour.dtype).max
-    return np.divide(colour, np.float32(full), dtype=np.float32, casting='unsafe'), True
 
 
 def stamp_from_ns(ns: int) -> Any:

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
 from thermal_nerf_loc.common.errors import InputError, UserError
-from thermal_nerf_loc.ros import convert
+from thermal_nerf_loc.io.bags import messages
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake, JUMP_BACK_NS
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 from thermal_nerf_loc.tracking.tf_buffer import Transforms, TransformUnavailable
@@ -131,8 +131,8 @@ class Inputs:
             return  # our own answer (or a rival's): never an input
         if self._config.odometry != 'tf' and child == frames.base_frame:
             return
-        stamp_ns = convert.stamp_ns(transform.header.stamp)
-        T = convert.matrix_from_transform(transform.transform)
+        stamp_ns = messages.stamp_ns(transform.header.stamp)
+        T = messages.matrix_from_transform(transform.transform)
         if parent == frames.odom_frame and not static:
             self._notice_jump(stamp_ns)
         self._tf.set_transform(parent, child, T, stamp_ns, static)
@@ -140,10 +140,10 @@ class Inputs:
             self._listener.on_odometry(stamp_ns)
 
     def _on_odometry(self, message: Any) -> None:
-        frames, stamp_ns = self._config.intake, convert.stamp_ns(message.header.stamp)
+        frames, stamp_ns = self._config.intake, messages.stamp_ns(message.header.stamp)
         self._notice_jump(stamp_ns)
         self._tf.set_transform(frames.odom_frame, frames.base_frame,
-                               convert.matrix_from_pose(message.pose.pose), stamp_ns)
+                               messages.matrix_from_pose(message.pose.pose), stamp_ns)
         self._listener.on_news()
 
     def _notice_jump(self, stamp_ns: int) -> None:
@@ -157,8 +157,8 @@ class Inputs:
         if message.header.frame_id.lstrip('/') != self._config.map_frame:
             raise InputError('initial pose is in another frame', where='initialpose',
                              expected=self._config.map_frame, got=message.header.frame_id)
-        T_map_base = convert.matrix_from_pose(message.pose.pose)
+        T_map_base = messages.matrix_from_pose(message.pose.pose)
         covariance = np.reshape(message.pose.covariance, (6, 6))
-        stamp_ns = convert.stamp_ns(message.header.stamp)
+        stamp_ns = messages.stamp_ns(message.header.stamp)
         self._listener.on_start(T_map_base, self.odometry_at(stamp_ns),
                                 covariance if covariance.any() else None)

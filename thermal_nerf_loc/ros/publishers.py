@@ -15,7 +15,8 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
-from thermal_nerf_loc.ros.convert import matrix_to_pose, matrix_to_transform, stamp_from_ns
+from thermal_nerf_loc.ros.message_conversion import (matrix_to_pose, matrix_to_transform,
+                                                     stamp_from_ns)
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
 

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What is there to be looked at: the map's surface, and how well the pose fits.
+
+The map's surface as a latched point cloud, gathered in a thread of its own.
+"""
+
+import array
+from collections.abc import Callable
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import Image, PointCloud2
+
+from thermal_nerf_loc.evaluation.surface import Surface, SurfaceBuilder
+from thermal_nerf_loc.ros.message_conversion import image_to_message, stamp_from_ns
+from thermal_nerf_loc.ros.overlay import draw_overlay
+from thermal_nerf_loc.ros.publishers import LATCHED
+from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.tracking.frame_synchronizer import Observation
+from thermal_nerf_loc.tracking.node_config import NodeConfig
+from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
+from thermal_nerf_loc.tracking.session import LoadedMap
+
+
+class Pictures:
+    """Publishes `~/map_points` once for each map, and `~/debug/overlay` while somebody looks."""
+
+    def __init__(self, node: LifecycleNode, on_problem: Callable[[Exception], None]) -> None:
+        """Create the publishers; they speak while the node is active."""
+        self._node, self._on_problem = node, on_problem
+        self._cloud = node.create_lifecycle_publisher(PointCloud2, '~/map_points', LATCHED)
+        self._overlay = node.create_lifecycle_publisher(Image, '~/debug/overlay', 1)
+        self._points: MapPoints | None = None
+        self._drawn_s = -1e9
+
+    def show_map(self, loaded: LoadedMap, config: NodeConfig) -> None:
+        """Gather the map's surface in the background and publish it."""
+        self.stop()
+        if not config.map_points:
+            return
+
+        def publish(surface: Surface) -> None:
+            stamp_ns = self._node.get_clock().now().nanoseconds
+            self._cloud.publish(cloud_message(surface, config.map_frame, stamp_ns))
+            self._node.get_logger().info(f'map has {len(surface)} surface points')
+
+        self._points = MapPoints(loaded.renderer, config.map_points_spacing_m, publish,
+                                 self._on_problem)
+        self._points.start()
+
+    def show_fit(self, loaded: LoadedMap, config: NodeConfig, update: RobotUpdate,
+                 observation: Observation) -> None:
+        """Draw a frame over what the map shows at its pose, if anyone looks and it is time."""
+        now_s = time.monotonic()
+        if (update.T_world_cam is None or now_s - self._drawn_s < config.overlay_period_s
+                or not self._overlay.get_subscription_count()):
+            return
+        self._drawn_s = now_s
+        title = ': '.join(filter(None, (update.state, update.reason)))
+        picture = draw_overlay(loaded.renderer, config.localizer, observation.frame,
+                               update.T_world_cam, title)
+        self._overlay.publish(image_to_message(picture, 'rgb8', 'overlay', update.stamp_ns))
+
+    def stop(self) -> None:
+        """Gather no longer."""
+        if self._points is not None:
+            self._points.stop()
+            self._points = None
+
+    def destroy(self) -> None:
+        """Take the publishers back."""
+        self.stop()
+        publisher: Any
+        for publisher in (self._cloud, self._overlay):
+            self._node.destroy_lifecycle_publisher(publisher)
+
+
+_BREATH_S = 0.03  # between two looks, so that tracking comes first
+
+
+class MapPoints:
+    """Looks at a map bit by bit, then hands the surface over, once."""
+
+    def __init__(self, renderer: Renderer, spacing_m: float, done: Callable[[Surface], None],
+                 on_problem: Callable[[Exception], None]) -> None:
+        """Both callbacks run in the thread."""
+        self._builder = SurfaceBuilder(renderer, spacing_m)
+        self._done, self._on_problem = done, on_problem
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='map points', daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Give up; nothing is handed over afterwards."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        try:
+            for _ in self._builder.steps():
+                if self._stopped.wait(_BREATH_S):
+                    return
+            self._done(self._builder.surface())
+        except Exception as error:  # a picture of the map must not end the localizer
+            if not self._stopped.is_set():
+                self._on_problem(error)
+
+
+def cloud_message(surface: Surface, frame_id: str, stamp_ns: int) -> Any:
+    """sensor_msgs/PointCloud2 with x, y, z and, where the map has them, rgb and temperature."""
+    from sensor_msgs.msg import PointCloud2, PointField
+    columns = [('x', surface.points_m[:, 0]), ('y', surface.points_m[:, 1]),
+               ('z', surface.points_m[:, 2])]
+    if surface.colours is not None:
+        columns.append(('rgb', _packed(surface)))
+    if surface.celsius is not None:
+        columns.append(('temperature', surface.celsius))
+    data = np.stack([column for _, column in columns], axis=-1).astype('<f4')
+    message = PointCloud2(height=1, width=len(surface), point_step=4 * len(columns),
+                          row_step=4 * len(columns) * len(surface), is_dense=True)
+    message.fields = [PointField(name=name, offset=4 * k, datatype=PointField.FLOAT32, count=1)
+                      for k, (name, _) in enumerate(columns)]
+    message.data = array.array('B', data.tobytes())
+    message.header.frame_id, message.header.stamp = frame_id, stamp_from_ns(stamp_ns)
+    return message
+
+
+def _packed(surface: Surface) -> Any:
+    """0x00RRGGBB, its bits read as a float: the way point clouds carry colour."""
+    assert surface.colours is not None
+    r, g, b = np.rint(np.clip(surface.colours, 0.0, 1.0) * 255.0).astype(np.uint32).T
+    return (r << 16 | g << 8 | b).astype('<u4').view('<f4')
