@@ -10,12 +10,11 @@ from viewed_world import install, ViewedWorld
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError, RunError
-from thermal_nerf_loc.data.ply import write_ply
-from thermal_nerf_loc.evaluation import points
-from thermal_nerf_loc.evaluation.mesh import DistanceField, surface_nets
-from thermal_nerf_loc.evaluation.normals import estimate_normals
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.rendering import RayRendering
+from thermal_nerf_loc.visualization import points
+from thermal_nerf_loc.visualization.mesh import DistanceField, surface_nets, write_ply
+from thermal_nerf_loc.visualization.points import estimate_normals
 
 LETTERS = {'float': 'f', 'uchar': 'B', 'int': 'i'}
 

@@ -11,14 +11,14 @@ from viewed_world import install, UP, ViewedWorld
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.evaluation.camera_path import (
-    along, look_along, orbit, T_BASE_CAM, through, up_direction)
-from thermal_nerf_loc.evaluation.colour_map import ColourScale, draw_bar, fitted_scale
-from thermal_nerf_loc.evaluation.panels import look, Panels, scales_for, shown_kinds
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.trajectory import Trajectory, write_tum
 from thermal_nerf_loc.io.video import movie
+from thermal_nerf_loc.visualization.camera_path import (
+    along, look_along, orbit, T_BASE_CAM, through, up_direction)
+from thermal_nerf_loc.visualization.colour_map import ColourScale, draw_bar, fitted_scale
+from thermal_nerf_loc.visualization.panels import look, Panels, scales_for, shown_kinds
 
 SMALL = ['--size', '40x30', '--fps', '5', '--seconds', '1']
 

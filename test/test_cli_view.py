@@ -18,10 +18,10 @@ import pytest
 from viewed_world import install, unsure, ViewedWorld
 
 from thermal_nerf_loc.cli import main
-from thermal_nerf_loc.evaluation.live_view import Eye, LiveView
-from thermal_nerf_loc.evaluation.panels import look, scales_for
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.trajectory import Trajectory, write_tum
+from thermal_nerf_loc.visualization.live_view import Eye, LiveView
+from thermal_nerf_loc.visualization.panels import look, scales_for
 
 HERE = Path(__file__).parent
 needs_viser = pytest.mark.skipif(importlib.util.find_spec('viser') is None,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.evaluation import comparison, metrics, moments, page, replay_page, report
-from thermal_nerf_loc.evaluation.colour_map import CELSIUS, ColourScale, HEAT
 from thermal_nerf_loc.evaluation.comparison import Moment, Run
-from thermal_nerf_loc.evaluation.top_view import ground_axes, look_down
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
+from thermal_nerf_loc.visualization.colour_map import CELSIUS, ColourScale, HEAT
+from thermal_nerf_loc.visualization.top_view import ground_axes, look_down
 
 NS = 1_000_000_000
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.evaluation.panels import look, shown_kinds, UNCERTAINTY
 from thermal_nerf_loc.field.contraction import Space
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
@@ -19,6 +18,7 @@ from thermal_nerf_loc.mapping.map import uncertainty
 from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty, uncertainty_of
 from thermal_nerf_loc.mapping.training.strategies import learners_for
+from thermal_nerf_loc.visualization.panels import look, shown_kinds, UNCERTAINTY
 
 SPACE = Space((1.0, 0.0, -1.0), (2.0, 1.0, 0.5))
 CAMERA = Camera.from_fov(24, 18, 70.0)

@@ -6,13 +6,13 @@ import sys
 import numpy as np
 
 from thermal_nerf_loc.cli import main
-from thermal_nerf_loc.evaluation.camera_path import look_along
 from thermal_nerf_loc.field.contraction import Space
 from thermal_nerf_loc.mapping.map.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 from thermal_nerf_loc.simulation.world import make_world
+from thermal_nerf_loc.visualization.camera_path import look_along
 
 UP = np.array([0.0, 0.0, 1.0])
 

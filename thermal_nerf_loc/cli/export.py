@@ -49,9 +49,9 @@ def _export(args: argparse.Namespace, renderer: Any) -> dict[str, Any]:
     import time
 
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.data.ply import write_ply
-    from thermal_nerf_loc.evaluation.normals import estimate_normals
-    from thermal_nerf_loc.evaluation.points import default_spacing_m, gather, looks_of, triangulate
+    from thermal_nerf_loc.visualization.mesh import write_ply
+    from thermal_nerf_loc.visualization.points import (default_spacing_m, estimate_normals, gather,
+                                                       looks_of, triangulate)
 
     start, normals, faces = time.monotonic(), None, None
     spacing_m = args.spacing or default_spacing_m(renderer) * (1 + (args.what == 'mesh'))

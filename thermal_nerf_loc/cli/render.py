@@ -44,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Lay the path, look along it, write."""
     _check(args)
-    from thermal_nerf_loc.evaluation.panels import shown_kinds
     from thermal_nerf_loc.geometry.camera import Camera
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.visualization.panels import shown_kinds
 
     celsius = _celsius(args.celsius)
     camera = Camera.from_fov(args.size[0], args.size[1], args.fov)
@@ -63,9 +63,9 @@ def _write(args: argparse.Namespace, renderer: Any, camera: Any, poses: Any,
     import time
 
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.evaluation.panels import look, Panels, scales_for
     from thermal_nerf_loc.io.images import write_png
     from thermal_nerf_loc.io.video import movie
+    from thermal_nerf_loc.visualization.panels import look, Panels, scales_for
 
     start = time.monotonic()
     with progress_bar('render') as progress:
@@ -87,8 +87,8 @@ def _write(args: argparse.Namespace, renderer: Any, camera: Any, poses: Any,
 
 def _poses(args: argparse.Namespace, renderer: Any) -> Any:
     """Camera poses (n, 4, 4)."""
-    from thermal_nerf_loc.evaluation.camera_path import along, orbit, T_BASE_CAM, through
     from thermal_nerf_loc.io.trajectory import pose_from, read_tum
+    from thermal_nerf_loc.visualization.camera_path import along, orbit, T_BASE_CAM, through
 
     if args.pose is not None:
         return pose_from(args.pose, '--pose')[None]

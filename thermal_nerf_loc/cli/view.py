@@ -29,11 +29,11 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     import threading
 
     from thermal_nerf_loc.cli.output import progress_bar, show_note
-    from thermal_nerf_loc.evaluation.points import default_spacing_m, gather
-    from thermal_nerf_loc.evaluation.viewer import Content, find_viser, Viewer
     from thermal_nerf_loc.geometry.camera import Camera
     from thermal_nerf_loc.io.trajectory import read_tum
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.visualization.points import default_spacing_m, gather
+    from thermal_nerf_loc.visualization.viewer import Content, find_viser, Viewer
 
     find_viser()  # before the long part
     port = _free_port(args.host, args.port)

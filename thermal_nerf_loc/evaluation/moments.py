@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.evaluation.colour_map import CELSIUS, ColourScale, fitted_scale, GRAY, HEAT
 from thermal_nerf_loc.evaluation.comparison import Moment, Run
 from thermal_nerf_loc.evaluation.metrics import SUCCESS_DEG, SUCCESS_M
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
 from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.visualization.colour_map import (CELSIUS, ColourScale, fitted_scale, GRAY,
+                                                       HEAT)
 
 Array = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.evaluation.availability import NO_POSE, POSE, States
 from thermal_nerf_loc.evaluation.comparison import Run
-from thermal_nerf_loc.evaluation.top_view import ground_axes, TopView
 from thermal_nerf_loc.io.trajectory import Trajectory
+from thermal_nerf_loc.visualization.top_view import ground_axes, TopView
 
 STATE_COLOURS = {'tracking': '#2e9e5b', 'degraded': '#e8a33d', 'lost': '#cc3d3d',
                  'initializing': '#9aa0a6', POSE: '#2e9e5b', NO_POSE: '#cc3d3d'}

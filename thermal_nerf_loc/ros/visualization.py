@@ -15,15 +15,15 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image, PointCloud2
 
-from thermal_nerf_loc.evaluation.surface import Surface, SurfaceBuilder
 from thermal_nerf_loc.ros.message_conversion import image_to_message, stamp_from_ns
-from thermal_nerf_loc.ros.overlay import draw_overlay
 from thermal_nerf_loc.ros.publishers import LATCHED
 from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.tracking.frame_synchronizer import Observation
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
 from thermal_nerf_loc.tracking.session import LoadedMap
+from thermal_nerf_loc.visualization.pose_overlay import draw_overlay
+from thermal_nerf_loc.visualization.surface import Surface, SurfaceBuilder
 
 
 class Pictures:

@@ -6,18 +6,28 @@ Each voxel holds the mean over views of min(seen distance - own distance, trunca
 ray (Curless and Levoy 1996): positive in free space, negative behind a surface. A cell in which
 the sign changes gets a vertex, at the mean of the crossings on its edges, and the four cells that
 share a crossed edge are joined by two triangles (Gibson's surface nets, without the smoothing).
+
+Points and triangles as a binary PLY file.
+
+    float x y z, float nx ny nz, uchar red green blue, float temperature (deg C)
+
+Normals and temperature are there where they are known.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.evaluation.surface import is_surface, Surface, viewpoints
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.atomic_files import write_atomically
 from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.visualization.surface import is_surface, Surface, viewpoints
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -141,3 +151,34 @@ def fuse(renderer: Renderer, points: Surface, voxel_m: float, camera: Camera,
         grid.add(camera, T, seen.distance_m.reshape(shape), is_surface(seen).reshape(shape))
         progress(done, len(poses), f'{done} of {len(poses)} views')
     return grid.mesh()
+
+
+_TYPES = {'<f4': 'float', 'u1': 'uchar'}
+
+
+def write_ply(path: Path, points_m: Array32, colours: NDArray[np.uint8],
+              normals: Array32 | None = None, celsius: Array32 | None = None,
+              faces: NDArray[np.int32] | None = None, comments: Sequence[str] = ()) -> None:
+    """Write points (n, 3) with colours (n, 3) of 8 bits, and triangles (m, 3) where given."""
+    columns: list[tuple[str, str, NDArray[Any]]]
+    columns = [(name, '<f4', points_m[:, k]) for k, name in enumerate('xyz')]
+    if normals is not None:
+        columns += [(f'n{name}', '<f4', normals[:, k]) for k, name in enumerate('xyz')]
+    columns += [(name, 'u1', colours[:, k]) for k, name in enumerate(('red', 'green', 'blue'))]
+    if celsius is not None:
+        columns.append(('temperature', '<f4', celsius))
+    rows = np.empty(len(points_m), [(name, kind) for name, kind, _ in columns])
+    for name, _, values in columns:
+        rows[name] = values
+    lines = ['ply', 'format binary_little_endian 1.0',
+             *(f'comment {" ".join(comment.split())}' for comment in comments),
+             f'element vertex {len(rows)}',
+             *(f'property {_TYPES[kind]} {name}' for name, kind, _ in columns)]
+    data = rows.tobytes()
+    if faces is not None:
+        lines += [f'element face {len(faces)}', 'property list uchar int vertex_indices']
+        triangles = np.empty(len(faces), [('count', 'u1'), ('corners', '<i4', 3)])
+        triangles['count'], triangles['corners'] = 3, faces
+        data += triangles.tobytes()
+    header = '\n'.join([*lines, 'end_header', ''])
+    write_atomically(path, header.encode('ascii', 'replace') + data)

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.evaluation.colour_map import (
-    CELSIUS, ColourScale, DEPTH, draw_bar, fitted_scale, GRAY, HEAT, METRES, Picture)
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.visualization.colour_map import (
+    CELSIUS, ColourScale, DEPTH, draw_bar, fitted_scale, GRAY, HEAT, METRES, Picture)
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]

@@ -17,17 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import RunError
-from thermal_nerf_loc.evaluation.camera_path import look_along, up_direction
-from thermal_nerf_loc.evaluation.colour_map import draw_bar
-from thermal_nerf_loc.evaluation.follower import Follower, go_to
-from thermal_nerf_loc.evaluation.live_view import LiveView, Place
-from thermal_nerf_loc.evaluation.panels import (
-    all_kinds, KINDS, scales_for, TEMPERATURE, thermal_unit, UNCERTAINTY, uncertainty_at)
-from thermal_nerf_loc.evaluation.surface import Surface
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.visualization.camera_path import look_along, up_direction
+from thermal_nerf_loc.visualization.colour_map import draw_bar
+from thermal_nerf_loc.visualization.live_view import Follower, go_to, LiveView, Place
+from thermal_nerf_loc.visualization.panels import (
+    all_kinds, KINDS, scales_for, TEMPERATURE, thermal_unit, UNCERTAINTY, uncertainty_at)
+from thermal_nerf_loc.visualization.surface import Surface
 
 Array = NDArray[np.float64]
 

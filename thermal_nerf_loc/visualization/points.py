@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a map's surface is exported as: points or a mesh, coloured by light or by heat."""
+"""
+What a map's surface is exported as: points or a mesh, coloured by light or by heat.
+
+Which way a surface faces at each of its points.
+"""
 
 from dataclasses import dataclass
 
@@ -9,12 +13,12 @@ from scipy.spatial import cKDTree
 
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.evaluation.colour_map import ColourScale, fitted_scale, HEAT, Picture
-from thermal_nerf_loc.evaluation.mesh import fuse, Mesh
-from thermal_nerf_loc.evaluation.panels import thermal_unit
-from thermal_nerf_loc.evaluation.surface import Surface, SurfaceBuilder, viewpoints
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.visualization.colour_map import ColourScale, fitted_scale, HEAT, Picture
+from thermal_nerf_loc.visualization.mesh import fuse, Mesh
+from thermal_nerf_loc.visualization.panels import thermal_unit
+from thermal_nerf_loc.visualization.surface import Surface, SurfaceBuilder, viewpoints
 
 Array32 = NDArray[np.float32]
 
@@ -83,3 +87,27 @@ def looks_of(renderer: Renderer, surface: Surface, by_heat: bool) -> Looks:
                          hint='It was trained without thermal images.')
     scale = fitted_scale(HEAT, thermal_unit(renderer), [surface.celsius])
     return Looks(scale.paint(surface.celsius), scale)
+
+
+_NEIGHBOURS = 12
+
+
+def estimate_normals(points_m: Array32, seen_from_m: Array32) -> Array32:
+    """
+    Unit normals (n, 3), each towards the camera that saw the point.
+
+    The direction in which a point's neighbours spread least; with fewer than three points, the
+    direction to the camera.
+    """
+    towards = seen_from_m - points_m
+    towards /= np.maximum(np.linalg.norm(towards, axis=1, keepdims=True), 1e-9)
+    if len(points_m) < 3:
+        return towards.astype(np.float32)
+    count = min(_NEIGHBOURS, len(points_m))
+    _, near = cKDTree(points_m).query(points_m, k=count)
+    around = points_m[near].astype(np.float64)
+    around -= around.mean(axis=1, keepdims=True)
+    _, axes = np.linalg.eigh(np.einsum('nki,nkj->nij', around, around))
+    normals = axes[:, :, 0]
+    normals *= np.where(np.einsum('ij,ij->i', normals, towards) < 0.0, -1.0, 1.0)[:, None]
+    return normals.astype(np.float32)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.evaluation.colour_map import CELSIUS, fitted_scale, HEAT
 from thermal_nerf_loc.sensing.frame import RGB
 from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.visualization.colour_map import CELSIUS, fitted_scale, HEAT
 
 Array = NDArray[np.float64]
 
