@@ -205,7 +205,7 @@ def both(radiance_map: Any, scene: Any, index: int, modality: str) -> tuple[Any,
 
 def seen_by(radiance_map: Any, refined: Any) -> Any:
     """The scene to judge by; held-out poses are found anew where poses were refined."""
-    from thermal_nerf_loc.evaluation.refinement import with_held_out
+    from thermal_nerf_loc.evaluation.refined_poses import with_held_out
 
     if 'poses' not in radiance_map.info.refinement.get('what', ()):
         return refined

@@ -88,7 +88,7 @@ def trained(args: argparse.Namespace, scene: Any, what: tuple[str, ...] = (), ju
             **settings: Any) -> dict[str, Any]:
     """Figures of one training; `judge` has other images of the held-out views."""
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
-    from thermal_nerf_loc.evaluation.refinement import truth_errors, with_held_out
+    from thermal_nerf_loc.evaluation.refined_poses import truth_errors, with_held_out
     from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
     from thermal_nerf_loc.mapping.training.trainer import train
 

@@ -80,7 +80,7 @@ def distillation(args: argparse.Namespace, scene: Any, renderer: Any, models: di
                  ) -> dict[str, Any]:
     """Errors on held-out views, without and with each teacher."""
     from thermal_nerf_loc.cli.distill_depth import scores, write_sheet
-    from thermal_nerf_loc.evaluation.depth_errors import score_depth
+    from thermal_nerf_loc.evaluation.depth_quality import score_depth
 
     found = {'the map itself': asdict(score_depth(rendered_by(renderer, scene), scene,
                                                   scene.test))}

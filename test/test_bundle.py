@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.evaluation.refinement import pose_errors
+from thermal_nerf_loc.evaluation.refined_poses import pose_errors
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import Bundle, Problem, Sensor
 from thermal_nerf_loc.mapping.camera_poses.features import candidate_pairs, Tracks

@@ -14,12 +14,12 @@ from thermal_nerf_loc.cli import demo, live, replaying
 from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.cli.study import make_study
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.evaluation.study.ground_truth import find_truth
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.poses import FrameTree, MAX_GAP_S, PoseSource
 from thermal_nerf_loc.io.bags.reader import BagReader, BagWriter
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
-from thermal_nerf_loc.ros.truth import find_truth
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig, START_NS
 from thermal_nerf_loc.simulation.world import make_world
 from thermal_nerf_loc.tracking.bag_replay import Pace, read_truth

@@ -12,7 +12,7 @@ import torch
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.evaluation.depth_errors import score_depth
+from thermal_nerf_loc.evaluation.depth_quality import score_depth
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.io.datasets.depth_maps import DepthSource, with_depth
@@ -251,10 +251,10 @@ def test_figures_of_depth():
     spread = np.where(np.arange(6) < 3, 0.3, 0.1) * np.ones((4, 6))
     image = SensorImage(Camera.from_fov(6, 4, 60), np.zeros((4, 6, 1), np.float32), 0,
                         depth_m=truth)
-    from thermal_nerf_loc.evaluation import depth_errors
-    row = depth_errors._row(1.1 * truth, spread, image.depth_m)
+    from thermal_nerf_loc.evaluation import depth_quality
+    row = depth_quality._row(1.1 * truth, spread, image.depth_m)
     assert row == pytest.approx((0.1, 0.04, 1.0, 0.5))
-    assert depth_errors._row(1.1 * truth, spread, 0 * truth) is None
+    assert depth_quality._row(1.1 * truth, spread, 0 * truth) is None
 
 
 def test_the_whole_chain(room, tmp_path, monkeypatch, capsys):

@@ -11,11 +11,11 @@ from scipy.ndimage import gaussian_filter
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.evaluation import perceptual
+from thermal_nerf_loc.evaluation import map_quality
 from thermal_nerf_loc.evaluation.map_quality import (
     compare_frame, evaluate_map, psnr, score_view, score_views, ssim, summarize, ViewComparison,
     ViewScore)
-from thermal_nerf_loc.evaluation.sheet import draw_sheet, pick_views, png
+from thermal_nerf_loc.evaluation.report.map_sheet import draw_sheet, pick_views, png
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.sensing.flat_field import radial, resized
@@ -155,12 +155,12 @@ def test_a_map_that_knows_its_lens_is_seen_through_it(tmp_path: Path) -> None:
 def test_lpips_is_left_out_with_its_reason(monkeypatch: pytest.MonkeyPatch,
                                            tmp_path: Path) -> None:
     """Missing package first, missing weights next; nothing is downloaded."""
-    monkeypatch.setattr(perceptual.importlib.util, 'find_spec', lambda name: None)
-    assert perceptual.find_lpips() == perceptual.LpipsSearch(
+    monkeypatch.setattr(map_quality.importlib.util, 'find_spec', lambda name: None)
+    assert map_quality.find_lpips() == map_quality.LpipsSearch(
         None, 'not installed: lpips and torchvision')
-    monkeypatch.setattr(perceptual.importlib.util, 'find_spec', lambda name: object())
-    monkeypatch.setattr(perceptual.torch.hub, 'get_dir', lambda: str(tmp_path))
-    search = perceptual.find_lpips()
+    monkeypatch.setattr(map_quality.importlib.util, 'find_spec', lambda name: object())
+    monkeypatch.setattr(map_quality.torch.hub, 'get_dir', lambda: str(tmp_path))
+    search = map_quality.find_lpips()
     assert search.score is None and str(tmp_path) in search.reason
 
 
@@ -178,11 +178,11 @@ def test_lpips_sees_images_as_it_expects_them(monkeypatch: pytest.MonkeyPatch,
 
     (tmp_path / 'checkpoints').mkdir()
     (tmp_path / 'checkpoints' / 'alexnet-owt-7be5be79.pth').write_bytes(b'')
-    monkeypatch.setattr(perceptual.importlib.util, 'find_spec', lambda name: object())
-    monkeypatch.setattr(perceptual.importlib, 'import_module',
+    monkeypatch.setattr(map_quality.importlib.util, 'find_spec', lambda name: object())
+    monkeypatch.setattr(map_quality.importlib, 'import_module',
                         lambda name: SimpleNamespace(LPIPS=Network))
-    monkeypatch.setattr(perceptual.torch.hub, 'get_dir', lambda: str(tmp_path))
-    score = perceptual.find_lpips().score
+    monkeypatch.setattr(map_quality.torch.hub, 'get_dir', lambda: str(tmp_path))
+    score = map_quality.find_lpips().score
     assert score is not None
     seen = np.zeros((6, 8, 3), np.float32)
     assert score_view(camera_view('rgb', values=seen), 1.0, score).lpips == pytest.approx(2.0)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.evaluation import alignment, association, availability, comparison, metrics
-from thermal_nerf_loc.evaluation.self_checks import Errors, self_checks
+from thermal_nerf_loc.evaluation import association, availability, metrics
+from thermal_nerf_loc.evaluation.availability import Errors, self_checks
+from thermal_nerf_loc.evaluation.study import comparison
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.trajectory import Trajectory
 
@@ -168,13 +169,13 @@ def test_alignment_takes_out_exactly_a_similarity(xi, scale):
     truth = circle().poses
     moved = se3.inverse(se3.exp(xi)) @ truth
     moved[:, :3, 3] /= scale
-    found = alignment.find_alignment(moved, truth, 'sim3')
+    found = association.find_alignment(moved, truth, 'sim3')
     assert found.scale == pytest.approx(scale, rel=1e-9)
     np.testing.assert_allclose(found.apply(moved)[:, :3, 3], truth[:, :3, 3], atol=1e-9)
-    rigid = alignment.find_alignment(moved, truth, 'se3')
+    rigid = association.find_alignment(moved, truth, 'se3')
     assert rigid.scale == 1.0
     np.testing.assert_allclose(rigid.T[:3, :3], found.T[:3, :3], atol=1e-6)
-    assert alignment.find_alignment(moved, truth, 'none') is alignment.IDENTITY
+    assert association.find_alignment(moved, truth, 'none') is association.IDENTITY
 
 
 def test_alignment_is_rigid_also_for_a_mirrored_path():
@@ -182,12 +183,12 @@ def test_alignment_is_rigid_also_for_a_mirrored_path():
     truth[:, 2, 3] = np.sin(np.arange(41))
     mirrored = truth.copy()
     mirrored[:, 0, 3] *= -1.0
-    found = alignment.find_alignment(mirrored, truth, 'se3')
+    found = association.find_alignment(mirrored, truth, 'se3')
     assert np.linalg.det(found.T[:3, :3]) == pytest.approx(1.0)
     line = np.tile(np.eye(4), (5, 1, 1))
     line[:, 0, 3] = np.arange(5)
     with pytest.raises(InputError, match='cannot be aligned'):
-        alignment.find_alignment(line, line, 'se3')
+        association.find_alignment(line, line, 'se3')
 
 
 def test_time_lost_and_found_again():

@@ -13,7 +13,8 @@ import torch
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import silent
-from thermal_nerf_loc.evaluation.refinement import pose_errors, poses_of, rig_error, truth_errors
+from thermal_nerf_loc.evaluation.refined_poses import (pose_errors, poses_of, rig_error,
+                                                       truth_errors)
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig

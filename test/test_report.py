@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.evaluation import comparison, metrics, moments, page, replay_page, report
-from thermal_nerf_loc.evaluation.comparison import Moment, Run
+from thermal_nerf_loc.evaluation import metrics
+from thermal_nerf_loc.evaluation.report import moments, page, plots, replay_page
+from thermal_nerf_loc.evaluation.study import comparison
+from thermal_nerf_loc.evaluation.study.comparison import Moment, Run
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.trajectory import Trajectory
@@ -144,18 +146,18 @@ def test_pairs_are_rendered_from_where_the_camera_is():
 
 def test_figures_are_pictures_and_always_the_same():
     runs = [make_run(), make_run(0.05, 'rgb'), make_run(0.03, 'other', told=False)]
-    figures = {'trajectory': report.plot_trajectory(runs, circle(), look_down(
-        Field(), circle().poses, 60)), 'errors': report.plot_errors(runs),
-        'shares': report.plot_shares(runs), 'bare': report.plot_trajectory(runs[:1])}
+    figures = {'trajectory': plots.plot_trajectory(runs, circle(), look_down(
+        Field(), circle().poses, 60)), 'errors': plots.plot_errors(runs),
+        'shares': plots.plot_shares(runs), 'bare': plots.plot_trajectory(runs[:1])}
     for figure in figures.values():
-        image = decode(report.encode(figure, 'png'))
+        image = decode(plots.encode(figure, 'png'))
         assert image.shape[0] > 200
         assert len(np.unique(image.reshape(-1, 3), axis=0)) > 20
-    assert report.encode(figures['bare'], 'pdf').startswith(b'%PDF')
-    again = report.plot_trajectory(runs[:1])
-    assert report.encode(again, 'svg') == report.encode(report.plot_trajectory(runs[:1]), 'svg')
+    assert plots.encode(figures['bare'], 'pdf').startswith(b'%PDF')
+    again = plots.plot_trajectory(runs[:1])
+    assert plots.encode(again, 'svg') == plots.encode(plots.plot_trajectory(runs[:1]), 'svg')
     one = runs[0].evaluation.absolute
-    assert report.plot_error_histogram(one.metres, one.degrees).startswith(b'\x89PNG')
+    assert plots.plot_error_histogram(one.metres, one.degrees).startswith(b'\x89PNG')
 
 
 def test_a_system_with_a_frame_of_its_own_is_drawn_on_the_truth():
@@ -165,7 +167,7 @@ def test_a_system_with_a_frame_of_its_own_is_drawn_on_the_truth():
     other = Trajectory(truth.stamps_ns, moved)
     run = Run('bag', 'other', other, ((0, 'pose'), (4 * NS, 'pose')), metrics.evaluate(
         other, truth, metrics.EvaluationConfig(align='sim3')))
-    drawn = report.plot_trajectory([run], truth).axes[0].lines[-2].get_xydata()
+    drawn = plots.plot_trajectory([run], truth).axes[0].lines[-2].get_xydata()
     np.testing.assert_allclose(drawn, truth.poses[:, :2, 3], atol=1e-9)
 
 
@@ -192,14 +194,14 @@ class Reader(HTMLParser):
 def make_page(several=True):
     runs = [make_run()] + ([make_run(0.05, 'rgb'), make_run(0.03, '<other>', told=False)]
                            if several else [])
-    pictures = {'trajectory': report.plot_trajectory(runs, circle(), look_down(
-        Field(), circle().poses, 60)), 'errors': report.plot_errors(runs)}
+    pictures = {'trajectory': plots.plot_trajectory(runs, circle(), look_down(
+        Field(), circle().poses, 60)), 'errors': plots.plot_errors(runs)}
     pixels = np.full((24, 32, 3), 128, np.uint8)
     pairs = moments.side_by_side([
         moments.Pair(RGB, pixels, pixels),
         moments.Pair(THERMAL, pixels, pixels, ColourScale(HEAT, 18.0, 31.0, CELSIUS))])
     sheet = replay_page.DriveSheet(
-        'bag', runs, {name: report.encode(figure, 'svg') for name, figure in pictures.items()},
+        'bag', runs, {name: plots.encode(figure, 'svg') for name, figure in pictures.items()},
         [(one, pairs) for one in moments.choose_moments(runs[0])])
     return replay_page.replay_page(
         'bag in <room>.map', comparison.rows(runs), comparison.figures_of(runs[:1]), [sheet],

@@ -14,7 +14,7 @@ import pytest
 from thermal_nerf_loc.cli import extend, main, train as cli_train
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import silent
-from thermal_nerf_loc.evaluation.found_poses import summary
+from thermal_nerf_loc.evaluation.refined_poses import summary
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig

@@ -95,7 +95,7 @@ def _simulate(args: argparse.Namespace, size: Size) -> None:
 def _train(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.cli.train import train_map
-    from thermal_nerf_loc.evaluation.render_sheet import draw_renders
+    from thermal_nerf_loc.evaluation.report.render_sheet import draw_renders
     from thermal_nerf_loc.io.atomic_files import write_atomically
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
@@ -127,7 +127,7 @@ def _replay(args: argparse.Namespace, live: bool, quality: Mapping[str, Any]) ->
 def _map_blocks(out: Path, quality: Mapping[str, Any]) -> list[str]:
     """What the report says of the map: held-out views beside their renders, and figures."""
     from thermal_nerf_loc.cli.output import flatten
-    from thermal_nerf_loc.evaluation import page
+    from thermal_nerf_loc.evaluation.report import page
     from thermal_nerf_loc.io.atomic_files import read_bytes
 
     rows = [(name, f'{value:.4g}' if isinstance(value, float) else str(value))

@@ -173,7 +173,7 @@ def scores(model: Any, scene: Any, split: str) -> dict[str, Any] | None:
     """Errors of a split against measured depth; None where there is none."""
     from dataclasses import asdict
 
-    from thermal_nerf_loc.evaluation.depth_errors import score_depth
+    from thermal_nerf_loc.evaluation.depth_quality import score_depth
     from thermal_nerf_loc.sensing.frame import THERMAL
 
     indices = [i for i in scene.split(split) if THERMAL in scene.frames[i].records
@@ -185,7 +185,7 @@ def write_sheet(path: Path, model: Any, scene: Any) -> None:
     """Draw a few held-out views, or training views where none was held out."""
     import numpy as np
 
-    from thermal_nerf_loc.evaluation.depth_sheet import draw_depth
+    from thermal_nerf_loc.evaluation.depth_quality import draw_depth
     from thermal_nerf_loc.io.atomic_files import write_atomically
     from thermal_nerf_loc.sensing.frame import THERMAL
 

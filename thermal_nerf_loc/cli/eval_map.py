@@ -27,8 +27,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     from thermal_nerf_loc.cli.output import progress_bar, show_note
     from thermal_nerf_loc.common.errors import InputError
-    from thermal_nerf_loc.evaluation.map_quality import score_views, summarize
-    from thermal_nerf_loc.evaluation.perceptual import find_lpips
+    from thermal_nerf_loc.evaluation.map_quality import find_lpips, score_views, summarize
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 def write_sheet(path: Path, renderer: Any, scene: Any, scores: Any, most: int) -> None:
     """Render a few of the scored frames once more, and draw them beside the truth."""
     from thermal_nerf_loc.evaluation.map_quality import compare_frame
-    from thermal_nerf_loc.evaluation.sheet import draw_sheet, pick_views, png
+    from thermal_nerf_loc.evaluation.report.map_sheet import draw_sheet, pick_views, png
     from thermal_nerf_loc.io.atomic_files import write_atomically
 
     index = {frame.name: i for i, frame in enumerate(scene.frames)}

@@ -81,7 +81,7 @@ def extend_map(start: Any, scene: Any, path: Path, config: Any, acceptance: Any,
     """The scene with what was found, and figures; the last round's map is at `path`."""
     from thermal_nerf_loc.cli.train import train_map
     from thermal_nerf_loc.common.errors import RunError
-    from thermal_nerf_loc.evaluation import found_poses
+    from thermal_nerf_loc.evaluation import refined_poses
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
     from thermal_nerf_loc.localization.unposed_images import find_unposed
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
@@ -103,7 +103,7 @@ def extend_map(start: Any, scene: Any, path: Path, config: Any, acceptance: Any,
         training = train_map(scene, path, config, progress)
         current = RadianceMap.load(path)
         told[-1] |= {'seconds': training['seconds'], 'places': training['places']}
-    figures = found_poses.summary(list(findings.values()))
+    figures = refined_poses.summary(list(findings.values()))
     if current is start:
         raise RunError('none of the poses found is good enough to learn from', where=scene.root,
                        got=', '.join(f'{count} {kind}' for kind, count
@@ -111,7 +111,7 @@ def extend_map(start: Any, scene: Any, path: Path, config: Any, acceptance: Any,
                        hint='A better map helps, or looser limits by --config.')
     after = evaluate_map(current, scene)
     return scene, {**figures, 'rounds': told, 'before': _figures(before),
-                   'after': _figures(after), 'gain_db': found_poses.gain(before, after)}
+                   'after': _figures(after), 'gain_db': refined_poses.gain(before, after)}
 
 
 def _check(start: Any, scene: Any) -> None:

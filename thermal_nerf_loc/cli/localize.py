@@ -177,7 +177,7 @@ def disturbed(T_world_cam: Any, degrees: float, metres: float, seed: tuple[int, 
 def _plot(path: Path, rows: list[dict[str, Any]]) -> None:
     import numpy as np
 
-    from thermal_nerf_loc.evaluation.report import plot_error_histogram
+    from thermal_nerf_loc.evaluation.report.plots import plot_error_histogram
     from thermal_nerf_loc.io.atomic_files import write_atomically
 
     write_atomically(path, plot_error_histogram(np.array([row['error_m'] for row in rows]),

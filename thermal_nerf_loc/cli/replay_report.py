@@ -12,15 +12,15 @@ from typing import Any, TYPE_CHECKING
 from thermal_nerf_loc import __version__
 from thermal_nerf_loc.cli.output import flatten
 from thermal_nerf_loc.cli.replaying import LazyMap
-from thermal_nerf_loc.evaluation.comparison import cells, COLUMNS
 from thermal_nerf_loc.evaluation.metrics import EvaluationConfig
-from thermal_nerf_loc.evaluation.moments import (
-    choose_moments, Chosen, compare_images, side_by_side)
-from thermal_nerf_loc.evaluation.replay_page import DriveSheet, replay_page
-from thermal_nerf_loc.evaluation.report import encode, plot_errors, plot_shares, plot_trajectory
+from thermal_nerf_loc.evaluation.report.moments import (choose_moments, Chosen, compare_images,
+                                                        find_stills, side_by_side)
+from thermal_nerf_loc.evaluation.report.plots import (encode, plot_errors, plot_shares,
+                                                      plot_trajectory)
+from thermal_nerf_loc.evaluation.report.replay_page import DriveSheet, replay_page
+from thermal_nerf_loc.evaluation.study.comparison import cells, COLUMNS
 from thermal_nerf_loc.io.atomic_files import write_atomically
 from thermal_nerf_loc.io.bags.reader import BagReader
-from thermal_nerf_loc.ros.stills import find_stills
 from thermal_nerf_loc.visualization.top_view import look_down
 
 if TYPE_CHECKING:

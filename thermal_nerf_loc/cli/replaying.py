@@ -17,14 +17,14 @@ from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.common.config import check
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress
-from thermal_nerf_loc.evaluation.comparison import Moment
 from thermal_nerf_loc.evaluation.metrics import updates_hz
+from thermal_nerf_loc.evaluation.study.comparison import Moment
+from thermal_nerf_loc.evaluation.study.ground_truth import find_truth
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence.verdict import sigmas
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
-from thermal_nerf_loc.ros.truth import find_truth
 from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.tracking.bag_replay import (CameraTopics, find_cameras, Pace, Replay,
                                                   rising_trajectory)

@@ -15,8 +15,8 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.evaluation.association import INTERPOLATE
 from thermal_nerf_loc.evaluation.availability import availability, states_from_stamps
-from thermal_nerf_loc.evaluation.comparison import figures_of, rows, Run
 from thermal_nerf_loc.evaluation.metrics import evaluate, EvaluationConfig
+from thermal_nerf_loc.evaluation.study.comparison import figures_of, rows, Run
 from thermal_nerf_loc.io.atomic_files import write_json
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum

@@ -177,7 +177,7 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
 
 def _refined(given: Any, result: Any) -> tuple[Any, dict[str, Any]]:
     """The scene to judge the map by, and what refinement has done to it."""
-    from thermal_nerf_loc.evaluation.refinement import HELD_OUT, summary, with_held_out
+    from thermal_nerf_loc.evaluation.refined_poses import HELD_OUT, summary, with_held_out
 
     facts = dict(result.map.info.refinement)
     if not facts:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which estimate belongs to which true pose, and which moments make up a relative error."""
+"""
+Which estimate belongs to which true pose, and which moments make up a relative error.
+
+Bring a trajectory into the frame of another, before errors are taken, as evo does it.
+"""
 
 from typing import NamedTuple
 
@@ -7,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama
 from thermal_nerf_loc.io.trajectory import Trajectory
 
 Array = NDArray[np.float64]
@@ -107,3 +112,20 @@ def _span(trajectory: Trajectory, name: str) -> str:
         return f'{name}: none'
     first, last = trajectory.stamps_ns[0], trajectory.stamps_ns[-1]
     return f'{name} from {first} to {last} ns'
+
+
+__all__ = ['IDENTITY', 'NONE', 'SE3', 'SIM3', 'Similarity', 'find_alignment']
+
+
+NONE, SE3, SIM3 = 'none', 'se3', 'sim3'
+
+
+def find_alignment(estimated: Array, truth: Array, mode: str) -> Similarity:
+    """What brings `estimated` poses (n, 4, 4) nearest to `truth`: 'none', 'se3' or 'sim3'."""
+    if mode == NONE:
+        return IDENTITY
+    try:
+        return umeyama(estimated[:, :3, 3], truth[:, :3, 3], with_scale=mode == SIM3)
+    except InputError as error:
+        raise InputError('trajectory cannot be aligned', where='--align', expected=error.expected,
+                         got=error.got, hint='Use --align none, or a longer drive.') from None

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.evaluation import alignment, association
+from thermal_nerf_loc.evaluation import association
 from thermal_nerf_loc.evaluation.association import associate, Matched, moment_pairs
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.trajectory import Trajectory
@@ -38,8 +38,8 @@ class EvaluationConfig:
         choices=(association.INTERPOLATE, association.NEAREST))
     tolerance_s: float | None = setting(None, 'a true pose farther off in time does not count',
                                         1e-9, 3600.0)
-    align: str = setting(alignment.NONE, 'motion of the whole trajectory onto the truth first',
-                         choices=(alignment.NONE, alignment.SE3, alignment.SIM3))
+    align: str = setting(association.NONE, 'motion of the whole trajectory onto the truth first',
+                         choices=(association.NONE, association.SE3, association.SIM3))
     rpe_delta: float = setting(1.0, 'distance of the two moments of a relative error', 1e-6, 1e6)
     rpe_unit: str = setting(association.SECONDS, 'seconds, frames or metres',
                             choices=(association.SECONDS, association.FRAMES, association.METRES))
@@ -104,7 +104,7 @@ class Evaluation:
     matched: Matched
     absolute: PoseErrors
     relative: PoseErrors
-    similarity: alignment.Similarity
+    similarity: association.Similarity
 
     @property
     def metrics(self) -> TrajectoryMetrics:
@@ -139,7 +139,7 @@ def evaluate(estimated: Trajectory, truth: Trajectory,
              config: EvaluationConfig = EvaluationConfig()) -> Evaluation:
     """Pair, align, and take the errors."""
     matched = associate(estimated, truth, config.associate, config.tolerance_s)
-    similarity = alignment.find_alignment(matched.estimated, matched.truth, config.align)
+    similarity = association.find_alignment(matched.estimated, matched.truth, config.align)
     A, B = similarity.apply(matched.estimated), matched.truth
     matched = Matched(matched.stamps_ns, A, B)
     first, second = moment_pairs(matched, config.rpe_delta, config.rpe_unit)

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.evaluation.availability import availability, States
+from thermal_nerf_loc.evaluation.availability import availability, Errors, self_checks, States
 from thermal_nerf_loc.evaluation.metrics import Evaluation, latency, PoseErrors, summarize
-from thermal_nerf_loc.evaluation.self_checks import Errors, self_checks
 from thermal_nerf_loc.io.trajectory import Trajectory
 
 Array = NDArray[np.float64]

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from thermal_nerf_loc.evaluation import page
-from thermal_nerf_loc.evaluation.comparison import cells, COLUMNS, Run
-from thermal_nerf_loc.evaluation.moments import Chosen
+from thermal_nerf_loc.evaluation.report import page
+from thermal_nerf_loc.evaluation.report.moments import Chosen
+from thermal_nerf_loc.evaluation.study.comparison import cells, COLUMNS, Run
 
 _MEANING = {
     'ate_rmse_m': 'root mean square of the position error',

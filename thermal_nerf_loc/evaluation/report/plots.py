@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.evaluation.availability import NO_POSE, POSE, States
-from thermal_nerf_loc.evaluation.comparison import Run
+from thermal_nerf_loc.evaluation.study.comparison import Run
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.visualization.top_view import ground_axes, TopView
 

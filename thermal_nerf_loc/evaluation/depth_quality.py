@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+How well depth that a network sees fits measured depth: the figures papers report.
+
+Thermal image, measured depth, predicted depth, its error and its spread, as one PNG.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.io.datasets.scene import load_image, Scene
+from thermal_nerf_loc.sensing.frame import SensorImage, THERMAL
+
+Predict = Callable[[SensorImage], tuple[NDArray[np.floating], NDArray[np.floating]]]
+
+
+@dataclass(frozen=True, slots=True)
+class DepthScores:
+    """Means over images of means over pixels with measured depth."""
+
+    images: int
+    abs_rel: float  # |z - z*| / z*
+    rmse_m: float
+    delta1: float  # share with max(z / z*, z* / z) < 1.25
+    within_spread: float  # share with |z - z*| below the predicted standard deviation
+
+
+def score_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> DepthScores:
+    """Hold depth and spread (h, w), as predicted from thermal images, against measured depth."""
+    rows = []
+    for index in indices:
+        record = scene.frames[index].records.get(THERMAL)
+        if record is None or record.depth_path is None:
+            continue
+        image = load_image(THERMAL, record)
+        assert image.depth_m is not None  # its path is known
+        rows.append(_row(*predict(image), image.depth_m))
+    rows = [row for row in rows if row is not None]
+    if not rows:
+        raise InputError('no frame has measured thermal depth', where=scene.root,
+                         expected='thermal_depth_file_path')
+    abs_rel, mean_square, delta1, within = np.mean(np.array(rows), axis=0)
+    return DepthScores(len(rows), float(abs_rel), float(np.sqrt(mean_square)), float(delta1),
+                       float(within))
+
+
+def _row(depth_m: NDArray[np.floating], spread_m: NDArray[np.floating],
+         truth_m: NDArray[np.floating]) -> tuple[float, ...] | None:
+    known = np.isfinite(truth_m) & (truth_m > 0.0) & (depth_m > 0.0)
+    if not known.any():
+        return None
+    z, truth, spread = (np.asarray(part, np.float64)[known]
+                        for part in (depth_m, truth_m, spread_m))
+    off, ratio = np.abs(z - truth), np.maximum(z / truth, truth / z)
+    return (float((off / truth).mean()), float((off**2).mean()), float((ratio < 1.25).mean()),
+            float((off < spread).mean()))
+
+
+_CELL_IN, _DPI = 2.2, 110
+
+
+def draw_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> bytes:
+    """One row for each frame; rows share the scales of depth and of errors."""
+    from matplotlib.figure import Figure
+
+    images = [load_image(THERMAL, scene.frames[index].records[THERMAL]) for index in indices]
+    seen = [predict(image) for image in images]
+    depths = [depth for depth, _ in seen] + [np.nan_to_num(image.depth_m) for image in images
+                                             if image.depth_m is not None]
+    shown = np.concatenate([depth[depth > 0.0] for depth in depths])
+    low, high = np.quantile(shown, (0.01, 0.99))
+    doubt = 0.15 * float(np.median(shown))
+    figure = Figure(figsize=(5.6 * _CELL_IN, 0.86 * _CELL_IN * len(images)),
+                    layout='constrained')
+    axes = figure.subplots(len(images), 5, squeeze=False)
+    for row, index, image, (depth, spread) in zip(axes, indices, images, seen):
+        nothing = np.full(depth.shape, np.nan)
+        truth = nothing if image.depth_m is None else np.where(image.depth_m > 0.0,
+                                                               image.depth_m, np.nan)
+        name = scene.frames[index].name.rsplit('/', 1)[-1]
+        for cell, values, title, colours, ends in (
+                (row[0], image.values[..., 0], f'thermal {name}', 'inferno',
+                 np.nanquantile(image.values, (0.01, 0.99))),
+                (row[1], truth, 'measured depth, m', 'viridis', (low, high)),
+                (row[2], depth, 'predicted depth, m', 'viridis', (low, high)),
+                (row[3], depth - truth, 'error, m (red: too near)', 'RdBu',
+                 (-2 * doubt, 2 * doubt)),
+                (row[4], spread, 'predicted spread, m', 'magma', (0.0, 2 * doubt))):
+            cell.axis('off')
+            cell.set_title(title, fontsize=7)
+            picture = cell.imshow(values, cmap=colours, vmin=ends[0], vmax=ends[1])
+            if cell is not row[0] and cell is not row[1]:
+                figure.colorbar(picture, ax=cell, fraction=0.04).ax.tick_params(labelsize=6)
+    out = io.BytesIO()
+    figure.savefig(out, format='png', dpi=_DPI)
+    return out.getvalue()
