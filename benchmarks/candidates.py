@@ -88,7 +88,7 @@ class ExactMap:
 
         from thermal_nerf_loc.field.contraction import Space
         from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-        from thermal_nerf_loc.simulation.world import make_world
+        from thermal_nerf_loc.simulation.layouts import make_world
 
         world, scene_ = make_world(scene), load_scene(data)
         self.modalities, self.render_rays, self.bounds = (

@@ -82,7 +82,7 @@ def parse() -> argparse.Namespace:
 def the_map(args: argparse.Namespace) -> Any:
     """What is searched."""
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
-    from thermal_nerf_loc.simulation.world import make_world
+    from thermal_nerf_loc.simulation.layouts import make_world
 
     if args.exact:
         return make_world(args.scene)
@@ -97,10 +97,10 @@ def random_views(scene: str, count: int, seed: int, darkness: float = 0.0) -> li
     import numpy as np
 
     from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
+    from thermal_nerf_loc.simulation.layouts import make_world
     from thermal_nerf_loc.simulation.record import (
         make_rig, render_image, SimulationConfig, START_NS)
     from thermal_nerf_loc.simulation.sensors import RgbCamera, ThermalCamera
-    from thermal_nerf_loc.simulation.world import make_world
 
     settings = SimulationConfig(scene=scene, thermal_size=(160, 120))
     rig, world = make_rig(settings), make_world(scene)

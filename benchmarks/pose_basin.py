@@ -58,7 +58,7 @@ def main() -> int:
 def inputs(args: argparse.Namespace) -> tuple[Any, list[Any]]:
     """What is looked at, and the views to find in it."""
     if args.scene:
-        from thermal_nerf_loc.simulation.world import make_world
+        from thermal_nerf_loc.simulation.layouts import make_world
         world = make_world(args.scene)
         data = args.data or room(12, (64, 48) if args.quick else (160, 120), args.scene)
         return world, held_out(data, args.frames)

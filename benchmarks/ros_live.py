@@ -265,7 +265,7 @@ class MemoryWatch:
 def node_in_world() -> int:
     """Run the node with the exact world as its map."""
     from thermal_nerf_loc.ros.localizer_node import main as run_node
-    from thermal_nerf_loc.simulation.world import make_world
+    from thermal_nerf_loc.simulation.layouts import make_world
     del sys.argv[1]
     return run_node(load_map=lambda path: make_world(path.name))
 

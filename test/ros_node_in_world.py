@@ -9,7 +9,7 @@ from pathlib import Path
 
 from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
 from thermal_nerf_loc.ros.localizer_node import main
-from thermal_nerf_loc.simulation.world import make_world
+from thermal_nerf_loc.simulation.layouts import make_world
 
 COARSE = PlacesConfig(spacing=0.33, rays=500)
 

@@ -20,8 +20,8 @@ from thermal_nerf_loc.io.bags.poses import FrameTree, MAX_GAP_S, PoseSource
 from thermal_nerf_loc.io.bags.reader import BagReader, BagWriter
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig, START_NS
-from thermal_nerf_loc.simulation.world import make_world
 from thermal_nerf_loc.tracking.bag_replay import Pace, read_truth
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker
 

@@ -25,8 +25,8 @@ from thermal_nerf_loc.mapping.thermal_depth.distillation import distill, Distill
 from thermal_nerf_loc.mapping.thermal_depth.model import Scale, small_camera, ThermalDepth
 from thermal_nerf_loc.mapping.thermal_depth.onnx_network import OnnxDepth
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
+from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
-from thermal_nerf_loc.simulation.world import make_world
 
 HAS_ONNX = importlib.util.find_spec('onnxruntime') is not None
 QUICK = DistillConfig(steps=60, images=3)

@@ -20,8 +20,8 @@ from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.sensing.flat_field import radial, resized
 from thermal_nerf_loc.sensing.frame import SensorImage
+from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
-from thermal_nerf_loc.simulation.world import make_world
 
 
 def test_psnr_of_a_constant_error() -> None:

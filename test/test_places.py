@@ -9,7 +9,7 @@ import pytest
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.mapping.map.panoramas import (find_places, Places, places_of, PlacesConfig,
                                                     sphere)
-from thermal_nerf_loc.simulation.world import make_world
+from thermal_nerf_loc.simulation.layouts import make_world
 
 COARSE = PlacesConfig(spacing=0.4, rays=200)
 

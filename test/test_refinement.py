@@ -32,9 +32,9 @@ from thermal_nerf_loc.mapping.camera_poses.thermal_extrinsics import find_rig
 from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.mapping.training.trainer import train, Trainer
+from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
-from thermal_nerf_loc.simulation.world import make_world
 
 EVERYTHING = ('poses', 'rig', 'intrinsics', 'time')
 TINY = TrainConfig(

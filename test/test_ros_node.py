@@ -21,8 +21,8 @@ from thermal_nerf_loc.io.bags import messages
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
-from thermal_nerf_loc.simulation.world import make_world
 from thermal_nerf_loc.tracking.bag_replay import read_truth
 
 rclpy = pytest.importorskip('rclpy')

@@ -13,8 +13,8 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
 from thermal_nerf_loc.sensing.frame import Frame
+from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import Robot, SimulationConfig
-from thermal_nerf_loc.simulation.world import make_world
 from thermal_nerf_loc.tracking.node_config import changed_config, FIXED, NodeConfig
 from thermal_nerf_loc.tracking.robot_tracker import read_pose, save_pose
 from thermal_nerf_loc.tracking.session import SharedMap

@@ -10,11 +10,11 @@ from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import RGB
+from thermal_nerf_loc.simulation.layouts import make_world, WORLD_NAMES
 from thermal_nerf_loc.simulation.paths import (
     CLEAN_ODOMETRY, CLEARANCE_M, KINDS, make_motion, PLANAR_HEIGHT_M, simulate_odometry, survey)
 from thermal_nerf_loc.simulation.record import make_rig, SimulationConfig
-from thermal_nerf_loc.simulation.world import (
-    box, Layout, make_world, room, Surface, World, WORLD_NAMES)
+from thermal_nerf_loc.simulation.world import box, Layout, room, Surface, World
 
 
 @pytest.fixture(scope='module', params=list(itertools.product(WORLD_NAMES, KINDS)),

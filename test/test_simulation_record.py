@@ -14,11 +14,11 @@ from thermal_nerf_loc.geometry.camera import CameraModel
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import (
     RADIOMETRY, render_depth, render_image, simulate_bag, simulate_dataset, SimulationConfig,
     START_NS)
 from thermal_nerf_loc.simulation.sensors import RgbSensor, ThermalSensor
-from thermal_nerf_loc.simulation.world import make_world
 
 TINY = SimulationConfig(frames=6, size=(48, 36), clean=True, distorted=True)
 BAG = replace(TINY, seconds=1.0, thermal_hz=20.0, rgb_hz=10.0)

@@ -8,11 +8,11 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.simulation.layouts import make_world, WORLD_NAMES
 from thermal_nerf_loc.simulation.paths import make_motion
 from thermal_nerf_loc.simulation.record import (
     make_rig, render_depth, render_image, SimulationConfig)
-from thermal_nerf_loc.simulation.world import (
-    box, cylinder, Layout, make_world, room, sphere, Surface, World, WORLD_NAMES)
+from thermal_nerf_loc.simulation.world import box, cylinder, Layout, room, sphere, Surface, World
 
 PAINT = Surface((0.5, 0.5, 0.5))
 WALLS = room((0.0, 0.0, 0.0), (4.0, 4.0, 2.0), PAINT)

@@ -11,7 +11,7 @@ from thermal_nerf_loc.mapping.map.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
-from thermal_nerf_loc.simulation.world import make_world
+from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.visualization.camera_path import look_along
 
 UP = np.array([0.0, 0.0, 1.0])

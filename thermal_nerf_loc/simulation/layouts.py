@@ -10,8 +10,10 @@ from dataclasses import replace
 import itertools
 import math
 
-from thermal_nerf_loc.simulation.world import (
-    box, Colour, cylinder, HeatSpot, Lamp, Layout, Point, room, Solid, sphere, Surface)
+
+from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.simulation.world import (box, Colour, cylinder, HeatSpot, Lamp, Layout,
+                                               Point, room, Solid, sphere, Surface)
 
 PLASTER: Colour = (0.72, 0.66, 0.55)
 DARK_WALL: Colour = (0.12, 0.13, 0.17)
@@ -167,3 +169,13 @@ def _machine_room() -> Layout:
 
 
 LAYOUTS = {'room': _room, 'hall': _hall, 'machine_room': _machine_room}
+
+WORLD_NAMES = tuple(LAYOUTS)
+
+
+def make_world(name: str) -> World:
+    """Build one of `WORLD_NAMES`."""
+    if name not in LAYOUTS:
+        raise InputError('no such scene', expected='one of ' + ', '.join(WORLD_NAMES),
+                         got=repr(name))
+    return World(LAYOUTS[name]())

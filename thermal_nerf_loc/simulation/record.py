@@ -21,12 +21,13 @@ from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV
 from thermal_nerf_loc.io.datasets.scene_writer import SceneWriter
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry
+from thermal_nerf_loc.simulation.layouts import make_world, WORLD_NAMES
 from thermal_nerf_loc.simulation.paths import (
     CLEAN_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry, Stations, survey)
 from thermal_nerf_loc.simulation.sensors import (
     CLEAN_RGB, CLEAN_THERMAL, RgbCamera, RgbSensor, ThermalCamera, ThermalSensor)
 from thermal_nerf_loc.simulation.spoil import lacks_pose, SpoilConfig, wrong_pose, wrong_rig
-from thermal_nerf_loc.simulation.world import make_world, World, WORLD_NAMES
+from thermal_nerf_loc.simulation.world import World
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]

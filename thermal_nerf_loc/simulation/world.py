@@ -227,19 +227,6 @@ class World:
             kernels.shade_celsius(*where, self._spots, values[part, 0])
 
 
-def make_world(name: str) -> World:
-    """Build one of `WORLD_NAMES`."""
-    from thermal_nerf_loc.simulation import layouts
-
-    if name not in layouts.LAYOUTS:
-        raise InputError('no such scene', expected='one of ' + ', '.join(WORLD_NAMES),
-                         got=repr(name))
-    return World(layouts.LAYOUTS[name]())
-
-
-WORLD_NAMES = ('room', 'hall', 'machine_room')
-
-
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix='rays')
