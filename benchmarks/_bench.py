@@ -152,8 +152,8 @@ def torch_grid(grid: Any) -> Any:
             return drawn[0].numpy(), drawn[1].numpy()
 
         def observe(self, points: Any, densities: Any, decay: float = 0.1) -> None:
-            torch_reference.splat(points.detach(), densities.detach(), torch.from_numpy(self.values),
-                            self.space, decay)
+            torch_reference.splat(points.detach(), densities.detach(),
+                                  torch.from_numpy(self.values), self.space, decay)
 
     made = TorchGrid(grid.config, grid.space)
     made.values[:] = grid.values

@@ -13,7 +13,7 @@ import math
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.simulation.world import (box, Colour, cylinder, HeatSpot, Lamp, Layout,
-                                               Point, room, Solid, sphere, Surface)
+                                               Point, room, Solid, sphere, Surface, World)
 
 PLASTER: Colour = (0.72, 0.66, 0.55)
 DARK_WALL: Colour = (0.12, 0.13, 0.17)

@@ -19,7 +19,7 @@ block of its own, to override the common one. Further keys of a frame: `depth_fi
 (`depth_unit_scale_factor` metres a count, 0.001 by default), `mask_path` (0: ignore), the same
 with `thermal_` before them, and `stamp_ns`. A top-level `mask_path` or `thermal_mask_path` holds
 for every image of that camera, besides the image's own: the robot's body. Likewise a top-level
-`rolling_shutter_s`, or one in the thermal block: see `io/datasets/rolling_shutter.py`. A frame whose
+`rolling_shutter_s`, or one in the thermal block: see `rolling_shutter.py`. A frame whose
 `transform_matrix` is missing or null has no pose: it is in no split, and waits in `Scene.unposed`
 to be localized. A top-level `scale` with `metric` false says that lengths are no metres. A
 top-level `ground_truth` holds what a simulation knows better: `poses` by file name, and

@@ -35,7 +35,7 @@ class ImageRecord:
     camera_mask_path: Path | None = None  # of the camera: the robot's own body in all its images
     depth_confidence_path: Path | None = None
     readout_s: float = 0.0  # from the first row to the last; negative: the last comes first
-    sweep: NDArray[np.float64] | None = None  # (6,) motion meanwhile, see `io/datasets/rolling_shutter.py`
+    sweep: NDArray[np.float64] | None = None  # (6,) motion meanwhile, see `rolling_shutter.py`
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Write posed frames as a nerfstudio data set with a `thermal` block; see `io/datasets/nerfstudio.py`.
+Write posed frames as a nerfstudio data set with a `thermal` block; see `nerfstudio.py`.
 
 Write posed image files as a data set.
 """

@@ -72,7 +72,7 @@ class RadianceMap:
         self.keyframes = keyframes or Keyframes(np.empty((0, 4, 4)), {})
         self.name = name or info.scene_name
         self.flat_fields = dict(flat_fields or {})
-        # (factor, floor m) of covariances by modalities; see `localization/confidence/covariance_calibration.py`
+        # (factor, floor m) of covariances by modalities; see `covariance_calibration.py`
         self.calibration: dict[str, tuple[float, float]] = {}
         # (offset, scale, shape) of wrong poses by modalities; see `false_confidence.py`
         self.false_confidence: dict[str, tuple[float, float, float]] = {}

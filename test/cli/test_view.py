@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`view`: the page serves, draws, answers to its controls in a real browser, and ends well."""
+
+import importlib.util
+from pathlib import Path
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+from browser import browser, errors, needs_browser
+import cv2
+import numpy as np
+import pytest
+from viewed_world import install, unsure, ViewedWorld
+
+from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.trajectory import Trajectory, write_tum
+from thermal_nerf_loc.visualization.live_view import Eye, LiveView
+from thermal_nerf_loc.visualization.panels import look, scales_for
+
+SUPPORT = Path(__file__).parents[1] / 'support'
+needs_viser = pytest.mark.skipif(importlib.util.find_spec('viser') is None,
+                                 reason='needs viser (the extra `view`)')
+
+
+def test_without_viser_the_way_to_get_it_is_told(monkeypatch, capsys):
+    install(monkeypatch)
+    monkeypatch.setitem(sys.modules, 'viser', None)
+    assert main(['view', 'm']) == 1
+    error = capsys.readouterr().err
+    assert "pip install 'viser>=1.1'" in error and 'Traceback' not in error
+
+
+@pytest.mark.parametrize('port', ['0', '70000', 'taken'])
+def test_a_port_that_cannot_be_had_is_refused(monkeypatch, capsys, port):
+    install(monkeypatch)
+    monkeypatch.setitem(sys.modules, 'viser', sys)  # it comes later
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = str(taken.getsockname()[1]) if port == 'taken' else port
+        assert main(['view', 'm', '--port', port]) == 2
+    assert port in capsys.readouterr().err
+
+
+@pytest.fixture
+def live():
+    world = ViewedWorld()
+    camera = Camera.from_fov(40, 30, 70.0)
+    poses = world.keyframes.poses
+    return LiveView(world, scales_for(world, camera, poses, ('temperature', 'depth')))
+
+
+def test_pictures_get_sharper_while_the_camera_rests(live):
+    eye = Eye(ViewedWorld().keyframes.poses[2], 0.9, 1.6)
+    shots = list(live.shots('temperature', eye, lambda: False))
+    widths = [shot.picture.shape[1] for shot in shots]
+    assert widths == sorted(widths) and widths[-1] == 640 and len(widths) > 2
+    last = shots[-1]
+    assert last.picture.shape == (400, 640, 3) and last.depth_m.shape == (400, 640)
+    images = look(ViewedWorld(), eye.camera(640), eye.T_world_cam, ('temperature', 'depth'))
+    np.testing.assert_array_equal(last.picture,
+                                  live.scales['temperature'].paint(images['temperature']))
+    np.testing.assert_allclose(last.depth_m, images['depth'])
+    up = eye.camera(640).unproject(np.array([320.0, 0.0]))
+    assert np.arctan2(-up[1], up[2]) == pytest.approx(0.45)
+
+
+def test_a_camera_that_moves_gets_quick_pictures_and_no_stale_ones(live):
+    eye = Eye(np.eye(4), 0.9, 1.5)
+    assert len(list(live.shots('depth', eye, lambda: True))) == 1
+    live._rays_per_second = 1e9
+    assert live.quick_width(1.5) == 640
+    live._rays_per_second = 1.0
+    assert live.quick_width(1.5) == 40
+    live._rays_per_second = 50_000.0
+    width = live.quick_width(1.5)
+    assert width * width / 1.5 <= 0.12 * 50_000 < (width + 1)**2 / 1.5
+
+
+def test_a_place_is_read_where_a_ray_ends(live):
+    world = ViewedWorld()
+    T = world.keyframes.poses[4]
+    found = live.probe(T[:3, 3], T[:3, 2])
+    assert abs(world.world.clearance_m(found.place_m[None])[0]) < 1e-4
+    ahead = (found.place_m - T[:3, 3]) @ T[:3, :3]
+    assert ahead[2] > 0.5 and np.abs(ahead[:2]).max() < 1e-4
+    expected = world.render_rays('thermal', T[None, :3, 3], T[None, :3, 2]).values[0, 0]
+    assert found.celsius == pytest.approx(expected)
+
+
+def test_a_live_view_shows_where_the_map_is_unsure():
+    world = unsure(ViewedWorld())
+    camera, T = Camera.from_fov(40, 30, 70.0), world.keyframes.poses[1]
+    view = LiveView(world, scales_for(world, camera, T[None], ('uncertainty',)))
+    shot = next(view.shots('uncertainty', Eye(T, 0.9, 4 / 3), lambda: True))
+    assert view.scales['uncertainty'].unit == 'log sigma'
+    brightness = shot.picture.astype(int).sum(axis=-1).mean(axis=1)
+    assert brightness[0] > 2.0 * brightness[-1]  # the ceiling above the floor
+
+
+def test_threads_do_not_get_into_each_others_way(live):
+    eye, done = Eye(ViewedWorld().keyframes.poses[0], 0.9, 1.5), []
+
+    def draw():
+        done.append(len(list(live.shots('colour', eye, lambda: False))))
+    threads = [threading.Thread(target=draw) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 3 and min(done) > 1
+
+
+@pytest.fixture
+def page(tmp_path):
+    """A page of the simulated room: (address, process)."""
+    world = ViewedWorld()
+    write_tum(tmp_path / 'drive.tum', Trajectory(np.arange(12) * 10**8, world.keyframes.poses))
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, SUPPORT / 'viewed_world.py', 'view', 'room', '--port', str(port),
+         '--trajectory', tmp_path / 'drive.tum'], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    told = ''
+    while 'http://' not in told:
+        told = process.stderr.readline()
+        assert told, process.communicate()
+    try:
+        yield told.split()[1], process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@needs_viser
+def test_the_page_is_served_until_ctrl_c(page):
+    address, process = page
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(address, timeout=30) as answer:
+        assert answer.status == 200 and b'<script' in answer.read()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert 'points' in out and 'Traceback' not in err
+    assert 'viser' not in out, 'its greeting'
+
+
+def choose(tab, label, option):
+    tab.click(f'//label[.="{label}"]/following::input[@role="combobox"][1]')
+    tab.click(f'//*[@role="option"][.="{option}"]')
+
+
+def scene(tab, path):
+    """The middle of the window, where no control is."""
+    return cv2.imread(str(tab.screenshot(path)))[150:600, 250:700].astype(int)
+
+
+def wait_for_change(tab, path, before, least=3.0):
+    end = time.monotonic() + 60.0
+    while np.abs((after := scene(tab, path)) - before).mean() < least:
+        assert time.monotonic() < end, 'the picture stays as it is'
+        time.sleep(0.3)
+    return after
+
+
+@pytest.mark.slow
+@needs_viser
+@needs_browser
+def test_a_browser_shows_the_map_and_its_controls_work(page, tmp_path):
+    address, _ = page
+    picture = tmp_path / 'page.png'
+    with browser(tmp_path, (1200, 700)) as tab:
+        tab.open(address)
+        tab.find('//label[.="Live view"]')
+        tab.find('//label[contains(., "drive")]')
+        blank = np.full((450, 450, 3), 255)
+        colour = wait_for_change(tab, picture, blank, 20.0)  # the points are there
+        assert len(np.unique(colour.reshape(-1, 3), axis=0)) > 500
+        choose(tab, 'Points show', 'temperature')
+        heat = wait_for_change(tab, picture, colour)
+        tab.find('//*[normalize-space(.)="temperature"]/following::img[1]')  # the bar
+        choose(tab, 'Points show', 'uncertainty')
+        doubt = wait_for_change(tab, picture, heat)
+        tab.find('//*[normalize-space(.)="uncertainty"]/following::img[1]')
+        choose(tab, 'Points show', 'temperature')
+        heat = wait_for_change(tab, picture, doubt)
+        tab.drag((475, 400), (120, 30))
+        turned = wait_for_change(tab, picture, heat)
+        choose(tab, 'Live view', 'temperature')
+        wait_for_change(tab, picture, turned)
+        tab.wait_for('return /\\d+ x \\d+ in \\d+ ms/.test(document.body.innerText)')
+        tab.drag((475, 400), (0, 0), 0.05)
+        tab.wait_for('return /m from the camera\\s+[\\d.]+ °C\\s+uncertainty: '
+                     'log sigma/.test(document.body.innerText)')
+        messages = tab.console()
+    assert errors(messages) == []

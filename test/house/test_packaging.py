@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package as pip and colcon see it: one version, real entry points, files where ROS looks."""
+
+import ast
+import importlib.util
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+import zipfile
+
+import pytest
+
+import thermal_nerf_loc
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = 'thermal_nerf_loc'
+PROGRAMS = {
+    'thermal-nerf-loc': f'{NAME}.cli:main',
+    'localizer_node': f'{NAME}.ros.localizer_node:main',
+    'bag_player': f'{NAME}.ros.bag_player:main',
+}
+
+
+@pytest.fixture(scope='module')
+def sources(tmp_path_factory):
+    """Copy what an installer needs, so that nothing is built inside the checkout."""
+    copy = tmp_path_factory.mktemp('workspace') / 'src' / NAME
+    copy.mkdir(parents=True)
+    for name in ('package.xml', 'setup.py', 'setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE'):
+        shutil.copy(ROOT / name, copy)
+    for name in (NAME, 'resource', 'config', 'launch', 'environment'):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name,
+                            ignore=shutil.ignore_patterns('__pycache__', '.*'))
+    shutil.copy(ROOT / 'environment/tf2_msgs/COLCON_IGNORE', copy / 'environment/tf2_msgs')
+    return copy
+
+
+@pytest.fixture(scope='module')
+def wheel(sources, tmp_path_factory):
+    """Build what `pip install .` would install."""
+    folder = tmp_path_factory.mktemp('wheel')
+    _run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation',
+          '--disable-pip-version-check', '--wheel-dir', folder, sources])
+    (path,) = folder.glob('*.whl')
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.fixture(scope='module', params=['copied', 'linked'])
+def prefix(request, sources):
+    """Run `colcon build` and return what it installed, as copies or as links to the sources."""
+    if importlib.util.find_spec('colcon_core') is None \
+            or importlib.util.find_spec('colcon_ros') is None:
+        pytest.skip('needs colcon: pip install .[colcon]')
+    workspace = sources.parents[1]
+    environment = os.environ | {'COLCON_HOME': str(workspace / 'home')}
+    listed = _run([sys.executable, '-m', 'colcon', 'list'], cwd=workspace, env=environment)
+    assert listed.stdout.split() == [NAME, f'src/{NAME}', '(ros.ament_python)']
+    bases = [f'--{base}-base={workspace / request.param / base}' for base in ('build', 'install')]
+    links = ['--symlink-install'] if request.param == 'linked' else []
+    _run([sys.executable, '-m', 'colcon', 'build', *bases, *links], cwd=workspace, env=environment)
+    return workspace / request.param / 'install' / NAME
+
+
+def test_versions_agree():
+    manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
+    assert manifest.findtext('version') == thermal_nerf_loc.__version__
+    newest = re.search(r'^## (\S+)', (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8'), re.M)
+    assert newest is not None
+    assert newest[1] == thermal_nerf_loc.__version__
+
+
+def test_manifests_are_valid():
+    packages = pytest.importorskip('catkin_pkg.package', reason='needs catkin_pkg')
+    for folder in (ROOT, ROOT / 'environment/tf2_msgs'):
+        warnings: list[str] = []
+        package = packages.parse_package(str(folder), warnings=warnings)
+        package.validate()
+        assert not warnings
+        assert package.package_format == 3
+    assert packages.parse_package(str(ROOT)).get_build_type() == 'ament_python'
+
+
+def test_manifest_names_every_ros_package_in_use():
+    manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
+    declared = {tag.text for tag in manifest if tag.tag in ('depend', 'exec_depend')}
+    used = set()
+    for path in [*(ROOT / NAME / 'ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                used.add(node.module.split('.')[0])
+            elif isinstance(node, ast.Import):
+                used |= {alias.name.split('.')[0] for alias in node.names}
+    ros = {name for name in used if re.fullmatch(
+        r'rclpy|\w+_msgs|\w+_interfaces|std_srvs|tf2_\w+|launch\w*|ament_index_python', name)}
+    assert 'rclpy' in ros
+    assert ros <= declared
+
+
+def test_constraints_pin_every_direct_dependency():
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    listed = setup[setup.index('install_requires='):setup.index('zip_safe=')]
+    wanted = {re.split(r'[><=]', text)[0] for text in re.findall(r"'([\w.><=-]+)'", listed)}
+    wanted -= {'test', 'sfm', 'view', 'onnx', 'lint', 'colcon'}
+    pins = re.findall(r'^([\w.-]+)==\S+?(?:; (.+))?$',
+                      (ROOT / 'constraints.txt').read_text(encoding='utf-8'), re.M)
+    assert {'torch', 'pytest', 'ruff'} <= wanted <= {name for name, _ in pins}
+    # A name that is pinned twice is so for two sides of one boundary.
+    for name in {name for name, _ in pins}:
+        conditions = sorted(condition for other, condition in pins if other == name)
+        assert conditions in ([''], ["python_version < '3.11'", "python_version >= '3.11'"]), name
+
+
+@pytest.mark.parametrize('target', PROGRAMS.values())
+def test_programs_exist(target):
+    module, function = target.split(':')
+    path = ROOT.joinpath(*module.split('.'))
+    source = path / '__init__.py' if path.is_dir() else path.with_suffix('.py')
+    defined = [node.name for node in ast.parse(source.read_text(encoding='utf-8')).body
+               if isinstance(node, ast.FunctionDef)]
+    assert function in defined
+
+
+@pytest.mark.slow
+def test_wheel_holds_programs_and_shared_files(sources, wheel):
+    (info,) = {name.split('/')[0] for name in wheel.namelist() if '.dist-info/' in name}
+    points = wheel.read(f'{info}/entry_points.txt').decode()
+    assert dict(line.split(' = ') for line in points.splitlines() if ' = ' in line) == PROGRAMS
+    data = f'{NAME}-{thermal_nerf_loc.__version__}.data'
+    shared = {name.removeprefix(f'{data}/data/share/') for name in wheel.namelist()
+              if name.startswith(data)}
+    assert shared == {f'ament_index/resource_index/packages/{NAME}', f'{NAME}/package.xml',
+                      *_shared_files(sources)}
+    # Every part of the package is in it, and nothing beside the package.
+    modules = {name for name in wheel.namelist()
+               if name.endswith('.py') and not name.startswith(data)}
+    assert modules == {str(path.relative_to(sources)) for path in (sources / NAME).rglob('*.py')}
+
+
+@pytest.mark.slow
+def test_colcon_installs_what_ros_looks_up(sources, prefix):
+    assert (prefix / f'share/ament_index/resource_index/packages/{NAME}').is_file()
+    for name in (f'{NAME}/package.xml', *_shared_files(sources)):
+        assert (prefix / 'share' / name).is_file(), name
+    for name in PROGRAMS:  # where `ros2 run thermal_nerf_loc NAME` looks
+        assert os.access(prefix / f'lib/{NAME}' / name, os.X_OK)
+
+
+@pytest.mark.slow
+def test_program_installed_by_colcon_runs(prefix):
+    program = prefix / f'lib/{NAME}/thermal-nerf-loc'
+    told = _run(['bash', '-c', f'source local_setup.sh && {program} --version'], cwd=prefix.parent)
+    assert thermal_nerf_loc.__version__ in told.stdout
+
+
+def _shared_files(root: Path) -> set[str]:
+    return {f'{NAME}/{folder}/{path.name}' for folder in ('config', 'launch')
+            for path in (root / folder).glob('*')
+            if path.is_file() and not path.name.startswith('.')}
+
+
+def _run(command, **options):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
+                          check=False, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
