@@ -110,7 +110,8 @@ def settings(args: argparse.Namespace, network: str) -> Any:
 def learned_from(args: argparse.Namespace, renderer: Any, frame: Any,
                  path_share: float | None = None) -> tuple[Any, Any, float]:
     """Views of the map through this frame's cameras, the cameras, and how long that took."""
-    from thermal_nerf_loc.localization.alternatives.rendered_views import eyes_of, render_views
+    from thermal_nerf_loc.localization.alternatives.rendered_views import (
+        render_views, thumbnail_cameras)
     from thermal_nerf_loc.mapping.map.panoramas import places_of
 
     if path_share != 1.0:
@@ -118,7 +119,7 @@ def learned_from(args: argparse.Namespace, renderer: Any, frame: Any,
     config = settings(args, NETWORKS[0])
     chosen_views = (config.views if path_share is None
                     else replace(config.views, path_share=path_share))
-    eyes = eyes_of(frame, tuple(frame.images), config.views.width_px)
+    eyes = thumbnail_cameras(frame, tuple(frame.images), config.views.width_px)
     began = time.perf_counter()
     views = render_views(renderer, eyes, chosen_views, args.seed)
     seconds = time.perf_counter() - began
@@ -227,11 +228,11 @@ def sources(args: argparse.Namespace, renderer: Any, frames: Sequence[Any], view
     """Name to source, seconds of its training, bytes of its model."""
     from thermal_nerf_loc.localization.alternatives.particles import ParticleConfig, ParticleSearch
     from thermal_nerf_loc.localization.alternatives.pose_regression import PoseRegression, train
-    from thermal_nerf_loc.localization.global_search.panorama_retrieval import PlaceSearch
+    from thermal_nerf_loc.localization.global_search.panorama_retrieval import PanoramaRetrieval
     from thermal_nerf_loc.mapping.map.panoramas import places_of
 
     places = places_of(renderer)
-    made = {'panoramas': (PlaceSearch(places), 0.0,
+    made = {'panoramas': (PanoramaRetrieval(places), 0.0,
                           sum(part.nbytes for part in places.tensors().values()))}
     for network in args.networks:
         config = settings(args, network)

@@ -18,7 +18,7 @@ from thermal_nerf_loc.io.images import write_png
 from thermal_nerf_loc.io.trajectory import pose_from, pose_text
 from thermal_nerf_loc.localization.alternatives.particles import ParticleSearch
 from thermal_nerf_loc.localization.global_search.candidates import Candidate
-from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
+from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
@@ -85,7 +85,7 @@ def test_single_images_are_found_without_a_guess(folder, capsys, monkeypatch):
 def test_others_may_propose_where_images_were_taken(folder, capsys, monkeypatch):
     """Particles are asked; what they are worth is tested elsewhere."""
     monkeypatch.setattr(ROOM, 'viewpoints', make_poses(8, seed=5), raising=False)
-    monkeypatch.setattr(ROOM, 'places', find_places(ROOM, make_poses(8, seed=5), PlacesConfig(
+    monkeypatch.setattr(ROOM, 'places', find_panoramas(ROOM, make_poses(8, seed=5), PanoramaConfig(
         spacing=0.48, rays=200)), raising=False)
     asked = []
     monkeypatch.setattr(ParticleSearch, 'candidates', lambda self, frame, count: asked.append(

@@ -20,7 +20,7 @@ from viewed_world import install, unsure, ViewedWorld
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.trajectory import Trajectory, write_tum
-from thermal_nerf_loc.visualization.live_view import Eye, LiveView
+from thermal_nerf_loc.visualization.live_view import LiveView, ViewerCamera
 from thermal_nerf_loc.visualization.panels import look, scales_for
 
 SUPPORT = Path(__file__).parents[1] / 'support'
@@ -55,7 +55,7 @@ def live():
 
 
 def test_pictures_get_sharper_while_the_camera_rests(live):
-    eye = Eye(ViewedWorld().keyframes.poses[2], 0.9, 1.6)
+    eye = ViewerCamera(ViewedWorld().keyframes.poses[2], 0.9, 1.6)
     shots = list(live.shots('temperature', eye, lambda: False))
     widths = [shot.picture.shape[1] for shot in shots]
     assert widths == sorted(widths) and widths[-1] == 640 and len(widths) > 2
@@ -70,7 +70,7 @@ def test_pictures_get_sharper_while_the_camera_rests(live):
 
 
 def test_a_camera_that_moves_gets_quick_pictures_and_no_stale_ones(live):
-    eye = Eye(np.eye(4), 0.9, 1.5)
+    eye = ViewerCamera(np.eye(4), 0.9, 1.5)
     assert len(list(live.shots('depth', eye, lambda: True))) == 1
     live._rays_per_second = 1e9
     assert live.quick_width(1.5) == 640
@@ -96,14 +96,14 @@ def test_a_live_view_shows_where_the_map_is_unsure():
     world = unsure(ViewedWorld())
     camera, T = Camera.from_fov(40, 30, 70.0), world.keyframes.poses[1]
     view = LiveView(world, scales_for(world, camera, T[None], ('uncertainty',)))
-    shot = next(view.shots('uncertainty', Eye(T, 0.9, 4 / 3), lambda: True))
+    shot = next(view.shots('uncertainty', ViewerCamera(T, 0.9, 4 / 3), lambda: True))
     assert view.scales['uncertainty'].unit == 'log sigma'
     brightness = shot.picture.astype(int).sum(axis=-1).mean(axis=1)
     assert brightness[0] > 2.0 * brightness[-1]  # the ceiling above the floor
 
 
 def test_threads_do_not_get_into_each_others_way(live):
-    eye, done = Eye(ViewedWorld().keyframes.poses[0], 0.9, 1.5), []
+    eye, done = ViewerCamera(ViewedWorld().keyframes.poses[0], 0.9, 1.5), []
 
     def draw():
         done.append(len(list(live.shots('colour', eye, lambda: False))))

@@ -11,7 +11,7 @@ import pytest
 from thermal_nerf_loc.evaluation import metrics
 from thermal_nerf_loc.evaluation.report import moments, page, plots, replay_page
 from thermal_nerf_loc.evaluation.study import comparison
-from thermal_nerf_loc.evaluation.study.comparison import Moment, Run
+from thermal_nerf_loc.evaluation.study.comparison import Run, UpdateRecord
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.trajectory import Trajectory
@@ -52,7 +52,8 @@ def circle(count=41, off_m=0.0):
 def make_run(off_m=0.02, method='both', drive='bag', told=True):
     truth, estimated = circle(), circle(off_m=off_m)
     states = ['initializing'] + ['tracking'] * 19 + ['lost'] * 5 + ['tracking'] * 16
-    known = [Moment(int(stamp), state, 'smoke' if state == 'lost' else '', 0.2 + 0.019 * k, 0.03)
+    known = [UpdateRecord(int(stamp), state, 'smoke' if state == 'lost' else '', 0.2 + 0.019 * k,
+                          0.03)
              for k, (stamp, state) in enumerate(zip(truth.stamps_ns, states))]
     kept = [k for k, state in enumerate(states) if state == 'tracking']
     estimated = Trajectory(estimated.stamps_ns[kept], estimated.poses[kept])

@@ -18,8 +18,8 @@ from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.importers.bags.importer import import_bag, ImportConfig
-from thermal_nerf_loc.importers.bags.keyframe_selection import (choose_windows, KeyframeRule,
-                                                                sharpness)
+from thermal_nerf_loc.importers.bags.keyframe_selection import (
+    choose_windows, KeyframeRule, sharpness)
 from thermal_nerf_loc.importers.bags.pose_choice import PoseOptions
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene

@@ -20,8 +20,8 @@ from thermal_nerf_loc.geometry.similarity import umeyama
 from thermal_nerf_loc.importers.images.fiducials import nearest_point
 from thermal_nerf_loc.importers.images.folders import list_images, pair_images
 from thermal_nerf_loc.importers.images.importer import ImageImportConfig, import_images
-from thermal_nerf_loc.importers.images.metric_scale import (arbitrary, Distance, from_distances,
-                                                            from_positions)
+from thermal_nerf_loc.importers.images.metric_scale import (
+    arbitrary, Distance, from_distances, from_positions)
 from thermal_nerf_loc.importers.images.structure_from_motion import choose_pairs
 from thermal_nerf_loc.io.datasets.colmap_model import (camera_from_colmap, camera_to_colmap,
                                                        read_model)

@@ -12,8 +12,8 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig
-from thermal_nerf_loc.localization.refinement.coarse_to_fine import (Descent, DescentConfig,
-                                                                     needed_rounds)
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import (
+    CoarseToFine, needed_rounds, RefinementConfig)
 from thermal_nerf_loc.localization.refinement.image_pyramid import observe
 from thermal_nerf_loc.localization.refinement.inerf import InerfConfig, refine
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
@@ -103,14 +103,14 @@ def test_wide_images_get_further_rounds():
     for width, rounds in ((160, (0.6,)), (320, (0.6, 0.3)), (640, (0.6, 0.3, 0.15))):
         images = {RGB: SimpleNamespace(camera=Camera.from_fov(width, width // 2, 60.0)),
                   THERMAL: SimpleNamespace(camera=Camera.from_fov(80, 60, 60.0))}
-        assert Descent(ROOM, DescentConfig(), images, 0).detailed((0.6,)) == rounds
+        assert CoarseToFine(ROOM, RefinementConfig(), images, 0).detailed((0.6,)) == rounds
 
 
 @pytest.mark.parametrize('case, looks', [('easy', [False]), ('near', [False]),
                                          ('elsewhere', [False, True])])
 def test_a_second_look_is_taken_where_none_convinces(monkeypatch, case, looks):
     """Not in passing: not for a pose that was found, nor one that was not searched for."""
-    seen, look = [], Descent.contenders
+    seen, look = [], CoarseToFine.contenders
 
     def noted(self, *args, closely=False):
         seen.append(closely)
@@ -119,7 +119,7 @@ def test_a_second_look_is_taken_where_none_convinces(monkeypatch, case, looks):
         assert len(found) <= (6 if closely else 3)
         return found
 
-    monkeypatch.setattr(Descent, 'contenders', noted)
+    monkeypatch.setattr(CoarseToFine, 'contenders', noted)
     frame = take_frame(ROOM, POSES[0], seed=0)
     if case == 'elsewhere':
         frame = take_frame(PaintedRoom(seed=5), POSES[0], seed=0)
@@ -193,9 +193,9 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match='none of the frame'):
         Localizer(ThermalOnly()).localize(frame.only(RGB), T)
     with pytest.raises(InputError, match='every round'):
-        Localizer(ROOM, LocalizerConfig(descent=DescentConfig(sigmas_px=())))
+        Localizer(ROOM, LocalizerConfig(descent=RefinementConfig(sigmas_px=())))
     with pytest.raises(InputError, match='out of range'):
-        Localizer(ROOM, LocalizerConfig(descent=DescentConfig(rays=0)))
+        Localizer(ROOM, LocalizerConfig(descent=RefinementConfig(rays=0)))
 
 
 def test_inerf_descends_to_the_pose():

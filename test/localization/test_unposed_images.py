@@ -14,7 +14,7 @@ import pytest
 from thermal_nerf_loc.cli import extend, main, train as cli_train
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import silent
-from thermal_nerf_loc.evaluation.refined_poses import summary
+from thermal_nerf_loc.evaluation.refined_poses import found_summary
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
@@ -22,11 +22,11 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization import unposed_images
-from thermal_nerf_loc.localization.global_search.panorama_retrieval import PlaceSearchConfig
-from thermal_nerf_loc.localization.global_search.verification import RelocalizeConfig
+from thermal_nerf_loc.localization.global_search.panorama_retrieval import RetrievalConfig
+from thermal_nerf_loc.localization.global_search.verification import GlobalSearchConfig
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
 from thermal_nerf_loc.localization.unposed_images import find_unposed
-from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
+from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.trainer import train
@@ -35,7 +35,7 @@ from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfi
 from thermal_nerf_loc.simulation.spoil import SpoilConfig, without_poses
 
 SECOND = 1_000_000_000
-CONFIG = LocalizerConfig(relocalize=RelocalizeConfig(candidates=6, places=PlaceSearchConfig(
+CONFIG = LocalizerConfig(relocalize=GlobalSearchConfig(candidates=6, places=RetrievalConfig(
     aligned=16)))
 
 
@@ -43,7 +43,7 @@ CONFIG = LocalizerConfig(relocalize=RelocalizeConfig(candidates=6, places=PlaceS
 def room() -> PaintedRoom:
     """A room that knows its places."""
     made = PaintedRoom()
-    made.places = find_places(made, path(12), PlacesConfig(spacing=0.36, rays=400))
+    made.places = find_panoramas(made, path(12), PanoramaConfig(spacing=0.36, rays=400))
     return made
 
 
@@ -78,7 +78,7 @@ def test_frames_are_found_and_believed(room: PaintedRoom, tmp_path: Path, began:
     assert len(scene.unposed) == 2 and len(scene.frames) == 3
     found = find_unposed(room, scene, localizer=CONFIG)
     assert [finding.began for finding in found] == [began] * 2
-    figures = summary(found)
+    figures = found_summary(found)
     assert figures['accepted'] == 2 and figures['accepted_share'] == 1.0
     assert figures['accepted_truth']['worst_m'] < 0.02
     assert figures['accepted_truth']['worst_deg'] < 0.5
@@ -97,7 +97,7 @@ def test_what_contradicts_is_not_learned_from(room: PaintedRoom, tmp_path: Path)
     assert found['rgb/1.png'].refusal.kind in ('contradicted', 'ambiguous', 'lost')
     assert found['rgb/3.png'].refusal.kind in ('ambiguous', 'lost')
     assert found['rgb/3.png'].refusal.reason
-    assert summary(list(found.values()))['accepted'] == 0
+    assert found_summary(list(found.values()))['accepted'] == 0
 
 
 def test_each_camera_must_agree(room: PaintedRoom, tmp_path: Path) -> None:

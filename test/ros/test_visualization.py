@@ -19,7 +19,7 @@ from thermal_nerf_loc.tracking.node_config import changed_config, FIXED, NodeCon
 from thermal_nerf_loc.tracking.robot_tracker import read_pose, save_pose
 from thermal_nerf_loc.tracking.session import SharedMap
 from thermal_nerf_loc.visualization.pose_overlay import draw_overlay
-from thermal_nerf_loc.visualization.surface import Surface, SurfaceBuilder
+from thermal_nerf_loc.visualization.surface import SurfaceBuilder, SurfacePoints
 
 
 @pytest.fixture(scope='module')
@@ -184,7 +184,7 @@ def test_a_point_cloud_holds_the_surface():
     points = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.0]], np.float32)
     colours = np.array([[1.0, 0.0, 0.0], [0.2, 0.4, 0.6]], np.float32)
     celsius = np.array([20.5, 80.0], np.float32)
-    message = cloud_message(Surface(points, colours, celsius), 'map', 5)
+    message = cloud_message(SurfacePoints(points, colours, celsius), 'map', 5)
     assert [f.name for f in message.fields] == ['x', 'y', 'z', 'rgb', 'temperature']
     rows = np.frombuffer(bytes(message.data), np.dtype(
         {'names': [f.name for f in message.fields], 'formats': ['<f4'] * 3 + ['<u4', '<f4'],
@@ -194,5 +194,5 @@ def test_a_point_cloud_holds_the_surface():
     np.testing.assert_array_equal(np.stack([rows['x'], rows['y'], rows['z']], -1), points)
     np.testing.assert_array_equal(rows['temperature'], celsius)
     assert rows['rgb'].tolist() == [0xff0000, 0x336699]
-    bare = cloud_message(Surface(points, None, None), 'map', 5)
+    bare = cloud_message(SurfacePoints(points, None, None), 'map', 5)
     assert [f.name for f in bare.fields] == ['x', 'y', 'z']

@@ -14,7 +14,7 @@ from thermal_nerf_loc.simulation.layouts import make_world, WORLD_NAMES
 from thermal_nerf_loc.simulation.paths import (
     CLEAN_ODOMETRY, CLEARANCE_M, KINDS, make_motion, PLANAR_HEIGHT_M, simulate_odometry, survey)
 from thermal_nerf_loc.simulation.record import make_rig, SimulationConfig
-from thermal_nerf_loc.simulation.world import box, Layout, room, Surface, World
+from thermal_nerf_loc.simulation.world import box, Layout, Material, room, World
 
 
 @pytest.fixture(scope='module', params=list(itertools.product(WORLD_NAMES, KINDS)),
@@ -51,7 +51,7 @@ def test_a_survey_stands_everywhere_and_looks_everywhere(drive):
 
 
 def test_a_survey_wants_room():
-    walls = [Surface((0.5, 0.5, 0.5))] * 6
+    walls = [Material((0.5, 0.5, 0.5))] * 6
     closet = World(Layout('closet', (room((0, 0, 0), (0.65, 0.65, 0.65), *walls),), (), (), 0.5,
                           ((0.3, 0.3, 0.3),)))
     with pytest.raises(RunError, match='too little free space'):
@@ -132,8 +132,8 @@ def test_seeds_make_other_drives():
 def test_impossible_motions():
     with pytest.raises(InputError, match='unknown trajectory'):
         make_motion(make_world('room'), 'train')
-    walls = room((0.0, 0.0, 0.0), (4.0, 4.0, 2.0), Surface((0.5, 0.5, 0.5)))
-    block = box((1.0, 1.0, 0.0), (3.0, 3.0, 2.0), Surface((0.5, 0.5, 0.5)))
+    walls = room((0.0, 0.0, 0.0), (4.0, 4.0, 2.0), Material((0.5, 0.5, 0.5)))
+    block = box((1.0, 1.0, 0.0), (3.0, 3.0, 2.0), Material((0.5, 0.5, 0.5)))
     loop = ((1.2, 2.0, 1.0), (2.0, 2.8, 1.0), (2.8, 2.0, 1.0))
     with pytest.raises(RunError, match='no free path'):
         make_motion(World(Layout('blocked', (walls, block), (), (), 1.0, loop)))

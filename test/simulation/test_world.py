@@ -12,9 +12,9 @@ from thermal_nerf_loc.simulation.layouts import make_world, WORLD_NAMES
 from thermal_nerf_loc.simulation.paths import make_motion
 from thermal_nerf_loc.simulation.record import (
     make_rig, render_depth, render_image, SimulationConfig)
-from thermal_nerf_loc.simulation.world import box, cylinder, Layout, room, sphere, Surface, World
+from thermal_nerf_loc.simulation.world import box, cylinder, Layout, Material, room, sphere, World
 
-PAINT = Surface((0.5, 0.5, 0.5))
+PAINT = Material((0.5, 0.5, 0.5))
 WALLS = room((0.0, 0.0, 0.0), (4.0, 4.0, 2.0), PAINT)
 
 

@@ -9,7 +9,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.bags.messages import encode_image, info_from_camera
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry
-from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake, IntakeConfig
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, SynchronizerConfig
 from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer
 
 MS = 10**6
@@ -51,7 +51,7 @@ def make_intake(odometry_until_ms=0, infos=('rgb', 'thermal'), **config):
     tf.set_transform('base_link', 'thermal_optical', T_BASE_THERMAL, 0, static=True)
     for ms in range(0, odometry_until_ms + 1, 10):
         tf.set_transform('odom', 'base_link', odometry(ms * MS), ms * MS)
-    intake = FrameIntake(IntakeConfig(**config), tf, ('rgb', 'thermal'),
+    intake = FrameSynchronizer(SynchronizerConfig(**config), tf, ('rgb', 'thermal'),
                          LinearRadiometry(0.01, -273.15))
     for modality in infos:
         intake.add_camera_info(modality, camera_info(modality))

@@ -7,11 +7,11 @@ The real node with the exact simulated world in place of a trained map: `map:=ro
 
 from pathlib import Path
 
-from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
+from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
 from thermal_nerf_loc.ros.localizer_node import main
 from thermal_nerf_loc.simulation.layouts import make_world
 
-COARSE = PlacesConfig(spacing=0.33, rays=500)
+COARSE = PanoramaConfig(spacing=0.33, rays=500)
 
 
 class WorldMap:
@@ -24,7 +24,7 @@ class WorldMap:
         self.modalities = (only,) if only else self._world.modalities
         self.render_rays = self._world.render_rays
         self.bounds = self._world.bounds
-        self.places = find_places(self, self._world.viewpoints, COARSE)
+        self.places = find_panoramas(self, self._world.viewpoints, COARSE)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import RunError
-from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake, IntakeConfig
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, SynchronizerConfig
 from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer
 
 
@@ -160,7 +160,7 @@ def test_one_bad_image_does_not_spoil_the_other():
 
 
 def test_missing_extrinsics_name_the_frames():
-    intake = FrameIntake(IntakeConfig(), TransformBuffer(), ('thermal',), None)
+    intake = FrameSynchronizer(SynchronizerConfig(), TransformBuffer(), ('thermal',), None)
     intake.add_camera_info('thermal', camera_info('thermal'))
     intake.add_image('thermal', image('thermal', 0), 0)
     with pytest.raises(RunError, match="no frame 'base_link' and no frame 'thermal_optical'"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.tracking import health
-from thermal_nerf_loc.tracking.health import Health
+from thermal_nerf_loc.tracking.health import NodeHealth
 from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
 
 
@@ -28,14 +28,14 @@ def update(state='tracking', reason='', sigma_m=0.02, posed=True):
 
 
 def test_before_the_first_image_it_waits(clock):
-    told = Health('room').figures({'rgb_received': 3}, 5.0)
+    told = NodeHealth('room').figures({'rgb_received': 3}, 5.0)
     assert told['state'] == 'waiting for images'
     assert (told['sigma_m'], told['inlier_share'], told['latency_p95_s']) == ('', '', '')
     assert told['frames_dropped'] == '0' and told['rgb_received'] == '3'
 
 
 def test_the_last_pose_is_told_with_its_sigmas(clock):
-    made = Health('room')
+    made = NodeHealth('room')
     for k in range(5):
         clock.now_s = 100.0 + 0.2 * k
         made.note_update(update(), 0.1 * (k + 1), 0.05)
@@ -50,7 +50,7 @@ def test_the_last_pose_is_told_with_its_sigmas(clock):
 
 
 def test_doubt_is_told_with_its_reason_and_sigma(clock):
-    made = Health('room')
+    made = NodeHealth('room')
     made.note_update(update('degraded', 'images and map disagree', 0.4), 0.1, 0.05)
     told = made.figures({}, 5.0)
     assert (told['state'], told['reason']) == ('degraded', 'images and map disagree')
@@ -62,7 +62,7 @@ def test_doubt_is_told_with_its_reason_and_sigma(clock):
 
 @pytest.mark.parametrize('silent_s, state', [(1.0, 'tracking'), (3.0, 'degraded'), (6.0, 'lost')])
 def test_silence_wears_the_state_down(clock, silent_s, state):
-    made = Health('room')
+    made = NodeHealth('room')
     made.note_update(update(), 0.1, 0.05)
     clock.now_s += silent_s
     told = made.figures({}, 5.0)

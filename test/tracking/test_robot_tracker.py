@@ -9,7 +9,7 @@ import pytest
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.sensing.frame import Frame
-from thermal_nerf_loc.tracking.frame_synchronizer import Observation
+from thermal_nerf_loc.tracking.frame_synchronizer import RobotFrame
 from thermal_nerf_loc.tracking.node_config import NodeConfig, read_parameter_file
 from thermal_nerf_loc.tracking.robot_tracker import covariance_for_ros, RobotTracker
 
@@ -39,7 +39,7 @@ class FakeTracker:
 
 
 def observe(T_odom_base=T_ODOM_BASE, restarted=False):
-    return Observation(Frame(5, {}), T_BASE_CAM, T_odom_base, restarted, ())
+    return RobotFrame(Frame(5, {}), T_BASE_CAM, T_odom_base, restarted, ())
 
 
 def test_the_cameras_pose_becomes_the_robots():

@@ -11,7 +11,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
-from thermal_nerf_loc.tracking.background_search import AtOnce, Finder
+from thermal_nerf_loc.tracking.background_search import BackgroundSearch, InlineRunner
 from thermal_nerf_loc.tracking.tracker import Tracker, TrackerConfig
 
 CAMERA = Camera.from_fov(8, 6, 60.0)
@@ -426,7 +426,8 @@ def drive_without_start(runner=None, **config):
     """Nobody says where the robot is."""
     drive = Drive(**config)
     drive.fake = Anywhere()
-    drive.tracker = Tracker(drive.fake, TrackerConfig(**config), Finder(runner or AtOnce()))
+    drive.tracker = Tracker(drive.fake, TrackerConfig(**config),
+                            BackgroundSearch(runner or InlineRunner()))
     return drive
 
 

@@ -103,7 +103,7 @@ def extend_map(start: Any, scene: Any, path: Path, config: Any, acceptance: Any,
         training = train_map(scene, path, config, progress)
         current = RadianceMap.load(path)
         told[-1] |= {'seconds': training['seconds'], 'places': training['places']}
-    figures = refined_poses.summary(list(findings.values()))
+    figures = refined_poses.found_summary(list(findings.values()))
     if current is start:
         raise RunError('none of the poses found is good enough to learn from', where=scene.root,
                        got=', '.join(f'{count} {kind}' for kind, count

@@ -18,7 +18,7 @@ from thermal_nerf_loc.common.config import check
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.evaluation.metrics import updates_hz
-from thermal_nerf_loc.evaluation.study.comparison import Moment
+from thermal_nerf_loc.evaluation.study.comparison import UpdateRecord
 from thermal_nerf_loc.evaluation.study.ground_truth import find_truth
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
@@ -28,7 +28,7 @@ from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.tracking.bag_replay import (CameraTopics, find_cameras, Pace, Replay,
                                                   rising_trajectory)
-from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
 from thermal_nerf_loc.tracking.node_config import NodeConfig, read_parameter_file
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer
@@ -65,7 +65,7 @@ class Drive:
     updates: int
     updates_hz: float
     latencies_s: Array
-    moments: tuple[Moment, ...]  # of each update, where known
+    moments: tuple[UpdateRecord, ...]  # of each update, where known
     details: Mapping[str, Any]
 
 
@@ -123,19 +123,20 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
              reader: BagReader, renderer: Renderer, progress: Progress) -> Drive:
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.localization.warm_up import picture_of, warm_up_localizer
-    from thermal_nerf_loc.tracking.background_search import AtOnce, Finder, SearchThread
+    from thermal_nerf_loc.tracking.background_search import (
+        BackgroundSearch, InlineRunner, ThreadRunner)
     from thermal_nerf_loc.tracking.tracker import Tracker
 
     chosen = tuple(m for m in config.chosen_modalities(renderer.modalities) if m in cameras)
     localizer = Localizer(renderer, config.localizer)
     warm_up_localizer(localizer, picture_of(renderer, chosen))
     pace = None if request.rate is None else Pace(request.rate)
-    runner = AtOnce() if pace is None else SearchThread(
+    runner = InlineRunner() if pace is None else ThreadRunner(
         lambda error: show_note(f'a search failed: {error!r}'))
-    robot = RobotTracker(Tracker(localizer, config.tracker, Finder(runner)))
+    robot = RobotTracker(Tracker(localizer, config.tracker, BackgroundSearch(runner)))
     if config.initial_pose:
         robot.start_at(se3.from_quaternion(config.initial_pose[:3], config.initial_pose[3:]))
-    intake = FrameIntake(config.intake, TransformBuffer(), chosen,
+    intake = FrameSynchronizer(config.intake, TransformBuffer(), chosen,
                          config.thermal_scale.radiometry(), masks=config.masks())
     cameras = {m: cameras[m] for m in chosen}
     task = Replay(reader, cameras, intake, robot, [], pace)
@@ -166,9 +167,9 @@ def _check_updates(updates: list[RobotUpdate], problems: list[str], bag: Path) -
                        hint='Was the initial pose near, and is it the right map?')
 
 
-def _moment(update: RobotUpdate) -> Moment:
+def _moment(update: RobotUpdate) -> UpdateRecord:
     sigma_m = None if update.covariance is None else sigmas(update.covariance)[0]
-    return Moment(update.stamp_ns, update.state, update.reason, update.confidence, sigma_m,
+    return UpdateRecord(update.stamp_ns, update.state, update.reason, update.confidence, sigma_m,
                   update.searched)
 
 

@@ -193,13 +193,13 @@ def _look_around(radiance_map: Any, scene: Any, config: Any, progress: Any) -> A
     """Panoramas from free space, for localization without a guess."""
     import numpy as np
 
-    from thermal_nerf_loc.mapping.map.panoramas import find_places
+    from thermal_nerf_loc.mapping.map.panoramas import find_panoramas
 
     poses = np.array([scene.frames[i].T_world_cam for i in scene.train])
     affordable = int(_PLACES_SHARE * radiance_map.info.steps * config.rays
                      / (config.places.rays * len(radiance_map.modalities)))
     most = min(config.places.most, max(affordable, _FEWEST_PLACES))
-    return find_places(radiance_map, poses, replace(config.places, most=most), progress)
+    return find_panoramas(radiance_map, poses, replace(config.places, most=most), progress)
 
 
 def _calibrate(radiance_map: Any, scene: Any,

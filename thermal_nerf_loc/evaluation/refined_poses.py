@@ -27,9 +27,9 @@ from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
 from thermal_nerf_loc.localization.confidence.verdict import agreement, sigmas
 from thermal_nerf_loc.localization.refinement.aligner import Aligned, PosePrior
-from thermal_nerf_loc.localization.refinement.coarse_to_fine import (Contender, Descent,
-                                                                     DescentConfig)
-from thermal_nerf_loc.localization.refinement.image_pyramid import Observation, observe
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import (
+    CoarseToFine, Contender, RefinementConfig)
+from thermal_nerf_loc.localization.refinement.image_pyramid import observe, ObservedImage
 from thermal_nerf_loc.localization.unposed_images import Finding
 from thermal_nerf_loc.sensing.frame import THERMAL
 from thermal_nerf_loc.sensing.rendering import Renderer
@@ -127,7 +127,7 @@ def _aligned(renderer: Renderer, scene: Scene, index: int,
                                      if name in frame.images))
     if not images:
         return frame.T_world_cam
-    descent = Descent(renderer, DescentConfig(), images, index)
+    descent = CoarseToFine(renderer, RefinementConfig(), images, index)
     prior = PosePrior(frame.T_world_cam, _FREE)
     found = [descent.refine(Contender(frame.T_world_cam, descent.detailed(rounds), prior, 0.0))
              for rounds in rounds_px]
@@ -137,7 +137,8 @@ def _aligned(renderer: Renderer, scene: Scene, index: int,
     return max(good, key=lambda one: _agreement(one, descent, images)).T_world_cam
 
 
-def _agreement(found: Aligned, descent: Descent, images: Mapping[str, Observation]) -> float:
+def _agreement(found: Aligned, descent: CoarseToFine,
+               images: Mapping[str, ObservedImage]) -> float:
     fits, _ = summarize(found, descent.config.align)
     return agreement(dict(zip(images, fits)))[0]
 

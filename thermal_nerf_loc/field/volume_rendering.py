@@ -49,7 +49,7 @@ class Rendering:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class BranchView:
     """How a branch is looked at in training."""
 
     direction_share: float = 1.0  # 0 hides the direction from the branch
@@ -58,7 +58,7 @@ class View:
 
 
 def render(field: RadianceField, modality: str, origins: Tensor, directions: Tensor,
-           samples: Samples, view: View = View()) -> Rendering:
+           samples: Samples, view: BranchView = BranchView()) -> Rendering:
     """Look along rays (n, 3) at given samples."""
     shape = samples.distance_m.shape
     points = origins[:, None] + samples.distance_m[..., None] * directions[:, None]

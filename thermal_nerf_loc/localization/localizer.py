@@ -19,16 +19,16 @@ from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.confidence import verdict
-from thermal_nerf_loc.localization.confidence.fit_statistics import Fit, summarize
-from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, Judgement
+from thermal_nerf_loc.localization.confidence.fit_statistics import FitStatistics, summarize
+from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, PoseVerdict
 from thermal_nerf_loc.localization.global_search import verification
 from thermal_nerf_loc.localization.global_search.candidates import Candidate, CandidateSource
-from thermal_nerf_loc.localization.global_search.panorama_retrieval import PlaceSearch
-from thermal_nerf_loc.localization.global_search.verification import RelocalizeConfig
+from thermal_nerf_loc.localization.global_search.panorama_retrieval import PanoramaRetrieval
+from thermal_nerf_loc.localization.global_search.verification import GlobalSearchConfig
 from thermal_nerf_loc.localization.refinement import inerf
 from thermal_nerf_loc.localization.refinement.aligner import Aligned
-from thermal_nerf_loc.localization.refinement.coarse_to_fine import (apart, Contender, Descent,
-                                                                     DescentConfig)
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import (
+    apart, CoarseToFine, Contender, RefinementConfig)
 from thermal_nerf_loc.localization.refinement.image_pyramid import observe
 from thermal_nerf_loc.localization.refinement.inerf import InerfConfig
 from thermal_nerf_loc.mapping.map.panoramas import places_of
@@ -53,10 +53,11 @@ class LocalizerConfig:
     guess_sigma_m: float = setting(0.1, 'how far off a guess without covariance may be', 0.0, 10.)
     guess_sigma_deg: float = setting(10.0, 'how far turned such a guess may be', 0.0, 180.0)
     seed: int = setting(0, 'of every random draw', 0)
-    descent: DescentConfig = setting(DescentConfig(), 'the aligner')
+    descent: RefinementConfig = setting(RefinementConfig(), 'the aligner')
     confidence: ConfidenceConfig = setting(ConfidenceConfig(), 'when to believe a pose')
     inerf: InerfConfig = setting(InerfConfig(), 'the published method')
-    relocalize: RelocalizeConfig = setting(RelocalizeConfig(), 'finding a frame without a guess')
+    relocalize: GlobalSearchConfig = setting(GlobalSearchConfig(),
+                                             'finding a frame without a guess')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,8 +66,8 @@ class _Answer:
 
     T_world_cam: Array
     covariance: Array
-    judged: Judgement
-    fits: Mapping[str, Fit]
+    judged: PoseVerdict
+    fits: Mapping[str, FitStatistics]
 
 
 _Found = tuple[_Answer, int, tuple[Array, ...]]  # with rays and rivals
@@ -84,7 +85,7 @@ class Localization:
     reason: str
     seconds: float
     rays: int
-    fits: Mapping[str, Fit] = field(default_factory=dict)
+    fits: Mapping[str, FitStatistics] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why
     partial: bool = False  # agrees with the map, but only confirms what is known otherwise
     rivals: tuple[Array, ...] = ()  # other poses that fit nearly as well, found by a search
@@ -128,7 +129,7 @@ class Localizer:
         T_guess = self._checked_guess(T_world_cam_guess)
         sigma_m, sigma_rad = self._guess_sigmas(guess_covariance)
 
-        def find(descent: Descent, frame: Frame) -> _Found:
+        def find(descent: CoarseToFine, frame: Frame) -> _Found:
             if self.config.method == 'inerf':
                 answer, rays = self._invert(descent, T_guess)
                 return answer, rays, ()
@@ -143,19 +144,19 @@ class Localizer:
                              expected='T_world_cam_guess, 4x4',
                              hint='Without one, use the method align.')
 
-        def find(descent: Descent, frame: Frame) -> _Found:
+        def find(descent: CoarseToFine, frame: Frame) -> _Found:
             answer, rivals = self._search(descent, frame, hints)
             return answer, descent.rays, rivals
 
         return self._localized(frame, find)
 
-    def _localized(self, frame: Frame, find: Callable[[Descent, Frame], _Found],
+    def _localized(self, frame: Frame, find: Callable[[CoarseToFine, Frame], _Found],
                    T_unknown: Array | None = None) -> Localization:
         """Prepare the images, find them, and tell."""
         began = time.perf_counter()
         frame = self._without_flat_field(frame.only(*self._modalities(frame)))
         images, ignored = observe(frame, self.renderer.modalities)
-        descent = Descent(self.renderer, self.config.descent, images, self.config.seed)
+        descent = CoarseToFine(self.renderer, self.config.descent, images, self.config.seed)
         answer, rays, rivals = find(descent, frame) if images else (
             _unknown('; '.join(ignored.values()), self.config.confidence, T_unknown), 0, ())
         return Localization(
@@ -168,10 +169,11 @@ class Localizer:
     def source(self) -> CandidateSource:
         """Who proposes poses where there is no guess; made when it is first asked for."""
         if self._source is None:
-            self._source = PlaceSearch(places_of(self.renderer), self.config.relocalize.places)
+            self._source = PanoramaRetrieval(places_of(self.renderer),
+                                             self.config.relocalize.places)
         return self._source
 
-    def _search(self, descent: Descent, frame: Frame, hints: Sequence[Array],
+    def _search(self, descent: CoarseToFine, frame: Frame, hints: Sequence[Array],
                 ) -> tuple[_Answer, tuple[Array, ...]]:
         """Refine what may be the pose; the best, and others that fit nearly as well."""
         config = self.config.relocalize
@@ -197,14 +199,15 @@ class Localizer:
         left = verification.unrefined(contenders, best.T_world_cam, config)
         if (rivals or left) and best.judged.verdict == verdict.OK:
             reason = _fit_as_well(len(rivals)) if rivals else _left_open(len(left))
-            best = replace(best, judged=Judgement(0.5 * best.judged.confidence,
+            best = replace(best, judged=PoseVerdict(0.5 * best.judged.confidence,
                                                   verdict.AMBIGUOUS, reason))
         if best.judged.verdict == verdict.LOST and _is_bare(best, descent):
             best = replace(best, judged=replace(best.judged, verdict=verdict.AMBIGUOUS,
                                                 reason=_TOO_LITTLE))
         return best, (*rivals, *left) if best.judged.verdict == verdict.AMBIGUOUS else ()
 
-    def _descend(self, descent: Descent, T: Array, sigma_m: float, sigma_rad: float) -> _Answer:
+    def _descend(self, descent: CoarseToFine, T: Array, sigma_m: float,
+                 sigma_rad: float) -> _Answer:
         """Look around the guess; where nothing convinces, look once more, closely."""
         contenders = descent.contenders(T, sigma_m, sigma_rad)
         best = self._best_of(descent, contenders)
@@ -213,7 +216,7 @@ class Localizer:
         closer = self._best_of(descent, descent.contenders(T, sigma_m, sigma_rad, closely=True))
         return closer if closer.judged.confidence > best.judged.confidence else best
 
-    def _best_of(self, descent: Descent, contenders: Sequence[Contender]) -> _Answer:
+    def _best_of(self, descent: CoarseToFine, contenders: Sequence[Contender]) -> _Answer:
         """Refine one contender after the other until one convinces; else the best of them."""
         best: _Answer | None = None
         for contender in contenders:
@@ -227,20 +230,20 @@ class Localizer:
         assert best is not None  # the guess itself is a contender
         return best
 
-    def _invert(self, descent: Descent, T: Array) -> tuple[_Answer, int]:
+    def _invert(self, descent: CoarseToFine, T: Array) -> tuple[_Answer, int]:
         """Run iNeRF, then look once where it ended, and whether it has ended at all."""
         result = inerf.refine(self.renderer, descent.images, T, self.config.inerf,
                               self.config.seed)
         measured, left_px = descent.measure(result.T_world_cam)
         answer = self._judged(descent, measured)
         if left_px > _CONVERGED_PX:
-            early = Judgement(0.5 * min(answer.judged.confidence,
+            early = PoseVerdict(0.5 * min(answer.judged.confidence,
                                         self.config.confidence.min_confidence), verdict.LOST,
                               f'the descent ended {left_px:.1f} px off an optimum')
             answer = replace(answer, judged=early)
         return answer, result.rays + descent.rays
 
-    def _judged(self, descent: Descent, found: Aligned, searched: bool = False) -> _Answer:
+    def _judged(self, descent: CoarseToFine, found: Aligned, searched: bool = False) -> _Answer:
         fits, information = summarize(found, self.config.descent.align)
         seen, config = set_name(tuple(descent.images)), self.config.confidence
         factor, floor_m = getattr(self.renderer, 'calibration', {}).get(seen, (1.0, 0.0))
@@ -306,14 +309,14 @@ def _unknown(reason: str, config: ConfidenceConfig, T: Array | None = None) -> _
     """The answer where there is none."""
     return _Answer(np.eye(4) if T is None else T,
                    verdict.covariance_of(np.zeros((6, 6)), config),
-                   Judgement(0.0, verdict.LOST, reason), {})
+                   PoseVerdict(0.0, verdict.LOST, reason), {})
 
 
 def _fit_as_well(count: int) -> str:
     return 'another pose fits as well' if count == 1 else f'{count} other poses fit as well'
 
 
-def _is_bare(answer: _Answer, descent: Descent) -> bool:
+def _is_bare(answer: _Answer, descent: CoarseToFine) -> bool:
     """Whether images and map vary by less than any map is exact to: then nothing can disagree."""
     return bool(answer.fits) and all(float(fit.detail[:, :2].max()) < descent.floor(name)**2
                                      for name, fit in answer.fits.items())
@@ -330,7 +333,7 @@ def _doubted(best: _Answer, other: _Answer) -> _Answer:
                                                           other.T_world_cam):
         return best
     first, second = sorted((best, other), key=lambda answer: -answer.judged.confidence)
-    doubt = Judgement(0.5 * first.judged.confidence, verdict.AMBIGUOUS,
+    doubt = PoseVerdict(0.5 * first.judged.confidence, verdict.AMBIGUOUS,
                       _fit_as_well(1))
     clear = second.judged.confidence < _CLEARLY_WORSE * first.judged.confidence
     return first if clear else replace(first, judged=doubt)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.geometry.pose_gaussian import Belief, diagonal
+from thermal_nerf_loc.geometry.pose_gaussian import diagonal, PoseGaussian
 from thermal_nerf_loc.io.datasets.scene import Scene, UnposedFrame
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence.verdict import OK
@@ -115,7 +115,7 @@ class _Finder:
         return Finding(unposed, found, SEARCH, self._refusal(frame, found))
 
     def _between_neighbours(self, stamp_ns: int, known: Mapping[int, Array],
-                            ) -> Belief | None:
+                            ) -> PoseGaussian | None:
         """Where the frame must about be; None: nothing near in time."""
         gap_s = _gap_ns(stamp_ns, known) * _NS
         if gap_s > self._config.longest_gap_s:
@@ -125,7 +125,7 @@ class _Finder:
         T = path.at(stamp_ns, round(self._config.longest_gap_s / _NS))
         if T is None:  # before the first, after the last, or on the rim of a gap
             T = known[min(known, key=lambda moment: abs(moment - stamp_ns))]
-        return Belief(T, diagonal(_NEAREST[0] + self._config.speed_m_per_s * gap_s,
+        return PoseGaussian(T, diagonal(_NEAREST[0] + self._config.speed_m_per_s * gap_s,
                                   _NEAREST[1] + self._config.speed_deg_per_s * gap_s))
 
     def _refusal(self, frame: Frame, found: Localization) -> Refusal | None:
@@ -145,12 +145,13 @@ class _Finder:
     def _contradiction(self, frame: Frame, found: Localization, P: Array,
                        ) -> Refusal | None:
         """Which camera says otherwise by itself, from where both together have put it."""
-        here = Belief(found.T_world_cam, found.covariance)
+        here = PoseGaussian(found.T_world_cam, found.covariance)
         for name in found.fits if len(found.fits) > 1 else ():
             alone = self._second.localize(frame.only(name), found.T_world_cam, P)
             if alone.verdict != OK and not alone.partial:
                 continue
-            if here.disagreement(Belief(alone.T_world_cam, alone.covariance)) > _CHI_SQUARE_999:
+            if here.disagreement(PoseGaussian(alone.T_world_cam,
+                                              alone.covariance)) > _CHI_SQUARE_999:
                 metres, degrees = se3.distance(found.T_world_cam, alone.T_world_cam)
                 return Refusal('contradicted', f'{name} alone ends {metres:.2g} m, '
                                                f'{degrees:.2g} deg elsewhere')

@@ -25,15 +25,15 @@ from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.ros.diagnostics import diagnostics_message
 from thermal_nerf_loc.ros.parameters import declare_config
-from thermal_nerf_loc.ros.publishers import Announcer
+from thermal_nerf_loc.ros.publishers import Publishers
 from thermal_nerf_loc.ros.services import Services
-from thermal_nerf_loc.ros.subscribers import Inputs
-from thermal_nerf_loc.ros.visualization import Pictures
-from thermal_nerf_loc.tracking.frame_synchronizer import Observation
+from thermal_nerf_loc.ros.subscribers import Subscribers
+from thermal_nerf_loc.ros.visualization import MapVisualization
+from thermal_nerf_loc.tracking.frame_synchronizer import RobotFrame
 from thermal_nerf_loc.tracking.node_config import changed_config, NodeConfig
 from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
 from thermal_nerf_loc.tracking.session import load, load_radiance_map, LoadMap, Session
-from thermal_nerf_loc.tracking.tracking_thread import Worker
+from thermal_nerf_loc.tracking.tracking_thread import TrackingThread
 
 Array = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ class LocalizerNode(LifecycleNode):
         self.failure: Exception | None = None
         self._load_map = load_map
         self._session: Session | None = None  # from configure to cleanup
-        self._inputs: Inputs | None = None  # from activate to deactivate
+        self._inputs: Subscribers | None = None  # from activate to deactivate
         self._reloading = False
         self._odometry_on_tf = False
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -70,8 +70,8 @@ class LocalizerNode(LifecycleNode):
             self.get_logger().info(f'loading map {self.config.map}')
             loaded = load(self.config, self._load_map)
             self._session = Session(self.config, loaded, self._warn, self._on_problem)
-            self._announcer = Announcer(self, self.config)
-            self._pictures = Pictures(self, self._on_problem)
+            self._announcer = Publishers(self, self.config)
+            self._pictures = MapVisualization(self, self._on_problem)
         except Exception as error:
             self.failure = error
             if rclpy.ok():
@@ -82,9 +82,9 @@ class LocalizerNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen to the cameras and track."""
         session = self._active_session()
-        self._worker = Worker(session.intake, session.robot, self._on_update,
+        self._worker = TrackingThread(session.intake, session.robot, self._on_update,
                               self._on_problem, self._on_leisure)
-        self._inputs = Inputs(self, self.config, session.intake, session.tf, self)
+        self._inputs = Subscribers(self, self.config, session.intake, session.tf, self)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._beat = self.create_timer(self.config.diagnostics_period_s, self._tell_health,
                                        clock=steady)
@@ -158,7 +158,7 @@ class LocalizerNode(LifecycleNode):
 
     # What the worker tells (its own thread).
 
-    def _on_update(self, update: RobotUpdate, observation: Observation, step_s: float) -> None:
+    def _on_update(self, update: RobotUpdate, observation: RobotFrame, step_s: float) -> None:
         session = self._active_session()
         self._announcer.announce(update, self._odometry_on_tf)
         now_ns = self.get_clock().now().nanoseconds
@@ -169,7 +169,7 @@ class LocalizerNode(LifecycleNode):
         for problem in observation.problems:
             self._on_problem(InputError(problem))
 
-    def _on_leisure(self, update: RobotUpdate, observation: Observation, step_s: float) -> None:
+    def _on_leisure(self, update: RobotUpdate, observation: RobotFrame, step_s: float) -> None:
         self._pictures.show_fit(self._active_session().loaded, self.config, update, observation)
 
     def _on_problem(self, error: Exception) -> None:

@@ -28,7 +28,7 @@ _PATH_PERIOD_S = 0.5
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
-class Announcer:
+class Publishers:
     """Publishes updates; the transform `map -> odom` is repeated at the odometry's rate."""
 
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:

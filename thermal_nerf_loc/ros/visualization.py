@@ -18,15 +18,15 @@ from sensor_msgs.msg import Image, PointCloud2
 from thermal_nerf_loc.ros.message_conversion import image_to_message, stamp_from_ns
 from thermal_nerf_loc.ros.publishers import LATCHED
 from thermal_nerf_loc.sensing.rendering import Renderer
-from thermal_nerf_loc.tracking.frame_synchronizer import Observation
+from thermal_nerf_loc.tracking.frame_synchronizer import RobotFrame
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
 from thermal_nerf_loc.tracking.session import LoadedMap
 from thermal_nerf_loc.visualization.pose_overlay import draw_overlay
-from thermal_nerf_loc.visualization.surface import Surface, SurfaceBuilder
+from thermal_nerf_loc.visualization.surface import SurfaceBuilder, SurfacePoints
 
 
-class Pictures:
+class MapVisualization:
     """Publishes `~/map_points` once for each map, and `~/debug/overlay` while somebody looks."""
 
     def __init__(self, node: LifecycleNode, on_problem: Callable[[Exception], None]) -> None:
@@ -43,7 +43,7 @@ class Pictures:
         if not config.map_points:
             return
 
-        def publish(surface: Surface) -> None:
+        def publish(surface: SurfacePoints) -> None:
             stamp_ns = self._node.get_clock().now().nanoseconds
             self._cloud.publish(cloud_message(surface, config.map_frame, stamp_ns))
             self._node.get_logger().info(f'map has {len(surface)} surface points')
@@ -53,7 +53,7 @@ class Pictures:
         self._points.start()
 
     def show_fit(self, loaded: LoadedMap, config: NodeConfig, update: RobotUpdate,
-                 observation: Observation) -> None:
+                 observation: RobotFrame) -> None:
         """Draw a frame over what the map shows at its pose, if anyone looks and it is time."""
         now_s = time.monotonic()
         if (update.T_world_cam is None or now_s - self._drawn_s < config.overlay_period_s
@@ -85,7 +85,7 @@ _BREATH_S = 0.03  # between two looks, so that tracking comes first
 class MapPoints:
     """Looks at a map bit by bit, then hands the surface over, once."""
 
-    def __init__(self, renderer: Renderer, spacing_m: float, done: Callable[[Surface], None],
+    def __init__(self, renderer: Renderer, spacing_m: float, done: Callable[[SurfacePoints], None],
                  on_problem: Callable[[Exception], None]) -> None:
         """Both callbacks run in the thread."""
         self._builder = SurfaceBuilder(renderer, spacing_m)
@@ -112,7 +112,7 @@ class MapPoints:
                 self._on_problem(error)
 
 
-def cloud_message(surface: Surface, frame_id: str, stamp_ns: int) -> Any:
+def cloud_message(surface: SurfacePoints, frame_id: str, stamp_ns: int) -> Any:
     """sensor_msgs/PointCloud2 with x, y, z and, where the map has them, rgb and temperature."""
     from sensor_msgs.msg import PointCloud2, PointField
     columns = [('x', surface.points_m[:, 0]), ('y', surface.points_m[:, 1]),
@@ -131,7 +131,7 @@ def cloud_message(surface: Surface, frame_id: str, stamp_ns: int) -> Any:
     return message
 
 
-def _packed(surface: Surface) -> Any:
+def _packed(surface: SurfacePoints) -> Any:
     """0x00RRGGBB, its bits read as a float: the way point clouds carry colour."""
     assert surface.colours is not None
     r, g, b = np.rint(np.clip(surface.colours, 0.0, 1.0) * 255.0).astype(np.uint32).T

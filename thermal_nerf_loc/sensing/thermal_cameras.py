@@ -65,7 +65,7 @@ CENTIKELVIN = LinearRadiometry(0.01, -273.15)  # what most radiometric drivers p
 _PLAUSIBLE_CELSIUS = (-60.0, 200.0)  # of nearly all of an image
 
 
-class ThermalScale(NamedTuple):
+class SettledScale(NamedTuple):
     """A scale (None: floating-point deg C, or no temperatures), in words, and what to tell."""
 
     radiometry: Radiometry | None
@@ -75,20 +75,20 @@ class ThermalScale(NamedTuple):
 
 
 def settle_scale(plane: NDArray[Any], radiometry: Radiometry | None, radiometric: bool,
-                 where: str) -> ThermalScale:
+                 where: str) -> SettledScale:
     """Decide by a first image (h, w) what counts mean; 8 bits are never temperatures."""
     if plane.dtype == np.uint8 and radiometry is None:
         radiometric = False
     if not radiometric:
-        return ThermalScale(None, False, 'not radiometric',
+        return SettledScale(None, False, 'not radiometric',
                             'thermal images have 8 bits (AGC): shapes, no temperatures'
                             if plane.dtype == np.uint8 else '')
     if radiometry is not None:
         told = _words(radiometry)
-        return ThermalScale(radiometry, True, told, _doubt(radiometry.to_celsius(plane), told))
+        return SettledScale(radiometry, True, told, _doubt(radiometry.to_celsius(plane), told))
     if np.issubdtype(plane.dtype, np.floating):
         told = 'deg C as published'
-        return ThermalScale(None, True, told, _doubt(plane, told))
+        return SettledScale(None, True, told, _doubt(plane, told))
     low, high = _span(CENTIKELVIN.to_celsius(plane))
     if low < _PLAUSIBLE_CELSIUS[0] or high > _PLAUSIBLE_CELSIUS[1]:
         raise InputError('nobody says what thermal counts mean', where=where,
@@ -96,7 +96,7 @@ def settle_scale(plane: NDArray[Any], radiometry: Radiometry | None, radiometric
                                   '--celsius-offset, or --not-radiometric',
                          got=f'counts from {plane.min()} to {plane.max()}, which are no '
                              'hundredths of a kelvin')
-    return ThermalScale(CENTIKELVIN, True, _words(CENTIKELVIN),
+    return SettledScale(CENTIKELVIN, True, _words(CENTIKELVIN),
                         f'thermal counts are taken as hundredths of a kelvin ({low:.0f} to '
                         f'{high:.0f} deg C in the first image); --thermal-camera says otherwise')
 

@@ -32,7 +32,7 @@ _TILTS_RAD = (-0.3, 0.0, 0.3)
 
 
 @dataclass(frozen=True, slots=True)
-class Surface:
+class Material:
     """How a surface looks and how warm it is."""
 
     colour: Colour
@@ -55,26 +55,26 @@ class Solid:
 
     kind: int  # kernels.ROOM, BOX, SPHERE or CYLINDER
     shape: tuple[float, ...]
-    faces: tuple[Surface, ...]
+    faces: tuple[Material, ...]
 
 
-def room(low: Point, high: Point, *faces: Surface) -> Solid:
+def room(low: Point, high: Point, *faces: Material) -> Solid:
     """Build the enclosing walls, seen from inside."""
     return Solid(0, (*low, *high), faces)
 
 
-def box(low: Point, high: Point, *faces: Surface) -> Solid:
+def box(low: Point, high: Point, *faces: Material) -> Solid:
     """Build an axis-aligned box."""
     return Solid(1, (*low, *high), faces)
 
 
-def sphere(centre: Point, radius_m: float, face: Surface) -> Solid:
+def sphere(centre: Point, radius_m: float, face: Material) -> Solid:
     """Build a ball."""
     return Solid(2, (*centre, radius_m), (face,))
 
 
 def cylinder(axis: str, centre: tuple[float, float], radius_m: float, low: float, high: float,
-             face: Surface) -> Solid:
+             face: Material) -> Solid:
     """Build a capped pipe along x, y or z; `centre` in the two other axes, cyclic (y: z, x)."""
     return Solid(3, (*centre, radius_m, low, high, float('xyz'.index(axis))), (face,))
 
@@ -232,7 +232,7 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix='rays')
 
 
-def _six_faces(solid: Solid) -> Sequence[Surface]:
+def _six_faces(solid: Solid) -> Sequence[Material]:
     """Faces by the sign of their normal, as the kernels number them: -x, +x, -y, ..."""
     faces = solid.faces * 6 if len(solid.faces) == 1 else solid.faces
     if len(faces) != 6:
@@ -242,7 +242,7 @@ def _six_faces(solid: Solid) -> Sequence[Surface]:
     return faces
 
 
-def _look(s: Surface, seed: int) -> list[float]:
+def _look(s: Material, seed: int) -> list[float]:
     """One row for the kernels."""
     return [*s.colour, *s.second, PATTERNS.index(s.pattern), s.scale_m, *s.grain, seed, s.celsius,
             s.texture_celsius, 1.0 / s.texture_m, s.rise_celsius, s.pattern_celsius,

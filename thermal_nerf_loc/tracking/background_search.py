@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.threads import give_way
-from thermal_nerf_loc.geometry.pose_gaussian import Belief
+from thermal_nerf_loc.geometry.pose_gaussian import PoseGaussian
 from thermal_nerf_loc.localization.confidence.verdict import AMBIGUOUS, OK
 from thermal_nerf_loc.localization.localizer import Localization
 
@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 Task = Callable[[], Localization]
 
 
-class Runner(Protocol):
+class SearchRunner(Protocol):
     """Does one task at a time, now or in the background."""
 
     def begin(self, task: Task, urgent: bool) -> None:
@@ -39,8 +39,8 @@ class Runner(Protocol):
         """Nobody wants to know any more."""
 
 
-class AtOnce:
-    """A `Runner` that works while it is asked: the same on every run."""
+class InlineRunner:
+    """A `SearchRunner` that works while it is asked: the same on every run."""
 
     def __init__(self) -> None:
         """Nothing was asked."""
@@ -54,23 +54,23 @@ class AtOnce:
             self._outcome = error
 
     def outcome(self) -> Localization | InputError | None:
-        """See `Runner`."""
+        """See `SearchRunner`."""
         outcome, self._outcome = self._outcome, None
         return outcome
 
     def drop(self) -> None:
-        """See `Runner`."""
+        """See `SearchRunner`."""
         self._outcome = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
+class SearchResult:
     """What a search has told, and how the camera has moved since it was begun."""
 
     stamp_ns: int  # of the frame that was searched for
     is_check: bool  # of a tracked pose
     outcome: Localization | InputError
-    motion: Belief
+    motion: PoseGaussian
 
     @property
     def localization(self) -> Localization:
@@ -96,10 +96,10 @@ class Answer:
         return str(found) if isinstance(found, InputError) else found.reason
 
 
-class Finder:
+class BackgroundSearch:
     """Begins searches and remembers what they were begun with; never two at a time."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: SearchRunner) -> None:
         """Nothing is searched for."""
         self._runner = runner
         self.forget()
@@ -107,7 +107,7 @@ class Finder:
     def forget(self) -> None:
         """Start anew: a search that runs is of no interest any more."""
         self._runner.drop()
-        self._motion: Belief | None = None  # since the search at hand was begun
+        self._motion: PoseGaussian | None = None  # since the search at hand was begun
         self._begun_ns, self._is_check = 0, False
         self._ended_ns: int | None = None
 
@@ -127,18 +127,18 @@ class Finder:
 
     def begin(self, stamp_ns: int, task: Task, is_check: bool) -> None:
         """Search for the frame of this stamp."""
-        self._motion = Belief(np.eye(4), np.zeros((6, 6)))
+        self._motion = PoseGaussian(np.eye(4), np.zeros((6, 6)))
         self._begun_ns, self._is_check = stamp_ns, is_check
         self._runner.begin(task, urgent=not is_check)
 
-    def answer(self, now_ns: int) -> Answer | None:
+    def answer(self, now_ns: int) -> SearchResult | None:
         """What the search has told, once."""
         if self._motion is None:
             return None
         outcome = self._runner.outcome()
         if outcome is None:
             return None
-        answer = Answer(self._begun_ns, self._is_check, outcome, self._motion)
+        answer = SearchResult(self._begun_ns, self._is_check, outcome, self._motion)
         self._motion, self._ended_ns = None, now_ns
         return answer
 
@@ -147,8 +147,8 @@ _NICE = 10  # of a check; the robot goes on meanwhile
 _URGENT_NICE = 0
 
 
-class SearchThread:
-    """A `Runner` that works in the background; what was dropped is finished, and not told."""
+class ThreadRunner:
+    """A `SearchRunner` that works in the background; the result of a dropped task is discarded."""
 
     def __init__(self, on_fault: Callable[[Exception], None]) -> None:
         """Nothing runs; faults (not a user's mistakes) are reported from the thread."""
@@ -159,7 +159,7 @@ class SearchThread:
         self._working = threading.Lock()
 
     def begin(self, task: Task, urgent: bool) -> None:
-        """See `Runner`; a task that was dropped is let end first."""
+        """See `SearchRunner`; a task that was dropped is let end first."""
         with self._lock:
             self._number += 1
             self._outcome = None
@@ -168,13 +168,13 @@ class SearchThread:
                          daemon=True).start()
 
     def outcome(self) -> Localization | InputError | None:
-        """See `Runner`."""
+        """See `SearchRunner`."""
         with self._lock:
             outcome, self._outcome = self._outcome, None
             return outcome
 
     def drop(self) -> None:
-        """See `Runner`."""
+        """See `SearchRunner`."""
         with self._lock:
             self._number += 1
             self._outcome = None

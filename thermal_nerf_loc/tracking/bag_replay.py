@@ -22,7 +22,7 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.io.bags.messages import matrix_from_pose, matrix_from_transform, stamp_ns
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import Trajectory
-from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
 
@@ -76,7 +76,7 @@ class Replay:
 
     reader: BagReader
     cameras: Mapping[str, CameraTopics]
-    intake: FrameIntake
+    intake: FrameSynchronizer
     robot: RobotTracker
     problems: list[str]
     pace: Pace | None = None

@@ -33,7 +33,7 @@ JUMP_BACK_NS = 1_000_000_000  # a stamp older by this much: the bag was restarte
 
 
 @dataclass(frozen=True, slots=True)
-class IntakeConfig:
+class SynchronizerConfig:
     """How images and transforms are brought together."""
 
     odom_frame: str = setting('odom', 'frame that odometry moves in (REP-105)')
@@ -48,7 +48,7 @@ class IntakeConfig:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Observation:
+class RobotFrame:
     """A frame with the robot around it; the frame's reference camera is rigid on the robot."""
 
     frame: Frame
@@ -78,10 +78,10 @@ class _Stream:
 
 
 @dataclass(slots=True)
-class FrameIntake:
+class FrameSynchronizer:
     """Collect messages (any thread), hand out observations (one thread)."""
 
-    config: IntakeConfig
+    config: SynchronizerConfig
     tf: Transforms
     modalities: tuple[str, ...]
     radiometry: Radiometry | None = None
@@ -132,7 +132,7 @@ class FrameIntake:
             stream.waiting = image
             self._pair(image.stamp_ns)
 
-    def take(self, now_ns: int, newest: bool) -> Observation | None:
+    def take(self, now_ns: int, newest: bool) -> RobotFrame | None:
         """Hand out a frame whose odometry is there; `newest` drops older ones, counted."""
         chosen = self._choose(now_ns, newest)
         return None if chosen is None else self._observe(chosen)
@@ -242,7 +242,7 @@ class FrameIntake:
             return not (gap.too_new and waited_ns < self.config.odometry_wait_s * 1e9)
         return True
 
-    def _observe(self, pair: dict[str, _Image]) -> Observation:
+    def _observe(self, pair: dict[str, _Image]) -> RobotFrame:
         reference = self._reference_frame(pair)
         T_base_cam = self._mounting(reference)
         stamp_ns = max(image.stamp_ns for image in pair.values())
@@ -258,7 +258,7 @@ class FrameIntake:
         if not images:
             raise RunError('; '.join(problems))
         restarted, self._restarted = self._restarted, False
-        return Observation(Frame(stamp_ns, images), T_base_cam, T_odom_base, restarted,
+        return RobotFrame(Frame(stamp_ns, images), T_base_cam, T_odom_base, restarted,
                            tuple(problems))
 
     def _decode(self, modality: str, image: _Image, T_cam_sensor: Array, stamp_ns: int,

@@ -17,7 +17,7 @@ _SILENT_S = 2.5  # without an update for so long, tracking is degraded
 WAITING, PAUSED = 'waiting for images', 'paused'
 
 
-class Health:
+class NodeHealth:
     """Remembers updates and tells about them; safe to use from several threads."""
 
     def __init__(self, map_name: str) -> None:

@@ -20,13 +20,13 @@ _NS = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class KidnapEvidence:
     """What speaks against a pose, in decades of odds, and when images were last held to it."""
 
     tested_ns: int
     decades: float = 0.0
 
-    def contradicted(self, stamp_ns: int, time_s: float) -> 'Doubt':
+    def contradicted(self, stamp_ns: int, time_s: float) -> 'KidnapEvidence':
         """
         After an image that disagrees.
 

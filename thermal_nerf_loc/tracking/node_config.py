@@ -22,7 +22,7 @@ from thermal_nerf_loc.io.images import read_mask
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry
-from thermal_nerf_loc.tracking.frame_synchronizer import IntakeConfig
+from thermal_nerf_loc.tracking.frame_synchronizer import SynchronizerConfig
 from thermal_nerf_loc.tracking.tracker import TrackerConfig
 
 TRANSPORTS = ('raw', 'compressed')
@@ -30,7 +30,7 @@ _QUATERNION_TOLERANCE = 0.01  # typed by hand
 
 
 @dataclass(frozen=True, slots=True)
-class ThermalScale:
+class ThermalScaleConfig:
     """What a 16-bit thermal count means: deg C = celsius_per_count * count + celsius_offset."""
 
     radiometric: bool = setting(True, 'counts are temperatures (false: AGC images)')
@@ -54,7 +54,7 @@ class NodeConfig:
     thermal_transport: str = setting('raw', 'image topic to use', choices=TRANSPORTS)
     reliable_images: bool = setting(
         False, 'ask for reliable delivery of images (best effort works with every driver)')
-    thermal_scale: ThermalScale = setting(ThermalScale(), 'thermal counts to deg C')
+    thermal_scale: ThermalScaleConfig = setting(ThermalScaleConfig(), 'thermal counts to deg C')
     rgb_mask: str = setting(
         '', 'image file that is 0 where the RGB camera sees the robot itself; empty: none')
     thermal_mask: str = setting('', 'the same for the thermal camera')
@@ -78,7 +78,7 @@ class NodeConfig:
     map_points_spacing_m: float = setting(0.05, 'edge of a cell that holds one point', 0.005, 10.)
     diagnostics_period_s: float = setting(1.0, 'between two diagnostics', 0.05, 60.0)
     autostart: bool = setting(True, 'configure and activate without a lifecycle manager')
-    intake: IntakeConfig = setting(IntakeConfig(), 'pairing of images and transforms')
+    intake: SynchronizerConfig = setting(SynchronizerConfig(), 'pairing of images and transforms')
     localizer: LocalizerConfig = setting(LocalizerConfig(), 'alignment of a frame with the map')
     tracker: TrackerConfig = setting(TrackerConfig(), 'filtering of poses over time')
 

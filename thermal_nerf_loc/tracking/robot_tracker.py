@@ -21,7 +21,7 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.atomic_files import read_json, write_json
 from thermal_nerf_loc.localization.localizer import Localization
-from thermal_nerf_loc.tracking.frame_synchronizer import Observation
+from thermal_nerf_loc.tracking.frame_synchronizer import RobotFrame
 from thermal_nerf_loc.tracking.tracker import FrameLocalizer, Tracker, TrackerConfig
 
 Array = NDArray[np.float64]
@@ -111,7 +111,7 @@ class RobotTracker:
         with self._lock:
             return self._last
 
-    def step(self, observation: Observation) -> RobotUpdate:
+    def step(self, observation: RobotFrame) -> RobotUpdate:
         """Track one frame."""
         self._follow_orders(observation)
         T_base_cam, T_odom_base = observation.T_base_cam, observation.T_odom_base
@@ -135,7 +135,7 @@ class RobotTracker:
                 self._last = told
         return told
 
-    def _follow_orders(self, observation: Observation) -> None:
+    def _follow_orders(self, observation: RobotFrame) -> None:
         """What was told since the last frame holds from this one on."""
         with self._lock:
             start, self._start = self._start, None
@@ -155,7 +155,7 @@ class RobotTracker:
         elif search:
             self._tracker.initialize_anywhere()
 
-    def _begin(self, start: _Start, observation: Observation) -> None:
+    def _begin(self, start: _Start, observation: RobotFrame) -> None:
         T_map_base = start.T_map_base
         if start.T_odom_base is not None and observation.T_odom_base is not None:
             moved = se3.inverse(start.T_odom_base) @ observation.T_odom_base

@@ -22,9 +22,9 @@ from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.localization.warm_up import picture_of, warm_up_localizer
 from thermal_nerf_loc.ros.tf_buffer import make_buffer
 from thermal_nerf_loc.sensing.rendering import Array32, RayRendering, Renderer
-from thermal_nerf_loc.tracking.background_search import Finder, SearchThread
-from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake
-from thermal_nerf_loc.tracking.health import Health
+from thermal_nerf_loc.tracking.background_search import BackgroundSearch, ThreadRunner
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
+from thermal_nerf_loc.tracking.health import NodeHealth
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 from thermal_nerf_loc.tracking.robot_tracker import read_pose, RobotTracker, save_pose
 from thermal_nerf_loc.tracking.tracker import Tracker
@@ -100,11 +100,11 @@ class Session:
             check_writable(Path(config.pose_file))
         self._saved_ns = 0
         localizer = Localizer(loaded.renderer, config.localizer)
-        finder = Finder(SearchThread(on_fault))
+        finder = BackgroundSearch(ThreadRunner(on_fault))
         self.robot = RobotTracker(Tracker(localizer, config.tracker, finder), self._home(warn))
-        self.intake = FrameIntake(config.intake, self.tf, loaded.modalities,
+        self.intake = FrameSynchronizer(config.intake, self.tf, loaded.modalities,
                                   config.thermal_scale.radiometry(), masks=config.masks())
-        self.health = Health(loaded.name)
+        self.health = NodeHealth(loaded.name)
 
     def reconfigure(self, config: NodeConfig) -> bool:
         """Use other settings from the next frame on; tells whether other cameras are due."""

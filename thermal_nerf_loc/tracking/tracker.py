@@ -23,12 +23,12 @@ from numpy.typing import ArrayLike, NDArray
 from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.geometry.pose_gaussian import Belief, diagonal
+from thermal_nerf_loc.geometry.pose_gaussian import diagonal, PoseGaussian
 from thermal_nerf_loc.localization.confidence.verdict import LOST as CONTRADICTED, OK, sigmas
 from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.sensing.frame import Frame
-from thermal_nerf_loc.tracking.background_search import Answer, Finder
-from thermal_nerf_loc.tracking.kidnap_detection import Doubt
+from thermal_nerf_loc.tracking.background_search import BackgroundSearch, SearchResult
+from thermal_nerf_loc.tracking.kidnap_detection import KidnapEvidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class TrackerUpdate:
 class _Candidate:
     """Fixes that agree with one another, not (yet) with the filter."""
 
-    belief: Belief
+    belief: PoseGaussian
     count: int
 
 
@@ -110,7 +110,7 @@ class Tracker:
     """Feed it every frame, live or from a bag."""
 
     def __init__(self, localizer: FrameLocalizer, config: TrackerConfig | None = None,
-                 finder: Finder | None = None) -> None:
+                 finder: BackgroundSearch | None = None) -> None:
         """Nothing is known yet; without a `finder` somebody must say where to start."""
         self.localizer, self.finder = localizer, finder
         self.config = TrackerConfig() if config is None else config
@@ -119,14 +119,14 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._belief: Belief | None = None
+        self._belief: PoseGaussian | None = None
         self._candidate: _Candidate | None = None
         self._state = INITIALIZING
         self._stamp_ns: int | None = None
         self._fix_ns: int | None = None
         self._tracked_since_ns = 0
         self._misses = 0
-        self._doubt = Doubt(0)
+        self._doubt = KidnapEvidence(0)
         self._velocity: Array | None = None  # of the camera, a second; None: unknown
         self._T_odom_cam: Array | None = None
         self._images: dict[str, NDArray[np.float32]] = {}
@@ -149,7 +149,7 @@ class Tracker:
             raise InputError('covariance of the initial pose is none',
                              expected='a symmetric 6x6 matrix without negative eigenvalues')
         self.reset()
-        self._belief, self._is_given = Belief(T, P + diagonal(1e-4, 1e-3)), True
+        self._belief, self._is_given = PoseGaussian(T, P + diagonal(1e-4, 1e-3)), True
 
     def step(self, frame: Frame, T_odom_cam: ArrayLike | None = None) -> TrackerUpdate:
         """Track one frame; `T_odom_cam` is the camera in odometry's frame, where there is any."""
@@ -191,7 +191,7 @@ class Tracker:
         if self.finder is not None:
             self.finder.moved(delta, Q)
 
-    def _searched(self, frame: Frame) -> Answer | None:
+    def _searched(self, frame: Frame) -> SearchResult | None:
         """Hear what a search of the whole map has told; begin one where it is due."""
         if self.finder is None:
             return None
@@ -219,7 +219,7 @@ class Tracker:
                 and stamp_ns >= self._patient_until_ns
                 and self.finder.rested_s(stamp_ns) >= self.config.search_pause_s)
 
-    def _heard(self, answer: Answer | None, stamp_ns: int,
+    def _heard(self, answer: SearchResult | None, stamp_ns: int,
                ) -> tuple[Localization | None, str, str]:
         """
         What a search has found becomes a candidate: one fix, which others have to confirm.
@@ -298,11 +298,11 @@ class Tracker:
             return reason
         return self._propose(fix, stamp_ns)
 
-    def _fix(self, found: Localization) -> Belief:
-        return Belief(np.asarray(found.T_world_cam), found.covariance + diagonal(
+    def _fix(self, found: Localization) -> PoseGaussian:
+        return PoseGaussian(np.asarray(found.T_world_cam), found.covariance + diagonal(
             self.config.fix_sigma_m, self.config.fix_sigma_deg))
 
-    def _propose(self, fix: Belief, stamp_ns: int) -> str:
+    def _propose(self, fix: PoseGaussian, stamp_ns: int) -> str:
         """One more fix that speaks against what is believed; it counts once others agree."""
         confirmed, candidate = self._state in (TRACKING, DEGRADED), self._candidate
         if candidate is None or candidate.belief.disagreement(fix) > self.config.gate:
@@ -318,13 +318,14 @@ class Tracker:
         return ('fix disagrees with the filter' if confirmed else
                 f'{self._candidate.count} of {needed} agreeing fixes')
 
-    def _accept(self, belief: Belief, stamp_ns: int, whole: bool = True) -> None:
+    def _accept(self, belief: PoseGaussian, stamp_ns: int, whole: bool = True) -> None:
         """Believe; a view that holds the pose only in part does not lift a doubt."""
         self._belief, self._candidate, self._misses = belief, None, 0
         if self._state not in (TRACKING, DEGRADED):
             self._tracked_since_ns = stamp_ns
         self._state, self._fix_ns = TRACKING, stamp_ns
-        self._doubt = Doubt(stamp_ns) if whole else replace(self._doubt, tested_ns=stamp_ns)
+        self._doubt = KidnapEvidence(stamp_ns) if whole else replace(self._doubt,
+                                                                     tested_ns=stamp_ns)
 
     def _contradicts(self, found: Localization) -> bool:
         """Whether images that do not fit tell enough to have fitted; a bare wall does not."""
@@ -336,7 +337,7 @@ class Tracker:
         if self._state in (TRACKING, DEGRADED):
             self._doubt = self._doubt.contradicted(stamp_ns, self.config.contradiction_s)
 
-    def _doubted(self) -> Belief:
+    def _doubted(self) -> PoseGaussian:
         """The belief as it is told: perhaps the robot was carried away."""
         assert self._belief is not None
         elsewhere = self._doubt.elsewhere * diagonal(self.config.carried_sigma_m,
@@ -355,7 +356,7 @@ class Tracker:
         if (sigma_m > self.config.lost_sigma_m or sigma_deg > self.config.lost_sigma_deg
                 or (stamp_ns - self._fix_ns) * _NS > self.config.lost_after_s):
             self._state, self._velocity = LOST, None
-            self._belief, self._doubt = doubted, Doubt(stamp_ns)
+            self._belief, self._doubt = doubted, KidnapEvidence(stamp_ns)
         elif self._misses >= self.config.degraded_after:
             self._state = DEGRADED
 

@@ -6,19 +6,19 @@ import threading
 import time
 
 from thermal_nerf_loc.common.errors import UserError
-from thermal_nerf_loc.tracking.frame_synchronizer import FrameIntake, Observation
+from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, RobotFrame
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
 _PATIENCE_S = 0.02  # between two looks at frames that wait for odometry
 
-OnUpdate = Callable[[RobotUpdate, Observation, float], None]
+OnUpdate = Callable[[RobotUpdate, RobotFrame, float], None]
 OnProblem = Callable[[Exception], None]
 
 
-class Worker:
+class TrackingThread:
     """Take, step, announce, until stopped."""
 
-    def __init__(self, intake: FrameIntake, robot: RobotTracker, on_update: OnUpdate,
+    def __init__(self, intake: FrameSynchronizer, robot: RobotTracker, on_update: OnUpdate,
                  on_problem: OnProblem, on_leisure: OnUpdate) -> None:
         """
         All callbacks run in the worker's thread.

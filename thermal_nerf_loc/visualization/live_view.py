@@ -34,12 +34,12 @@ _STEP = 2.0  # from one sharpness to the next
 _FORGET = 0.3
 
 
-class Moved(Exception):
+class CameraMoved(Exception):
     """The camera is elsewhere by now; the picture is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
-class Eye:
+class ViewerCamera:
     """Where a viewer's camera is and how wide it sees."""
 
     T_world_cam: Array
@@ -63,7 +63,7 @@ class Shot:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class SurfacePoint:
     """A point on a surface, and its temperature where the map knows one."""
 
     place_m: Array  # (3,)
@@ -84,7 +84,7 @@ class LiveView:
         """As measured lately."""
         return self._rays_per_second
 
-    def shots(self, kind: str, eye: Eye, moved: Callable[[], bool]) -> Iterator[Shot]:
+    def shots(self, kind: str, eye: ViewerCamera, moved: Callable[[], bool]) -> Iterator[Shot]:
         """Ever sharper pictures, until the sharpest, or until the camera has moved."""
         width = self.quick_width(eye.aspect)
         try:
@@ -93,7 +93,7 @@ class LiveView:
                 if width >= _MOST_PX:
                     return
                 width = min(_MOST_PX, round(width * _STEP))
-        except Moved:
+        except CameraMoved:
             return
 
     def quick_width(self, aspect: float) -> int:
@@ -101,7 +101,7 @@ class LiveView:
         width = int(np.sqrt(self._rays_per_second * _MOVING_S * aspect))
         return min(_MOST_PX, max(_LEAST_PX, width))
 
-    def probe(self, origin: Array, direction: Array) -> Place | None:
+    def probe(self, origin: Array, direction: Array) -> SurfacePoint | None:
         """Where a single ray ends, None where it ends nowhere in particular."""
         rays = [np.asarray(ray, np.float32).reshape(1, 3) for ray in (origin, direction)]
         with self._lock:
@@ -111,9 +111,10 @@ class LiveView:
         if not is_surface(first)[0]:
             return None
         place_m = origin + float(first.distance_m[0]) * direction
-        return Place(place_m, float(seen[THERMAL].values[0, 0]) if THERMAL in seen else None)
+        return SurfacePoint(place_m,
+                            float(seen[THERMAL].values[0, 0]) if THERMAL in seen else None)
 
-    def _shoot(self, kind: str, eye: Eye, width: int, moved: Callable[[], bool]) -> Shot:
+    def _shoot(self, kind: str, eye: ViewerCamera, width: int, moved: Callable[[], bool]) -> Shot:
         camera, start = eye.camera(width), time.perf_counter()
         with self._lock:
             images = look(_Parts(self._renderer, moved), camera, eye.T_world_cam,
@@ -136,7 +137,7 @@ class _Parts:
         parts = []
         for i in range(0, len(origins), _PART_RAYS):
             if i and self._moved():
-                raise Moved
+                raise CameraMoved
             some = slice(i, i + _PART_RAYS)
             parts.append(self._renderer.render_rays(modality, origins[some], directions[some]))
         return RayRendering(*(np.concatenate([getattr(part, name) for part in parts]) for name in
@@ -146,7 +147,7 @@ class _Parts:
 _JPEG_QUALITY = 85
 
 
-class Follower:
+class CameraFollower:
     """Draws in a thread of its own; a picture that is no longer due is given up."""
 
     def __init__(self, live: LiveView, client: Any, kind: Callable[[], str | None],
@@ -182,7 +183,7 @@ class Follower:
         """Send ever sharper pictures."""
         view = self._client.camera
         w, x, y, z = view.wxyz
-        eye = Eye(se3.from_quaternion(view.position, (x, y, z, w)), view.fov, view.aspect)
+        eye = ViewerCamera(se3.from_quaternion(view.position, (x, y, z, w)), view.fov, view.aspect)
         for shot in self._live.shots(kind, eye, self._news.is_set):
             if self._kind() != kind:
                 return

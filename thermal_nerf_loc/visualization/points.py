@@ -18,7 +18,7 @@ from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.visualization.colour_map import ColourScale, fitted_scale, HEAT, Picture
 from thermal_nerf_loc.visualization.mesh import fuse, Mesh
 from thermal_nerf_loc.visualization.panels import thermal_unit
-from thermal_nerf_loc.visualization.surface import Surface, SurfaceBuilder, viewpoints
+from thermal_nerf_loc.visualization.surface import SurfaceBuilder, SurfacePoints, viewpoints
 
 Array32 = NDArray[np.float32]
 
@@ -29,7 +29,7 @@ _NEAREST = 4  # points that a vertex takes its looks from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Looks:
+class PointColours:
     """Colours for a viewer, and what they mean."""
 
     colours: Picture  # (n, 3)
@@ -43,7 +43,7 @@ def default_spacing_m(renderer: Renderer) -> float:
 
 
 def gather(renderer: Renderer, spacing_m: float, progress: Progress = silent,
-           camera: Camera = CAMERA) -> Surface:
+           camera: Camera = CAMERA) -> SurfacePoints:
     """Points of the map's surface; what the map is unsure of is left out."""
     builder = SurfaceBuilder(renderer, spacing_m, camera, _LEAST_RAYS)
     for share in builder.steps():
@@ -55,8 +55,9 @@ def gather(renderer: Renderer, spacing_m: float, progress: Progress = silent,
     return surface
 
 
-def triangulate(renderer: Renderer, points: Surface, voxel_m: float, progress: Progress = silent,
-                camera: Camera = CAMERA) -> tuple[Mesh, Surface]:
+def triangulate(renderer: Renderer, points: SurfacePoints, voxel_m: float,
+                progress: Progress = silent,
+                camera: Camera = CAMERA) -> tuple[Mesh, SurfacePoints]:
     """A mesh, and what its vertices look like, taken from the nearest points."""
     if viewpoints(renderer) is None:
         raise InputError('map has no keyframes to look from, so it gives points, but no mesh')
@@ -75,18 +76,19 @@ def triangulate(renderer: Renderer, points: Surface, voxel_m: float, progress: P
             return None
         return np.asarray(np.einsum('nk,nk...->n...', weight, values[near]), np.float32)
 
-    return mesh, Surface(mesh.vertices_m, mixed(points.colours), mixed(points.celsius))
+    return mesh, SurfacePoints(mesh.vertices_m, mixed(points.colours), mixed(points.celsius))
 
 
-def looks_of(renderer: Renderer, surface: Surface, by_heat: bool) -> Looks:
+def looks_of(renderer: Renderer, surface: SurfacePoints, by_heat: bool) -> PointColours:
     """Colour each point as cameras saw it, or by its temperature."""
     if not by_heat and surface.colours is not None:
-        return Looks(np.rint(np.clip(surface.colours, 0.0, 1.0) * 255.0).astype(np.uint8), None)
+        return PointColours(np.rint(np.clip(surface.colours, 0.0, 1.0) * 255.0).astype(np.uint8),
+                            None)
     if surface.celsius is None:
         raise InputError('map has no temperature', expected='colour',
                          hint='It was trained without thermal images.')
     scale = fitted_scale(HEAT, thermal_unit(renderer), [surface.celsius])
-    return Looks(scale.paint(surface.celsius), scale)
+    return PointColours(scale.paint(surface.celsius), scale)
 
 
 _NEIGHBOURS = 12

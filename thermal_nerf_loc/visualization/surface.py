@@ -29,7 +29,7 @@ _REACH = 3.0  # half extents of the map's box
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Surface:
+class SurfacePoints:
     """Points in the map with what they look like; None: the map has no such modality."""
 
     points_m: Array32  # (n, 3)
@@ -64,12 +64,12 @@ class SurfaceBuilder:
             self._look(origin, directions)
             yield done / len(views)
 
-    def surface(self) -> Surface:
+    def surface(self) -> SurfacePoints:
         """All that was seen so far."""
         rows = np.concatenate(self._rows) if self._rows else np.empty((0, 10), np.float32)
         rows = rows[_one_for_each_cell(rows[:, :3], self.spacing_m, self.at_least)]
         has = self.renderer.modalities
-        return Surface(rows[:, :3], rows[:, 3:6] if RGB in has else None,
+        return SurfacePoints(rows[:, :3], rows[:, 3:6] if RGB in has else None,
                        rows[:, 6] if THERMAL in has else None, rows[:, 7:])
 
     def _look(self, origin: Array, directions: Array32) -> None:

@@ -23,10 +23,10 @@ from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.visualization.camera_path import look_along, up_direction
 from thermal_nerf_loc.visualization.colour_map import draw_bar
-from thermal_nerf_loc.visualization.live_view import Follower, go_to, LiveView, Place
+from thermal_nerf_loc.visualization.live_view import CameraFollower, go_to, LiveView, SurfacePoint
 from thermal_nerf_loc.visualization.panels import (
     all_kinds, KINDS, scales_for, TEMPERATURE, thermal_unit, UNCERTAINTY, uncertainty_at)
-from thermal_nerf_loc.visualization.surface import Surface
+from thermal_nerf_loc.visualization.surface import SurfacePoints
 
 Array = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ class Content:
     """What is shown."""
 
     renderer: Any  # a radiance map
-    surface: Surface
+    surface: SurfacePoints
     trajectories: Mapping[str, Trajectory]
 
 
@@ -76,7 +76,7 @@ class Viewer:
         with redirect_stdout(io.StringIO()):  # it greets
             self.server = viser.ViserServer(host=host, port=port, label=f'map {self._map.name}',
                                             verbose=False)
-        self._eyes: dict[int, Follower] = {}
+        self._eyes: dict[int, CameraFollower] = {}
         self._turn = threading.RLock()  # the page's events come in threads of their own
         self._entered: Any = None  # the frustum that somebody looks out of
         self._size_m = float(np.ptp(self._map.bounds, axis=0).max())
@@ -252,7 +252,7 @@ class Viewer:
         def tell(text: str) -> None:
             self._rate.content = text
 
-        self._eyes[client.client_id] = Follower(self.live, client, kind, tell)
+        self._eyes[client.client_id] = CameraFollower(self.live, client, kind, tell)
 
     def _leave(self, client: Any) -> None:
         follower = self._eyes.pop(client.client_id, None)
@@ -278,7 +278,7 @@ class Viewer:
         self.server.scene.add_icosphere('/probe', 0.008 * self._size_m, color=(0, 200, 90),
                                         position=tuple(map(float, found.place_m)))
 
-    def _point_at(self, origin: Array, direction: Array) -> Place | None:
+    def _point_at(self, origin: Array, direction: Array) -> SurfacePoint | None:
         """The first of the points shown that a ray passes close by."""
         surface = self._content.surface
         off = surface.points_m - origin
@@ -290,7 +290,7 @@ class Viewer:
             return None
         first = hit[np.argmin(along[hit])]
         heat = surface.celsius
-        return Place(surface.points_m[first].astype(np.float64),
+        return SurfacePoint(surface.points_m[first].astype(np.float64),
                      None if heat is None else float(heat[first]))
 
 

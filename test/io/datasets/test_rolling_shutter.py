@@ -15,7 +15,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import Corrections
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import CameraOptimizer
 from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.sensing.frame import Frame, SensorImage
@@ -99,7 +99,7 @@ def test_corrections_move_the_rows_along(folder: Path) -> None:
     scene = scene_of(folder)
     sources, _ = load_sources(scene, TrainConfig())
     batch = sources['rgb'].draw(300, np.random.default_rng(0))
-    corrections = Corrections(RefineConfig(('poses',), 'gradient'), scene, ('rgb',), 1.0)
+    corrections = CameraOptimizer(RefineConfig(('poses',), 'gradient'), scene, ('rgb',), 1.0)
     for ours, given in zip(corrections.rays('rgb', batch), (batch.origins, batch.directions)):
         np.testing.assert_allclose(ours.detach().numpy(), given, atol=1e-6)
     assert batch.moved is not None and np.abs(batch.moved - np.eye(4)).max() > 0.01

@@ -9,9 +9,9 @@ import pytest
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.alternatives.particles import (ParticleConfig, ParticleSearch,
-                                                                  resampled)
-from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
+from thermal_nerf_loc.localization.alternatives.particles import (
+    ParticleConfig, ParticleSearch, resampled)
+from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
 
 POSES = make_poses(3, seed=11)
 SMALL = ParticleConfig(first=800, particles=100, inverted=12, rounds=4, rays=30)
@@ -21,7 +21,7 @@ SMALL = ParticleConfig(first=800, particles=100, inverted=12, rounds=4, rays=30)
 def room():
     made = PaintedRoom(waves=20)
     made.viewpoints = make_poses(10, seed=5)
-    made.places = find_places(made, made.viewpoints, PlacesConfig(spacing=0.36, rays=300))
+    made.places = find_panoramas(made, made.viewpoints, PanoramaConfig(spacing=0.36, rays=300))
     return made
 
 

@@ -15,8 +15,8 @@ from thermal_nerf_loc.localization.alternatives import pose_regression
 from thermal_nerf_loc.localization.alternatives.pose_regression import (
     PoseRegression, RegressionConfig)
 from thermal_nerf_loc.localization.alternatives.rendered_views import (
-    draw_poses, eyes_of, normalised, render_views, seen, thumbnails, ViewsConfig)
-from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
+    draw_poses, normalised, render_views, seen, thumbnail_cameras, thumbnails, ViewsConfig)
+from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
 from thermal_nerf_loc.sensing.frame import THERMAL
 
 VIEWS = ViewsConfig(count=500, width_px=12, path_share=0.0)
@@ -28,7 +28,7 @@ def room():
     made = PaintedRoom(waves=20)
     path = make_poses(10, seed=5)
     made.viewpoints = path
-    made.places = find_places(made, path, PlacesConfig(spacing=0.36, rays=300))
+    made.places = find_panoramas(made, path, PanoramaConfig(spacing=0.36, rays=300))
     return made
 
 
@@ -36,7 +36,8 @@ def room():
 def views(room):
     frame = take_frame(room, make_poses(1)[0], modalities=(THERMAL,))
     around_the_path = replace(VIEWS, path_share=1.0)
-    return render_views(room, eyes_of(frame, (THERMAL,), VIEWS.width_px), around_the_path, 0)
+    return render_views(room, thumbnail_cameras(frame, (THERMAL,), VIEWS.width_px),
+                        around_the_path, 0)
 
 
 @pytest.mark.parametrize('network', ['pca_mlp', 'mlp', 'cnn'])
@@ -94,11 +95,12 @@ def test_views_that_the_map_doubts_stay_out(room):
     foggy.viewpoints, foggy.places = room.viewpoints, room.places
     frame = take_frame(foggy, make_poses(1)[0], modalities=(THERMAL,))
     few = replace(VIEWS, count=60)
-    kept = render_views(foggy, eyes_of(frame, (THERMAL,), 12), few, 0)
+    kept = render_views(foggy, thumbnail_cameras(frame, (THERMAL,), 12), few, 0)
     assert len(kept) == 60
     assert (kept.poses[:, 0, 3] < 0.55 * SIZE_M[0]).all()
     with pytest.raises(InputError, match='hardly anything'):
-        render_views(foggy, eyes_of(frame, (THERMAL,), 12), replace(few, clearance_m=3.0), 0)
+        render_views(foggy, thumbnail_cameras(frame, (THERMAL,), 12),
+                     replace(few, clearance_m=3.0), 0)
 
 
 def test_rotations_survive_six_numbers():

@@ -9,7 +9,7 @@ import pytest
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.confidence.covariance_calibration import (
-    calibrate, distance_seen, fitted, MIN_VIEWS)
+    calibrate, distance_seen, fit_covariance_scale, MIN_VIEWS)
 from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, covariance_of
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.sensing.flat_field import radial, resized
@@ -27,7 +27,7 @@ def drawn(factor, floor_m, count=4000, seed=0):
 
 @pytest.mark.parametrize('factor, floor_m', [(1.0, 0.0), (0.25, 0.003), (8.0, 0.002)])
 def test_what_was_put_in_is_found_again(factor, floor_m):
-    found_factor, found_floor = fitted(*drawn(factor, floor_m), 2.0)
+    found_factor, found_floor = fit_covariance_scale(*drawn(factor, floor_m), 2.0)
     assert found_factor == pytest.approx(factor, rel=0.5)
     assert found_floor == pytest.approx(floor_m, abs=0.0012)
 
@@ -35,14 +35,15 @@ def test_what_was_put_in_is_found_again(factor, floor_m):
 def test_stray_views_widen_little():
     errors, P = drawn(1.0, 0.0, 400)
     errors[:20] *= 30.0
-    assert fitted(errors, P, 2.0)[0] < 4.0
+    assert fit_covariance_scale(errors, P, 2.0)[0] < 4.0
 
 
 def test_lengths_follow_the_unit_of_the_map():
     """The same errors in centimetres, and what the same room shows from as far away."""
     errors, P = drawn(1.0, 0.003, 400)
     unit = np.repeat((100.0, 1.0), 3)
-    one, other = fitted(errors, P, 2.0), fitted(errors * unit, P * np.outer(unit, unit), 200.0)
+    one = fit_covariance_scale(errors, P, 2.0)
+    other = fit_covariance_scale(errors * unit, P * np.outer(unit, unit), 200.0)
     assert other[0] == pytest.approx(one[0])
     assert other[1] == pytest.approx(100.0 * one[1])
     world, T = PaintedRoom(), make_poses(3, seed=1)

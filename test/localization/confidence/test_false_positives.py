@@ -20,7 +20,7 @@ def logistic(x):
 def test_a_tail_is_found_again(median, scale):
     """From 300 wrong answers to the confidence that one in a thousand exceeds."""
     drawn = logistic(median + scale * np.random.default_rng(0).exponential(size=300))
-    tail = false_positives.fitted(drawn, highest=100.0)
+    tail = false_positives.fit_tail(drawn, highest=100.0)
     for rate in (0.1, 0.001):
         true = median - scale * np.log(rate)
         assert logit(np.array(least_confidence(tail, rate))) == pytest.approx(true, abs=scale)
@@ -31,7 +31,7 @@ def test_a_tail_with_an_end_is_found_again(shape):
     """Generalised Pareto, drawn by its quantiles: the answer stays near the true one."""
     share = np.random.default_rng(1).random(400)
     drawn = logistic(-4.0 + 2.0 * (share**-shape - 1.0) / shape)
-    tail = false_positives.fitted(drawn)
+    tail = false_positives.fit_tail(drawn)
     true = -4.0 + 2.0 * (0.001**-shape - 1.0) / shape
     assert logit(np.array(least_confidence(tail, 0.001))) == pytest.approx(true, abs=1.0)
     assert tail[2] < 0.0
@@ -40,7 +40,7 @@ def test_a_tail_with_an_end_is_found_again(shape):
 def test_no_more_is_asked_than_a_pose_can_have():
     """However heavy the tail of few samples looks, it ends where all agrees."""
     drawn = logistic(np.minimum(-4.0 + 2.0 * np.random.default_rng(0).exponential(size=60), 4.9))
-    tail = false_positives.fitted(drawn)
+    tail = false_positives.fit_tail(drawn)
     assert logit(np.array(least_confidence(tail, 1e-9))) <= HIGHEST_LOGIT + 1e-6
 
 
@@ -51,7 +51,7 @@ def test_rarer_needs_more():
 
 
 def test_answers_without_any_confidence_have_a_finite_tail():
-    assert np.isfinite(false_positives.fitted(np.zeros(20))).all()
+    assert np.isfinite(false_positives.fit_tail(np.zeros(20))).all()
 
 
 def test_a_map_whose_wrong_poses_look_right_is_believed_less():

@@ -11,15 +11,15 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.global_search.candidates import best_apart, Candidate
 from thermal_nerf_loc.localization.global_search.panorama_retrieval import (
-    orientations, PlaceSearchConfig)
-from thermal_nerf_loc.localization.global_search.verification import RelocalizeConfig
+    orientations, RetrievalConfig)
+from thermal_nerf_loc.localization.global_search.verification import GlobalSearchConfig
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig
-from thermal_nerf_loc.mapping.map.panoramas import find_places, PlacesConfig
+from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 
 PATH = make_poses(12, seed=5)
 POSES = make_poses(2, seed=11)  # of the frames: none of the path
-CONFIG = LocalizerConfig(relocalize=RelocalizeConfig(candidates=6, places=PlaceSearchConfig(
+CONFIG = LocalizerConfig(relocalize=GlobalSearchConfig(candidates=6, places=RetrievalConfig(
     aligned=16)))
 
 
@@ -35,7 +35,7 @@ class TwinRoom(PaintedRoom):
 
 
 def surveyed(room):
-    room.places = find_places(room, PATH, PlacesConfig(spacing=0.36, rays=400))
+    room.places = find_panoramas(room, PATH, PanoramaConfig(spacing=0.36, rays=400))
     return room
 
 
@@ -150,7 +150,7 @@ def test_the_published_method_needs_a_guess(room):
 
 
 def test_orientations_cover_how_cameras_were_held(room):
-    config = PlaceSearchConfig(step_deg=12.0)
+    config = RetrievalConfig(step_deg=12.0)
     turns = orientations(room.places, config)
     assert np.allclose(turns @ turns.transpose(0, 2, 1), np.eye(3), atol=1e-9)
     for T in POSES:

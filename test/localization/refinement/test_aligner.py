@@ -15,7 +15,7 @@ from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
 from thermal_nerf_loc.localization.refinement import (gauss_newton, gauss_newton_reference,
                                                       kernels, kernels_reference)
 from thermal_nerf_loc.localization.refinement.aligner import (
-    align, align_many, AlignConfig, GainOffset, packed, PosePrior, View)
+    align, align_many, AlignConfig, GainOffset, ModalityView, packed, PosePrior)
 from thermal_nerf_loc.localization.refinement.image_pyramid import make_layer, observe
 from thermal_nerf_loc.localization.refinement.pixel_sampling import sample_pixels
 from thermal_nerf_loc.localization.refinement.rendered_points import render_grid, render_points
@@ -117,7 +117,7 @@ def test_correlations_are_numpys():
 def make_views(world, frame, T_render, sigma_px=0.8, count=600, prior=FREE):
     images, _ = observe(frame, (RGB, THERMAL))
     rng = np.random.default_rng(0)
-    return [View(make_layer(image, sigma_px),
+    return [ModalityView(make_layer(image, sigma_px),
                  render_points(world, name, T_render, image.T_cam_sensor, image.camera,
                                sample_pixels('random', image, count, rng, balanced=True)),
                  image.T_cam_sensor, prior, 0.01 if name == RGB else 0.05)
@@ -280,7 +280,7 @@ def test_grid_points_match_the_blurred_image():
     world, T = PaintedRoom(), make_poses(1)[0]
     frame = take_frame(world, T, noise=0.0, modalities=(RGB,))
     image = observe(frame, (RGB,))[0][RGB]
-    views = [View(make_layer(image, 6.0),
+    views = [ModalityView(make_layer(image, 6.0),
                   render_grid(world, RGB, T, np.eye(4), image.camera, 1200).blurred(sigma),
                   np.eye(4), GainOffset(1.0, 1e-4, 0.0, 1e-4), 1e-4) for sigma in (6.0, 0.1)]
     blurred, sharp = (align([view], T, T, AlignConfig(iterations=0, edge_px=0.0)).sights[0]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.localization.refinement.image_pyramid import (make_layer, observe,
-                                                                    shrunk_gradients)
+from thermal_nerf_loc.localization.refinement.image_pyramid import (
+    make_layer, observe, shrunk_gradients)
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 
 NOISE = 0.02

@@ -9,16 +9,16 @@ import pytest
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.refinement.image_pyramid import (
-    make_layer, noise_sigma, Observation, observe, without_stripes)
-from thermal_nerf_loc.localization.refinement.pixel_sampling import (preferred_pixels,
-                                                                     sample_pixels, SAMPLERS)
+    make_layer, noise_sigma, observe, ObservedImage, without_stripes)
+from thermal_nerf_loc.localization.refinement.pixel_sampling import (
+    preferred_pixels, sample_pixels, SAMPLERS)
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 
 def make_image(values, valid=None):
     values = np.asarray(values, dtype=np.float32)
     camera = Camera.from_fov(values.shape[1], values.shape[0], 60.0)
-    return Observation(camera, values, valid, np.eye(4), noise_sigma(values), True)
+    return ObservedImage(camera, values, valid, np.eye(4), noise_sigma(values), True)
 
 
 def square(noise=0.0, seed=0):
@@ -134,7 +134,7 @@ def test_noisy_thermal_keeps_its_layer_finite_around_a_mask():
     image = observe(frame, (THERMAL,))[0][THERMAL]
     valid = np.ones(image.values.shape[:2], dtype=bool)
     valid[10:20, 10:20] = False
-    layer = make_layer(Observation(image.camera, image.values, valid, np.eye(4), image.noise,
+    layer = make_layer(ObservedImage(image.camera, image.values, valid, np.eye(4), image.noise,
                                    True), 0.5)
     assert np.isnan(layer.samples[10:20, 10:20]).all()
     assert np.isfinite(layer.samples[30:, 30:]).all()

@@ -8,7 +8,8 @@ import pytest
 
 from thermal_nerf_loc.evaluation.refined_poses import pose_errors
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import Bundle, Problem, Sensor
+from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (
+    BundleAdjustment, BundleSolution, Sensor)
 from thermal_nerf_loc.mapping.camera_poses.features import candidate_pairs, Tracks
 
 FOCAL_PX, FRAMES, POINTS = 114.0, 24, 300
@@ -48,7 +49,7 @@ def sightings(sensors: np.ndarray, points: np.ndarray, lens: np.ndarray, noise_p
 
 
 def solved(free: tuple[bool, bool, bool, bool], pose_deg: float = 0.0, pose_m: float = 0.0,
-           ) -> tuple[Bundle, np.ndarray, np.ndarray]:
+           ) -> tuple[BundleSolution, np.ndarray, np.ndarray]:
     """What is found from spoiled poses and no knowledge of rig, lens and delay; truth; start."""
     truth, twists, points = world()
     rng = np.random.default_rng(1)
@@ -62,7 +63,7 @@ def solved(free: tuple[bool, bool, bool, bool], pose_deg: float = 0.0, pose_m: f
     sensors = {'rgb': Sensor(sightings(truth, points, np.zeros(3), 0.1, 2), here, given, focal),
                'thermal': Sensor(sightings(thermal, points + 0.01, lens, 0.1, 3), here, given,
                                  focal, movable=True)}
-    return Problem(sensors, begin, twists, 2.0, free).solve(), truth, begin
+    return BundleAdjustment(sensors, begin, twists, 2.0, free).solve(), truth, begin
 
 
 def test_poses_come_back() -> None:
@@ -94,7 +95,7 @@ def test_slopes_are_differences() -> None:
     track = Tracks(track.image[chosen], track.point[chosen], track.xy[chosen], track.points)
     sensor = Sensor(track, np.arange(FRAMES), np.tile(RIG, (FRAMES, 1, 1)),
                     np.full(FRAMES, FOCAL_PX), movable=True)
-    problem = Problem({'thermal': sensor}, truth, twists, 2.0, (True, True, True, True))
+    problem = BundleAdjustment({'thermal': sensor}, truth, twists, 2.0, (True, True, True, True))
     cameras = replace(problem.begin, rig=RIG, lens=LENS, delay_s=DELAY_S)
     everything = np.ones(200, np.bool_)
     r, J_sensor = problem._residuals(cameras, points, everything)

@@ -18,7 +18,7 @@ from thermal_nerf_loc.evaluation.refined_poses import (pose_errors, poses_of, ri
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
-from thermal_nerf_loc.field.volume_rendering import render, Samples, View
+from thermal_nerf_loc.field.volume_rendering import BranchView, render, Samples
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.lie_torch import gauge_basis, motion, velocities
@@ -26,7 +26,8 @@ from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.refined_dataset import check_refined_path, write_refined
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.camera_poses import thermal_extrinsics
-from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import Coarseness, Corrections
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import (
+    CameraOptimizer, HashLevelSchedule)
 from thermal_nerf_loc.mapping.camera_poses.pose_initialization import adjust
 from thermal_nerf_loc.mapping.camera_poses.thermal_extrinsics import find_rig
 from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
@@ -75,7 +76,7 @@ class Chain:
         total = torch.zeros(())
         for name, batch in self.batches.items():
             rays = self.made.corrections.rays(name, batch)
-            seen = render(self.learner.field, name, *rays, self.samples[name], View()).values
+            seen = render(self.learner.field, name, *rays, self.samples[name], BranchView()).values
             total = total + ((seen - batch.truth)**2).sum()
         return total
 
@@ -144,12 +145,12 @@ def test_every_form_is_a_rigid_motion(form: str) -> None:
 
 def test_levels_come_in_smoothly_and_all_of_them() -> None:
     """Few until `coarse_until`, then steadily more, all from `fine_at` on."""
-    coarseness = Coarseness(2.0, 0.5, 0.1)
+    coarseness = HashLevelSchedule(2.0, 0.5, 0.1)
     levels = [coarseness.levels(share, 8) for share in np.linspace(0.0, 1.0, 101)]
     assert levels[:11] == [2.0] * 11
     assert levels[50:] == [8.0] * 51
     assert 0.0 < max(np.diff(levels)) < 0.2
-    assert Coarseness(4.0, 0.5).levels(0.0, 3) == 3.0
+    assert HashLevelSchedule(4.0, 0.5).levels(0.0, 3) == 3.0
 
 
 def test_training_hides_fine_levels_only_while_it_refines(scene: Scene) -> None:
@@ -288,7 +289,7 @@ def test_a_spoiled_room_is_recovered(tmp_path: Path) -> None:
     bad = load_scene(tmp_path / 'room')
     before = truth_errors(bad)
     assert 2.0 < before['rmse_deg'] < 6.0
-    corrections = Corrections(RefineConfig(('poses',), 'features'), bad, ('rgb',), 2.0)
+    corrections = CameraOptimizer(RefineConfig(('poses',), 'features'), bad, ('rgb',), 2.0)
     adjust(corrections, bad, silent)
     after = truth_errors(corrections.applied(bad))
     assert after['rmse_deg'] < 0.5 * before['rmse_deg']

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.mapping.map.panoramas import (find_places, Places, places_of, PlacesConfig,
-                                                    sphere)
+from thermal_nerf_loc.mapping.map.panoramas import (find_panoramas, PanoramaConfig, Panoramas,
+                                                    places_of, sphere)
 from thermal_nerf_loc.simulation.layouts import make_world
 
-COARSE = PlacesConfig(spacing=0.4, rays=200)
+COARSE = PanoramaConfig(spacing=0.4, rays=200)
 
 
 @pytest.fixture(scope='module')
@@ -21,7 +21,7 @@ def world():
 
 @pytest.fixture(scope='module')
 def places(world):
-    return find_places(world, world.viewpoints, COARSE)
+    return find_panoramas(world, world.viewpoints, COARSE)
 
 
 def test_rays_of_a_panorama_are_spread_evenly():
@@ -63,7 +63,7 @@ def test_cameras_remember_which_way_was_up(places):
 
 
 def test_fewer_places_where_more_would_be_too_many(world):
-    few = find_places(world, world.viewpoints[:1], replace(COARSE, most=20))
+    few = find_panoramas(world, world.viewpoints[:1], replace(COARSE, most=20))
     assert 1 < len(few) < 40
 
 
@@ -79,7 +79,7 @@ def test_a_map_need_not_be_in_metres(world, places):
 
     viewpoints = world.viewpoints.copy()
     viewpoints[:, :3, 3] *= 10.0
-    found = find_places(Model(), viewpoints, COARSE)
+    found = find_panoramas(Model(), viewpoints, COARSE)
     assert len(found) == len(places)
     np.testing.assert_allclose(found.positions, 10.0 * places.positions, atol=0.01)
 
@@ -94,14 +94,14 @@ def test_a_map_of_fog_has_places_and_one_of_nothing_has_none(world, opacity):
             return replace(seen, opacity=np.full_like(seen.opacity, opacity))
 
     if opacity:
-        assert len(find_places(Fog(), world.viewpoints, COARSE)) > 10
+        assert len(find_panoramas(Fog(), world.viewpoints, COARSE)) > 10
     else:
         with pytest.raises(InputError, match='shows nothing'):
-            find_places(Fog(), world.viewpoints, COARSE)
+            find_panoramas(Fog(), world.viewpoints, COARSE)
 
 
 def test_halves_survive_a_file(places):
-    again = Places.from_tensors(places.tensors())
+    again = Panoramas.from_tensors(places.tensors())
     assert np.abs(again.values['thermal'] - places.values['thermal']).max() < 0.04
     assert np.abs(again.distance_m - places.distance_m).max() < 0.01
     assert (again.positions == places.positions).all()

@@ -130,7 +130,7 @@ def test_a_relative_network_gets_the_scale_of_the_map(kind):
     truth = rng.uniform(1.0, 5.0, (30, 40)).astype(np.float32)
     given = ((1.0 / truth if kind == 'inverse' else truth) + 0.2) / 3.0
     given[:3] = rng.uniform(0.0, 2.0, (3, 40))
-    found = teacher.fitted(given, kind, truth, np.ones_like(truth))
+    found = teacher.fit_depth_scale(given, kind, truth, np.ones_like(truth))
     np.testing.assert_allclose(found[3:], truth[3:], rtol=0.01)
 
 

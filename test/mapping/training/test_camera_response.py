@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.mapping.training.camera_response import fixed_pattern, Formation
+from thermal_nerf_loc.mapping.training.camera_response import CameraResponse, fixed_pattern
 from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
 from thermal_nerf_loc.mapping.training.thermal_shutter import zero_offset
 from thermal_nerf_loc.sensing.flat_field import across, radial, resized
@@ -38,7 +38,7 @@ def test_drift_and_falloff_are_found():
     added = -0.06 * r2 + 0.02 * r2**2 + 0.03 * x
     seen = (0.5 + offsets[drawn.image] + added)[:, None]
     scene = torch.tensor([0.4], requires_grad=True)
-    formation = Formation('thermal', 7, (WIDTH, HEIGHT))
+    formation = CameraResponse('thermal', 7, (WIDTH, HEIGHT))
     optimizer = torch.optim.LBFGS([scene, *formation.parameters()], max_iter=300,
                                   tolerance_grad=1e-10, tolerance_change=1e-14)
 
@@ -67,7 +67,7 @@ def test_images_stretched_for_the_eye_have_gains(stretched):
     seen = truth * torch.exp(gains - gains.mean())[drawn.image][:, None] + (
         offsets - offsets.mean())[drawn.image][:, None]
     scene = torch.tensor([0.4, 0.1], requires_grad=True)
-    formation = Formation('thermal', 5, (WIDTH, HEIGHT), stretched)
+    formation = CameraResponse('thermal', 5, (WIDTH, HEIGHT), stretched)
     free = [scene, *(p for p in formation.parameters() if p.requires_grad)]
     optimizer = torch.optim.LBFGS(free, max_iter=300, tolerance_grad=1e-10,
                                   tolerance_change=1e-14, line_search_fn='strong_wolfe')
@@ -85,7 +85,7 @@ def test_images_stretched_for_the_eye_have_gains(stretched):
 
 
 def test_colour_has_gains_and_no_flat_field():
-    formation, drawn = Formation('rgb', 2, (WIDTH, HEIGHT)), batch(2, all_pixels()[:5])
+    formation, drawn = CameraResponse('rgb', 2, (WIDTH, HEIGHT)), batch(2, all_pixels()[:5])
     with torch.no_grad():
         formation.gain[:] = torch.tensor([0.1, -0.3])
     seen = formation(torch.ones(10, 3), drawn)
@@ -101,7 +101,7 @@ def test_what_stays_at_the_same_pixels_is_the_camera():
     truth = (rng.normal(0.0, 0.02, WIDTH) + rng.normal(0.0, 0.02, (HEIGHT, 1))
              + rng.normal(0.0, 0.01, (HEIGHT, WIDTH)))
     truth -= truth.mean()
-    drawn, formation = batch(1, all_pixels()), Formation('thermal', 1, (WIDTH, HEIGHT))
+    drawn, formation = batch(1, all_pixels()), CameraResponse('thermal', 1, (WIDTH, HEIGHT))
     for _ in range(400):
         noise = rng.normal(0.0, 0.08, truth.size)
         formation.note(torch.tensor(truth.ravel() + 0.3 + noise, dtype=torch.float32)[:, None],
@@ -109,7 +109,7 @@ def test_what_stays_at_the_same_pixels_is_the_camera():
     left = formation.flat_field(1.0) - truth
     assert left.std() < 0.2 * truth.std()
     # one of the moving things that a map cannot show: bounded
-    formation = Formation('thermal', 1, (WIDTH, HEIGHT))
+    formation = CameraResponse('thermal', 1, (WIDTH, HEIGHT))
     formation.note(torch.full((truth.size, 1), 50.0), drawn, 0.1)
     assert formation.misses[1].max() == pytest.approx(0.1)
 

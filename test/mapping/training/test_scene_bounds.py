@@ -14,7 +14,7 @@ from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
-from thermal_nerf_loc.mapping.training.scene_bounds import Extent, fitted, look
+from thermal_nerf_loc.mapping.training.scene_bounds import fit_bounds, look, SceneBounds
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 HALL_M = np.array([[0.0, 0.0, 0.0], [16.0, 2.4, 2.6]])
@@ -61,9 +61,10 @@ def test_the_same_seed_finds_the_same_box(hall: Scene) -> None:
 def test_what_is_set_stays(hall: Scene) -> None:
     """Steps and resolution are chosen only where nobody has."""
     fine = FieldConfig(encoding=EncodingConfig(finest=77))
-    config, _ = fitted(TrainConfig(steps=600, field=fine), sources_of(hall), positions_of(hall))
+    config, _ = fit_bounds(TrainConfig(steps=600, field=fine), sources_of(hall),
+                           positions_of(hall))
     assert config.steps == 600 and config.field.encoding.finest == 77
-    config, space = fitted(TrainConfig(extent_steps=0), sources_of(hall), positions_of(hall))
+    config, space = fit_bounds(TrainConfig(extent_steps=0), sources_of(hall), positions_of(hall))
     assert config.steps == 3000
     assert config.field.encoding.finest == EncodingConfig().finest_points
     assert space == space_around_cameras(positions_of(hall))
@@ -73,7 +74,7 @@ def test_what_is_set_stays(hall: Scene) -> None:
 def test_short_runs_do_not_look_first(hall: Scene, short: TrainConfig) -> None:
     """A tenth of few steps would tell nothing, and take what little time there is."""
     extent = look(sources_of(hall), positions_of(hall), short)
-    assert extent == Extent(space_around_cameras(positions_of(hall)))
+    assert extent == SceneBounds(space_around_cameras(positions_of(hall)))
 
 
 @pytest.mark.parametrize(('images', 'steps'), [(10, 3000), (80, 3000), (160, 6000),
@@ -87,6 +88,6 @@ def test_cells_are_as_small_as_what_pixels_cover() -> None:
     """Twice the room for the same images makes the same cells, up to a limit."""
     space = space_around_cameras(np.array([[0.0, 0.0, 0.0], [2.0, 1.0, 0.5]]))
     wide = replace(space, half_extent_m=tuple(2 * half for half in space.half_extent_m))
-    points = [Extent(box, 0.02).finest() for box in (space, wide)]
+    points = [SceneBounds(box, 0.02).finest() for box in (space, wide)]
     assert points[1] == pytest.approx(2 * points[0], abs=2)
-    assert Extent(wide, 1e-5).finest() == 1024
+    assert SceneBounds(wide, 1e-5).finest() == 1024

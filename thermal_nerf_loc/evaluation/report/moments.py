@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.evaluation.metrics import SUCCESS_DEG, SUCCESS_M
-from thermal_nerf_loc.evaluation.study.comparison import Moment, Run
+from thermal_nerf_loc.evaluation.study.comparison import Run, UpdateRecord
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.bags.messages import (camera_from_info, matrix_from_transform, stamp_ns,
                                                values_from_message)
@@ -41,7 +41,7 @@ class Chosen:
     seconds: float  # since the run began
     error_m: float | None
     error_deg: float | None
-    moment: Moment | None  # what the localizer thought; None: it does not tell
+    moment: UpdateRecord | None  # what the localizer thought; None: it does not tell
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ THRESHOLDS = ((0.01, 1.0), (0.02, 2.0), (0.05, 5.0), (0.10, 5.0), (0.25, 10.0)) 
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class UpdateRecord:
     """What a localizer thought of one update."""
 
     stamp_ns: int
@@ -42,7 +42,7 @@ class Run:
     updates: int | None = None
     updates_hz: float | None = None
     latencies_s: Array = field(default_factory=lambda: np.zeros(0))
-    moments: tuple[Moment, ...] = ()
+    moments: tuple[UpdateRecord, ...] = ()
     way: str = 'file'  # 'offline', 'ros' or 'file': where the poses come from
 
     @property

@@ -85,10 +85,10 @@ def import_bag(bag: Path, out: Path, config: ImportConfig = ImportConfig(),
             {RGB: config.rgb_info_topic, THERMAL: config.thermal_info_topic}, config.modality)
         tracks = [] if config.poses.file else pose_topics(reader, bag, config.poses.topic)
         survey = survey_bag(reader, topics, tracks, lenses, bag, progress)
-        return _Import(bag, out, config, rig, reader, survey).run(tracks, progress)
+        return _BagImport(bag, out, config, rig, reader, survey).run(tracks, progress)
 
 
-class _Import:
+class _BagImport:
     """One import, after the first pass."""
 
     def __init__(self, bag: Path, out: Path, config: ImportConfig, rig: Mapping[str, RigCamera],

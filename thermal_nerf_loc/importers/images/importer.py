@@ -23,8 +23,8 @@ from thermal_nerf_loc.importers.images.folders import (
     check_sizes, find_folders, list_images, pair_images, Pairing, PAIRINGS)
 from thermal_nerf_loc.importers.images.metric_scale import Distance, Metric
 from thermal_nerf_loc.importers.images.poses import from_model, ImagePoses, read_poses
-from thermal_nerf_loc.importers.images.structure_from_motion import (LENSES, reconstruct,
-                                                                     require_pycolmap)
+from thermal_nerf_loc.importers.images.structure_from_motion import (
+    LENSES, reconstruct, require_pycolmap)
 from thermal_nerf_loc.io.atomic_files import check_vacant
 from thermal_nerf_loc.io.datasets.camera_file import read_rig, RigCamera
 from thermal_nerf_loc.io.datasets.nerfstudio import HOLD_OUT_EVERY
@@ -33,7 +33,7 @@ from thermal_nerf_loc.io.datasets.scene_writer import write_image_set
 from thermal_nerf_loc.io.images import read_counts, read_image
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry
-from thermal_nerf_loc.sensing.thermal_cameras import settle_scale, ThermalScale
+from thermal_nerf_loc.sensing.thermal_cameras import settle_scale, SettledScale
 
 Array = NDArray[np.float64]
 
@@ -85,13 +85,13 @@ def import_images(root: Path, out: Path, config: ImageImportConfig = ImageImport
                   progress: Progress = silent) -> ImportedImages:
     """Read folders of images and write a data set."""
     check_vacant(out)
-    job = _Import(root, out, config, progress)
+    job = _ImageImport(root, out, config, progress)
     if config.poses is None:
         require_pycolmap()
     return job.run()
 
 
-class _Import:
+class _ImageImport:
     """One import."""
 
     def __init__(self, root: Path, out: Path, config: ImageImportConfig,
@@ -162,7 +162,7 @@ class _Import:
         _check_lens(lens, sizes[THERMAL], THERMAL)
         return lens
 
-    def _thermal_scale(self, pairs: Pairing | None) -> ThermalScale | None:
+    def _thermal_scale(self, pairs: Pairing | None) -> SettledScale | None:
         if pairs is None or self._thermal is None:
             return None
         path = self._thermal / next(iter(pairs.partner.values()))
@@ -235,7 +235,7 @@ class _Import:
         return T
 
     def _records(self, name: str, lens: Camera, thermal_lens: Camera | None,
-                 mounting: Array | None, scale: ThermalScale | None, pairs: Pairing | None,
+                 mounting: Array | None, scale: SettledScale | None, pairs: Pairing | None,
                  found: ImagePoses) -> dict[str, ImageRecord]:
         stamp = found.stamps_ns.get(name, 0)
         records = {RGB: ImageRecord(self._rgb / name, lens, np.eye(4), stamp_ns=stamp,
@@ -253,7 +253,7 @@ class _Import:
         return self._given[name].mask_path if name in self._given else None
 
     def _figures(self, found: ImagePoses, metric: Metric, pairs: Pairing | None,
-                 scale: ThermalScale | None, left_out: Sequence[str]) -> dict[str, Any]:
+                 scale: SettledScale | None, left_out: Sequence[str]) -> dict[str, Any]:
         return {
             'data': str(self._out), 'rgb': str(self._rgb),
             'thermal': None if self._thermal is None else str(self._thermal),

@@ -24,7 +24,7 @@ from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV, ImageRecord, load_ima
 from thermal_nerf_loc.io.images import DEPTH_UNIT_M, encode
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry, radiometry_to_mapping
-from thermal_nerf_loc.sensing.thermal_cameras import ThermalScale
+from thermal_nerf_loc.sensing.thermal_cameras import SettledScale
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -201,7 +201,7 @@ _JPEG = ('.jpg', '.jpeg')
 
 
 def write_image_set(out: Path, poses: Mapping[str, Array], records: Records,
-                    stamps_ns: Mapping[str, int], scale: ThermalScale | None, hold_out: int,
+                    stamps_ns: Mapping[str, int], scale: SettledScale | None, hold_out: int,
                     told_scale: Mapping[str, Any], tell: Callable[[int], None],
                     ) -> dict[str, int]:
     """Decode, check and write each image; frames by split. JPEGs stay JPEGs."""

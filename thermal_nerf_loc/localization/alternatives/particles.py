@@ -23,8 +23,9 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.alternatives.rendered_views import draw_poses, ViewsConfig
 from thermal_nerf_loc.localization.global_search.candidates import best_apart, Candidate
 from thermal_nerf_loc.localization.global_search.verification import settled
-from thermal_nerf_loc.localization.refinement.coarse_to_fine import Descent, DescentConfig
-from thermal_nerf_loc.localization.refinement.image_pyramid import make_layer, Observation, observe
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import CoarseToFine, RefinementConfig
+from thermal_nerf_loc.localization.refinement.image_pyramid import (
+    make_layer, observe, ObservedImage)
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
 
@@ -101,7 +102,7 @@ class ParticleSearch:
         kept = best_apart(cloud.poses, cloud.scores, count, _APART_M, _APART_RAD)
         return [Candidate(cloud.poses[k], float(cloud.scores[k])) for k in kept]
 
-    def scores(self, images: Mapping[str, Observation], poses: Array, width: float,
+    def scores(self, images: Mapping[str, ObservedImage], poses: Array, width: float,
                rng: np.random.Generator) -> Array:
         """Log-likelihood of each pose (n, 4, 4), from a few rays each; `width` scales the blur."""
         total = np.zeros(len(poses))
@@ -125,7 +126,7 @@ class ParticleSearch:
             total += len(pixels) * (gain @ layer.signal) / len(layer.signal)
         return total
 
-    def _round(self, images: Mapping[str, Observation], cloud: _Cloud, rng: np.random.Generator,
+    def _round(self, images: Mapping[str, ObservedImage], cloud: _Cloud, rng: np.random.Generator,
                ) -> _Cloud:
         if self.config.method == 'inversion':
             return self._inverted(images, cloud, rng)
@@ -134,7 +135,7 @@ class ParticleSearch:
         width = cloud.width * self.config.shrinkage
         return _Cloud(poses, self.scores(images, poses, width, rng), width)
 
-    def _inverted(self, images: Mapping[str, Observation], cloud: _Cloud,
+    def _inverted(self, images: Mapping[str, ObservedImage], cloud: _Cloud,
                   rng: np.random.Generator) -> _Cloud:
         """Refine all; the worse half begins again around the better one."""
         count = self.config.inverted
@@ -145,7 +146,7 @@ class ParticleSearch:
             order = np.argsort(-cloud.scores)
             better = cloud.poses[order[:(len(order) + 1) // 2]]
             poses = np.concatenate([better, self._scattered(better, cloud.width, rng)])[:count]
-        descent = Descent(self.renderer, DescentConfig(), images, self.config.seed)
+        descent = CoarseToFine(self.renderer, RefinementConfig(), images, self.config.seed)
         found, scores = settled(descent, list(poses), _QUICK_ITERATIONS)
         return _Cloud(found, scores, cloud.width * self.config.shrinkage)
 

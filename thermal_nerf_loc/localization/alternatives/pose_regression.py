@@ -24,7 +24,7 @@ from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.alternatives.rendered_views import (
-    Eye, eyes_of, render_views, seen, thumbnails, Views, ViewsConfig)
+    render_views, seen, thumbnail_cameras, ThumbnailCamera, thumbnails, Views, ViewsConfig)
 from thermal_nerf_loc.localization.global_search.candidates import Candidate
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
@@ -107,7 +107,7 @@ class PoseRegression:
         self.renderer = renderer
         self.config = RegressionConfig() if config is None else config
         self._progress = progress
-        self._trained: dict[_Cameras, tuple[dict[str, Eye], Regressor]] = {}
+        self._trained: dict[_Cameras, tuple[dict[str, ThumbnailCamera], Regressor]] = {}
 
     def candidates(self, frame: Frame, count: int) -> list[Candidate]:
         """The prediction, and poses as far from it as predictions are from the truth."""
@@ -119,21 +119,22 @@ class PoseRegression:
         return [Candidate(found, 0.0)] + [Candidate(near[k], float(order[k]))
                                           for k in np.argsort(-order)]
 
-    def regressor_for(self, frame: Frame) -> tuple[dict[str, Eye], Regressor]:
+    def regressor_for(self, frame: Frame) -> tuple[dict[str, ThumbnailCamera], Regressor]:
         """What was trained for these cameras; trained now, where nothing was."""
         key = _cameras(frame)
         if key not in self._trained:
             if self._progress is None:
                 _LOG.warning('training a pose regressor on views of the map: takes some minutes')
             modalities = tuple(name for name in self.renderer.modalities if name in frame.images)
-            eyes = eyes_of(frame, modalities, self.config.views.width_px)
+            eyes = thumbnail_cameras(frame, modalities, self.config.views.width_px)
             progress = self._progress or silent
             views = render_views(self.renderer, eyes, self.config.views, self.config.seed,
                                  progress)
             self._trained[key] = eyes, train(views, self.config, progress)
         return self._trained[key]
 
-    def know(self, frame: Frame, eyes: Mapping[str, Eye], regressor: Regressor) -> None:
+    def know(self, frame: Frame, eyes: Mapping[str, ThumbnailCamera],
+             regressor: Regressor) -> None:
         """Bring along what was trained for the cameras of a frame."""
         self._trained[_cameras(frame)] = dict(eyes), regressor
 

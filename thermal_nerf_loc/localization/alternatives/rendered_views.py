@@ -26,7 +26,7 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.mapping.map.panoramas import Places, places_of
+from thermal_nerf_loc.mapping.map.panoramas import Panoramas, places_of
 from thermal_nerf_loc.sensing.frame import Frame, RGB
 from thermal_nerf_loc.sensing.rendering import Renderer
 
@@ -60,7 +60,7 @@ class ViewsConfig:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Eye:
+class ThumbnailCamera:
     """One camera of the rig, as small as a thumbnail."""
 
     camera: Camera
@@ -83,7 +83,7 @@ class Views:
 
     poses: Array
     images: Mapping[str, Tensor]
-    eyes: Mapping[str, Eye]
+    eyes: Mapping[str, ThumbnailCamera]
 
     def __len__(self) -> int:
         """How many there are."""
@@ -101,14 +101,15 @@ class Views:
                      {name: self.eyes[name] for name in modalities})
 
 
-def eyes_of(frame: Frame, modalities: tuple[str, ...], width_px: int) -> dict[str, Eye]:
+def thumbnail_cameras(frame: Frame, modalities: tuple[str, ...], width_px: int,
+                      ) -> dict[str, ThumbnailCamera]:
     """The cameras of a frame, made small."""
-    return {name: Eye(frame.images[name].camera.resized(width_px, max(round(
+    return {name: ThumbnailCamera(frame.images[name].camera.resized(width_px, max(round(
         width_px * frame.images[name].camera.height / frame.images[name].camera.width), 8)),
         frame.images[name].T_cam_sensor) for name in modalities if name in frame.images}
 
 
-def thumbnails(frames: Sequence[Frame], eyes: Mapping[str, Eye]) -> dict[str, Tensor]:
+def thumbnails(frames: Sequence[Frame], eyes: Mapping[str, ThumbnailCamera]) -> dict[str, Tensor]:
     """Images (n, channels, height, width) at the size of `eyes`, normalised as in `seen`."""
     return {name: normalised(torch.from_numpy(blurred(np.stack(
         [_shrunk(frame.images[name].values, eye.camera) for frame in frames]))), name)
@@ -189,13 +190,14 @@ def _between(path: Array, count: int, rng: np.random.Generator) -> Array:
     return np.asarray(se3.plus(path[k], np.where(jumps, 0.0, rng.random(count))[:, None] * way))
 
 
-def render_views(renderer: Renderer, eyes: Mapping[str, Eye], config: ViewsConfig, seed: int,
+def render_views(renderer: Renderer, eyes: Mapping[str, ThumbnailCamera], config: ViewsConfig,
+                 seed: int,
                  progress: Progress = silent) -> Views:
     """Views of which the map is sure."""
     rng = np.random.default_rng(seed)
     poses: list[Array] = []
     images: dict[str, list[Array32]] = {name: [] for name in eyes}
-    wide = {name: Eye(eye.wide, eye.T_cam_sensor) for name, eye in eyes.items()}
+    wide = {name: ThumbnailCamera(eye.wide, eye.T_cam_sensor) for name, eye in eyes.items()}
     done = tried = 0
     while done < config.count:
         if tried > 20 * config.count:
@@ -214,7 +216,8 @@ def render_views(renderer: Renderer, eyes: Mapping[str, Eye], config: ViewsConfi
                   for name, part in images.items()}, eyes)
 
 
-def _render(renderer: Renderer, eyes: Mapping[str, Eye], poses: Array, config: ViewsConfig,
+def _render(renderer: Renderer, eyes: Mapping[str, ThumbnailCamera], poses: Array,
+            config: ViewsConfig,
             ) -> tuple[dict[str, Array32], NDArray[np.bool_]]:
     """Images (n, h, w, c) by modality, and which poses are to be believed."""
     shown, sure = {}, np.ones(len(poses), np.bool_)
@@ -238,7 +241,7 @@ def _render(renderer: Renderer, eyes: Mapping[str, Eye], poses: Array, config: V
     return shown, sure
 
 
-def _positions(places: Places, count: int, config: ViewsConfig, rng: np.random.Generator,
+def _positions(places: Panoramas, count: int, config: ViewsConfig, rng: np.random.Generator,
                ) -> Array:
     """Beside places, no further than is seen to be free from there."""
     k = rng.integers(0, len(places), count)

@@ -57,7 +57,7 @@ def calibrate(renderer: Any, frames: Sequence[Frame], config: LocalizerConfig | 
                  for pair in _believed(localizer, frame.only(*modalities), (seed, k), length_m)]
         if len(found) < MIN_VIEWS:
             return {}
-        return {set_name(modalities): fitted(np.array([xi for xi, _ in found]),
+        return {set_name(modalities): fit_covariance_scale(np.array([xi for xi, _ in found]),
                                              np.array([P for _, P in found]), length_m)}
 
     for name in names:
@@ -83,7 +83,8 @@ def distance_seen(renderer: Any, frames: Sequence[Frame]) -> float:
     return float(np.median(np.concatenate(seen)))
 
 
-def fitted(errors: Array, covariances: Array, length_m: float) -> tuple[float, float]:
+def fit_covariance_scale(errors: Array, covariances: Array, length_m: float,
+                         ) -> tuple[float, float]:
     """Factor and floor (m) that make `covariances` (n, 6, 6) fit the errors (n, 6)."""
     position = np.diag(np.repeat((1.0, 0.0), 3))
 

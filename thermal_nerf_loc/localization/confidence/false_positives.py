@@ -54,11 +54,11 @@ def measure(renderer: Any, frames: Sequence[Frame], config: LocalizerConfig | No
         wrong = [confidence for k in range(len(frames))
                  for confidence in _wrong_answers(localizer, frames, k, modalities, seed)]
         if len(wrong) >= MIN_WRONG:
-            renderer.false_confidence[set_name(modalities)] = fitted(np.array(wrong))
+            renderer.false_confidence[set_name(modalities)] = fit_tail(np.array(wrong))
     return dict(renderer.false_confidence)
 
 
-def fitted(confidences: Array, highest: float = HIGHEST_LOGIT) -> Tail:
+def fit_tail(confidences: Array, highest: float = HIGHEST_LOGIT) -> Tail:
     """Offset, scale and shape of the tail of wrong answers' confidences, up to a logit."""
     x = np.sort(logit(confidences))
     count = max(round(_TAIL_SHARE * len(x)), 2)

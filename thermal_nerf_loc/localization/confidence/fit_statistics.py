@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.refinement.aligner import (AlignConfig, Aligned,
-                                                              normal_equations, Sight)
+from thermal_nerf_loc.localization.refinement.aligner import (
+    AlignConfig, Aligned, normal_equations, Sight)
 from thermal_nerf_loc.localization.refinement.image_pyramid import noise_in_gradients
 
 Array = NDArray[np.float64]
@@ -20,7 +20,7 @@ _MIN_POINTS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fit:
+class FitStatistics:
     """How well one modality fits at the final pose; one entry for each channel."""
 
     gain: Array
@@ -35,13 +35,13 @@ class Fit:
     noise_information: Array  # (6, 6) the part of it that noise alone would make
 
 
-def summarize(aligned: Aligned, config: AlignConfig) -> tuple[tuple[Fit, ...], Array]:
+def summarize(aligned: Aligned, config: AlignConfig) -> tuple[tuple[FitStatistics, ...], Array]:
     """Each view's fit, and what all of them together say about the pose (6, 6)."""
     fits = tuple(_fit(sight, config) for sight in aligned.sights)
     return fits, information_of(fits)
 
 
-def information_of(fits: Sequence[Fit]) -> Array:
+def information_of(fits: Sequence[FitStatistics]) -> Array:
     """What all fits together say about the pose (6, 6)."""
     return information_without_noise(np.sum([fit.information for fit in fits], axis=0),
                                      np.sum([fit.noise_information for fit in fits], axis=0))
@@ -63,7 +63,7 @@ def information_without_noise(H: Array, H_noise: Array) -> Array:
     return np.asarray((basis * np.maximum(shares - _NOISE_RATIO, 0.0)) @ basis.T)
 
 
-def _fit(sight: Sight, config: AlignConfig) -> Fit:
+def _fit(sight: Sight, config: AlignConfig) -> FitStatistics:
     points, layer = sight.view.points, sight.view.layer
     chosen = sight.seen & (points.weight > 0.0)
     p_cam = se3.transform(sight.T_cam_point, points.points_cam)
@@ -76,13 +76,14 @@ def _fit(sight: Sight, config: AlignConfig) -> Fit:
                                                     J_lens @ T_sensor_cam[:3, :3])
     if chosen.sum() < _MIN_POINTS:
         zero = np.zeros(len(gain))
-        return Fit(gain, offset, sight.scale, layer.noise, zero, np.zeros((len(zero), 3)), zero,
+        return FitStatistics(gain, offset, sight.scale, layer.noise, zero,
+                             np.zeros((len(zero), 3)), zero,
                    0.0, H, H_noise)
     in_view = float(points.weight[sight.seen].sum() / points.weight.sum())
     observed, rendered = sight.values[chosen], points.values[chosen]
     cell = _cells(uv[chosen], layer.camera.size)
     inliers = r2[chosen] < config.cutoff**2 * sight.variance[chosen]
-    return Fit(gain, offset, sight.scale, layer.noise,
+    return FitStatistics(gain, offset, sight.scale, layer.noise,
                _correlation(_covariances(observed, rendered, 0 * cell)),
                _covariances(observed, rendered, cell), inliers.mean(axis=0), in_view, H, H_noise)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.localization.confidence.fit_statistics import Fit
+from thermal_nerf_loc.localization.confidence.fit_statistics import FitStatistics
 
 Array = NDArray[np.float64]
 _UNDECIDED = 0.08  # of the agreement: the width in which poses are neither right nor wrong
@@ -49,7 +49,7 @@ HIGHEST_LOGIT = (1.0 - ConfidenceConfig().agreement) / _UNDECIDED  # everything 
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class PoseVerdict:
     """What to make of an aligned pose."""
 
     confidence: float
@@ -69,18 +69,18 @@ def covariance_of(information: Array, config: ConfidenceConfig, factor: float = 
     return np.asarray(P + floor_m**2 * np.diag(np.repeat((1.0, 0.0), 3)))
 
 
-def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig,
-          searched: bool = False, least: float = 0.0) -> Judgement:
+def judge(fits: Mapping[str, FitStatistics], covariance: Array, config: ConfidenceConfig,
+          searched: bool = False, least: float = 0.0) -> PoseVerdict:
     """
     Weigh the evidence; of many poses that were tried, one may fit by chance.
 
     `least` is the confidence that wrong poses of this map hardly ever get: see `least_confidence`.
     """
     if not fits:
-        return Judgement(0.0, LOST, 'no usable image')
+        return PoseVerdict(0.0, LOST, 'no usable image')
     in_view = max(fit.in_view for fit in fits.values())
     if in_view < config.min_in_view:
-        return Judgement(0.0, LOST, 'hardly any of the map is in view')
+        return PoseVerdict(0.0, LOST, 'hardly any of the map is in view')
     sigma_m, sigma_deg = sigmas(covariance)
     agreed, inliers = agreement(fits)
     confidence = _logistic((agreed - config.agreement) / _UNDECIDED) * min(1.0, inliers / 0.6)
@@ -88,22 +88,22 @@ def judge(fits: Mapping[str, Fit], covariance: Array, config: ConfidenceConfig,
     told = confidence if looseness <= 1.0 else min(confidence / looseness,
                                                    0.9 * config.min_confidence)
     if confidence < config.min_confidence:
-        return Judgement(told, LOST, f'images and map disagree (agreement {agreed:.2f}, '
+        return PoseVerdict(told, LOST, f'images and map disagree (agreement {agreed:.2f}, '
                                      f'{inliers:.0%} of the points fit)')
     if searched and confidence < config.searched_confidence:
-        return Judgement(told, AMBIGUOUS,
+        return PoseVerdict(told, AMBIGUOUS,
                          f'found by a search, and the images agree with the map only to '
                          f'{agreed:.2f}')
     if looseness > 1.0:
         # in proportion, below all that may be believed: the looser, the likelier it is off
         told = 0.9 * config.min_confidence * confidence / looseness
-        return Judgement(told, AMBIGUOUS, f'the view holds the pose only to {sigma_m:.2g} m, '
+        return PoseVerdict(told, AMBIGUOUS, f'the view holds the pose only to {sigma_m:.2g} m, '
                                           f'{sigma_deg:.2g} deg', partial=True)
     if confidence < least:
-        return Judgement(0.9 * config.min_confidence * confidence / least, AMBIGUOUS,
+        return PoseVerdict(0.9 * config.min_confidence * confidence / least, AMBIGUOUS,
                          f'confidence {confidence:.2f}: wrong poses of this map get up to '
                          f'{least:.2f}', partial=True)
-    return Judgement(confidence, OK, '')
+    return PoseVerdict(confidence, OK, '')
 
 
 def least_confidence(tail: Tail, rate: float) -> float:
@@ -119,7 +119,7 @@ def logit(confidence: Array) -> Array:
     return np.asarray(np.log(held / (1.0 - held)))
 
 
-def agreement(fits: Mapping[str, Fit]) -> tuple[float, float]:
+def agreement(fits: Mapping[str, FitStatistics]) -> tuple[float, float]:
     """
     Correlation with the map in small neighbourhoods, and inlier share.
 

@@ -24,12 +24,12 @@ from thermal_nerf_loc.common.threads import side_by_side
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.global_search.candidates import best_apart, Candidate, distinct
 from thermal_nerf_loc.localization.refinement import pose_hypotheses
-from thermal_nerf_loc.localization.refinement.aligner import (align, AlignConfig, GainOffset,
-                                                              PosePrior, View)
-from thermal_nerf_loc.localization.refinement.image_pyramid import (Layer, make_layer, Observation,
-                                                                    observe)
+from thermal_nerf_loc.localization.refinement.aligner import (
+    align, AlignConfig, GainOffset, ModalityView, PosePrior)
+from thermal_nerf_loc.localization.refinement.image_pyramid import (
+    Layer, make_layer, observe, ObservedImage)
 from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoints
-from thermal_nerf_loc.mapping.map.panoramas import Places, sphere
+from thermal_nerf_loc.mapping.map.panoramas import Panoramas, sphere
 from thermal_nerf_loc.sensing.frame import Frame, RGB
 
 Array = NDArray[np.float64]
@@ -40,7 +40,7 @@ _LOOKED_AT = 40  # times as many hypotheses as candidates are held apart from on
 
 
 @dataclass(frozen=True, slots=True)
-class PlaceSearchConfig:
+class RetrievalConfig:
     """How a map's places are searched."""
 
     step_deg: float = setting(10.0, 'between two orientations', 2.0, 45.0)
@@ -64,13 +64,13 @@ class _Blurred:
     mean: Array32  # (channels,) taken from V and A: squares of kelvins lose digits
 
 
-class PlaceSearch:
+class PanoramaRetrieval:
     """A `CandidateSource`: looks for a frame from all places of a map."""
 
-    def __init__(self, places: Places, config: PlaceSearchConfig | None = None) -> None:
+    def __init__(self, places: Panoramas, config: RetrievalConfig | None = None) -> None:
         """Blur the panoramas and lay out the orientations."""
         self.places = places
-        self.config = PlaceSearchConfig() if config is None else config
+        self.config = RetrievalConfig() if config is None else config
         self._directions = sphere(places.distance_m.shape[1])
         self._rotations = orientations(places, self.config)
         self._blurred = {name: self._blur(values) for name, values in places.values.items()}
@@ -80,7 +80,7 @@ class PlaceSearch:
         images, _ = observe(frame, tuple(self.places.values))
         return self.search(images, count)
 
-    def search(self, images: Mapping[str, Observation], count: int) -> list[Candidate]:
+    def search(self, images: Mapping[str, ObservedImage], count: int) -> list[Candidate]:
         """The same for images that are prepared already."""
         layers = {name: make_layer(image, self._sigma_px(image)) for name, image in images.items()}
         scores = sum((self._scores(name, images[name], layer) for name, layer in layers.items()),
@@ -99,10 +99,10 @@ class PlaceSearch:
                          np.deg2rad(0.5 * config.apart_deg))
         return [found[k] for k in apart[:count]]
 
-    def _sigma_px(self, image: Observation) -> float:
+    def _sigma_px(self, image: ObservedImage) -> float:
         return float(np.deg2rad(self.config.blur_deg)) * image.camera.fx
 
-    def _scores(self, name: str, image: Observation, layer: Layer) -> Array32:
+    def _scores(self, name: str, image: ObservedImage, layer: Layer) -> Array32:
         """Log-likelihood of each place in each orientation, (places, orientations)."""
         panoramas = self._blurred[name]
         seen, inside = self._seen(image, layer)
@@ -118,7 +118,7 @@ class PlaceSearch:
             total -= np.float32(signal) * np.log1p(-np.clip(rho, 0.0, _MAX_CORRELATION)**2)
         return np.asarray(total * n * np.float32(0.5 / len(layer.signal)))
 
-    def _seen(self, image: Observation, layer: Layer) -> tuple[Array32, NDArray[np.bool_]]:
+    def _seen(self, image: ObservedImage, layer: Layer) -> tuple[Array32, NDArray[np.bool_]]:
         """The image along each ray in each orientation (o, m, channels), and where it has one."""
         R_sensor_world = image.T_cam_sensor[:3, :3].T @ self._rotations.transpose(0, 2, 1)
         along = self._directions @ R_sensor_world.transpose(0, 2, 1)
@@ -135,7 +135,8 @@ class PlaceSearch:
         inside[inside] = good
         return seen, inside
 
-    def _aligned(self, images: Mapping[str, Observation], layers: Mapping[str, Layer], place: int,
+    def _aligned(self, images: Mapping[str, ObservedImage], layers: Mapping[str, Layer],
+                 place: int,
                  T: Array) -> Candidate:
         """Move a hypothesis until the panorama's points fit; score it there."""
         views = [self._view(name, images[name], layer, place, T)
@@ -145,7 +146,8 @@ class PlaceSearch:
         found = align(views, T, T, self.config.align, prior).T_world_cam
         return Candidate(found, float(pose_hypotheses.scores(views, T, found[None])[0]))
 
-    def _view(self, name: str, image: Observation, layer: Layer, place: int, T: Array) -> View:
+    def _view(self, name: str, image: ObservedImage, layer: Layer, place: int,
+              T: Array) -> ModalityView:
         along = self._directions @ T[:3, :3]
         corner = layer.camera.unproject(np.zeros((1, 2)))[0, 2]
         wide = np.cos(min(np.arccos(np.clip(corner, -1.0, 1.0)) + np.deg2rad(20.0), np.pi))
@@ -154,7 +156,7 @@ class PlaceSearch:
         values = self._blurred[name].values[place, near].astype(np.float64)
         prior = (GainOffset(None, 0.3, None, 1e3) if name == RGB or not image.radiometric
                  else GainOffset(1.0, 0.1, None, 1e3))
-        return View(layer, RenderedPoints(points, values, self.places.weight[place, near]
+        return ModalityView(layer, RenderedPoints(points, values, self.places.weight[place, near]
                                           .astype(np.float64)), image.T_cam_sensor, prior,
                     0.02 if name == RGB else 0.1)
 
@@ -172,7 +174,7 @@ class PlaceSearch:
         return _Blurred(W, W * V, W * V * V, np.moveaxis(smooth, 0, -1).copy(), mean)
 
 
-def orientations(places: Places, config: PlaceSearchConfig) -> Array:
+def orientations(places: Panoramas, config: RetrievalConfig) -> Array:
     """Rotations (o, 3, 3) camera to world: all headings, tilted about as in training."""
     step = np.deg2rad(config.step_deg)
     lattice = sphere(round(4.0 * np.pi / step**2))

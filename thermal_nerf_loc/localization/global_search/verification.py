@@ -17,10 +17,10 @@ from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.threads import side_by_side
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.global_search.candidates import Candidate, distinct
-from thermal_nerf_loc.localization.global_search.panorama_retrieval import PlaceSearchConfig
+from thermal_nerf_loc.localization.global_search.panorama_retrieval import RetrievalConfig
 from thermal_nerf_loc.localization.refinement import pose_hypotheses
 from thermal_nerf_loc.localization.refinement.aligner import align, PosePrior
-from thermal_nerf_loc.localization.refinement.coarse_to_fine import Contender, Descent
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import CoarseToFine, Contender
 
 Array = NDArray[np.float64]
 
@@ -32,14 +32,14 @@ _SAME_M, _SAME_RAD = 0.15, np.deg2rad(6.0)  # after the coarse alignment
 
 
 @dataclass(frozen=True, slots=True)
-class RelocalizeConfig:
+class GlobalSearchConfig:
     """How a frame is found without a guess."""
 
     candidates: int = setting(16, 'poses rendered and aligned coarsely', 1, 1000)
     refined: int = setting(6, 'of them refined, while none convinces', 1, 100)
     rival_share: float = setting(0.7, 'of the best coarse score: a rival that reaches it is '
                                  'refined before the best is believed', 0.0, 1.0)
-    places: PlaceSearchConfig = setting(PlaceSearchConfig(), 'search of the panoramas')
+    places: RetrievalConfig = setting(RetrievalConfig(), 'search of the panoramas')
 
 
 def is_near(T_a: Array, T_b: Array) -> bool:
@@ -48,7 +48,7 @@ def is_near(T_a: Array, T_b: Array) -> bool:
     return metres < _NEAR_M and degrees < _NEAR_DEG
 
 
-def contenders(descent: Descent, candidates: Sequence[Candidate], config: RelocalizeConfig,
+def contenders(descent: CoarseToFine, candidates: Sequence[Candidate], config: GlobalSearchConfig,
                ) -> list[Contender]:
     """
     Candidates after a coarse alignment, the best first; `rival` is the next one's share.
@@ -66,14 +66,15 @@ def contenders(descent: Descent, candidates: Sequence[Candidate], config: Reloca
             for k, share in zip(kept, shares)]
 
 
-def unrefined(found: Sequence[Contender], T_best: Array, config: RelocalizeConfig) -> list[Array]:
+def unrefined(found: Sequence[Contender], T_best: Array,
+              config: GlobalSearchConfig) -> list[Array]:
     """Poses elsewhere that looked as good as the best to begin with, beyond what was refined."""
     return [contender.T_world_cam for k, contender in enumerate(found)
             if k >= config.refined and found[k - 1].rival >= config.rival_share
             and not is_near(contender.T_world_cam, T_best)]
 
 
-def settled(descent: Descent, poses: Sequence[Array], iterations: int) -> tuple[Array, Array]:
+def settled(descent: CoarseToFine, poses: Sequence[Array], iterations: int) -> tuple[Array, Array]:
     """Poses (n, 4, 4) rendered once and aligned with the coarsest blur, and their scores (n,)."""
     quick = replace(descent.config.align, iterations=iterations, step_px=_QUICK_STEP_PX)
     views = [descent.look(T, descent.config.sigmas_px[0]) for T in poses]

@@ -53,7 +53,7 @@ class GainOffset:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class View:
+class ModalityView:
     """One modality's observed layer and the points rendered for it."""
 
     layer: Layer
@@ -81,7 +81,7 @@ class PosePrior:
 class Sight:
     """One view from one pose: what was looked up, and how it is believed."""
 
-    view: View
+    view: ModalityView
     T_cam_point: Array
     values: Array  # (n, channels)
     J: Array  # (n, channels, 6)
@@ -109,7 +109,7 @@ class Aligned:
         return bool(max(shares, default=0.0) < _MIN_IN_VIEW)
 
 
-def align(views: Sequence[View], T_render: Array, T_start: Array, config: AlignConfig,
+def align(views: Sequence[ModalityView], T_render: Array, T_start: Array, config: AlignConfig,
           prior: PosePrior | None = None) -> Aligned:
     """Move `T_start` until the points rendered at `T_render` fit the layers."""
     T, taken, nuisance, pull, scale = gauss_newton.descend(
@@ -119,7 +119,7 @@ def align(views: Sequence[View], T_render: Array, T_start: Array, config: AlignC
     return Aligned(T, sights, taken)
 
 
-def align_many(views: Sequence[View], T_render: Array, starts: Array, config: AlignConfig,
+def align_many(views: Sequence[ModalityView], T_render: Array, starts: Array, config: AlignConfig,
                prior: PosePrior | None = None) -> Array:
     """Where `align` ends from each of the starts (n, 4, 4), side by side."""
     arguments = packed(views, config, prior)
@@ -127,7 +127,7 @@ def align_many(views: Sequence[View], T_render: Array, starts: Array, config: Al
         lambda T: gauss_newton.descend(T_render, T, *arguments)[0], starts))
 
 
-def packed(views: Sequence[View], config: AlignConfig, prior: PosePrior | None,
+def packed(views: Sequence[ModalityView], config: AlignConfig, prior: PosePrior | None,
            ) -> tuple[gauss_newton.Packed, gauss_newton.Limits, Array, Array]:
     """Views, settings and prior (pose and information) as the compiled descent takes them."""
     layers = [view.layer.samples for view in views]
@@ -151,7 +151,8 @@ def packed(views: Sequence[View], config: AlignConfig, prior: PosePrior | None,
     return everything, limits, prior.T_world_cam, prior.information
 
 
-def _sight(view: View, T_render: Array, T: Array, nuisance: Array, pull: Array, scale: Array,
+def _sight(view: ModalityView, T_render: Array, T: Array, nuisance: Array, pull: Array,
+           scale: Array,
            config: AlignConfig) -> Sight:
     """Look once more where the descent ended."""
     T_cam_point, T_sensor_cam = se3.inverse(T) @ T_render, se3.inverse(view.T_cam_sensor)
@@ -174,7 +175,7 @@ def normal_equations(sight: Sight, config: AlignConfig, signal: Array,
     return out
 
 
-def _image_motion(views: Sequence[View]) -> Array:
+def _image_motion(views: Sequence[ModalityView]) -> Array:
     """How far the image moves, in a layer's pixels, for each component of a step, about."""
     motion = np.zeros(6)
     for view in views:

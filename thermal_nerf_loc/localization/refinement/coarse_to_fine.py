@@ -16,10 +16,10 @@ from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.refinement import pose_hypotheses
 from thermal_nerf_loc.localization.refinement.aligner import (
-    align, align_many, AlignConfig, Aligned, GainOffset, PosePrior, View)
-from thermal_nerf_loc.localization.refinement.image_pyramid import make_layer, Observation
-from thermal_nerf_loc.localization.refinement.pixel_sampling import (draw_pixels, preferred_pixels,
-                                                                     SAMPLERS)
+    align, align_many, AlignConfig, Aligned, GainOffset, ModalityView, PosePrior)
+from thermal_nerf_loc.localization.refinement.image_pyramid import make_layer, ObservedImage
+from thermal_nerf_loc.localization.refinement.pixel_sampling import (
+    draw_pixels, preferred_pixels, SAMPLERS)
 from thermal_nerf_loc.localization.refinement.rendered_points import (
     render_grid, render_points, RenderedGrid, RenderedPoints, weighed, widened)
 from thermal_nerf_loc.sensing.frame import RGB
@@ -45,7 +45,7 @@ _CONTENDER_SHARE = 0.6  # of the best score, for a rival to be looked at again
 
 
 @dataclass(frozen=True, slots=True)
-class DescentConfig:
+class RefinementConfig:
     """From coarse to fine."""
 
     sigmas_px: tuple[float, ...] = setting(
@@ -78,11 +78,11 @@ class Contender:
     searched: bool = False  # the best of many poses, not the guess itself
 
 
-class Descent:
+class CoarseToFine:
     """Renders and aligns for one frame; counts its rays."""
 
-    def __init__(self, renderer: Renderer, config: DescentConfig,
-                 images: Mapping[str, Observation], seed: int) -> None:
+    def __init__(self, renderer: Renderer, config: RefinementConfig,
+                 images: Mapping[str, ObservedImage], seed: int) -> None:
         """Nothing is rendered yet."""
         self.renderer, self.config, self.images = renderer, config, images
         self.rays = 0
@@ -140,7 +140,7 @@ class Descent:
         left_px = self._motion_px(*(float(np.linalg.norm(part)) for part in (left[:3], left[3:])))
         return align(views, T, T, replace(self.config.align, iterations=0)), left_px
 
-    def look(self, T: Array, sigma_px: float) -> list[View]:
+    def look(self, T: Array, sigma_px: float) -> list[ModalityView]:
         """Render what one round needs; the last one's pixels decide how exact the pose is."""
         views, count = [], self._rays(sigma_px)
         for name, image in self.images.items():
@@ -173,7 +173,7 @@ class Descent:
             self.rays += len(grids[name])
         return grids
 
-    def _blurred(self, grids: Mapping[str, RenderedGrid], sigma_px: float) -> list[View]:
+    def _blurred(self, grids: Mapping[str, RenderedGrid], sigma_px: float) -> list[ModalityView]:
         """Surroundings as they look in images of that blur."""
         views = []
         for name, grid in grids.items():
@@ -182,11 +182,12 @@ class Descent:
             views.append(self._view(name, image, sigma, grid.blurred(sigma)))
         return views
 
-    def _view(self, name: str, image: Observation, sigma: float, points: RenderedPoints) -> View:
+    def _view(self, name: str, image: ObservedImage, sigma: float,
+              points: RenderedPoints) -> ModalityView:
         layer, floor = make_layer(image, sigma), self.floor(name)
         factor, _ = getattr(self.renderer, 'calibration', {}).get(name, (1.0, 0.0))
         factor *= max(1.0, len(points) / self.config.last_rays)  # what is wrong stays as wrong
-        return View(layer, points, image.T_cam_sensor, self._nuisance(name, image), floor,
+        return ModalityView(layer, points, image.T_cam_sensor, self._nuisance(name, image), floor,
                     1.0 / factor)
 
     def floor(self, name: str) -> float:
@@ -194,15 +195,15 @@ class Descent:
         return (self.config.rgb_floor if name == RGB or not self.images[name].radiometric
                 else self.config.thermal_floor_celsius)
 
-    def _own_sigma(self, image: Observation, sigma_px: float) -> float:
+    def _own_sigma(self, image: ObservedImage, sigma_px: float) -> float:
         return max(sigma_px * image.camera.width / _NOMINAL_WIDTH_PX, _MIN_SIGMA_PX)
 
-    def _pixels(self, name: str, image: Observation, count: int) -> Array:
+    def _pixels(self, name: str, image: ObservedImage, count: int) -> Array:
         if name not in self._preferred:
             self._preferred[name] = preferred_pixels(self.config.sampler, image)
         return draw_pixels(self._preferred[name], image, count, self._rng, balanced=True)
 
-    def _nuisance(self, name: str, image: Observation) -> GainOffset:
+    def _nuisance(self, name: str, image: ObservedImage) -> GainOffset:
         if name == RGB or not image.radiometric:
             return GainOffset(None, 0.3, None, _UNKNOWN)
         if self.config.trust_celsius:
@@ -215,7 +216,7 @@ class Descent:
         return (camera.fx * _NOMINAL_WIDTH_PX / camera.width
                 * float(np.hypot(sigma_rad, sigma_m / _NOMINAL_DEPTH_M)))
 
-    def _search(self, views: Sequence[View], T: Array, reach_rad: float, prior: PosePrior,
+    def _search(self, views: Sequence[ModalityView], T: Array, reach_rad: float, prior: PosePrior,
                 blur_px: float | None) -> Array:
         """Aligned from the best turned poses; those lie as close as `blur_px` asks, if given."""
         step = float(np.clip(0.4 * reach_rad, np.deg2rad(2.0), np.deg2rad(5.0)))

@@ -13,8 +13,8 @@ from numba import njit
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.localization.refinement.kernels import (accumulate, look_up, residual_scale,
-                                                              smallest)
+from thermal_nerf_loc.localization.refinement.kernels import (
+    accumulate, look_up, residual_scale, smallest)
 
 Array = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.refinement import kernels_reference as kernels
-from thermal_nerf_loc.localization.refinement.aligner import AlignConfig, PosePrior, View
+from thermal_nerf_loc.localization.refinement.aligner import AlignConfig, ModalityView, PosePrior
 from thermal_nerf_loc.localization.refinement.gauss_newton import MIN_POINTS
 from thermal_nerf_loc.localization.refinement.kernels_reference import Array, Flags
 
@@ -29,7 +29,7 @@ class _State:
     variance: Array
 
 
-def descend(views: Sequence[View], T_render: Array, T: Array, config: AlignConfig,
+def descend(views: Sequence[ModalityView], T_render: Array, T: Array, config: AlignConfig,
             px_per_unit: Array, prior: PosePrior | None = None) -> tuple[Array, int, list[Array]]:
     """Pose, steps taken, and each view's gains and offsets."""
     damping, iteration = config.damping, 0
@@ -56,7 +56,7 @@ def descend(views: Sequence[View], T_render: Array, T: Array, config: AlignConfi
     return T, iteration, [state.nuisance for state in states]
 
 
-def _first(view: View, T_render: Array, T: Array, config: AlignConfig) -> _State:
+def _first(view: ModalityView, T_render: Array, T: Array, config: AlignConfig) -> _State:
     """Take first gains and offsets from the images, where no prior has them."""
     values, J, steepness, seen = _look_up(view, T_render, T)
     gain, offset = np.ones(values.shape[1]), np.zeros(values.shape[1])
@@ -78,7 +78,8 @@ def _first(view: View, T_render: Array, T: Array, config: AlignConfig) -> _State
     return _rescaled(view, state, config)
 
 
-def _carried(view: View, state: _State, back: Array, step: Array, T_render: Array, T: Array,
+def _carried(view: ModalityView, state: _State, back: Array, step: Array, T_render: Array,
+             T: Array,
              config: AlignConfig) -> _State:
     """Look from a step further on, gain and offset solved along, residual scales kept."""
     values, J, steepness, seen = _look_up(view, T_render, T)
@@ -88,14 +89,14 @@ def _carried(view: View, state: _State, back: Array, step: Array, T_render: Arra
                    variance=np.where(state.seen[:, None], state.variance, fresh))
 
 
-def _rescaled(view: View, state: _State, config: AlignConfig) -> _State:
+def _rescaled(view: ModalityView, state: _State, config: AlignConfig) -> _State:
     scale, variance = kernels.residual_scale(
         state.values, state.steepness, state.seen, view.points.values, view.points.weight,
         state.nuisance, view.floor, config.edge_px)
     return replace(state, scale=scale, variance=variance)
 
 
-def _normal(views: Sequence[View], states: Sequence[_State], config: AlignConfig,
+def _normal(views: Sequence[ModalityView], states: Sequence[_State], config: AlignConfig,
             ) -> tuple[Array, Array, list[Array], float]:
     """Sum the normal equations; points out of view cost as much as those in view."""
     H, g, backs, cost = np.zeros((6, 6)), np.zeros(6), [], 0.0
@@ -126,7 +127,7 @@ def _pull(prior: PosePrior | None, T: Array) -> tuple[Array, Array, float]:
     return prior.information, -force, float(xi @ force)
 
 
-def _look_up(view: View, T_render: Array, T: Array) -> tuple[Array, Array, Array, Flags]:
+def _look_up(view: ModalityView, T_render: Array, T: Array) -> tuple[Array, Array, Array, Flags]:
     T_cam_point, T_sensor_cam = se3.inverse(T) @ T_render, se3.inverse(view.T_cam_sensor)
     return kernels.look_up(view.points.points_cam, T_cam_point[:3, :3], T_cam_point[:3, 3],
                            T_sensor_cam[:3, :3], T_sensor_cam[:3, 3], view.layer.camera,

@@ -39,7 +39,7 @@ _STRIPE_LIMIT = 2.0  # stripes stronger than this many noise sigmas are scene, n
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Observation:
+class ObservedImage:
     """One image that carries something, at the resolution that is worked with."""
 
     camera: Camera
@@ -63,9 +63,9 @@ class Layer:
 
 
 def observe(frame: Frame, modalities: tuple[str, ...],
-            ) -> tuple[dict[str, Observation], dict[str, str]]:
+            ) -> tuple[dict[str, ObservedImage], dict[str, str]]:
     """Usable images of the wanted modalities, and why the others are not."""
-    usable: dict[str, Observation] = {}
+    usable: dict[str, ObservedImage] = {}
     ignored: dict[str, str] = {}
     for name in modalities:
         if name in frame.images:
@@ -78,7 +78,7 @@ def observe(frame: Frame, modalities: tuple[str, ...],
     return usable, ignored
 
 
-def make_layer(image: Observation, sigma_px: float) -> Layer:
+def make_layer(image: ObservedImage, sigma_px: float) -> Layer:
     """
     Blur by at least `sigma_px` (in the image's own pixels), shrinking as far as that allows.
 
@@ -92,7 +92,7 @@ def make_layer(image: Observation, sigma_px: float) -> Layer:
     return layer
 
 
-def _layer(image: Observation, sigma_px: float) -> Layer:
+def _layer(image: ObservedImage, sigma_px: float) -> Layer:
     factor = 1
     while sigma_px / (2 * factor) >= _LAYER_SIGMA_PX:
         factor *= 2
@@ -194,14 +194,14 @@ def _empty_reason(image: SensorImage, name: str) -> str:
     return ''
 
 
-def _prepare(image: SensorImage, name: str) -> Observation:
+def _prepare(image: SensorImage, name: str) -> ObservedImage:
     values, valid = image.values, image.valid
     if valid is not None:
         values = np.where(valid[..., None], values, np.median(values[valid], axis=0))
     values = np.ascontiguousarray(values, dtype=np.float32)
     if name != RGB:
         values = without_stripes(values)
-    return Observation(image.camera, values, valid, image.T_cam_sensor,
+    return ObservedImage(image.camera, values, valid, image.T_cam_sensor,
                        noise_sigma(values, valid), image.radiometric)
 
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.refinement.image_pyramid import Observation
-from thermal_nerf_loc.localization.refinement.pixel_sampling import (draw_pixels, preferred_pixels,
-                                                                     SAMPLERS)
+from thermal_nerf_loc.localization.refinement.image_pyramid import ObservedImage
+from thermal_nerf_loc.localization.refinement.pixel_sampling import (
+    draw_pixels, preferred_pixels, SAMPLERS)
 
 Array = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ class _Target:
     contrast: float
 
 
-def refine(renderer: object, images: Mapping[str, Observation], T_guess: Array,
+def refine(renderer: object, images: Mapping[str, ObservedImage], T_guess: Array,
            config: InerfConfig, seed: int = 0) -> InerfResult:
     """Descend from `T_guess`."""
     import torch
@@ -99,7 +99,7 @@ def refine(renderer: object, images: Mapping[str, Observation], T_guess: Array,
     return InerfResult(T_final, tuple(losses), rays)
 
 
-def _make_target(name: str, image: Observation) -> _Target:
+def _make_target(name: str, image: ObservedImage) -> _Target:
     import torch
     directions = image.camera.rays() @ image.T_cam_sensor[:3, :3].T
     values = image.values.reshape(len(directions), -1)

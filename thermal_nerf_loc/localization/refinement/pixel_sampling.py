@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.localization.refinement.image_pyramid import Observation
+from thermal_nerf_loc.localization.refinement.image_pyramid import ObservedImage
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -26,13 +26,13 @@ _BUCKETS = 8  # cells across the longer side
 _OVERDRAW = 8  # pixels drawn for each one wanted, so that every cell has some
 
 
-def sample_pixels(sampler: str, image: Observation, count: int, rng: np.random.Generator,
+def sample_pixels(sampler: str, image: ObservedImage, count: int, rng: np.random.Generator,
                   dilations: int = 3, balanced: bool = False) -> Array:
     """Centres (count, 2) of distinct pixels; all of them where the image has fewer."""
     return draw_pixels(preferred_pixels(sampler, image, dilations), image, count, rng, balanced)
 
 
-def draw_pixels(preferred: Flags, image: Observation, count: int, rng: np.random.Generator,
+def draw_pixels(preferred: Flags, image: ObservedImage, count: int, rng: np.random.Generator,
                 balanced: bool = False) -> Array:
     """Draw among the preferred pixels; filled up from the others where they are too few."""
     usable = np.zeros(preferred.shape, np.bool_)  # the outermost pixels have no whole gradient
@@ -47,7 +47,7 @@ def draw_pixels(preferred: Flags, image: Observation, count: int, rng: np.random
     return np.stack([pixels % width + 0.5, pixels // width + 0.5], axis=-1)
 
 
-def preferred_pixels(sampler: str, image: Observation, dilations: int = 3) -> Flags:
+def preferred_pixels(sampler: str, image: ObservedImage, dilations: int = 3) -> Flags:
     """The pixels that a sampler prefers (height, width)."""
     if sampler == 'random':
         return np.ones(image.values.shape[:2], dtype=np.bool_)
@@ -62,7 +62,7 @@ def preferred_pixels(sampler: str, image: Observation, dilations: int = 3) -> Fl
     return np.asarray(mask)
 
 
-def keypoints(image: Observation) -> Flags:
+def keypoints(image: ObservedImage) -> Flags:
     """Shi-Tomasi corners over all channels, each measured in its own noise and contrast."""
     response = np.zeros(image.values.shape[:2], dtype=np.float32)
     for channel, noise in zip(np.moveaxis(image.values, -1, 0), image.noise):
@@ -79,7 +79,7 @@ def keypoints(image: Observation) -> Flags:
     return np.asarray(peak & strong & (response > 0.0))
 
 
-def edges(image: Observation) -> Flags:
+def edges(image: ObservedImage) -> Flags:
     """Pixels at or near a gradient among the image's steepest third."""
     steep = np.zeros(image.values.shape[:2], dtype=np.float32)
     for channel, noise in zip(np.moveaxis(image.values, -1, 0), image.noise):

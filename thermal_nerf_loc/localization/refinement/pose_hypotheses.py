@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.refinement import kernels
-from thermal_nerf_loc.localization.refinement.aligner import View
+from thermal_nerf_loc.localization.refinement.aligner import ModalityView
 
 Array = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ def turned_poses(T_world_cam: Array, reach_rad: float, step_rad: float) -> Array
     return se3.plus(T_world_cam, np.concatenate([np.zeros_like(w), w], axis=1))
 
 
-def scores(views: Sequence[View], T_render: Array, poses: Array) -> Array:
+def scores(views: Sequence[ModalityView], T_render: Array, poses: Array) -> Array:
     """Log-likelihood of each pose, up to a constant."""
     total = np.zeros(len(poses))
     for view in views:

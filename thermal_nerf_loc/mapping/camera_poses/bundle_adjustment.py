@@ -54,7 +54,7 @@ class Cameras:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Bundle:
+class BundleSolution:
     """What was found, and how well it fits."""
 
     cameras: Cameras
@@ -75,7 +75,7 @@ class _Seen:
     points: int
 
 
-class Problem:
+class BundleAdjustment:
     """Sightings, what is free, and the priors around where it began."""
 
     def __init__(self, sensors: Mapping[str, Sensor], poses: Array, twists: Array, scale_m: float,
@@ -90,7 +90,7 @@ class Problem:
             np.tile(np.repeat((_SIGMA_SHIFT * scale_m, _SIGMA_ROTATION), 3), n + 1),
             np.full(3, _SIGMA_LENS), [_SIGMA_DELAY_S]])
 
-    def solve(self) -> Bundle:
+    def solve(self) -> BundleSolution:
         """Round after round, ever less tolerant."""
         cameras = self.begin
         for tolerance in _TOLERANCES_PX:
@@ -280,7 +280,7 @@ class Problem:
         return np.concatenate([se3.minus(cameras.poses, self.begin.poses).reshape(-1),
                                se3.log(cameras.rig), cameras.lens, [cameras.delay_s]])
 
-    def _summary(self, cameras: Cameras) -> Bundle:
+    def _summary(self, cameras: Cameras) -> BundleSolution:
         points, solid = self._triangulated(cameras, _TOLERANCES_PX[-1])
         residual = np.linalg.norm(self._residuals(cameras, points)[0], axis=1)
         fits = solid[self.seen.point] & (residual < _TOLERANCES_PX[-1])
@@ -290,7 +290,7 @@ class Problem:
             start = part.stop
             counts[name] = int(fits[part].sum())
             medians[name] = float(np.median(residual[part][fits[part]])) if counts[name] else 0.0
-        return Bundle(cameras, counts, medians)
+        return BundleSolution(cameras, counts, medians)
 
 
 def _all_sightings(sensors: list[Sensor]) -> _Seen:

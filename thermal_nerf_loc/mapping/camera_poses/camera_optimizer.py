@@ -10,8 +10,8 @@ frame's own velocity xi_i. Lengths count in scene scales, so that one learning r
 and radians.
 
 No image can tell a motion or a scaling of everything: those seven directions are projected out
-of the P_i, to first order. Coarse hash levels learn first (`Coarseness`): fine ones would paint
-every image where its wrong pose sees it, and hold it there.
+of the P_i, to first order. Coarse hash levels learn first (`HashLevelSchedule`): fine ones would
+paint every image where its wrong pose sees it, and hold it there.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 Array = NDArray[np.float64]
 
 
-class Given:
+class FixedCameras:
     """The null correction: rays as the data set gives them."""
 
     @staticmethod
@@ -46,7 +46,7 @@ class Given:
         return torch.from_numpy(batch.origins), torch.from_numpy(batch.directions)
 
 
-class Corrections(nn.Module):
+class CameraOptimizer(nn.Module):
     """All that `config.what` names, as parameters that begin at zero."""
 
     base: Tensor
@@ -207,7 +207,7 @@ class Corrections(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Coarseness:
+class HashLevelSchedule:
     """How many hash levels are read when: few at first, all from `fine` on (shares of the run)."""
 
     first: float

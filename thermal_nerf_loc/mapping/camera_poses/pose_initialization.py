@@ -10,9 +10,9 @@ from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
-from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (Bundle, Cameras, Problem,
-                                                                     Sensor)
-from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import Corrections
+from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (
+    BundleAdjustment, BundleSolution, Cameras, Sensor)
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import CameraOptimizer
 from thermal_nerf_loc.mapping.camera_poses.features import find_tracks
 from thermal_nerf_loc.mapping.camera_poses.thermal_extrinsics import Array32, find_rig, Look
 from thermal_nerf_loc.mapping.training.config import INTRINSICS, POSES, RIG, TIME
@@ -25,7 +25,8 @@ _SAMPLES, _EXPLORING = 32, 0.5
 _FEWEST_EACH = 15  # sightings an image, on average, for its pose to be believed
 
 
-def adjust(corrections: Corrections, scene: Scene, progress: Progress) -> tuple[Bundle, ...]:
+def adjust(corrections: CameraOptimizer, scene: Scene, progress: Progress,
+           ) -> tuple[BundleSolution, ...]:
     """
     Find what is free from matched points, and let the corrections begin there.
 
@@ -46,7 +47,7 @@ def adjust(corrections: Corrections, scene: Scene, progress: Progress) -> tuple[
     return tuple(found)
 
 
-def place_thermal(corrections: Corrections, scene: Scene, learners: Sequence[Learner],
+def place_thermal(corrections: CameraOptimizer, scene: Scene, learners: Sequence[Learner],
                   progress: Progress) -> None:
     """Find the rig by edges, once a field knows how far away is what colour shows."""
     learner = next(learner for learner in learners if RGB in learner.modalities)
@@ -74,8 +75,8 @@ def _looking_with(learner: Learner) -> Look:
     return look
 
 
-def _bundle(corrections: Corrections, scene: Scene, modalities: list[str],
-            poses: NDArray[np.float64], progress: Progress) -> Bundle:
+def _bundle(corrections: CameraOptimizer, scene: Scene, modalities: list[str],
+            poses: NDArray[np.float64], progress: Progress) -> BundleSolution:
     """Adjust poses by cameras that are fixed in the rig, or the one that is not by poses."""
     what = corrections.config.what
     movable = bool({RIG, INTRINSICS, TIME} & set(what)) and modalities == [THERMAL]
@@ -86,7 +87,7 @@ def _bundle(corrections: Corrections, scene: Scene, modalities: list[str],
     progress(0.0, 1.0, 'bundle adjustment')
     free = ((False, RIG in what, INTRINSICS in what, TIME in what) if movable else
             (True, False, False, False))
-    found = Problem(sensors, poses, corrections.twists, corrections.scale_m, free).solve()
+    found = BundleAdjustment(sensors, poses, corrections.twists, corrections.scale_m, free).solve()
     _check(found, sensors, scene)
     return found
 
@@ -103,7 +104,7 @@ def sensor_of(scene: Scene, name: str, movable: bool = False) -> Sensor:
                   np.stack([record.T_cam_sensor for record in records]), np.array(focal), movable)
 
 
-def _check(found: Bundle, sensors: dict[str, Sensor], scene: Scene) -> None:
+def _check(found: BundleSolution, sensors: dict[str, Sensor], scene: Scene) -> None:
     """Refuse what rests on too little."""
     sightings, images = sum(found.sightings.values()), sum(len(s.frame) for s in sensors.values())
     if sightings < _FEWEST_EACH * images:

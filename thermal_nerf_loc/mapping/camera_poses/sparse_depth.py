@@ -19,7 +19,7 @@ from thermal_nerf_loc.field.contraction import space_around_cameras
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import Problem
+from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import BundleAdjustment
 from thermal_nerf_loc.mapping.camera_poses.pose_initialization import sensor_of
 
 Array = NDArray[np.float64]
@@ -44,7 +44,7 @@ def matched_depth(scene: Scene, modality: str, free_poses: bool, progress: Progr
     progress(0.0, 1.0, f'points that {modality} images share')
     sensor = sensor_of(scene, modality)
     scale_m = space_around_cameras(poses[:, :3, 3]).scale_m
-    problem = Problem({modality: sensor}, poses, np.zeros((len(poses), 6)), scale_m,
+    problem = BundleAdjustment({modality: sensor}, poses, np.zeros((len(poses), 6)), scale_m,
                       (free_poses, False, False, False))
     cameras = problem.solve().cameras if free_poses else problem.begin
     points, fits = problem.points(cameras, _TOLERANCE_PX)

@@ -31,7 +31,7 @@ _SURE_OF_A_SURFACE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class PlacesConfig:
+class PanoramaConfig:
     """Where a map is looked at from."""
 
     # lengths are shares of the usual distance of what the training path sees: no map need be in
@@ -46,7 +46,7 @@ class PlacesConfig:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Places:
+class Panoramas:
     """Panoramas (n) of rays (m) along `directions(m)`, and how the cameras were held."""
 
     positions: Array32  # (n, 3) world
@@ -83,7 +83,7 @@ class Places:
                 **{name: array.astype(np.float16) for name, array in halves.items()}}
 
     @classmethod
-    def from_tensors(cls, parts: Mapping[str, NDArray[Any]]) -> 'Places':
+    def from_tensors(cls, parts: Mapping[str, NDArray[Any]]) -> 'Panoramas':
         """Read back what `tensors` gave."""
         values = {name.removeprefix('value.'): part.astype(np.float32)
                   for name, part in parts.items() if name.startswith('value.')}
@@ -100,8 +100,9 @@ def sphere(count: int) -> Array:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=-1)
 
 
-def find_places(renderer: Renderer, viewpoints: Array, config: PlacesConfig = PlacesConfig(),
-                progress: Progress = silent) -> Places:
+def find_panoramas(renderer: Renderer, viewpoints: Array,
+                   config: PanoramaConfig = PanoramaConfig(),
+                progress: Progress = silent) -> Panoramas:
     """Look around from the training path (poses (n, 4, 4)) and from what is free beside it."""
     poses = np.asarray(viewpoints, dtype=np.float64)
     if poses.ndim != 3 or not len(poses):
@@ -127,14 +128,14 @@ def find_places(renderer: Renderer, viewpoints: Array, config: PlacesConfig = Pl
     good = (weight.mean(axis=1) >= config.min_sure * usual) & (
         np.quantile(distance, 0.01, axis=1) >= clearance_m)
     good[:len(stood)] = True
-    return Places(positions[good], distance[good], weight[good],
+    return Panoramas(positions[good], distance[good], weight[good],
                   {name: value[good] for name, value in values.items()}, up,
                   np.einsum('nji,j->ni', poses[:, :3, :3], up))
 
 
-def places_of(renderer: Any, progress: Progress = silent) -> Places:
+def places_of(renderer: Any, progress: Progress = silent) -> Panoramas:
     """The places that a map brings along; else they are looked for now, and kept with it."""
-    places: Places | None = getattr(renderer, 'places', None)
+    places: Panoramas | None = getattr(renderer, 'places', None)
     if places is None:
         viewpoints = getattr(renderer, 'viewpoints', np.empty((0, 4, 4)))
         if not len(viewpoints):
@@ -142,7 +143,7 @@ def places_of(renderer: Any, progress: Progress = silent) -> Places:
                              hint='Give a rough pose, or train the map again.')
         if progress is silent:
             _LOG.warning('map holds no places to search: looking around in it takes a while')
-        places = renderer.places = find_places(renderer, viewpoints, progress=progress)
+        places = renderer.places = find_panoramas(renderer, viewpoints, progress=progress)
     return places
 
 
@@ -182,7 +183,7 @@ def _usual_distance(renderer: Renderer, path: Array) -> float:
     return float(np.median(seen))
 
 
-def _lattice(path: Array, up: Array, seen: _Seen, config: PlacesConfig, usual_m: float,
+def _lattice(path: Array, up: Array, seen: _Seen, config: PanoramaConfig, usual_m: float,
              ) -> tuple[Array, float]:
     """A regular lattice over what the path sees, in the path's own band of heights."""
     where, distance = seen[0].astype(np.float64), seen[1]

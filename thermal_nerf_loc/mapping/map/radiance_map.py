@@ -31,7 +31,7 @@ from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 from thermal_nerf_loc.field.volume_rendering import render, Samples
 from thermal_nerf_loc.io.atomic_files import write_atomically
 from thermal_nerf_loc.mapping.map.keyframes import Keyframes
-from thermal_nerf_loc.mapping.map.panoramas import Places
+from thermal_nerf_loc.mapping.map.panoramas import Panoramas
 from thermal_nerf_loc.mapping.map.uncertainty import Uncertainty
 from thermal_nerf_loc.mapping.training.strategies import Learner
 from thermal_nerf_loc.sensing.flat_field import radial, resized
@@ -53,7 +53,7 @@ class MapInfo:
     steps: int
     seconds: float
     made_by: str = f'thermal_nerf_loc {__version__}'
-    refinement: Mapping[str, Any] = field(default_factory=dict)  # see `rig.Corrections.facts`
+    refinement: Mapping[str, Any] = field(default_factory=dict)  # see `rig.CameraOptimizer.facts`
     zero: Mapping[str, float] = field(default_factory=dict)  # see `shutter.py`
 
 
@@ -76,7 +76,7 @@ class RadianceMap:
         self.calibration: dict[str, tuple[float, float]] = {}
         # (offset, scale, shape) of wrong poses by modalities; see `false_confidence.py`
         self.false_confidence: dict[str, tuple[float, float, float]] = {}
-        self.places: Places | None = None  # to be found again: see `mapping/map/panoramas.py`
+        self.places: Panoramas | None = None  # to be found again: see `mapping/map/panoramas.py`
         self.uncertainty: Uncertainty | None = None  # see `mapping/map/uncertainty.py`
         self._of = {name: learner for learner in learners for name in learner.modalities}
         self._fast: dict[str, CpuRenderer] = {}
@@ -191,7 +191,7 @@ class RadianceMap:
             grid.values[:] = tensors[f'grid{i}'].numpy()
             learners.append(Learner(field, grid, tuple(entry['channels']),
                                     frozenset(entry['detached'])))
-        panoramas = Places.from_tensors(places) if places else None
+        panoramas = Panoramas.from_tensors(places) if places else None
         uncertainty = (Uncertainty(tensors['uncertainty'].float().numpy(), space)
                        if 'uncertainty' in tensors else None)
         flat_fields = _under('flat_field.', tensors)
@@ -260,7 +260,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[A
             if key.startswith(prefix)}
 
 
-def _tensors(learners: tuple[Learner, ...], keyframes: Keyframes, places: Places | None,
+def _tensors(learners: tuple[Learner, ...], keyframes: Keyframes, places: Panoramas | None,
              uncertainty: Uncertainty | None, flat_fields: Mapping[str, Array32],
              ) -> dict[str, Tensor]:
     out = {'keyframes.poses': torch.from_numpy(keyframes.poses)}

@@ -29,7 +29,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.thermal_depth.model import Scale, ThermalDepth
 from thermal_nerf_loc.mapping.thermal_depth.network import DepthNetwork
-from thermal_nerf_loc.mapping.thermal_depth.teacher import Lesson
+from thermal_nerf_loc.mapping.thermal_depth.teacher import DepthExample
 
 _REPORT_STEPS = 10
 _TURNS = 128
@@ -65,7 +65,7 @@ class _Pool:
     doubt: Tensor
 
     @classmethod
-    def of(cls, lessons: Sequence[Lesson], scale: Scale) -> '_Pool':
+    def of(cls, lessons: Sequence[DepthExample], scale: Scale) -> '_Pool':
         """Images as the network reads them; depth in logarithms."""
         def stack(parts: list[NDArray[np.float32]]) -> Tensor:
             return torch.from_numpy(np.stack(parts).astype(np.float32))
@@ -91,7 +91,7 @@ class _Turns:
         return cls(torch.stack(grids), torch.stack(shifts))
 
 
-def distill(labels: Sequence[Lesson], lessons: Sequence[Lesson], camera: Camera,
+def distill(labels: Sequence[DepthExample], lessons: Sequence[DepthExample], camera: Camera,
             config: DistillConfig = DistillConfig(), progress: Progress = silent,
             ) -> tuple[ThermalDepth, int]:
     """

@@ -19,7 +19,7 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
-from thermal_nerf_loc.mapping.map.panoramas import Places, places_of
+from thermal_nerf_loc.mapping.map.panoramas import Panoramas, places_of
 from thermal_nerf_loc.mapping.thermal_depth.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.thermal_depth.model import shrunk
 from thermal_nerf_loc.mapping.training.config import INVERSE, METRIC
@@ -44,7 +44,7 @@ _FIT_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
+class DepthExample:
     """A small thermal image and what is said of its depth; all (height, width)."""
 
     celsius: Array32
@@ -53,7 +53,7 @@ class Lesson:
     doubt: Array32  # the teacher's own standard deviation, a share of the depth
 
 
-def labelled(scene: Scene, indices: tuple[int, ...], camera: Camera) -> list[Lesson]:
+def labelled(scene: Scene, indices: tuple[int, ...], camera: Camera) -> list[DepthExample]:
     """Measured depth of the thermal camera; frames without it teach nothing."""
     lessons = []
     for index in indices:
@@ -66,7 +66,7 @@ def labelled(scene: Scene, indices: tuple[int, ...], camera: Camera) -> list[Les
 
 
 def from_map(renderer: Renderer, scene: Scene, indices: tuple[int, ...], camera: Camera,
-             progress: Progress = silent) -> list[Lesson]:
+             progress: Progress = silent) -> list[DepthExample]:
     """The map's own depth where thermal images were taken."""
     lessons = []
     for done, index in enumerate(indices):
@@ -80,9 +80,9 @@ def from_map(renderer: Renderer, scene: Scene, indices: tuple[int, ...], camera:
 
 def unseen_views(renderer: Renderer, scene: Scene, indices: tuple[int, ...], camera: Camera,
                  count: int, rng: np.random.Generator, progress: Progress = silent,
-                 ) -> list[Lesson]:
+                 ) -> list[DepthExample]:
     """Thermal images and depth that the map shows around its training cameras and places."""
-    lessons: list[Lesson] = []
+    lessons: list[DepthExample] = []
     if count == 0:
         return lessons
     places = places_of(renderer, progress)
@@ -94,12 +94,12 @@ def unseen_views(renderer: Renderer, scene: Scene, indices: tuple[int, ...], cam
         values, depth, trust, doubt = look(renderer, THERMAL, camera,
                                            T @ frame.records[THERMAL].T_cam_sensor)
         if np.quantile(depth, 0.02) > _CLEARANCE_M and trust.mean() > _LEAST_SURE:
-            lessons.append(Lesson(values, depth, trust, doubt))
+            lessons.append(DepthExample(values, depth, trust, doubt))
         progress(len(lessons), count, 'views that nobody took')
     return lessons
 
 
-def _new_pose(T_world_cam: Array, places: Places, rng: np.random.Generator) -> Array:
+def _new_pose(T_world_cam: Array, places: Panoramas, rng: np.random.Generator) -> Array:
     """Around a training camera; or around a place in free space, with any heading."""
     if rng.random() < _PATH_SHARE:
         sigma = np.repeat((_JITTER_M, _JITTER_RAD), 3)
@@ -112,7 +112,7 @@ def _new_pose(T_world_cam: Array, places: Places, rng: np.random.Generator) -> A
 
 def from_rgb(model: RgbModel, kind: str, renderer: Renderer, scene: Scene,
              indices: tuple[int, ...], camera: Camera, progress: Progress = silent,
-             ) -> list[Lesson]:
+             ) -> list[DepthExample]:
     """
     Depth that an RGB network sees, in the thermal camera.
 
@@ -123,7 +123,7 @@ def from_rgb(model: RgbModel, kind: str, renderer: Renderer, scene: Scene,
     for done, index in enumerate(indices):
         record = scene.frames[index].records[RGB]
         found = model(load_image(RGB, record).values)
-        depths[index] = found if kind == METRIC else fitted(found, kind, *look(
+        depths[index] = found if kind == METRIC else fit_depth_scale(found, kind, *look(
             renderer, RGB, record.camera,
             scene.frames[index].T_world_cam @ record.T_cam_sensor)[1:3])
         progress(done + 1, len(indices), 'depth of RGB images')
@@ -158,7 +158,7 @@ def agreement(scene: Scene, index: int, depths: dict[int, Array32]) -> Array32:
     return np.where(depth > 0.0, trust, 0.0).astype(np.float32)
 
 
-def fitted(found: Array32, kind: str, depth_m: Array32, trust: Array32) -> Array32:
+def fit_depth_scale(found: Array32, kind: str, depth_m: Array32, trust: Array32) -> Array32:
     """Metres: scale and shift by robust least squares against depth that is trusted."""
     x, y, weight = (np.asarray(part, np.float64).ravel() for part in (found, depth_m, trust))
     y = 1.0 / np.maximum(y, 1e-6) if kind == INVERSE else y
@@ -208,11 +208,11 @@ def look(renderer: Any, modality: str, camera: Camera, T: Array,
 
 
 def _lesson(image: SensorImage, camera: Camera, depth_m: Array32, trust: Array32,
-            doubt: Array32 | None = None) -> Lesson:
+            doubt: Array32 | None = None) -> DepthExample:
     """Where the image is masked (the robot's own body), nothing is taught."""
     if image.valid is not None:
         trust = trust * _sampled(image.valid, camera)
-    return Lesson(shrunk(image, camera), depth_m, trust,
+    return DepthExample(shrunk(image, camera), depth_m, trust,
                   np.zeros_like(depth_m) if doubt is None else doubt)
 
 

@@ -34,7 +34,7 @@ _POWERS = [(i, j) for i in range(_DEGREE + 1) for j in range(_DEGREE + 1 - i) if
 _PLAIN_SIZE = 64, 48  # of the field where images differ in size
 
 
-class Formation(nn.Module):
+class CameraResponse(nn.Module):
     """One modality's cameras."""
 
     misses: Tensor

@@ -12,7 +12,7 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import NOMINAL_LOG2_ROWS
 from thermal_nerf_loc.field.radiance_field import FieldConfig
-from thermal_nerf_loc.mapping.map.panoramas import PlacesConfig
+from thermal_nerf_loc.mapping.map.panoramas import PanoramaConfig
 
 STRATEGIES = ('rgbx', 'scratch', 'finetune', 'separate')  # see `strategies.py`
 REFINABLE = POSES, RIG, INTRINSICS, TIME = 'poses', 'rig', 'intrinsics', 'time'
@@ -126,7 +126,7 @@ class TrainConfig:
     field: FieldConfig = setting(FieldConfig(), 'networks')
     sampling: SamplingConfig = setting(SamplingConfig(), 'sampling along rays')
     schedule: ScheduleConfig = setting(ScheduleConfig(), 'order of events')
-    places: PlacesConfig = setting(PlacesConfig(), 'panoramas, made once the map is trained')
+    places: PanoramaConfig = setting(PanoramaConfig(), 'panoramas, made once the map is trained')
     refine: RefineConfig = setting(RefineConfig(), 'poses and rig')
 
     @property

@@ -9,10 +9,11 @@ import torch
 from torch import nn, Tensor
 
 from thermal_nerf_loc.field.cpu_renderer import has_bfloat16
-from thermal_nerf_loc.field.volume_rendering import render, Rendering, Samples, uses_kernels, View
-from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import Corrections, Given
+from thermal_nerf_loc.field.volume_rendering import (BranchView, render, Rendering, Samples,
+                                                     uses_kernels)
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import CameraOptimizer, FixedCameras
 from thermal_nerf_loc.mapping.training import losses
-from thermal_nerf_loc.mapping.training.camera_response import Formation
+from thermal_nerf_loc.mapping.training.camera_response import CameraResponse
 from thermal_nerf_loc.mapping.training.config import METRIC, TrainConfig
 from thermal_nerf_loc.mapping.training.losses import DepthFit
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource, RayBatch
@@ -31,14 +32,15 @@ class Objective:
     """The loss of each modality, with what is learned beside the fields: cameras and balance."""
 
     def __init__(self, config: TrainConfig, sources: Mapping[str, PixelSource],
-                 device: torch.device, corrections: Corrections | Given = Given()) -> None:
+                 device: torch.device,
+                 corrections: CameraOptimizer | FixedCameras = FixedCameras()) -> None:
         """Cameras that add nothing yet."""
         self.config, self.device, self.corrections = config, device, corrections
         self.balance = losses.Balance(
             config.balance, {'thermal': config.thermal_weight},
             {name: source.variance for name, source in sources.items()})
         self.formations = nn.ModuleDict(
-            {name: Formation(name, source.images, source.size, not source.radiometric)
+            {name: CameraResponse(name, source.images, source.size, not source.radiometric)
              for name, source in sources.items()})
         self.formations.to(device)
         self.depth_fits = nn.ModuleDict({} if config.depth_kind == METRIC else {
@@ -68,15 +70,15 @@ class Objective:
         """What each thermal camera adds to its pixels, in the unit of its images."""
         unit = temperatures.span_celsius if temperatures else 1.0
         return {name: formation.flat_field(unit) for name, formation in self.formations.items()
-                if isinstance(formation, Formation) and not formation.multiplies}
+                if isinstance(formation, CameraResponse) and not formation.multiplies}
 
     def offsets(self, temperatures: TemperatureRange) -> NDArray[np.float64]:
         """Each thermal image's own offset from all of them, deg C."""
         return self._formation(THERMAL).offsets(temperatures.span_celsius)
 
-    def _formation(self, modality: str) -> Formation:
+    def _formation(self, modality: str) -> CameraResponse:
         formation = self.formations[modality]
-        assert isinstance(formation, Formation)
+        assert isinstance(formation, CameraResponse)
         return formation
 
     def _geometry(self, learner: Learner, modality: str, samples: Samples, rendering: Rendering,
@@ -105,7 +107,7 @@ class Objective:
         samples = Samples.from_numpy(*learner.grid.sample(
             origins.detach().numpy(), directions.detach().numpy(), schedule.samples(*moment),
             schedule.exploring(*moment), rng))
-        view = View(schedule.direction_share(*moment), modality in learner.detached,
+        view = BranchView(schedule.direction_share(*moment), modality in learner.detached,
                     self.config.near_gradient * learner.field.space.scale_m)
         samples = Samples(samples.distance_m.to(device), samples.width_m.to(device))
         half = self.config.bfloat16 and has_bfloat16(device)

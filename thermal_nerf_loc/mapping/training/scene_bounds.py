@@ -20,7 +20,7 @@ from thermal_nerf_loc.field.contraction import Space, space_around_cameras
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
-from thermal_nerf_loc.field.volume_rendering import render, Samples, View
+from thermal_nerf_loc.field.volume_rendering import BranchView, render, Samples
 from thermal_nerf_loc.mapping.training.config import TrainConfig, wealth
 from thermal_nerf_loc.mapping.training.objective import Objective
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
@@ -44,7 +44,7 @@ _POINTS = 256, 1024  # of the finest level, along the longest axis
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class SceneBounds:
     """The box that holds what is seen, and what a pixel covers at the usual distance."""
 
     space: Space
@@ -63,7 +63,7 @@ class Extent:
         return int(np.clip(longest_m / cell_m, *_POINTS))
 
 
-def fitted(config: TrainConfig, sources: Mapping[str, PixelSource], positions: Array,
+def fit_bounds(config: TrainConfig, sources: Mapping[str, PixelSource], positions: Array,
            ) -> tuple[TrainConfig, Space]:
     """Settings and space that suit what cameras at these positions (n, 3) have seen."""
     extent = look(sources, positions, config)
@@ -71,14 +71,14 @@ def fitted(config: TrainConfig, sources: Mapping[str, PixelSource], positions: A
     return config.settled(views, extent.finest(wealth(views))), extent.space
 
 
-def look(sources: Mapping[str, PixelSource], positions: Array, config: TrainConfig) -> Extent:
+def look(sources: Mapping[str, PixelSource], positions: Array, config: TrainConfig) -> SceneBounds:
     """Look into the box that the cameras' path suggests; where it was far too large, once more."""
     guess = space_around_cameras(positions)
     whole = config.settled(_views(sources), EncodingConfig().finest_points).planned_steps
     steps = min(config.extent_steps, int(_SHARE * whole))
     in_haste = config.max_seconds is not None and config.max_seconds < _LEAST_SECONDS
     if steps < _FEWEST_STEPS or in_haste:
-        return Extent(guess)
+        return SceneBounds(guess)
     extent = _seen(sources, positions, guess, config, steps)
     if np.prod(guess.half_extent_m) > _FAR_TOO_LARGE * np.prod(extent.space.half_extent_m):
         extent = _seen(sources, positions, extent.space, config, steps)
@@ -86,7 +86,7 @@ def look(sources: Mapping[str, PixelSource], positions: Array, config: TrainConf
 
 
 def _seen(sources: Mapping[str, PixelSource], positions: Array, space: Space, config: TrainConfig,
-          steps: int) -> Extent:
+          steps: int) -> SceneBounds:
     """Learn coarsely for some steps, then see where the surfaces are."""
     learner, rng = _learned(sources, space, config, steps), np.random.default_rng(config.seed)
     seen = {name: _surfaces(learner, name, source, rng) for name, source in sources.items()}
@@ -97,7 +97,7 @@ def _seen(sources: Mapping[str, PixelSource], positions: Array, space: Space, co
     half = np.maximum(half, _MARGIN * half.max())  # flat scenes have some depth, too
     pixel_m = min(float(np.median(distances)) * sources[name].pixel_rad
                   for name, (_, distances) in seen.items())
-    return Extent(Space(_triple(center), _triple(half)), pixel_m)
+    return SceneBounds(Space(_triple(center), _triple(half)), pixel_m)
 
 
 def _learned(sources: Mapping[str, PixelSource], space: Space, config: TrainConfig, steps: int,
@@ -130,7 +130,8 @@ def _surfaces(learner: Learner, modality: str, source: PixelSource, rng: np.rand
     samples = Samples.from_numpy(*learner.grid.sample(batch.origins, batch.directions,
                                                       2 * _SAMPLES, 1.0))
     origins, directions = torch.from_numpy(batch.origins), torch.from_numpy(batch.directions)
-    weights = render(learner.field, modality, origins, directions, samples, View(0.0)).weights
+    weights = render(learner.field, modality, origins, directions, samples,
+                     BranchView(0.0)).weights
     middle = (torch.cumsum(weights, dim=1) < 0.5).sum(dim=1, keepdim=True)
     middle = middle.clamp(max=weights.shape[1] - 1)
     distances = samples.distance_m.gather(1, middle)

@@ -26,7 +26,8 @@ from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.field.contraction import Space, space_around_cameras
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import Coarseness, Corrections, Given
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import (
+    CameraOptimizer, FixedCameras, HashLevelSchedule)
 from thermal_nerf_loc.mapping.camera_poses.pose_initialization import adjust, place_thermal
 from thermal_nerf_loc.mapping.map.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
@@ -36,9 +37,9 @@ from thermal_nerf_loc.mapping.training.distributed import joined, Processes
 from thermal_nerf_loc.mapping.training.objective import Objective
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
-from thermal_nerf_loc.mapping.training.scene_bounds import fitted
-from thermal_nerf_loc.mapping.training.strategies import (adam, inherit, Learner, learners_for,
-                                                          phases_for, set_rate)
+from thermal_nerf_loc.mapping.training.scene_bounds import fit_bounds
+from thermal_nerf_loc.mapping.training.strategies import (
+    adam, inherit, Learner, learners_for, phases_for, set_rate)
 from thermal_nerf_loc.mapping.training.thermal_shutter import without_repeats, Zero, zero_offset
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
@@ -73,7 +74,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     sources, temperatures = load_sources(scene, config, progress)
     began = time.monotonic()
     with joined(device) as processes:
-        config, space = fitted(config, sources, _positions(scene))
+        config, space = fit_bounds(config, sources, _positions(scene))
         trainer = Trainer(config, sources, scene, processes, space)
         backend = trainer.learners[0].field.encoding.backend
         seconds = _run(trainer, scene, progress, checkpoint, began)
@@ -170,11 +171,12 @@ class Trainer:
                                      channels)
         for learner in self.learners:
             learner.field.to(processes.device)
-        self.corrections = (Corrections(config.refine, scene, tuple(sources), space.scale_m)
+        self.corrections = (CameraOptimizer(config.refine, scene, tuple(sources), space.scale_m)
                             if config.refine.what else None)
-        self._coarseness = Coarseness(config.refine.first_levels, config.refine.fine_at,
+        self._coarseness = HashLevelSchedule(config.refine.first_levels, config.refine.fine_at,
                                       config.refine.coarse_until)
-        self.objective = Objective(config, sources, processes.device, self.corrections or Given())
+        self.objective = Objective(config, sources, processes.device,
+                                   self.corrections or FixedCameras())
         self.optimizer = self._optimizer()
         self.steps, self.share, self.loss = 0, 0.0, float('nan')
         self.prelude = 0.0  # seconds before the first step
