@@ -20,31 +20,50 @@ T = TypeVar('T')
 
 
 def setting(default: Any, help: str, low: float | None = None, high: float | None = None,  # noqa: A002
-            choices: tuple[str, ...] | None = None) -> Any:
-    """Declare a config field with its meaning and its allowed values."""
-    metadata = {'help': help, 'low': low, 'high': high, 'choices': choices}
+            choices: tuple[str, ...] | None = None, formerly: str | tuple[str, ...] = ()) -> Any:
+    """
+    Declare a config field with its meaning and its allowed values.
+
+    `formerly`: names that the field had in earlier versions; files may still use them.
+    """
+    metadata = {'help': help, 'low': low, 'high': high, 'choices': choices,
+                'formerly': (formerly,) if isinstance(formerly, str) else formerly}
     if is_dataclass(default):
         return field(default_factory=lambda: default, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 def from_mapping(cls: type[T], values: Any, where: str = 'configuration') -> T:
-    """Build `cls` from a (nested) mapping; unknown keys and wrong values are named."""
+    """
+    Build `cls` from a (nested) mapping; unknown keys and wrong values are named.
+
+    Former names of fields are accepted (`setting`).
+    """
     if not isinstance(values, dict):
         raise InputError(f'{cls.__name__} must be a mapping', where=where, got=repr(values))
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    known, former = {f.name for f in fields(cls)}, former_names(cls)  # type: ignore[arg-type]
     hints = typing.get_type_hints(cls)
-    arguments = {}
+    arguments: dict[str, Any] = {}
+    given: dict[str, str] = {}  # field: the key that set it
     for key, value in values.items():
-        if key not in known:
+        name = former.get(key, key)
+        if name not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             raise InputError(f'unknown key {key!r}', where=where,
                              expected='one of ' + ', '.join(sorted(known)),
                              hint=f'Did you mean {near[0]!r}?' if near else None)
-        arguments[key] = _coerce(hints[key], value, f'{where}.{key}')
+        if name in arguments:
+            raise InputError('one setting is given under two names', where=where,
+                             expected=f'only {name!r}', got=f'{given[name]!r} and {key!r}')
+        arguments[name], given[name] = _coerce(hints[name], value, f'{where}.{key}'), key
     config = cls(**arguments)
     check(config, where)
     return config
+
+
+def former_names(cls: Any) -> dict[str, str]:
+    """Each former name of a field of `cls` with its present name."""
+    return {old: f.name for f in fields(cls) for old in f.metadata.get('formerly', ())}
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
