@@ -3,7 +3,9 @@
 
 from dataclasses import replace
 
+import gauss_newton_reference
 from hypothesis import given, settings, strategies as st
+import kernels_reference
 from localization_room import (make_poses, PaintedRoom, perturbed, RGB_CAMERA, T_CAM_THERMAL,
                                take_frame, take_image, THERMAL_CAMERA)
 import numpy as np
@@ -12,8 +14,7 @@ import pytest
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
-from thermal_nerf_loc.localization.refinement import (gauss_newton, gauss_newton_reference,
-                                                      kernels, kernels_reference)
+from thermal_nerf_loc.localization.refinement import gauss_newton, kernels
 from thermal_nerf_loc.localization.refinement.aligner import (
     align, align_many, AlignConfig, GainOffset, ModalityView, packed, PosePrior)
 from thermal_nerf_loc.localization.refinement.image_pyramid import make_layer, observe

@@ -3,7 +3,7 @@
 The aligner's descent, compiled whole and free of Python's lock: many may run side by side.
 
 All views lie packed in one set of arrays (`Packed`), so that one compiled loop serves any number
-of them. `kernels_reference.descend` says the same in plain numpy.
+of them. Tests hold it against plain numpy (`gauss_newton_reference`).
 """
 
 import math

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The aligner's inner loops, compiled; `kernels_reference.py` says the same in plain numpy.
+The aligner's inner loops, compiled; tests hold them against plain numpy (`kernels_reference`).
 
 Points live in the reference camera of the pose they were rendered at. `T_sensor_point` brings
 them into the sensor at the pose under test; its last 3x4 rows are passed as `R`, `t`.
@@ -10,9 +10,13 @@ import math
 
 from numba import njit
 import numpy as np
+from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
-from thermal_nerf_loc.localization.refinement.kernels_reference import Array, Array32, Flags
+
+Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
+Flags = NDArray[np.bool_]
 
 _MODELS = {CameraModel.PINHOLE: 0, CameraModel.OPENCV: 1, CameraModel.OPENCV_FISHEYE: 2}
 _MIN_DEPTH_M = 1e-6

@@ -4,13 +4,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import kernels_reference as kernels
+from kernels_reference import Array, Flags
 import numpy as np
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.refinement import kernels_reference as kernels
 from thermal_nerf_loc.localization.refinement.aligner import AlignConfig, ModalityView, PosePrior
 from thermal_nerf_loc.localization.refinement.gauss_newton import MIN_POINTS
-from thermal_nerf_loc.localization.refinement.kernels_reference import Array, Flags
 
 _MAX_DAMPING = 1e4
 
