@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is believed of a pose: a Gaussian on SE(3), over the right tangent (v, w)."""
+"""An uncertain pose: a Gaussian on SE(3), with its covariance over the right tangent (v, w)."""
 
 from dataclasses import dataclass
 
@@ -13,23 +13,23 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoseGaussian:
-    """A Gaussian on SE(3)."""
+    """A Gaussian on SE(3): `T exp(xi)` with xi ~ N(0, P), xi = (v, w) in m and rad."""
 
-    T: Array
-    P: Array
+    T: Array  # (4, 4)
+    P: Array  # (6, 6)
 
     def moved(self, delta: Array, Q: Array) -> 'PoseGaussian':
-        """After the motion `delta` (in the camera), whose uncertainty is `Q`."""
+        """The pose after a motion `delta` (4, 4), in its own frame, of covariance `Q`."""
         A = se3.adjoint(se3.inverse(delta))
         return PoseGaussian(self.T @ delta, A @ self.P @ A.T + Q)
 
     def disagreement(self, other: 'PoseGaussian') -> float:
-        """Squared Mahalanobis distance."""
+        """Squared Mahalanobis distance of two independent estimates (chi-square, 6 degrees)."""
         xi = se3.minus(other.T, self.T)
         return float(xi @ np.linalg.solve(self.P + other.P, xi))
 
     def fused(self, other: 'PoseGaussian') -> 'PoseGaussian':
-        """The product of two beliefs."""
+        """The product of two independent Gaussians (Kalman update)."""
         gain = self.P @ np.linalg.inv(self.P + other.P)
         P = (np.eye(6) - gain) @ self.P
         return PoseGaussian(se3.plus(self.T, gain @ se3.minus(other.T, self.T)), 0.5 * (P + P.T))
