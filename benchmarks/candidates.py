@@ -145,7 +145,7 @@ def reversal(args: argparse.Namespace, renderer: Any, views: Any, frames: Sequen
     rows = []
     for modality in studied:
         seen = [frame.only(*MODALITIES[modality]) for frame in frames]
-        shown = views.only([name for name in views.eyes if name in MODALITIES[modality]])
+        shown = views.only([name for name in views.cameras if name in MODALITIES[modality]])
         for network in args.networks:
             rows.append({'images': modality, 'network': network,
                          **learned(args, network, renderer, shown, seen)})
@@ -160,7 +160,7 @@ def learned(args: argparse.Namespace, network: str, renderer: Any, views: Any,
     import numpy as np
 
     from thermal_nerf_loc.localization.alternatives.pose_regression import train
-    from thermal_nerf_loc.localization.alternatives.rendered_views import seen, thumbnails
+    from thermal_nerf_loc.localization.alternatives.rendered_views import crop, thumbnails
 
     found: dict[str, Any] = {}
     scale_m, truth = renderer.space.scale_m, np.array([frame.T_world_cam for frame in frames])
@@ -170,12 +170,12 @@ def learned(args: argparse.Namespace, network: str, renderer: Any, views: Any,
         found |= {'seconds': regressor.seconds, 'cpu_seconds': time.process_time() - began,
                   'model_mb': 4e-6 * regressor.parameters,
                   split: {'views': len(test),
-                          **accuracy(regressor.predict(seen(test)), test.poses, scale_m)}}
+                          **accuracy(regressor.predict(crop(test)), test.poses, scale_m)}}
         print(f'{network}, {split}: {100 * found[split]["within_share"]:.1f} % of {len(test)} '
               f'after {regressor.seconds:.0f} s', flush=True)
         if split == 'random':
             found['real'] = {'views': len(frames), **accuracy(
-                regressor.predict(thumbnails(frames, views.eyes)), truth, scale_m)}
+                regressor.predict(thumbnails(frames, views.cameras)), truth, scale_m)}
     return found
 
 
@@ -238,12 +238,13 @@ def sources(args: argparse.Namespace, renderer: Any, frames: Sequence[Any], view
         config = settings(args, network)
         regressor = train(views, config)
         source = PoseRegression(renderer, config)
-        source.know(frames[0], eyes, regressor)
+        source.use(frames[0], eyes, regressor)
         made[f'regression, {network}'] = (source, regressor.seconds, 4 * regressor.parameters)
     for method in METHODS:
         config = ParticleConfig(method=method, seed=args.seed)
         if args.quick:
-            config = replace(config, first=100, particles=20, inverted=4, rounds=2)
+            config = replace(config, initial_particles=100, particles=20, inversion_poses=4,
+                             rounds=2)
         made[f'particles, {method}'] = (ParticleSearch(renderer, config), 0.0, 0)
     return made
 
@@ -258,7 +259,7 @@ def judged(renderer: Any, source: Any, frames: Sequence[Any]) -> dict[str, Any]:
     localizer = Localizer(renderer, source=source)
     localizer.localize(frames[0])  # kernels compile before the clock runs
     found = [localizer.localize(frame) for frame in frames]
-    first = [source.candidates(frame, localizer.config.relocalize.candidates)[0].T_world_cam
+    first = [source.candidates(frame, localizer.config.global_search.candidates)[0].T_world_cam
              for frame in frames]
     truth = np.array([frame.T_world_cam for frame in frames])
     errors = pose_errors(np.array([one.T_world_cam for one in found]), truth)

@@ -73,7 +73,7 @@ def test_single_images_are_localized(folder, capsys, images):
 def test_single_images_are_found_without_a_guess(folder, capsys, monkeypatch):
     monkeypatch.setattr(ROOM, 'viewpoints', make_poses(8, seed=5), raising=False)
     monkeypatch.setattr(ROOM, 'places', None, raising=False)
-    (folder / 'c.yaml').write_text('relocalize: {candidates: 6, places: {aligned: 16}}')
+    (folder / 'c.yaml').write_text('global_search: {candidates: 6, panoramas: {hypotheses: 16}}')
     code, figures, said = run(capsys, '--rgb', 'a.png', '--thermal', 't.png', '--camera',
                               'camera.yaml', '--config', 'c.yaml')
     assert code == 0

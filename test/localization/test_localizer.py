@@ -13,7 +13,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig
 from thermal_nerf_loc.localization.refinement.coarse_to_fine import (
-    CoarseToFine, needed_rounds, RefinementConfig)
+    CoarseToFine, RefinementConfig, skip_coarse_rounds)
 from thermal_nerf_loc.localization.refinement.image_pyramid import observe
 from thermal_nerf_loc.localization.refinement.inerf import InerfConfig, refine
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
@@ -93,9 +93,9 @@ def test_tight_guess_needs_fewer_rays():
 
 
 def test_rounds_follow_the_guess():
-    assert needed_rounds((6.0, 3.0, 1.2, 0.5), 20.0) == (6.0, 3.0, 1.2, 0.5)
-    assert needed_rounds((6.0, 3.0, 1.2, 0.5), 3.0) == (3.0, 1.2, 0.5)
-    assert needed_rounds((6.0, 3.0, 1.2, 0.5), 0.1) == (0.5,)
+    assert skip_coarse_rounds((6.0, 3.0, 1.2, 0.5), 20.0) == (6.0, 3.0, 1.2, 0.5)
+    assert skip_coarse_rounds((6.0, 3.0, 1.2, 0.5), 3.0) == (3.0, 1.2, 0.5)
+    assert skip_coarse_rounds((6.0, 3.0, 1.2, 0.5), 0.1) == (0.5,)
 
 
 def test_wide_images_get_further_rounds():
@@ -103,30 +103,31 @@ def test_wide_images_get_further_rounds():
     for width, rounds in ((160, (0.6,)), (320, (0.6, 0.3)), (640, (0.6, 0.3, 0.15))):
         images = {RGB: SimpleNamespace(camera=Camera.from_fov(width, width // 2, 60.0)),
                   THERMAL: SimpleNamespace(camera=Camera.from_fov(80, 60, 60.0))}
-        assert CoarseToFine(ROOM, RefinementConfig(), images, 0).detailed((0.6,)) == rounds
+        refiner = CoarseToFine(ROOM, RefinementConfig(), images, 0)
+        assert refiner.with_finer_rounds((0.6,)) == rounds
 
 
-@pytest.mark.parametrize('case, looks', [('easy', [False]), ('near', [False]),
-                                         ('elsewhere', [False, True])])
-def test_a_second_look_is_taken_where_none_convinces(monkeypatch, case, looks):
-    """Not in passing: not for a pose that was found, nor one that was not searched for."""
-    seen, look = [], CoarseToFine.contenders
+@pytest.mark.parametrize('case, searches', [('easy', [False]), ('near', [False]),
+                                            ('elsewhere', [False, True])])
+def test_the_dense_search_comes_where_no_pose_is_accepted(monkeypatch, case, searches):
+    """Neither for a pose that was accepted, nor for a guess that needs no search."""
+    seen, original = [], CoarseToFine.hypotheses
 
-    def noted(self, *args, closely=False):
-        seen.append(closely)
-        found = look(self, *args, closely=closely)
-        assert all(len(c.rounds) == 1 for c in found)  # 160 px wide: no detail beyond
-        assert len(found) <= (6 if closely else 3)
+    def noted(self, *args, dense=False):
+        seen.append(dense)
+        found = original(self, *args, dense=dense)
+        assert all(len(one.sigmas_px) == 1 for one in found)  # 160 px wide: no detail beyond
+        assert len(found) <= (6 if dense else 3)
         return found
 
-    monkeypatch.setattr(CoarseToFine, 'contenders', noted)
+    monkeypatch.setattr(CoarseToFine, 'hypotheses', noted)
     frame = take_frame(ROOM, POSES[0], seed=0)
     if case == 'elsewhere':
         frame = take_frame(PaintedRoom(seed=5), POSES[0], seed=0)
     sigmas = {'guess_sigma_deg': 0.1, 'guess_sigma_m': 0.001} if case == 'near' else {}
     start = POSES[0] if case == 'near' else perturbed(POSES[0], 10.0, 0.1, seed=0)
     found = Localizer(ROOM, LocalizerConfig(**sigmas)).localize(frame, start)
-    assert seen == looks and (found.verdict == 'ok') == (case != 'elsewhere')
+    assert seen == searches and (found.verdict == 'ok') == (case != 'elsewhere')
 
 
 def altered(frame, name, values):
@@ -193,9 +194,9 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match='none of the frame'):
         Localizer(ThermalOnly()).localize(frame.only(RGB), T)
     with pytest.raises(InputError, match='every round'):
-        Localizer(ROOM, LocalizerConfig(descent=RefinementConfig(sigmas_px=())))
+        Localizer(ROOM, LocalizerConfig(refinement=RefinementConfig(sigmas_px=())))
     with pytest.raises(InputError, match='out of range'):
-        Localizer(ROOM, LocalizerConfig(descent=RefinementConfig(rays=0)))
+        Localizer(ROOM, LocalizerConfig(refinement=RefinementConfig(rays=0)))
 
 
 def test_inerf_descends_to_the_pose():

@@ -35,8 +35,8 @@ from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfi
 from thermal_nerf_loc.simulation.spoil import SpoilConfig, without_poses
 
 SECOND = 1_000_000_000
-CONFIG = LocalizerConfig(relocalize=GlobalSearchConfig(candidates=6, places=RetrievalConfig(
-    aligned=16)))
+CONFIG = LocalizerConfig(global_search=GlobalSearchConfig(
+    candidates=6, panoramas=RetrievalConfig(hypotheses=16)))
 
 
 @pytest.fixture(scope='module')
@@ -77,7 +77,7 @@ def test_frames_are_found_and_believed(room: PaintedRoom, tmp_path: Path, began:
     scene = scene_of(room, tmp_path / 'data', began == 'neighbours')
     assert len(scene.unposed) == 2 and len(scene.frames) == 3
     found = find_unposed(room, scene, localizer=CONFIG)
-    assert [finding.began for finding in found] == [began] * 2
+    assert [finding.start for finding in found] == [began] * 2
     figures = found_summary(found)
     assert figures['accepted'] == 2 and figures['accepted_share'] == 1.0
     assert figures['accepted_truth']['worst_m'] < 0.02
@@ -115,7 +115,7 @@ def test_each_camera_must_agree(room: PaintedRoom, tmp_path: Path) -> None:
 
 def test_two_looks_that_differ_are_none(room: PaintedRoom, monkeypatch: pytest.MonkeyPatch,
                                         ) -> None:
-    """A second look that ends elsewhere, however sure the first was."""
+    """A second localization that ends elsewhere, however sure the first was."""
     T = path(5)[1]
     finder = unposed_images._Finder(room, unposed_images.AcceptanceConfig(), CONFIG)
     frame = take_frame(room, T)

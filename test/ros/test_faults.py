@@ -281,7 +281,7 @@ def test_extrinsics_that_are_missing_come_late(recorded):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_busy_node_ends_within_seconds(recorded, number):
     domain = ros_drive.other_domain()
-    process = ros_drive.start('diagnostics_period_s:=0.2', 'localizer.descent.rays:=20000',
+    process = ros_drive.start('diagnostics_period_s:=0.2', 'localizer.refinement.rays:=20000',
                               domain=domain)
     with ros_drive.ended(process), ros_drive.Drive(recorded, domain=domain) as drive:
         process.output = ros_drive.Output(process)

@@ -11,10 +11,10 @@ Array32 = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
 
-def look_up(points: Array, R_cam_point: Array, t_cam_point: Array, R_sensor_cam: Array,
+def sample_image(points: Array, R_cam_point: Array, t_cam_point: Array, R_sensor_cam: Array,
             t_sensor_cam: Array, camera: Camera, image: Array32,
             ) -> tuple[Array, Array, Array, Flags]:
-    """As `kernels.look_up`, with the camera itself."""
+    """As `kernels.sample_image`, with the camera itself."""
     p_cam = points @ R_cam_point.T + t_cam_point
     uv, J_lens, seen = camera.project_with_jacobian(p_cam @ R_sensor_cam.T + t_sensor_cam)
     samples, inside = bilinear(image, uv)
@@ -28,8 +28,8 @@ def look_up(points: Array, R_cam_point: Array, t_cam_point: Array, R_sensor_cam:
 
 
 def accumulate(values: Array, J: Array, seen: Flags, rendered: Array, weight: Array,
-               variance: Array, nuisance: Array, pull: Array, signal: Array, cutoff: float,
-               ) -> tuple[Array, Array, Array, float, float, float]:
+               variance: Array, nuisance: Array, nuisance_prior: Array, signal: Array,
+               cutoff: float) -> tuple[Array, Array, Array, float, float, float]:
     """As `kernels.accumulate`."""
     r = values - nuisance[:, 0] * rendered - nuisance[:, 1]
     e2 = r**2 / (cutoff**2 * variance)
@@ -38,20 +38,22 @@ def accumulate(values: Array, J: Array, seen: Flags, rendered: Array, weight: Ar
     rows = np.concatenate([J, -rendered[..., None], -np.ones_like(rendered)[..., None]], axis=-1)
     A = np.einsum('kc,kci,kcj->cij', w, rows, rows)
     b = -np.einsum('kc,kci,kc->ci', w, rows, r)
-    off = pull[:, :, 1] - nuisance
-    A[:, (6, 7), (6, 7)] += pull[:, :, 0] + 1e-9
-    b[:, 6:] += pull[:, :, 0] * off
-    back = np.linalg.solve(A[:, 6:, 6:], np.concatenate([b[:, 6:, None], A[:, 6:, :6]], axis=-1))
-    H = np.einsum('c,cij->ij', signal, A[:, :6, :6] - A[:, :6, 6:] @ back[:, :, 1:])
-    g = signal @ (b[:, :6] - (A[:, :6, 6:] @ back[:, :, :1])[..., 0])
-    return (H, g, back, float(signal @ (share * e2 / (1.0 + e2)).sum(axis=0)),
-            float(signal @ (pull[:, :, 0] * off**2).sum(axis=1)), float(share.sum()))
+    off = nuisance_prior[:, :, 1] - nuisance
+    A[:, (6, 7), (6, 7)] += nuisance_prior[:, :, 0] + 1e-9
+    b[:, 6:] += nuisance_prior[:, :, 0] * off
+    nuisance_step = np.linalg.solve(A[:, 6:, 6:],
+                                    np.concatenate([b[:, 6:, None], A[:, 6:, :6]], axis=-1))
+    H = np.einsum('c,cij->ij', signal, A[:, :6, :6] - A[:, :6, 6:] @ nuisance_step[:, :, 1:])
+    g = signal @ (b[:, :6] - (A[:, :6, 6:] @ nuisance_step[:, :, :1])[..., 0])
+    return (H, g, nuisance_step, float(signal @ (share * e2 / (1.0 + e2)).sum(axis=0)),
+            float(signal @ (nuisance_prior[:, :, 0] * off**2).sum(axis=1)), float(share.sum()))
 
 
-def residual_scale(values: Array, steepness: Array, seen: Flags, rendered: Array, weight: Array,
-                   nuisance: Array, floor: Array, edge_px: float) -> tuple[Array, Array]:
+def residual_scale(values: Array, gradient_energy: Array, seen: Flags, rendered: Array,
+                   weight: Array, nuisance: Array, floor: Array, edge_px: float,
+                   ) -> tuple[Array, Array]:
     """As `kernels.residual_scale`; the median is the upper one."""
-    edges = edge_px**2 * steepness
+    edges = edge_px**2 * gradient_energy
     r = values - nuisance[:, 0] * rendered - nuisance[:, 1]
     rest = np.maximum(r**2 - edges, 0.0)[seen & (weight > 0.0)]
     scale = floor.copy()

@@ -122,14 +122,14 @@ def _start(config: NodeConfig, truth: Trajectory | None, init: str) -> tuple[flo
 def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
              reader: BagReader, renderer: Renderer, progress: Progress) -> Drive:
     from thermal_nerf_loc.localization.localizer import Localizer
-    from thermal_nerf_loc.localization.warm_up import picture_of, warm_up_localizer
+    from thermal_nerf_loc.localization.warm_up import render_from_middle, warm_up_localizer
     from thermal_nerf_loc.tracking.background_search import (
         BackgroundSearch, InlineRunner, ThreadRunner)
     from thermal_nerf_loc.tracking.tracker import Tracker
 
     chosen = tuple(m for m in config.chosen_modalities(renderer.modalities) if m in cameras)
     localizer = Localizer(renderer, config.localizer)
-    warm_up_localizer(localizer, picture_of(renderer, chosen))
+    warm_up_localizer(localizer, render_from_middle(renderer, chosen))
     pace = None if request.rate is None else Pace(request.rate)
     runner = InlineRunner() if pace is None else ThreadRunner(
         lambda error: show_note(f'a search failed: {error!r}'))

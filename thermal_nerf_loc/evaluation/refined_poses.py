@@ -26,10 +26,10 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
 from thermal_nerf_loc.localization.confidence.verdict import agreement, sigmas
-from thermal_nerf_loc.localization.refinement.aligner import Aligned, PosePrior
-from thermal_nerf_loc.localization.refinement.coarse_to_fine import (
-    CoarseToFine, Contender, RefinementConfig)
+from thermal_nerf_loc.localization.refinement.aligner import Alignment, PosePrior
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import CoarseToFine, RefinementConfig
 from thermal_nerf_loc.localization.refinement.image_pyramid import observe, ObservedImage
+from thermal_nerf_loc.localization.refinement.pose_hypotheses import PoseHypothesis
 from thermal_nerf_loc.localization.unposed_images import Finding
 from thermal_nerf_loc.sensing.frame import THERMAL
 from thermal_nerf_loc.sensing.rendering import Renderer
@@ -129,15 +129,15 @@ def _aligned(renderer: Renderer, scene: Scene, index: int,
         return frame.T_world_cam
     descent = CoarseToFine(renderer, RefinementConfig(), images, index)
     prior = PosePrior(frame.T_world_cam, _FREE)
-    found = [descent.refine(Contender(frame.T_world_cam, descent.detailed(rounds), prior, 0.0))
-             for rounds in rounds_px]
+    found = [descent.refine(PoseHypothesis(
+        frame.T_world_cam, descent.with_finer_rounds(rounds), prior, 0.0)) for rounds in rounds_px]
     good = [one for one in found if not one.failed]
     if not good:
         return frame.T_world_cam
     return max(good, key=lambda one: _agreement(one, descent, images)).T_world_cam
 
 
-def _agreement(found: Aligned, descent: CoarseToFine,
+def _agreement(found: Alignment, descent: CoarseToFine,
                images: Mapping[str, ObservedImage]) -> float:
     fits, _ = summarize(found, descent.config.align)
     return agreement(dict(zip(images, fits)))[0]
@@ -150,7 +150,7 @@ def facts_of(finding: Finding) -> dict[str, Any]:
     """One frame's figures; errors where the truth is known."""
     found, refusal, truth = finding.localization, finding.refusal, finding.frame.T_world_cam_true
     sigma_m, sigma_deg = sigmas(found.covariance)
-    facts = {'name': finding.frame.name, 'accepted': refusal is None, 'began': finding.began,
+    facts = {'name': finding.frame.name, 'accepted': refusal is None, 'began': finding.start,
              'refused': refusal.kind if refusal else None,
              'reason': refusal.reason if refusal else '', 'verdict': found.verdict,
              'confidence': found.confidence, 'sigma_m': sigma_m, 'sigma_deg': sigma_deg}

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Localize a painted wall, so that every compiled loop of the localizer is made and kept on disk.
+Warm up the localizer before the first real frame: compile its kernels and load them.
 
-`python -m thermal_nerf_loc.localization.warm_up` does so in a process of its own, without torch:
-the first start ever then compiles on two cores.
-
-Compile and load everything before the first real frame comes.
+numba compiles at the first call, for half a minute, and caches the result on disk. The first start
+on a machine therefore compiles in a second process (`python -m
+thermal_nerf_loc.localization.warm_up`, without torch) while this one loads the map
+(`compiled_in_background`). Every start then localizes one rendered image (`warm_up_localizer`).
 """
 
 from collections.abc import Iterator
@@ -28,17 +28,18 @@ from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.rendering import Array32, RayRendering, Renderer
 
 _DISTANCE_M = 2.0
-_TURNED = (0.02, 0.01, -0.02, 0.05, -0.04, 0.03)  # m and rad: far enough for a search
-_PATIENCE_S = 120.0
+_GUESS_ERROR = (0.02, 0.01, -0.02, 0.05, -0.04, 0.03)  # m and rad: enough for a search
+_COMPILING_S = 120.0  # at most
+_SIZE = (96, 72)  # px, of the rendered image
 
 
 class PaintedWall:
-    """A wall before the camera, waves in all its channels."""
+    """A simulated wall in front of the camera, with waves in all its channels."""
 
     modalities = (RGB, THERMAL)
 
     def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
-        """Look; rays that miss see fog."""
+        """See `Renderer`; rays that miss the wall have no opacity."""
         ahead = directions[:, 2] > 0.1
         distance = np.where(ahead, (_DISTANCE_M - origins[:, 2]) / np.where(
             ahead, directions[:, 2], 1.0), 1.0).astype(np.float32)
@@ -49,25 +50,25 @@ class PaintedWall:
                             np.full(len(x), 0.01, np.float32), ahead.astype(np.float32))
 
 
-def rehearse() -> str:
-    """Localize once; the verdict."""
+def compile_kernels() -> str:
+    """Localize in front of the wall, which compiles all kernels; returns the verdict."""
     world, camera, T = PaintedWall(), Camera.from_fov(96, 72, 60.0), np.eye(4)
     rays = camera.rays().astype(np.float32)
     images = {name: SensorImage(camera, world.render_rays(
         name, np.zeros_like(rays), rays).values.reshape(72, 96, -1), 0)
         for name in world.modalities}
-    return Localizer(world).localize(Frame(0, images), se3.plus(T, _TURNED)).verdict
+    return Localizer(world).localize(Frame(0, images), se3.plus(T, _GUESS_ERROR)).verdict
 
 
-def is_due() -> bool:
-    """Whether nothing of the localizer was ever compiled here."""
-    return not any(Path(gauss_newton.descend.stats.cache_path).glob('gauss_newton.descend*.nbi'))
+def kernels_are_compiled() -> bool:
+    """Whether the disk cache holds the localizer's kernels."""
+    return any(Path(gauss_newton.minimize.stats.cache_path).glob('gauss_newton.minimize*.nbi'))
 
 
 @contextmanager
-def beside() -> Iterator[None]:
-    """Where it is due, rehearse in another process while this one does something else."""
-    if not is_due():
+def compiled_in_background() -> Iterator[None]:
+    """Compile the kernels in another process while the body runs, if they are not compiled yet."""
+    if kernels_are_compiled():
         yield
         return
     environment = os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
@@ -75,7 +76,7 @@ def beside() -> Iterator[None]:
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
-        child.wait(_PATIENCE_S)  # what it did not get done is compiled here
+        child.wait(_COMPILING_S)  # what is missing then is compiled in this process
     except subprocess.TimeoutExpired:
         pass
     finally:
@@ -83,15 +84,8 @@ def beside() -> Iterator[None]:
         child.wait()
 
 
-if __name__ == '__main__':
-    rehearse()
-
-
-_SIZE = (96, 72)
-
-
-def picture_of(renderer: Renderer, modalities: tuple[str, ...]) -> Frame:
-    """What the map looks like from its middle."""
+def render_from_middle(renderer: Renderer, modalities: tuple[str, ...]) -> Frame:
+    """A frame rendered from the middle of the map."""
     camera = Camera.from_fov(*_SIZE, 70.0)
     T = _middle_of(renderer)
     images = {}
@@ -104,11 +98,11 @@ def picture_of(renderer: Renderer, modalities: tuple[str, ...]) -> Frame:
     return Frame(0, images, T)
 
 
-def warm_up_localizer(localizer: Localizer, picture: Frame) -> None:
-    """Localize a picture of the map itself; the answer does not matter."""
+def warm_up_localizer(localizer: Localizer, rendered: Frame) -> None:
+    """Localize a rendered frame; the result does not matter."""
     try:
-        localizer.localize(picture, picture.T_world_cam)
-    except UserError as error:  # nothing to see from there: the kernels are loaded now
+        localizer.localize(rendered, rendered.T_world_cam)
+    except UserError as error:  # the map shows nothing from there; the kernels are loaded anyway
         logging.getLogger(__name__).info('warm-up: %s', error)
 
 
@@ -116,3 +110,7 @@ def _middle_of(renderer: Renderer) -> NDArray[np.float64]:
     T = np.eye(4)
     T[:3, 3] = np.mean(getattr(renderer, 'bounds', np.zeros((2, 3))), axis=0)
     return T
+
+
+if __name__ == '__main__':
+    compile_kernels()

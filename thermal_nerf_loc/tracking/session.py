@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.atomic_files import check_writable
-from thermal_nerf_loc.localization import warm_up
 from thermal_nerf_loc.localization.localizer import Localizer
-from thermal_nerf_loc.localization.warm_up import picture_of, warm_up_localizer
+from thermal_nerf_loc.localization.warm_up import (
+    compiled_in_background, render_from_middle, warm_up_localizer)
 from thermal_nerf_loc.ros.tf_buffer import make_buffer
 from thermal_nerf_loc.sensing.rendering import Array32, RayRendering, Renderer
 from thermal_nerf_loc.tracking.background_search import BackgroundSearch, ThreadRunner
@@ -79,11 +79,11 @@ def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
         raise InputError('no map given', where='parameter map', expected='a map file',
                          hint='Make one: thermal-nerf-loc train DATA --map FILE')
     path = Path(config.map)
-    with warm_up.beside():
+    with compiled_in_background():
         renderer = SharedMap(load_map(path))
         modalities = config.chosen_modalities(renderer.modalities)
-        picture = picture_of(renderer, modalities)
-    warm_up_localizer(Localizer(renderer, config.localizer), picture)
+        rendered = render_from_middle(renderer, modalities)
+    warm_up_localizer(Localizer(renderer, config.localizer), rendered)
     return LoadedMap(renderer, path.name, str(getattr(renderer, 'scene_name', path.name)),
                      modalities)
 

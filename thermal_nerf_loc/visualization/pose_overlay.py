@@ -37,7 +37,7 @@ def draw_overlay(renderer: Renderer, config: LocalizerConfig, frame: Frame,
                         for values in (image.values, rendered))
         blend = np.asarray(cv2.addWeighted(shown, 0.5, drawn, 0.5, 0.0), np.uint8)
         if name in usable:
-            uv = sample_pixels(config.descent.sampler, usable[name], config.descent.rays,
+            uv = sample_pixels(config.refinement.sampler, usable[name], config.refinement.rays,
                                np.random.default_rng(config.seed), balanced=True)
             _mark(shown, uv * _PANEL_PX / image.camera.width)
         _write(shown, f'{name} observed' if name in usable else f'{name}: {ignored[name]}')

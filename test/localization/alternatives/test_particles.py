@@ -14,7 +14,7 @@ from thermal_nerf_loc.localization.alternatives.particles import (
 from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
 
 POSES = make_poses(3, seed=11)
-SMALL = ParticleConfig(first=800, particles=100, inverted=12, rounds=4, rays=30)
+SMALL = ParticleConfig(initial_particles=800, particles=100, inversion_poses=12, rounds=4, rays=30)
 
 
 @pytest.fixture(scope='module')

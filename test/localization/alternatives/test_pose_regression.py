@@ -15,7 +15,7 @@ from thermal_nerf_loc.localization.alternatives import pose_regression
 from thermal_nerf_loc.localization.alternatives.pose_regression import (
     PoseRegression, RegressionConfig)
 from thermal_nerf_loc.localization.alternatives.rendered_views import (
-    draw_poses, normalised, render_views, seen, thumbnail_cameras, thumbnails, ViewsConfig)
+    crop, draw_poses, normalised, render_views, thumbnail_cameras, thumbnails, ViewsConfig)
 from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
 from thermal_nerf_loc.sensing.frame import THERMAL
 
@@ -45,7 +45,7 @@ def test_a_network_learns_where_views_were_taken(views, network):
     """Position and rotation, on views set aside; a constant answer is the measure."""
     torch.set_num_threads(1)
     train = pose_regression.train(views, replace(CONFIG, network=network))
-    errors = pose_errors(train.predict(seen(views)), views.poses)
+    errors = pose_errors(train.predict(crop(views)), views.poses)
     constant = np.linalg.norm(views.poses[:, :3, 3] - views.poses[:, :3, 3].mean(axis=0), axis=1)
     assert np.median(errors.metres) < 0.6 * np.median(constant)
     assert np.median(errors.degrees) < 25.0
@@ -56,10 +56,10 @@ def test_a_turned_view_is_what_the_turned_camera_sees(room, views):
     """Held against real images from the turned poses; the thermal camera sits beside."""
     few = views.chosen(np.arange(6))
     turns = se3.so3_exp(np.deg2rad(6.0) * np.random.default_rng(1).uniform(-1.0, 1.0, (6, 3)))
-    found = seen(few, torch.arange(6), turns)[THERMAL]
+    found = crop(few, torch.arange(6), turns)[THERMAL]
     frames = [take_frame(room, se3.from_parts(T[:3, :3] @ R, T[:3, 3]), noise=0.0,
                          modalities=(THERMAL,)) for T, R in zip(few.poses, turns)]
-    truth, still = thumbnails(frames, few.eyes)[THERMAL], seen(few)[THERMAL]
+    truth, still = thumbnails(frames, few.cameras)[THERMAL], crop(few)[THERMAL]
     assert found.shape == truth.shape
 
     def off(a, b):

@@ -9,7 +9,7 @@ import pytest
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.global_search.candidates import best_apart, Candidate
+from thermal_nerf_loc.localization.global_search.candidates import Candidate
 from thermal_nerf_loc.localization.global_search.panorama_retrieval import (
     orientations, RetrievalConfig)
 from thermal_nerf_loc.localization.global_search.verification import GlobalSearchConfig
@@ -19,8 +19,8 @@ from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 
 PATH = make_poses(12, seed=5)
 POSES = make_poses(2, seed=11)  # of the frames: none of the path
-CONFIG = LocalizerConfig(relocalize=GlobalSearchConfig(candidates=6, places=RetrievalConfig(
-    aligned=16)))
+CONFIG = LocalizerConfig(global_search=GlobalSearchConfig(
+    candidates=6, panoramas=RetrievalConfig(hypotheses=16)))
 
 
 class TwinRoom(PaintedRoom):
@@ -88,7 +88,7 @@ def test_twins_are_told():
 def test_twins_that_were_not_looked_at_are_told_as_well():
     """Of two places that look alike to begin with, time allows to refine one."""
     twins = surveyed(TwinRoom())
-    one = replace(CONFIG, relocalize=replace(CONFIG.relocalize, refined=1))
+    one = replace(CONFIG, global_search=replace(CONFIG.global_search, refined=1))
     found = Localizer(twins, one).localize(take_frame(twins, POSES[0]))
     assert found.verdict == 'ambiguous'
     assert 'not refined' in found.reason
@@ -157,12 +157,3 @@ def test_orientations_cover_how_cameras_were_held(room):
         traces = np.einsum('nij,ij->n', turns, T[:3, :3])
         nearest = np.rad2deg(np.arccos(np.clip(0.5 * (traces.max() - 1.0), -1.0, 1.0)))
         assert nearest < 11.0
-
-
-def test_close_poses_count_once():
-    T = np.repeat(np.eye(4)[None], 4, axis=0)
-    T[1, 0, 3], T[2, 0, 3] = 0.1, 1.0
-    T[3] = se3.exp([0.1, 0.0, 0.0, 0.0, 0.0, 0.5])
-    kept = best_apart(T, np.array([1.0, 2.0, 0.5, 0.1]), 10, 0.3, 0.2)
-    assert kept == [1, 2, 3]
-    assert best_apart(T, np.array([1.0, 2.0, 0.5, 0.1]), 2, 0.3, 0.2) == [1, 2]

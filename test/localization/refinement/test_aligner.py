@@ -16,8 +16,8 @@ from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
 from thermal_nerf_loc.localization.refinement import gauss_newton, kernels
 from thermal_nerf_loc.localization.refinement.aligner import (
-    align, align_many, AlignConfig, GainOffset, ModalityView, packed, PosePrior)
-from thermal_nerf_loc.localization.refinement.image_pyramid import make_layer, observe
+    align, align_many, AlignConfig, GainOffset, ModalityView, pack_views, PosePrior)
+from thermal_nerf_loc.localization.refinement.image_pyramid import make_level, observe
 from thermal_nerf_loc.localization.refinement.pixel_sampling import sample_pixels
 from thermal_nerf_loc.localization.refinement.rendered_points import render_grid, render_points
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
@@ -42,19 +42,20 @@ def make_case(camera, seed=0):
     return points, image, se3.exp(0.1 * rng.normal(size=6)), se3.exp(0.1 * rng.normal(size=6))
 
 
-def look_up(camera, points, image, T_cam_point, T_sensor_cam):
-    return kernels.look_up(points, T_cam_point[:3, :3], T_cam_point[:3, 3], T_sensor_cam[:3, :3],
-                           T_sensor_cam[:3, 3], kernels.lens(camera), image)
+def sample_image(camera, points, image, T_cam_point, T_sensor_cam):
+    return kernels.sample_image(
+        points, T_cam_point[:3, :3], T_cam_point[:3, 3], T_sensor_cam[:3, :3],
+        T_sensor_cam[:3, 3], kernels.lens(camera), image)
 
 
 @pytest.mark.parametrize('name', CAMERAS)
-def test_compiled_look_up_equals_numpy(name):
+def test_compiled_sampling_equals_numpy(name):
     camera = CAMERAS[name]
     points, image, T, S = make_case(camera)
     image[10, 12] = np.nan  # a masked pixel
-    expected = kernels_reference.look_up(points, T[:3, :3], T[:3, 3], S[:3, :3], S[:3, 3], camera,
-                                         image)
-    got = look_up(camera, points, image, T, S)
+    expected = kernels_reference.sample_image(points, T[:3, :3], T[:3, 3], S[:3, :3], S[:3, 3],
+                                              camera, image)
+    got = sample_image(camera, points, image, T, S)
     assert 20 < expected[3].sum() < 400
     assert (got[3] == expected[3]).all()
     for mine, theirs in zip(got[:3], expected[:3]):
@@ -88,13 +89,13 @@ def test_compiled_residual_scale_equals_numpy():
 def test_jacobian_is_the_derivative_over_the_right_tangent(name):
     camera = CAMERAS[name]
     points, image, T, S = make_case(camera)  # linear images: gradients are exact
-    _, J, _, seen = look_up(camera, points, image, T, S)
+    _, J, _, seen = sample_image(camera, points, image, T, S)
     step = 1e-6
     for axis in range(6):
         xi = np.zeros(6)
         xi[axis] = step
-        up, _, _, seen_up = look_up(camera, points, image, se3.exp(-xi) @ T, S)
-        down, _, _, seen_down = look_up(camera, points, image, se3.exp(xi) @ T, S)
+        up, _, _, seen_up = sample_image(camera, points, image, se3.exp(-xi) @ T, S)
+        down, _, _, seen_down = sample_image(camera, points, image, se3.exp(xi) @ T, S)
         both = seen & seen_up & seen_down
         assert both.sum() > 20
         np.testing.assert_allclose(((up - down) / (2 * step))[both], J[both, :, axis],
@@ -118,7 +119,7 @@ def test_correlations_are_numpys():
 def make_views(world, frame, T_render, sigma_px=0.8, count=600, prior=FREE):
     images, _ = observe(frame, (RGB, THERMAL))
     rng = np.random.default_rng(0)
-    return [ModalityView(make_layer(image, sigma_px),
+    return [ModalityView(make_level(image, sigma_px),
                  render_points(world, name, T_render, image.T_cam_sensor, image.camera,
                                sample_pixels('random', image, count, rng, balanced=True)),
                  image.T_cam_sensor, prior, 0.01 if name == RGB else 0.05)
@@ -147,12 +148,12 @@ def test_compiled_descent_equals_numpy(prior, trusted):
         prior = PosePrior(perturbed(T, 1.0, 0.02, seed=7), np.diag([400.0] * 3 + [900.0] * 3))
     config = AlignConfig(iterations=8)
     found = align(views, start, start, config, prior)
-    T_expected, taken, nuisances = gauss_newton_reference.descend(
-        views, start, start, config, packed(views, config, prior)[1].px_per_unit, prior)
+    T_expected, taken, nuisances = gauss_newton_reference.minimize(
+        views, start, start, config, pack_views(views, config, prior)[1].px_per_unit, prior)
     assert found.iterations == taken > 2
     np.testing.assert_allclose(found.T_world_cam, T_expected, atol=1e-7)
-    for sight, expected in zip(found.sights, nuisances, strict=True):
-        np.testing.assert_allclose(sight.nuisance, expected, rtol=1e-6, atol=1e-7)
+    for view, expected in zip(found.views, nuisances, strict=True):
+        np.testing.assert_allclose(view.nuisance, expected, rtol=1e-6, atol=1e-7)
     many = align_many(views, start, np.stack([start, T]), config, prior)
     np.testing.assert_allclose(many[0], found.T_world_cam, atol=1e-12)
 
@@ -186,7 +187,7 @@ def test_gain_and_offset_do_not_move_the_pose():
     start = perturbed(T, 1.0, 0.02, seed=6)
     plain, other = (align(make_views(world, f, start), start, start, AlignConfig())
                     for f in (frame, changed))
-    (rgb_gain, _), (thermal_gain, thermal_offset) = (s.nuisance.mean(axis=0) for s in other.sights)
+    (rgb_gain, _), (thermal_gain, thermal_offset) = (s.nuisance.mean(axis=0) for s in other.views)
     metres, degrees = se3.distance(plain.T_world_cam, other.T_world_cam)
     assert metres < 0.002
     assert degrees < 0.05
@@ -202,9 +203,9 @@ def test_trusted_offset_is_not_estimated():
     drifted = replace(frame, images={THERMAL: replace(image, values=image.values + 2.0)})
     trusting = make_views(world, drifted, T, prior=GainOffset(1.0, 1e-4, 0.0, 1e-3))
     found = align(trusting, T, T, AlignConfig(iterations=0))
-    assert abs(found.sights[0].nuisance[0, 1]) < 0.01
+    assert abs(found.views[0].nuisance[0, 1]) < 0.01
     free = align(make_views(world, drifted, T), T, T, AlignConfig(iterations=0))
-    assert free.sights[0].nuisance[0, 1] == pytest.approx(2.0, abs=1.0)
+    assert free.views[0].nuisance[0, 1] == pytest.approx(2.0, abs=1.0)
 
 
 def information_of(world, frame, T, name):
@@ -281,10 +282,10 @@ def test_grid_points_match_the_blurred_image():
     world, T = PaintedRoom(), make_poses(1)[0]
     frame = take_frame(world, T, noise=0.0, modalities=(RGB,))
     image = observe(frame, (RGB,))[0][RGB]
-    views = [ModalityView(make_layer(image, 6.0),
+    views = [ModalityView(make_level(image, 6.0),
                   render_grid(world, RGB, T, np.eye(4), image.camera, 1200).blurred(sigma),
                   np.eye(4), GainOffset(1.0, 1e-4, 0.0, 1e-4), 1e-4) for sigma in (6.0, 0.1)]
-    blurred, sharp = (align([view], T, T, AlignConfig(iterations=0, edge_px=0.0)).sights[0]
+    blurred, sharp = (align([view], T, T, AlignConfig(iterations=0, edge_px=0.0)).views[0]
                       for view in views)
     assert (blurred.scale < 0.5 * sharp.scale).all()
 

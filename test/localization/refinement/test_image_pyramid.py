@@ -7,7 +7,7 @@ import pytest
 
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.refinement.image_pyramid import (
-    make_layer, observe, shrunk_gradients)
+    make_level, observe, shrunk_gradients)
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 
 NOISE = 0.02
@@ -67,9 +67,9 @@ def test_large_images_are_halved_first(size, expected):
 def test_a_layer_is_the_same_whether_halved_before_or_after():
     large, _ = seen(640, 480)
     small, _ = seen(638, 480)  # too narrow to be halved: its layer is
-    early, late = make_layer(large, 1.6), make_layer(small, 3.2)
+    early, late = make_level(large, 1.6), make_level(small, 3.2)
     assert early.samples.shape[:2] == (240, 320) and late.samples.shape[:2] == (240, 319)
-    steep = [np.abs(layer.samples[20:-20, 20:-20, 1, 1:]).mean() for layer in (early, late)]
+    steep = [np.abs(level.samples[20:-20, 20:-20, 1, 1:]).mean() for level in (early, late)]
     assert steep[0] == pytest.approx(steep[1], rel=0.05)
     np.testing.assert_allclose(early.gradient_noise, late.gradient_noise, rtol=0.3)
 

@@ -9,7 +9,7 @@ import pytest
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.refinement.image_pyramid import (
-    make_layer, noise_sigma, observe, ObservedImage, without_stripes)
+    make_level, noise_sigma, observe, ObservedImage, without_stripes)
 from thermal_nerf_loc.localization.refinement.pixel_sampling import (
     preferred_pixels, sample_pixels, SAMPLERS)
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
@@ -115,9 +115,9 @@ def test_noise_is_measured_beneath_structure():
 @pytest.mark.parametrize('sigma_px', [0.5, 1.5, 4.0])
 def test_layer_holds_the_gradient_of_a_plane(sigma_px):
     u, v = np.meshgrid(np.arange(80) + 0.5, np.arange(60) + 0.5)
-    layer = make_layer(make_image((0.3 * u - 0.2 * v)[..., None]), sigma_px)
-    scale = 80 / layer.camera.width
-    inner = layer.samples[6:-6, 6:-6, 0]
+    level = make_level(make_image((0.3 * u - 0.2 * v)[..., None]), sigma_px)
+    scale = 80 / level.camera.width
+    inner = level.samples[6:-6, 6:-6, 0]
     np.testing.assert_allclose(inner[..., 1], 0.3 * scale, rtol=1e-3)
     np.testing.assert_allclose(inner[..., 2], -0.2 * scale, rtol=1e-3)
     assert scale >= (2 if sigma_px > 2 else 1)
@@ -125,8 +125,8 @@ def test_layer_holds_the_gradient_of_a_plane(sigma_px):
 
 def test_layer_of_noise_carries_nothing_but_structure_does():
     noise = 0.05 * np.random.default_rng(1).normal(size=(60, 80, 1))
-    assert make_layer(make_image(noise), 1.0).signal[0] < 0.35
-    assert make_layer(make_image(square(0.05)), 1.0).signal[0] > 0.8
+    assert make_level(make_image(noise), 1.0).signal[0] < 0.35
+    assert make_level(make_image(square(0.05)), 1.0).signal[0] > 0.8
 
 
 def test_noisy_thermal_keeps_its_layer_finite_around_a_mask():
@@ -134,7 +134,7 @@ def test_noisy_thermal_keeps_its_layer_finite_around_a_mask():
     image = observe(frame, (THERMAL,))[0][THERMAL]
     valid = np.ones(image.values.shape[:2], dtype=bool)
     valid[10:20, 10:20] = False
-    layer = make_layer(ObservedImage(image.camera, image.values, valid, np.eye(4), image.noise,
+    level = make_level(ObservedImage(image.camera, image.values, valid, np.eye(4), image.noise,
                                    True), 0.5)
-    assert np.isnan(layer.samples[10:20, 10:20]).all()
-    assert np.isfinite(layer.samples[30:, 30:]).all()
+    assert np.isnan(level.samples[10:20, 10:20]).all()
+    assert np.isfinite(level.samples[30:, 30:]).all()

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Regressing poses from thumbnails: networks trained on views that the map renders.
+Regress poses from thumbnails by networks that are trained on views rendered from the map.
 
-The reversal of a radiance field: it turns poses into images, so that a network can be taught to
-turn images into poses. Targets are the position, scaled to unit variance in each axis, and the
-first two columns of the rotation (6D: continuous, unlike angles and quaternions). Every view is
-turned anew whenever it is looked at, so that a network never sees the same image twice: without,
-it knows its training views by heart. A regressor is rough: its answers are only candidates.
+Targets are the position, scaled to unit variance in each axis, and the first two columns of the
+rotation (6D: continuous, unlike angles and quaternions; Zhou et al., 2019). Every view is rotated
+at random each time it is used, against overfitting. A regressor is rough: its predictions are
+only candidates.
 """
 
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.alternatives.rendered_views import (
-    render_views, seen, thumbnail_cameras, ThumbnailCamera, thumbnails, Views, ViewsConfig)
+    crop, render_views, thumbnail_cameras, ThumbnailCamera, thumbnails, Views, ViewsConfig)
 from thermal_nerf_loc.localization.global_search.candidates import Candidate
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.rendering import Renderer
@@ -34,11 +33,11 @@ Array = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
 _Cameras = tuple[tuple[Any, ...], ...]
 _NETWORKS = ('pca_mlp', 'mlp', 'cnn')
-_ROTATION_WEIGHT = 1.0  # of unit columns beside positions of unit variance
+_ROTATION_WEIGHT = 1.0  # of unit columns against positions of unit variance
 _NOISE = 0.05  # on inputs of unit variance
-_DECAY = 1e-3
-_MOST_TURNED = 1.5  # sigmas about each axis: no further than the views were rendered
-_LOOKED_AT = 4000  # views that principal components are taken from
+_WEIGHT_DECAY = 1e-3
+_MAX_TURN = 1.5  # sigmas about each axis: as far as the wide views reach
+_SCALED_VIEWS = 4000  # that scale and principal components are taken from
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +51,30 @@ class RegressionConfig:
     steps: int = setting(8000, 'of training', 1, 10_000_000)
     batch: int = setting(128, 'views of a step', 8, 100_000)
     rate: float = setting(2e-3, 'initial step of Adam', 1e-6, 1.0)
-    turn_deg: float = setting(6.0, 'sigma about each axis by which views are turned', 0.0, 90.0)
-    aside_share: float = setting(0.05, 'of the views, to tell how exact it is', 0.01, 0.5)
+    turn_deg: float = setting(6.0, 'sigma of the random rotation of views, about each axis',
+                              0.0, 90.0)
+    validation_share: float = setting(0.05, 'of the views, to measure the errors', 0.01, 0.5,
+                                      formerly='aside_share')
     seed: int = setting(0, 'of views, weights and order', 0)
-    views: ViewsConfig = setting(ViewsConfig(), 'what is rendered to learn from')
+    views: ViewsConfig = setting(ViewsConfig(), 'views rendered for the training')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scaling:
-    """What images are divided by, and where positions lie."""
+    """Scaling of the images and of the positions to unit variance."""
 
     images: Mapping[str, float]  # standard deviation of each modality's thumbnails
     center_m: Array
     spread_m: Array
 
     def targets(self, poses: Array, turns: Array) -> Tensor:
-        """Nine numbers a pose (n, 9), after its turn."""
+        """Nine numbers for each pose (n, 9), after its random rotation."""
         found = np.concatenate([(poses[:, :3, 3] - self.center_m) / self.spread_m,
                                 columns(poses[:, :3, :3] @ turns)], axis=1)
         return torch.from_numpy(found).float()
 
     def positions(self, found: Array) -> Array:
-        """The first three of these numbers as metres (n, 3)."""
+        """The first three of these numbers in metres (n, 3)."""
         return found * self.spread_m + self.center_m
 
 
@@ -83,12 +84,12 @@ class Regressor:
 
     network: nn.Module
     scaling: Scaling
-    residual: Array  # (6,) standard deviations (m, rad) on views set aside
+    residual: Array  # (6,) standard deviations (m, rad) on validation views
     seconds: float
 
     @property
     def parameters(self) -> int:
-        """Numbers that the model consists of."""
+        """How many numbers the network consists of."""
         return sum(part.numel() for part in self.network.state_dict().values())
 
     def predict(self, images: Mapping[str, Tensor]) -> Array:
@@ -99,20 +100,20 @@ class Regressor:
 
 
 class PoseRegression:
-    """A `CandidateSource`: trained for a frame's cameras when it first sees such a frame."""
+    """A `CandidateSource`: trained for a frame's cameras when such a frame first comes."""
 
     def __init__(self, renderer: Renderer, config: RegressionConfig | None = None,
                  progress: Progress | None = None) -> None:
-        """Nothing is trained yet."""
+        """Keep map and settings; training comes with the first frame."""
         self.renderer = renderer
         self.config = RegressionConfig() if config is None else config
         self._progress = progress
         self._trained: dict[_Cameras, tuple[dict[str, ThumbnailCamera], Regressor]] = {}
 
     def candidates(self, frame: Frame, count: int) -> list[Candidate]:
-        """The prediction, and poses as far from it as predictions are from the truth."""
-        eyes, regressor = self.regressor_for(frame)
-        found = regressor.predict(thumbnails([frame], eyes))[0]
+        """The prediction, and poses drawn around it from the distribution of its errors."""
+        cameras, regressor = self.regressor_for(frame)
+        found = regressor.predict(thumbnails([frame], cameras))[0]
         off = np.random.default_rng(self.config.seed).normal(size=(max(count - 1, 0), 6))
         near = se3.plus(found, off * regressor.residual)
         order = -0.5 * (off**2).sum(axis=1)
@@ -120,23 +121,23 @@ class PoseRegression:
                                           for k in np.argsort(-order)]
 
     def regressor_for(self, frame: Frame) -> tuple[dict[str, ThumbnailCamera], Regressor]:
-        """What was trained for these cameras; trained now, where nothing was."""
+        """The regressor of these cameras; it is trained now if there is none."""
         key = _cameras(frame)
         if key not in self._trained:
             if self._progress is None:
                 _LOG.warning('training a pose regressor on views of the map: takes some minutes')
             modalities = tuple(name for name in self.renderer.modalities if name in frame.images)
-            eyes = thumbnail_cameras(frame, modalities, self.config.views.width_px)
+            cameras = thumbnail_cameras(frame, modalities, self.config.views.width_px)
             progress = self._progress or silent
-            views = render_views(self.renderer, eyes, self.config.views, self.config.seed,
+            views = render_views(self.renderer, cameras, self.config.views, self.config.seed,
                                  progress)
-            self._trained[key] = eyes, train(views, self.config, progress)
+            self._trained[key] = cameras, train(views, self.config, progress)
         return self._trained[key]
 
-    def know(self, frame: Frame, eyes: Mapping[str, ThumbnailCamera],
-             regressor: Regressor) -> None:
-        """Bring along what was trained for the cameras of a frame."""
-        self._trained[_cameras(frame)] = dict(eyes), regressor
+    def use(self, frame: Frame, cameras: Mapping[str, ThumbnailCamera],
+            regressor: Regressor) -> None:
+        """Use a regressor that was trained before for the cameras of a frame."""
+        self._trained[_cameras(frame)] = dict(cameras), regressor
 
 
 def _cameras(frame: Frame) -> _Cameras:
@@ -145,39 +146,39 @@ def _cameras(frame: Frame) -> _Cameras:
 
 
 def train(views: Views, config: RegressionConfig, progress: Progress = silent) -> Regressor:
-    """Fit a network to views turned this way and that; those set aside tell how exact it is."""
-    began = time.monotonic()
+    """Train a network on randomly rotated views; measure its errors on the validation views."""
+    started = time.monotonic()
     torch.manual_seed(config.seed)
     order = np.random.default_rng(config.seed).permutation(len(views))
-    held = max(round(config.aside_share * len(views)), 1)
-    aside, learned = views.chosen(order[:held]), views.chosen(order[held:])
-    plain = seen(learned, torch.arange(min(len(learned), _LOOKED_AT)))
+    count = max(round(config.validation_share * len(views)), 1)
+    validation, training = views.chosen(order[:count]), views.chosen(order[count:])
+    plain = crop(training, torch.arange(min(len(training), _SCALED_VIEWS)))
     scale = {name: max(float(images.std()), 1e-6) for name, images in plain.items()}
     positions = views.poses[:, :3, 3]
     center, spread = positions.mean(axis=0), np.maximum(positions.std(axis=0), 1e-3)
     network, scaling = make_network(config, packed(plain, scale)), Scaling(scale, center, spread)
-    _fit(network, learned, scaling, config, progress, began)
-    made = Regressor(network, scaling, np.zeros(6), time.monotonic() - began)
-    errors = se3.minus(aside.poses, made.predict(seen(aside)))
-    made.residual[:] = 1.48 * np.median(np.abs(errors), axis=0)
-    return made
+    _fit(network, training, scaling, config, progress, started)
+    regressor = Regressor(network, scaling, np.zeros(6), time.monotonic() - started)
+    errors = se3.minus(validation.poses, regressor.predict(crop(validation)))
+    regressor.residual[:] = 1.48 * np.median(np.abs(errors), axis=0)
+    return regressor
 
 
 def _fit(network: nn.Module, views: Views, scaling: Scaling, config: RegressionConfig,
-         progress: Progress, began: float) -> None:
-    """Adam, its rate a cosine of steps or time."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=_DECAY)
+         progress: Progress, started: float) -> None:
+    """AdamW; its rate falls as a cosine of the steps or the time, whichever is further."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=_WEIGHT_DECAY)
     rng = np.random.default_rng(config.seed)
     network.train()
     for step in range(config.steps):
-        done = max(step / config.steps, (time.monotonic() - began) / config.max_seconds)
+        done = max(step / config.steps, (time.monotonic() - started) / config.max_seconds)
         if done >= 1.0:
             break
         for group in optimizer.param_groups:
             group['lr'] = config.rate * 0.5 * (1.0 + np.cos(np.pi * done))
         rows = rng.integers(0, len(views), config.batch)
         turns = drawn_turns(rng, config)
-        inputs = packed(seen(views, torch.from_numpy(rows), turns), scaling.images)
+        inputs = packed(crop(views, torch.from_numpy(rows), turns), scaling.images)
         loss = _loss(network(inputs + _NOISE * torch.randn_like(inputs)),
                      scaling.targets(views.poses[rows], turns))
         optimizer.zero_grad()
@@ -189,19 +190,19 @@ def _fit(network: nn.Module, views: Views, scaling: Scaling, config: RegressionC
 
 
 def drawn_turns(rng: np.random.Generator, config: RegressionConfig) -> Array:
-    """Rotations (batch, 3, 3) within what was rendered beyond each view."""
-    angles = np.clip(rng.normal(size=(config.batch, 3)), -_MOST_TURNED, _MOST_TURNED)
+    """Random rotations (batch, 3, 3), no larger than the margin of the wide views."""
+    angles = np.clip(rng.normal(size=(config.batch, 3)), -_MAX_TURN, _MAX_TURN)
     return np.asarray(se3.so3_exp(np.deg2rad(config.turn_deg) * angles))
 
 
 def _loss(found: Tensor, wanted: Tensor) -> Tensor:
-    """Robust: a view of a bare wall must not rule."""
+    """Smooth L1: views of bare walls, which tell no pose, must not dominate."""
     error = nn.functional.smooth_l1_loss(found, wanted, reduction='none', beta=0.1)
     return error[:, :3].mean() + _ROTATION_WEIGHT * error[:, 3:].mean()
 
 
 def make_network(config: RegressionConfig, inputs: Tensor) -> nn.Module:
-    """An untrained network; PCA looks at the inputs (n, channels, height, width)."""
+    """An untrained network; PCA is computed from the inputs (n, channels, height, width)."""
     channels, height, width = inputs.shape[1:]
     pixels, hidden = channels * height * width, config.width
     if config.network == 'cnn':
@@ -251,7 +252,7 @@ def columns(R: Array) -> Array:
 
 
 def rotations(six: Array) -> Array:
-    """Nearest thing to 6D that is a rotation, by Gram and Schmidt: (n, 3, 3)."""
+    """Rotations (n, 3, 3) of 6D vectors, by Gram-Schmidt orthogonalization."""
     x = six[:, :3] / np.maximum(np.linalg.norm(six[:, :3], axis=1, keepdims=True), 1e-9)
     y = six[:, 3:] - (six[:, 3:] * x).sum(axis=1, keepdims=True) * x
     y /= np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-9)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Views that a map shows from poses where nobody ever took an image: what regressors learn from.
+Small views rendered from new poses in a map, for the training of pose regressors.
 
-Some lie around the training cameras' own poses. The others lie around the map's places, all over
-free space: headings are arbitrary there, tilts as in training. Views of which the map is unsure,
-or that begin right before a surface, stay out.
+Some poses lie around those of the training cameras. The others lie around the map's panoramas, all
+over free space, with any heading and tilted as in training. Views of which the map is unsure, or
+that are too close to a surface, are left out.
 
-Each is rendered wider than the camera sees. What the camera would see after a small turn, about
-any axis, is then a mere look-up (`seen`): one rendering gives as many views as one likes, and a
-network that learns from them cannot take a turn for a shift.
+Each view is rendered wider than the camera sees, so that `crop` can take what the camera would see
+after a small rotation about any axis: one rendering gives many views, and a network learns to tell
+rotations from translations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,15 +28,15 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.map.panoramas import Panoramas, places_of
 from thermal_nerf_loc.sensing.frame import Frame, RGB
-from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.sensing.rendering import Renderer, sureness
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
-_AT_ONCE = 64  # views
+_BATCH = 64  # views rendered at once
 _TILT_SIGMA_RAD = np.deg2rad(4.0)
 _BLUR_PX = 0.8  # of a thumbnail: rays are points, pixels are means
-_JUMP_M, _JUMP_RAD = 1.0, np.deg2rad(45.0)
+_JUMP_M, _JUMP_RAD = 1.0, np.deg2rad(45.0)  # between neighbours: the path is interrupted
 _NEAR_RAYS = 4  # of a panorama around a direction
 _MARGIN_RAD = np.deg2rad(10.0)  # rendered beyond what the camera sees, on all sides
 _WIDEST_RAD = np.deg2rad(75.0)  # half of what is rendered, at most
@@ -48,12 +48,12 @@ class ViewsConfig:
 
     count: int = setting(6000, 'views', 50, 1_000_000)
     width_px: int = setting(24, 'of a view', 8, 320)
-    path_share: float = setting(0.5, 'of the views: around training cameras', 0.0, 1.0)
+    path_share: float = setting(0.5, 'share of the views around training cameras', 0.0, 1.0)
     path_m: float = setting(0.1, 'sigma of these, in each axis', 0.0, 10.0)
     path_deg: float = setting(6.0, 'sigma of these, about each axis', 0.0, 180.0)
-    reach_m: float = setting(0.3, 'of a view from the nearest place, at most', 0.0, 10.0)
-    clearance_m: float = setting(0.15, 'of a view from any surface', 0.0, 10.0)
-    max_uncertainty: float = setting(10.0, 'of the surfaces that a view sees, in the mean: '
+    reach_m: float = setting(0.3, 'of a view from its panorama, at most', 0.0, 10.0)
+    clearance_m: float = setting(0.15, 'of a view from any surface, at least', 0.0, 10.0)
+    max_uncertainty: float = setting(10.0, 'mean uncertainty of the surfaces in a view: '
                                      'base-10 logarithm of sigma; 10: any', -10.0, 10.0)
     min_sure: float = setting(0.35, 'mean weight of a view: below, the map shows artefacts',
                               0.0, 1.0)
@@ -68,7 +68,7 @@ class ThumbnailCamera:
 
     @property
     def wide(self) -> Camera:
-        """What is rendered: a pinhole camera of the same sharpness that sees more."""
+        """The camera that is rendered: a pinhole of the same focal length with a wider view."""
         rays, f = self.camera.rays(), self.camera.fx
         ahead = rays[rays[:, 2] > 0.1]
         most = np.abs(ahead[:, :2] / ahead[:, 2:]).max(axis=0)
@@ -79,11 +79,11 @@ class ThumbnailCamera:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Views:
-    """Poses (n, 4, 4), and what wide eyes see (n, channels, height, width) by modality."""
+    """Poses (n, 4, 4), and wide images (n, channels, height, width) by modality."""
 
     poses: Array
     images: Mapping[str, Tensor]
-    eyes: Mapping[str, ThumbnailCamera]
+    cameras: Mapping[str, ThumbnailCamera]
 
     def __len__(self) -> int:
         """How many there are."""
@@ -93,27 +93,28 @@ class Views:
         """Some of them, by mask or index."""
         which = torch.from_numpy(np.arange(len(self))[rows])
         return Views(self.poses[rows], {name: part[which] for name, part in self.images.items()},
-                     self.eyes)
+                     self.cameras)
 
     def only(self, modalities: Sequence[str]) -> 'Views':
         """Some of the images."""
         return Views(self.poses, {name: self.images[name] for name in modalities},
-                     {name: self.eyes[name] for name in modalities})
+                     {name: self.cameras[name] for name in modalities})
 
 
 def thumbnail_cameras(frame: Frame, modalities: tuple[str, ...], width_px: int,
                       ) -> dict[str, ThumbnailCamera]:
-    """The cameras of a frame, made small."""
+    """The cameras of a frame, reduced to a width of `width_px`."""
     return {name: ThumbnailCamera(frame.images[name].camera.resized(width_px, max(round(
         width_px * frame.images[name].camera.height / frame.images[name].camera.width), 8)),
         frame.images[name].T_cam_sensor) for name in modalities if name in frame.images}
 
 
-def thumbnails(frames: Sequence[Frame], eyes: Mapping[str, ThumbnailCamera]) -> dict[str, Tensor]:
-    """Images (n, channels, height, width) at the size of `eyes`, normalised as in `seen`."""
+def thumbnails(frames: Sequence[Frame], cameras: Mapping[str, ThumbnailCamera],
+               ) -> dict[str, Tensor]:
+    """Images (n, channels, height, width) at the cameras' size, normalised as in `crop`."""
     return {name: normalised(torch.from_numpy(blurred(np.stack(
-        [_shrunk(frame.images[name].values, eye.camera) for frame in frames]))), name)
-        for name, eye in eyes.items()}
+        [_shrunk(frame.images[name].values, small.camera) for frame in frames]))), name)
+        for name, small in cameras.items()}
 
 
 def _shrunk(values: Array32, camera: Camera) -> Array32:
@@ -130,30 +131,30 @@ def blurred(images: Array32) -> Array32:
 
 
 def normalised(images: Tensor, modality: str) -> Tensor:
-    """Without the image's own mean (thermal cameras drift); colours without gain."""
+    """Subtract the image's own mean (thermal cameras drift); divide colours by their contrast."""
     level = images - images.mean(dim=(1, 2, 3), keepdim=True)
     return (level / (level.std(dim=(1, 2, 3), keepdim=True) + 0.05) if modality == RGB else level)
 
 
-def seen(views: Views, rows: Tensor | None = None, turns: Array | None = None,
+def crop(views: Views, rows: Tensor | None = None, turns: Array | None = None,
          ) -> dict[str, Tensor]:
     """
     What the cameras see (n, channels, height, width), each view turned by its rotation (n, 3, 3).
 
-    Other cameras of the rig turn about their own centres, though they sit some centimetres beside
-    the reference camera's: they would move by millimetres.
+    Every camera of the rig turns about its own centre; that they stand some centimetres apart is
+    neglected (they would move by millimetres).
     """
     rows = torch.arange(len(views)) if rows is None else rows
     found = {}
-    for name, eye in views.eyes.items():
-        S = eye.T_cam_sensor[:3, :3]
+    for name, small in views.cameras.items():
+        S = small.T_cam_sensor[:3, :3]
         R = S[None].transpose(0, 2, 1) @ (np.eye(3)[None] if turns is None else turns) @ S
         turned = torch.from_numpy(R).float()
-        along = torch.from_numpy(eye.camera.rays()).float() @ turned.transpose(1, 2)
-        camera = eye.wide
+        along = torch.from_numpy(small.camera.rays()).float() @ turned.transpose(1, 2)
+        camera = small.wide
         half = along.new_tensor((0.5 * camera.width / camera.fx, 0.5 * camera.height / camera.fy))
         where = (along[..., :2] / along[..., 2:].clamp(min=0.1) / half).reshape(
-            -1, eye.camera.height, eye.camera.width, 2).expand(len(rows), -1, -1, -1)
+            -1, small.camera.height, small.camera.width, 2).expand(len(rows), -1, -1, -1)
         found[name] = normalised(nn.functional.grid_sample(
             views.images[name][rows], where, padding_mode='border', align_corners=False), name)
     return found
@@ -161,7 +162,7 @@ def seen(views: Views, rows: Tensor | None = None, turns: Array | None = None,
 
 def draw_poses(renderer: Renderer, count: int, config: ViewsConfig, rng: np.random.Generator,
                ) -> Array:
-    """Poses around training cameras, and all over free space, tilted as in training."""
+    """Draw poses around training cameras, and all over free space, tilted as in training."""
     held = np.asarray(getattr(renderer, 'viewpoints', ()))
     if not len(held):
         raise InputError('map does not say how its cameras were held',
@@ -190,60 +191,59 @@ def _between(path: Array, count: int, rng: np.random.Generator) -> Array:
     return np.asarray(se3.plus(path[k], np.where(jumps, 0.0, rng.random(count))[:, None] * way))
 
 
-def render_views(renderer: Renderer, eyes: Mapping[str, ThumbnailCamera], config: ViewsConfig,
-                 seed: int,
-                 progress: Progress = silent) -> Views:
-    """Views of which the map is sure."""
+def render_views(renderer: Renderer, cameras: Mapping[str, ThumbnailCamera], config: ViewsConfig,
+                 seed: int, progress: Progress = silent) -> Views:
+    """Render views, wide, and keep those of which the map is sure."""
     rng = np.random.default_rng(seed)
     poses: list[Array] = []
-    images: dict[str, list[Array32]] = {name: [] for name in eyes}
-    wide = {name: ThumbnailCamera(eye.wide, eye.T_cam_sensor) for name, eye in eyes.items()}
+    images: dict[str, list[Array32]] = {name: [] for name in cameras}
+    wide = {name: ThumbnailCamera(small.wide, small.T_cam_sensor)
+            for name, small in cameras.items()}
     done = tried = 0
     while done < config.count:
         if tried > 20 * config.count:
             raise InputError('map shows hardly anything that it is sure of',
                              where='regression', expected=f'{config.count} views',
                              got=f'{done} of {tried}', hint='Train the map longer.')
-        batch = draw_poses(renderer, _AT_ONCE, config, rng)
+        batch = draw_poses(renderer, _BATCH, config, rng)
         shown, sure = _render(renderer, wide, batch, config)
         poses.append(batch[sure])
         for name, part in shown.items() if sure.any() else ():
             images[name].append(blurred(part[sure]))
-        done, tried = done + int(sure.sum()), tried + _AT_ONCE
+        done, tried = done + int(sure.sum()), tried + _BATCH
         progress(min(done, config.count), config.count, f'{config.count} views rendered')
     return Views(np.concatenate(poses)[:config.count],
                  {name: torch.from_numpy(np.concatenate(part)[:config.count])
-                  for name, part in images.items()}, eyes)
+                  for name, part in images.items()}, cameras)
 
 
-def _render(renderer: Renderer, eyes: Mapping[str, ThumbnailCamera], poses: Array,
-            config: ViewsConfig,
-            ) -> tuple[dict[str, Array32], NDArray[np.bool_]]:
-    """Images (n, h, w, c) by modality, and which poses are to be believed."""
+def _render(renderer: Renderer, cameras: Mapping[str, ThumbnailCamera], poses: Array,
+            config: ViewsConfig) -> tuple[dict[str, Array32], NDArray[np.bool_]]:
+    """Images (n, h, w, c) by modality, and the poses (n,) where the map is sure."""
     shown, sure = {}, np.ones(len(poses), np.bool_)
-    for name, eye in eyes.items():
-        camera, n = eye.camera, len(poses)
-        T = poses @ eye.T_cam_sensor
+    for name, thumbnail in cameras.items():
+        camera, n = thumbnail.camera, len(poses)
+        T = poses @ thumbnail.T_cam_sensor
         along = np.einsum('nij,mj->nmi', T[:, :3, :3], camera.rays())
         origins = np.repeat(T[:, :3, 3], along.shape[1], axis=0).astype(np.float32)
-        seen = renderer.render_rays(name, origins, along.reshape(-1, 3).astype(np.float32))
-        far = np.maximum(seen.distance_m.reshape(n, -1), 1e-6)
-        doubt = seen.spread_m.reshape(n, -1) / (0.05 * far)
-        weight = seen.opacity.reshape(n, -1)**2 / (1.0 + doubt**2)
+        rendering = renderer.render_rays(name, origins, along.reshape(-1, 3).astype(np.float32))
+        far = np.maximum(rendering.distance_m.reshape(n, -1), 1e-6)
+        weight = sureness(far, rendering.spread_m.reshape(n, -1),
+                          rendering.opacity.reshape(n, -1), np.ones(far.shape, np.bool_))
         sure &= (weight.mean(axis=1) >= config.min_sure) & (
             np.quantile(far, 0.02, axis=1) >= config.clearance_m)
         uncertainty = getattr(renderer, 'uncertainty', None)
         if uncertainty is not None:
             surface = origins + along.reshape(-1, 3) * far.reshape(-1, 1)
             sure &= uncertainty.at(surface).reshape(n, -1).mean(axis=1) <= config.max_uncertainty
-        values = np.nan_to_num(seen.values).reshape(n, camera.height, camera.width, -1)
+        values = np.nan_to_num(rendering.values).reshape(n, camera.height, camera.width, -1)
         shown[name] = values.astype(np.float32)
     return shown, sure
 
 
 def _positions(places: Panoramas, count: int, config: ViewsConfig, rng: np.random.Generator,
                ) -> Array:
-    """Beside places, no further than is seen to be free from there."""
+    """Positions (n, 3) around those of panoramas, as far as these see free space."""
     k = rng.integers(0, len(places), count)
     way = rng.normal(size=(count, 3))
     way /= np.linalg.norm(way, axis=1, keepdims=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.refinement.aligner import (
-    AlignConfig, Aligned, normal_equations, Sight)
+    AlignConfig, Alignment, LinearizedView, normal_equations)
 from thermal_nerf_loc.localization.refinement.image_pyramid import noise_in_gradients
 
 Array = NDArray[np.float64]
@@ -35,9 +35,9 @@ class FitStatistics:
     noise_information: Array  # (6, 6) the part of it that noise alone would make
 
 
-def summarize(aligned: Aligned, config: AlignConfig) -> tuple[tuple[FitStatistics, ...], Array]:
+def summarize(aligned: Alignment, config: AlignConfig) -> tuple[tuple[FitStatistics, ...], Array]:
     """Each view's fit, and what all of them together say about the pose (6, 6)."""
-    fits = tuple(_fit(sight, config) for sight in aligned.sights)
+    fits = tuple(_fit(sight, config) for sight in aligned.views)
     return fits, information_of(fits)
 
 
@@ -63,8 +63,8 @@ def information_without_noise(H: Array, H_noise: Array) -> Array:
     return np.asarray((basis * np.maximum(shares - _NOISE_RATIO, 0.0)) @ basis.T)
 
 
-def _fit(sight: Sight, config: AlignConfig) -> FitStatistics:
-    points, layer = sight.view.points, sight.view.layer
+def _fit(sight: LinearizedView, config: AlignConfig) -> FitStatistics:
+    points, layer = sight.view.points, sight.view.level
     chosen = sight.seen & (points.weight > 0.0)
     p_cam = se3.transform(sight.T_cam_point, points.points_cam)
     T_sensor_cam = se3.inverse(sight.view.T_cam_sensor)
@@ -88,7 +88,7 @@ def _fit(sight: Sight, config: AlignConfig) -> FitStatistics:
                _covariances(observed, rendered, cell), inliers.mean(axis=0), in_view, H, H_noise)
 
 
-def _noise_information(sight: Sight, config: AlignConfig, r2: Array, p_cam: Array,
+def _noise_information(sight: LinearizedView, config: AlignConfig, r2: Array, p_cam: Array,
                        slope: Array) -> Array:
     """
     The part of a normal matrix that noise alone would make.
@@ -98,7 +98,8 @@ def _noise_information(sight: Sight, config: AlignConfig, r2: Array, p_cam: Arra
     """
     w = ((sight.view.points.weight * sight.seen)[:, None]
          / ((1.0 + r2 / (config.cutoff**2 * sight.variance))**2 * sight.variance))
-    share = (w * noise_in_gradients(sight.steepness, sight.view.layer.gradient_noise)).sum(axis=-1)
+    share = (w * noise_in_gradients(sight.gradient_energy,
+                                    sight.view.level.gradient_noise)).sum(axis=-1)
     J = np.concatenate([-slope, -np.cross(p_cam[:, None], slope)], axis=-1)
     rows = np.where(sight.seen[:, None, None], J, 0.0) * np.sqrt(share)[:, None, None]
     rows = rows.reshape(-1, 6)

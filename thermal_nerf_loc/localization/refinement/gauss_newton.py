@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The aligner's descent, compiled whole and free of Python's lock: many may run side by side.
+The aligner's damped Gauss-Newton, compiled as one function without Python's global lock.
 
-All views lie packed in one set of arrays (`Packed`), so that one compiled loop serves any number
-of them. Tests hold it against plain numpy (`gauss_newton_reference`).
+So several alignments can run in parallel threads. The views are packed into one set of arrays
+(`PackedViews`), which holds any number of them. Tests compare it with plain numpy
+(`gauss_newton_reference`).
 """
 
 import math
@@ -14,24 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.localization.refinement.kernels import (
-    accumulate, look_up, residual_scale, smallest)
+    accumulate, residual_scale, sample_image, smallest)
 
 Array = NDArray[np.float64]
 
 MAX_CHANNELS = 3
-MIN_POINTS = 8  # fewer say nothing about gain and offset
+MIN_POINTS = 8  # fewer do not determine gain and offset
 _MAX_DAMPING = 1e4
 _SMALL_ANGLE_RAD = 1e-4
 
 
-class Packed(NamedTuple):
-    """Views (v), their points (n) and layers, one after the other; at most three channels each."""
+class PackedViews(NamedTuple):
+    """Views (v), their points (n) and images concatenated; at most three channels each."""
 
     points_cam: Array  # (n, 3) in the camera of the pose they were rendered at
     values: Array  # (n, 3) rendered
     weight: Array  # (n,)
     first: NDArray[np.int64]  # (v + 1,) first point of each view
-    samples: NDArray[np.float32]  # all layers' samples, flat
+    samples: NDArray[np.float32]  # of all images, flat
     first_sample: NDArray[np.int64]  # (v + 1,)
     shapes: NDArray[np.int64]  # (v, 3) height, width, channels
     lenses: Array  # (v, 14) see `kernels.lens`
@@ -42,7 +43,7 @@ class Packed(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """When a descent ends, and what counts as an outlier; see `AlignConfig`."""
+    """When the iteration ends, and what counts as an outlier; see `AlignConfig`."""
 
     iterations: int
     damping: float
@@ -53,46 +54,50 @@ class Limits(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def descend(T_render, T_start, packed, limits, T_prior, information):  # type: ignore[no-untyped-def]
+def minimize(T_render, T_start, packed, limits, T_prior, information):  # type: ignore[no-untyped-def]
     """
-    Pose (4, 4) and steps taken.
+    Minimize the robust cost over the pose, from `T_start`: the pose (4, 4) and the steps taken.
 
-    Also gains and offsets (v, 3, 2), their pulls (v, 3, 2, 2) and residual scales (v, 3) there.
+    Also gains and offsets (v, 3, 2), their priors (v, 3, 2, 2) and residual scales (v, 3) there.
     """
     views = len(packed.shapes)
-    T, damping, taken = T_start.copy(), limits.damping, 0
-    sights = [_look(packed, v, T, T_render) for v in range(views)]
+    T, damping, steps = T_start.copy(), limits.damping, 0
+    sampled = [_sample_view(packed, v, T, T_render) for v in range(views)]
     nuisance, scale = np.zeros((views, 3, 2)), np.ones((views, 3))
-    pulls = np.zeros((views, 3, 2, 2))
-    variances = [np.ones_like(sight[0]) for sight in sights]
+    nuisance_priors = np.zeros((views, 3, 2, 2))
+    variances = [np.ones_like(one[0]) for one in sampled]
     for v in range(views):
-        _guess_nuisance(packed, v, sights[v], nuisance, pulls)
-        variances[v] = _rescale(packed, v, sights[v], nuisance, scale, limits.edge_px)
-    H, g, backs, cost = _normal(packed, sights, variances, nuisance, pulls, limits.cutoff)
-    prior_g, prior_cost = _prior_pull(T_prior, information, T)
+        _initial_nuisance(packed, v, sampled[v], nuisance, nuisance_priors)
+        variances[v] = _update_scale(packed, v, sampled[v], nuisance, scale, limits.edge_px)
+    H, g, nuisance_steps, cost = _normal_equations(packed, sampled, variances, nuisance,
+                                                   nuisance_priors, limits.cutoff)
+    prior_g, prior_cost = _pose_prior_terms(T_prior, information, T)
     for iteration in range(limits.iterations):
-        taken = iteration + 1
+        steps = iteration + 1
         A = H + information
         for i in range(6):
             A[i, i] += damping * A[i, i] + 1e-12
         step = solve(A, g + prior_g)
         T_next = T @ exp(step)
-        trial = [_look(packed, v, T_next, T_render) for v in range(views)]
-        moved, expected = _carried(packed, sights, trial, variances, nuisance, scale, backs, step,
-                                   limits.edge_px)
-        trial_cost = _normal(packed, trial, expected, moved, pulls, limits.cutoff)[3]
-        g_next, prior_cost_next = _prior_pull(T_prior, information, T_next)
+        trial = [_sample_view(packed, v, T_next, T_render) for v in range(views)]
+        moved, expected = _nuisance_after_step(packed, sampled, trial, variances, nuisance, scale,
+                                               nuisance_steps, step, limits.edge_px)
+        trial_cost = _normal_equations(packed, trial, expected, moved, nuisance_priors,
+                                       limits.cutoff)[3]
+        g_next, prior_cost_next = _pose_prior_terms(T_prior, information, T_next)
         if trial_cost + prior_cost_next <= cost + prior_cost:
             T, damping = T_next, max(damping / 4.0, 1e-6)
-            sights, nuisance, prior_g, prior_cost = trial, moved, g_next, prior_cost_next
+            sampled, nuisance, prior_g, prior_cost = trial, moved, g_next, prior_cost_next
             for v in range(views):
-                variances[v] = _rescale(packed, v, sights[v], nuisance, scale, limits.edge_px)
-            H, g, backs, cost = _normal(packed, sights, variances, nuisance, pulls, limits.cutoff)
+                variances[v] = _update_scale(packed, v, sampled[v], nuisance, scale,
+                                             limits.edge_px)
+            H, g, nuisance_steps, cost = _normal_equations(packed, sampled, variances, nuisance,
+                                                           nuisance_priors, limits.cutoff)
         else:
             damping *= 10.0
         if (limits.px_per_unit @ np.abs(step)) < limits.step_px or damping > _MAX_DAMPING:
             break
-    return T, taken, nuisance, pulls, scale
+    return T, steps, nuisance, nuisance_priors, scale
 
 
 @njit(cache=True)
@@ -142,9 +147,9 @@ def exp(xi):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _look(packed, v, T, T_render):  # type: ignore[no-untyped-def]
-    """What `look_up` finds for one view from the pose T."""
-    T_cam_point = np.eye(4)  # sliced below: one layout of arrays, one compilation of `look_up`
+def _sample_view(packed, v, T, T_render):  # type: ignore[no-untyped-def]
+    """Sample one view's image at its points, seen from the pose T; see `sample_image`."""
+    T_cam_point = np.eye(4)  # sliced below, so that `sample_image` compiles for one layout only
     for i in range(3):
         for j in range(4):
             T_cam_point[i, j] = 0.0
@@ -155,8 +160,9 @@ def _look(packed, v, T, T_render):  # type: ignore[no-untyped-def]
     samples = packed.samples[packed.first_sample[v]:packed.first_sample[v + 1]].reshape(
         (height, width, channels, 3))
     S = packed.T_sensor_cam[v]
-    return look_up(packed.points_cam[packed.first[v]:packed.first[v + 1]], T_cam_point[:3, :3],
-                   T_cam_point[:3, 3], S[:3, :3], S[:3, 3], packed.lenses[v], samples)
+    return sample_image(packed.points_cam[packed.first[v]:packed.first[v + 1]],
+                        T_cam_point[:3, :3], T_cam_point[:3, 3], S[:3, :3], S[:3, 3],
+                        packed.lenses[v], samples)
 
 
 @njit(cache=True)
@@ -168,13 +174,14 @@ def _rendered(packed, v):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _guess_nuisance(packed, v, sight, nuisance, pulls):  # type: ignore[no-untyped-def]
+def _initial_nuisance(packed, v, sampled, nuisance, nuisance_priors):  # type: ignore[no-untyped-def]
     """
-    Set first gains and offsets, and how firmly they are held (`pull` of `accumulate`).
+    Set the first gains and offsets, and their priors (`nuisance_prior` of `accumulate`).
 
-    A gain that makes the two contrasts equal is, unlike a regression, not biased by misalignment.
+    Where no prior gives the gain, it makes the two contrasts equal: unlike a regression, that is
+    not biased by misalignment.
     """
-    observed, seen = sight[0], sight[3]
+    observed, seen = sampled[0], sampled[3]
     rendered, weight = _rendered(packed, v)
     chosen = seen & (weight > 0.0)
     gain_prior, gain_sigma, offset_prior, offset_sigma = packed.priors[v]
@@ -185,28 +192,28 @@ def _guess_nuisance(packed, v, sight, nuisance, pulls):  # type: ignore[no-untyp
             a, b = observed[chosen, m], rendered[chosen, m]
             gain, offset = gain_prior, offset_prior
             if math.isnan(gain):
-                gain = max(_ranked(a, 0.9) - _ranked(a, 0.1), 1e-6) / max(
-                    _ranked(b, 0.9) - _ranked(b, 0.1), 1e-6)
+                gain = max(_quantile(a, 0.9) - _quantile(a, 0.1), 1e-6) / max(
+                    _quantile(b, 0.9) - _quantile(b, 0.1), 1e-6)
             if math.isnan(offset):
-                offset = _ranked(a - gain * b, 0.5)
+                offset = _quantile(a - gain * b, 0.5)
         nuisance[v, m, 0], nuisance[v, m, 1] = gain, offset
-        pulls[v, m, :, 1] = nuisance[v, m]
-        pulls[v, m, 0, 0] = max(gain_sigma * abs(gain), 1e-6)**-2.0
-        pulls[v, m, 1, 0] = offset_sigma**-2.0
+        nuisance_priors[v, m, :, 1] = nuisance[v, m]
+        nuisance_priors[v, m, 0, 0] = max(gain_sigma * abs(gain), 1e-6)**-2.0
+        nuisance_priors[v, m, 1, 0] = offset_sigma**-2.0
 
 
 @njit(cache=True)
-def _ranked(values, share):  # type: ignore[no-untyped-def]
-    """The value that so large a share lies below."""
+def _quantile(values, share):  # type: ignore[no-untyped-def]
+    """Quantile, not interpolated."""
     return smallest(values.copy(), int(share * len(values)))
 
 
 @njit(cache=True)
-def _rescale(packed, v, sight, nuisance, scale, edge_px):  # type: ignore[no-untyped-def]
-    """Measure the residual scales of one view anew; its points' variances (n, channels)."""
+def _update_scale(packed, v, sampled, nuisance, scale, edge_px):  # type: ignore[no-untyped-def]
+    """Update the residual scales of one view; return its points' variances (n, channels)."""
     rendered, weight = _rendered(packed, v)
     channels = packed.shapes[v, 2]
-    measured, variance = residual_scale(sight[0], sight[2], sight[3], rendered, weight,
+    measured, variance = residual_scale(sampled[0], sampled[2], sampled[3], rendered, weight,
                                         nuisance[v, :channels], packed.floors[v, :channels],
                                         edge_px)
     scale[v, :channels] = measured
@@ -214,47 +221,49 @@ def _rescale(packed, v, sight, nuisance, scale, edge_px):  # type: ignore[no-unt
 
 
 @njit(cache=True)
-def _normal(packed, sights, variances, nuisance, pulls, cutoff):  # type: ignore[no-untyped-def]
-    """Normal equations, what solves the nuisances again, and the cost of all views."""
+def _normal_equations(packed, sampled, variances, nuisance, nuisance_priors, cutoff):  # type: ignore[no-untyped-def]
+    """Normal equations, steps of gains and offsets (`accumulate`), and cost, over all views."""
     H, g, cost = np.zeros((6, 6)), np.zeros(6), 0.0
-    backs = []
-    for v in range(len(sights)):
+    nuisance_steps = []
+    for v in range(len(sampled)):
         rendered, weight = _rendered(packed, v)
         channels = packed.shapes[v, 2]
-        own_H, own_g, back, robust, priors, in_view = accumulate(
-            sights[v][0], sights[v][1], sights[v][3], rendered, weight, variances[v],
-            nuisance[v, :channels], pulls[v, :channels], packed.signals[v, :channels], cutoff)
-        H += own_H
-        g += own_g
-        backs.append(back)
+        view_H, view_g, nuisance_step, robust, priors, in_view = accumulate(
+            sampled[v][0], sampled[v][1], sampled[v][3], rendered, weight, variances[v],
+            nuisance[v, :channels], nuisance_priors[v, :channels],
+            packed.signals[v, :channels], cutoff)
+        H += view_H
+        g += view_g
+        nuisance_steps.append(nuisance_step)
         everything = weight.sum()
         if in_view > 1e-3 * everything:  # points out of view count as fitting like those in view
             cost += robust * cutoff**2 * everything / in_view + priors
         elif everything > 0.0:
             cost = np.inf
-    return H, g, backs, cost
+    return H, g, nuisance_steps, cost
 
 
 @njit(cache=True)
-def _carried(packed, sights, trial, variances, nuisance, scale, backs, step, edge_px):  # type: ignore[no-untyped-def]
-    """Gains and offsets solved along with a step, scales kept; variances of all points."""
+def _nuisance_after_step(packed, sampled, trial, variances, nuisance, scale, nuisance_steps,  # type: ignore[no-untyped-def]
+                         step, edge_px):
+    """Gains and offsets that go with a step of the pose, and the points' variances there."""
     moved, expected = nuisance.copy(), []
-    for v in range(len(sights)):
-        seen_before, steepness = sights[v][3], trial[v][2]
+    for v in range(len(sampled)):
+        seen_before, gradient_energy = sampled[v][3], trial[v][2]
         variance = variances[v].copy()
         for m in range(packed.shapes[v, 2]):
             for i in range(2):
-                moved[v, m, i] += backs[v][m, i, 0] - backs[v][m, i, 1:] @ step
+                moved[v, m, i] += nuisance_steps[v][m, i, 0] - nuisance_steps[v][m, i, 1:] @ step
             for k in range(len(seen_before)):
                 if not seen_before[k]:
-                    variance[k, m] = scale[v, m]**2 + edge_px**2 * steepness[k, m]
+                    variance[k, m] = scale[v, m]**2 + edge_px**2 * gradient_energy[k, m]
         expected.append(variance)
     return moved, expected
 
 
 @njit(cache=True)
-def _prior_pull(T_prior, information, T):  # type: ignore[no-untyped-def]
-    """Right side and cost of a Gaussian around a pose, to first order: it is weak."""
+def _pose_prior_terms(T_prior, information, T):  # type: ignore[no-untyped-def]
+    """Right side and cost of the pose's Gaussian prior, to first order (it is weak)."""
     Rt = np.ascontiguousarray(T_prior[:3, :3].T)
     R = Rt @ np.ascontiguousarray(T[:3, :3])
     xi = np.empty(6)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Observed images made ready for alignment: health, sensor noise, stripes, blurred layers.
+Observed images prepared for alignment, and the levels of their blur pyramid.
 
-An image that carries nothing (black, saturated, flat) is told apart here, with its reason; what
-carries little fades out by itself through `Layer.signal`.
-
-An image's gradients without what noise makes of them, compiled: one pass over the pixels.
+`observe` sorts out images that carry nothing (black, saturated, flat) with the reason, removes a
+thermal sensor's stripes and measures the pixel noise. `make_level` blurs an image to one level and
+takes its gradients; gradients that noise alone could have made are shrunk towards zero, and what
+is left decides how much a channel counts (`PyramidLevel.signal`).
 """
 
 from dataclasses import dataclass, replace
@@ -28,19 +28,20 @@ _BLACK = 0.02  # sRGB: a lit scene has its brightest percent above
 _SATURATED = 0.98  # sRGB: clipped highlights lie above
 _SATURATED_SHARE = 0.7
 _MIN_VALID_SHARE = 0.1
-_WORKING_WIDTH_PX = 320  # larger images are halved first: even the sharpest layer is no larger
-_JUDGED_PX = 60  # across the shorter side, enough to tell whether an image carries anything
+NOMINAL_WIDTH_PX = 160  # settings give blurs for images of this width
+_WORKING_WIDTH_PX = 320  # larger images are halved first: even the sharpest level is no larger
+_JUDGED_PX = 60  # across the shorter side, enough to see whether an image is empty
 _NOISE_PX = 20_000  # a median over more pixels is no better
-_LAYER_SIGMA_PX = 1.0  # a layer is halved while its own blur stays above
-_WANTED_SIGNAL = 0.8
+_LEVEL_SIGMA_PX = 1.0  # a level is halved in size while its own blur stays above
+_WANTED_SIGNAL = 0.8  # share of the gradients' energy; below, the level is blurred more
 _MOST_DENOISING_PX = 3.0
 _SHRINKAGE = 1.5  # gradients with less than this share of noise's energy are taken for noise
-_STRIPE_LIMIT = 2.0  # stripes stronger than this many noise sigmas are scene, not sensor
+_STRIPE_LIMIT = 2.0  # noise sigmas: stronger stripes are scene, not sensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObservedImage:
-    """One image that carries something, at the resolution that is worked with."""
+    """One usable image, at working resolution."""
 
     camera: Camera
     values: Array32  # (height, width, channels), stripes removed, invalid pixels filled
@@ -51,13 +52,13 @@ class ObservedImage:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Layer:
-    """An observed image low-passed, with its gradients, at a matching resolution."""
+class PyramidLevel:
+    """An observed image, blurred, with its gradients, at a matching resolution."""
 
     camera: Camera
     samples: Array32  # (height, width, channels, 3): value, d/du, d/dv; NaN where masked;
     #                   gradients are shrunk towards zero where noise alone could have made them
-    noise: Array  # (channels,) what is left of the pixel noise
+    noise: Array  # (channels,) pixel noise that the blur leaves
     gradient_noise: Array  # (channels,) in each component of the gradient, before shrinking
     signal: Array  # (channels,) in [0, 1]: share of the gradients' energy that is no noise
 
@@ -78,23 +79,23 @@ def observe(frame: Frame, modalities: tuple[str, ...],
     return usable, ignored
 
 
-def make_layer(image: ObservedImage, sigma_px: float) -> Layer:
+def make_level(image: ObservedImage, sigma_px: float) -> PyramidLevel:
     """
-    Blur by at least `sigma_px` (in the image's own pixels), shrinking as far as that allows.
+    Blur by at least `sigma_px` (pixels of the image) and shrink as far as that allows.
 
     Where noise outweighs the gradients, blur more.
     """
-    layer = _layer(image, sigma_px)
+    level = _level(image, sigma_px)
     limit = max(sigma_px, _MOST_DENOISING_PX)
-    while layer.signal.max() < _WANTED_SIGNAL and sigma_px < limit:
+    while level.signal.max() < _WANTED_SIGNAL and sigma_px < limit:
         sigma_px = min(max(1.6 * sigma_px, 0.6), limit)
-        layer = _layer(image, sigma_px)
-    return layer
+        level = _level(image, sigma_px)
+    return level
 
 
-def _layer(image: ObservedImage, sigma_px: float) -> Layer:
+def _level(image: ObservedImage, sigma_px: float) -> PyramidLevel:
     factor = 1
-    while sigma_px / (2 * factor) >= _LAYER_SIGMA_PX:
+    while sigma_px / (2 * factor) >= _LEVEL_SIGMA_PX:
         factor *= 2
     width = max(image.camera.width // factor, 8)
     height = max(image.camera.height // factor, 8)
@@ -107,7 +108,7 @@ def _layer(image: ObservedImage, sigma_px: float) -> Layer:
     signal = np.clip(1.0 - 2.0 * gradient_noise**2 / np.maximum(energy, 1e-30), 0.0, 1.0)
     if image.valid is not None:
         samples[_near_invalid(image.valid, width, height, left)] = np.nan
-    return Layer(camera, samples, noise, gradient_noise, signal)
+    return PyramidLevel(camera, samples, noise, gradient_noise, signal)
 
 
 def noise_sigma(values: Array32, valid: NDArray[np.bool_] | None = None) -> Array:
@@ -128,7 +129,7 @@ def noise_sigma(values: Array32, valid: NDArray[np.bool_] | None = None) -> Arra
 
 def without_stripes(values: Array32) -> Array32:
     """
-    Remove a thermal sensor's pattern of columns and rows: what whole lines differ by.
+    Remove a thermal sensor's pattern of columns and rows: the offsets of whole lines.
 
     No more than `_STRIPE_LIMIT` noise sigmas, so that upright pipes stay.
     """
@@ -143,7 +144,7 @@ def without_stripes(values: Array32) -> Array32:
 
 def _finite(image: SensorImage, name: str) -> NDArray[np.bool_] | None:
     """Mask of the usable pixels; None where all are."""
-    if math.isfinite(float(image.values.sum())):  # quick: one that is not would spoil the sum
+    if math.isfinite(float(image.values.sum())):  # fast: one NaN or inf spoils the sum
         return None if image.valid is None or image.valid.all() else image.valid
     finite = np.isfinite(image.values).all(axis=-1)
     if not finite.any():
@@ -154,7 +155,7 @@ def _finite(image: SensorImage, name: str) -> NDArray[np.bool_] | None:
 
 
 def _working_size(image: SensorImage, valid: NDArray[np.bool_] | None) -> SensorImage:
-    """Halve a large image until no layer could use more; masked pixels count for nothing."""
+    """Halve a large image until no level needs more; masked pixels do not count."""
     factor = 1
     while image.camera.width // (2 * factor) >= _WORKING_WIDTH_PX:
         factor *= 2
@@ -219,17 +220,18 @@ def _noise_left(noise: Array, factor: int, sigma_px: float) -> tuple[Array, Arra
             noise / factor * float(np.sqrt((across @ across) * (along @ along))))
 
 
-def noise_in_gradients(steepness: Array, gradient_noise: Array) -> Array:
+def noise_in_gradients(gradient_energy: Array, gradient_noise: Array) -> Array:
     """
     Variance of the noise in each component of shrunk gradients, (n, channels).
 
-    From their squares (n, channels). Along an edge noise stays as it was; where all was noise,
-    some has passed for a gradient.
+    From the squares (n, channels) of these gradients. Noise along an edge is not shrunk, and some
+    pure noise passes for a gradient.
     """
     noise = np.maximum(gradient_noise**2, 0.5e-12)
-    y = (steepness / (2.0 * noise)).mean(axis=-1) + 2.0 * _SHRINKAGE  # (x - k)^2 / x = y - 2 k
+    y = (gradient_energy / (2.0 * noise)).mean(axis=-1) + 2.0 * _SHRINKAGE
+    # (x - k)^2 / x = y - 2 k
     x = 0.5 * (y + np.sqrt(np.maximum(y**2 - 4.0 * _SHRINKAGE**2, 0.0)))
-    kept = (1.0 - _SHRINKAGE / x)**2 + _noise_passed(steepness.shape[1])
+    kept = (1.0 - _SHRINKAGE / x)**2 + _noise_passed(gradient_energy.shape[1])
     return np.asarray(kept[:, None] * noise)
 
 
@@ -244,7 +246,7 @@ def _noise_passed(channels: int) -> float:
 
 def _near_invalid(valid: NDArray[np.bool_], width: int, height: int, sigma_px: float,
                   ) -> NDArray[np.bool_]:
-    """Pixels of a layer that a masked pixel has leaked into."""
+    """Pixels of a level that the blur mixes with masked ones."""
     bad = cv2.resize((~valid).astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
     reach = 2 * math.ceil(1.5 * sigma_px + 1) + 1
     return np.asarray(cv2.dilate(bad, np.ones((reach, reach), np.uint8)) > 0.0)
@@ -256,8 +258,8 @@ def shrunk_gradients(image: Array32, gradient_noise: Array, shrinkage: float,
     """
     Values with Scharr's derivatives (h, w, c, 3), and each channel's mean gradient energy (c,).
 
-    The derivatives are shrunk as James and Stein do, by 1 - k / x, x their energy over the
-    noise's, averaged over channels; the energies told are those before.
+    The derivatives are shrunk as by James and Stein, by 1 - k / x, with x their energy over the
+    noise's, averaged over channels. The mean energies are those before shrinking.
     """
     height, width, channels = image.shape
     out = np.empty((height, width, channels, 3), dtype=np.float32)

@@ -5,7 +5,7 @@ INeRF as published: invert the map by gradient descent on SE(3).
 Yen-Chen et al., "iNeRF: Inverting Neural Radiance Fields for Pose Estimation", 2021. The pose is
 `exp([S] theta) T_0` in exponential coordinates; each step renders a fresh batch of rays, compares
 them with the image in the mean square and steps theta by Adam (betas 0.9, 0.999), whose rate
-decays as `rate * 0.8^(step / 100)`. Rays come from one of the three samplers of `rays`.
+decays as `rate * 0.8^(step / 100)`. Rays come from the samplers of `pixel_sampling`.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from thermal_nerf_loc.localization.refinement.pixel_sampling import (
 
 Array = NDArray[np.float64]
 
-_DECAY = 0.8
+_DECAY = 0.8  # of the rate, each
 _DECAY_STEPS = 100.0
 
 
@@ -41,7 +41,7 @@ class InerfConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InerfResult:
-    """Where the descent ended."""
+    """The final pose, the loss of each step, and the rays rendered."""
 
     T_world_cam: Array
     losses: tuple[float, ...]
@@ -58,7 +58,7 @@ class DifferentiableRenderer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Target:
-    """One image's rays and what they should see, scaled to unit contrast."""
+    """One image's rays, the values that they should render, and its contrast."""
 
     modality: str
     directions: Any  # (pixels, 3) in the reference camera
@@ -69,7 +69,7 @@ class _Target:
 
 def refine(renderer: object, images: Mapping[str, ObservedImage], T_guess: Array,
            config: InerfConfig, seed: int = 0) -> InerfResult:
-    """Descend from `T_guess`."""
+    """Refine the pose from `T_guess` by `config.steps` steps of Adam."""
     import torch
     if not isinstance(renderer, DifferentiableRenderer):
         raise InputError('this map cannot be differentiated', expected='a radiance map',

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The aligner's inner loops, compiled; tests hold them against plain numpy (`kernels_reference`).
+The aligner's inner loops, compiled; tests compare them with plain numpy (`kernels_reference`).
 
-Points live in the reference camera of the pose they were rendered at. `T_sensor_point` brings
-them into the sensor at the pose under test; its last 3x4 rows are passed as `R`, `t`.
+Points are given in the reference camera at the pose they were rendered at. `T_cam_point` takes
+them to the reference camera at the pose under test, `T_sensor_cam` from there to the sensor.
 """
 
 import math
@@ -77,17 +77,18 @@ def _project(c, x, y, z):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def look_up(points: Array, R_cam_point: Array, t_cam_point: Array, R_sensor_cam: Array,
+def sample_image(points: Array, R_cam_point: Array, t_cam_point: Array, R_sensor_cam: Array,
             t_sensor_cam: Array, camera: Array, image: Array32,
             ) -> tuple[Array, Array, Array, Flags]:
     """
-    Look points up: observed values (n, c), d(value)/d(xi) (n, c, 6), |gradient|^2, in view or not.
+    Sample an image at projected points, bilinearly.
 
+    Returns values (n, c), d(value)/d(xi) (n, c, 6), |gradient|^2 (n, c) and in view or not (n,).
     xi is the right tangent of T_world_cam: p_cam(xi) = exp(-xi) p_cam.
     """
     n, (height, width, channels) = len(points), image.shape[:3]
     values, J = np.zeros((n, channels)), np.zeros((n, channels, 6))
-    steepness = np.zeros((n, channels))
+    gradient_energy = np.zeros((n, channels))
     seen = np.zeros(n, dtype=np.bool_)
     R, t, S, s = R_cam_point, t_cam_point, R_sensor_cam, t_sensor_cam
     for k in range(n):
@@ -120,29 +121,30 @@ def look_up(points: Array, R_cam_point: Array, t_cam_point: Array, R_sensor_cam:
             hx = S[0, 0] * sx + S[1, 0] * sy + S[2, 0] * sz
             hy = S[0, 1] * sx + S[1, 1] * sy + S[2, 1] * sz
             hz = S[0, 2] * sx + S[1, 2] * sy + S[2, 2] * sz
-            values[k, m], steepness[k, m] = value, gu * gu + gv * gv
+            values[k, m], gradient_energy[k, m] = value, gu * gu + gv * gv
             J[k, m, 0], J[k, m, 1], J[k, m, 2] = -hx, -hy, -hz
             J[k, m, 3] = hy * pz - hz * py
             J[k, m, 4] = hz * px - hx * pz
             J[k, m, 5] = hx * py - hy * px
-    return values, J, steepness, seen
+    return values, J, gradient_energy, seen
 
 
 @njit(cache=True)
 def accumulate(values: Array, J: Array, seen: Flags, rendered: Array, weight: Array,
-               variance: Array, nuisance: Array, pull: Array, signal: Array, cutoff: float,
-               ) -> tuple[Array, Array, Array, float, float, float]:
+               variance: Array, nuisance: Array, nuisance_prior: Array, signal: Array,
+               cutoff: float) -> tuple[Array, Array, Array, float, float, float]:
     """
-    Normal equations over xi, gain and offset of each channel eliminated: (6, 6), (6,).
+    Normal equations over xi, (6, 6) and (6,); gain and offset of each channel are eliminated.
 
-    Residual r = observed - gain rendered - offset, `nuisance` (c, 2), `variance` (n, c) of each;
-    Geman-McClure weight w / (1 + e^2)^2 / variance with e^2 = r^2 / (cutoff^2 variance). `pull`
-    (c, 2, 2): for gain and offset the weight and the centre of a prior. Also what solves the
-    nuisances again, (c, 2, 7): step = [:, :, 0] - [:, :, 1:] xi; the robust cost, sum of
-    w e^2 / (1 + e^2) and the priors; and the weight in view.
+    Residual r = observed - gain rendered - offset, with gain and offset in `nuisance` (c, 2) and
+    the variances (n, c); Geman-McClure weight w / (1 + e^2)^2 / variance with
+    e^2 = r^2 / (cutoff^2 variance). `nuisance_prior` (c, 2, 2): weight and centre of the priors
+    of gain and offset. Returned besides: coefficients (c, 2, 7) of the step of gain and offset
+    that goes with xi, [:, :, 0] - [:, :, 1:] xi; the robust cost, sum of w e^2 / (1 + e^2); the
+    cost of the priors; and the weight in view.
     """
     n, channels = values.shape
-    H, g, back = np.zeros((6, 6)), np.zeros(6), np.zeros((channels, 2, 7))
+    H, g, nuisance_step = np.zeros((6, 6)), np.zeros(6), np.zeros((channels, 2, 7))
     robust, priors, total = 0.0, 0.0, 0.0
     for k in range(n):
         if seen[k]:
@@ -165,28 +167,34 @@ def accumulate(values: Array, J: Array, seen: Flags, rendered: Array, weight: Ar
                 for j in range(i + 1):
                     A[i, j] += wi * row[j]
         for i in range(2):
-            off = pull[m, i, 1] - nuisance[m, i]
-            A[6 + i, 6 + i] += pull[m, i, 0] + 1e-9
-            b[6 + i] += pull[m, i, 0] * off
-            priors += signal[m] * pull[m, i, 0] * off * off
+            off = nuisance_prior[m, i, 1] - nuisance[m, i]
+            A[6 + i, 6 + i] += nuisance_prior[m, i, 0] + 1e-9
+            b[6 + i] += nuisance_prior[m, i, 0] * off
+            priors += signal[m] * nuisance_prior[m, i, 0] * off * off
         robust += signal[m] * cost
         a, c, d = A[6, 6], A[7, 6], A[7, 7]
         scale = 1.0 / (a * d - c * c)
         for j in range(7):
             p, q = (b[6], b[7]) if j == 0 else (A[6, j - 1], A[7, j - 1])
-            back[m, 0, j], back[m, 1, j] = (d * p - c * q) * scale, (a * q - c * p) * scale
+            nuisance_step[m, 0, j] = (d * p - c * q) * scale
+            nuisance_step[m, 1, j] = (a * q - c * p) * scale
         for i in range(6):
-            g[i] += signal[m] * (b[i] - A[6, i] * back[m, 0, 0] - A[7, i] * back[m, 1, 0])
+            g[i] += signal[m] * (b[i] - A[6, i] * nuisance_step[m, 0, 0]
+                                 - A[7, i] * nuisance_step[m, 1, 0])
             for j in range(i + 1):
-                H[i, j] += signal[m] * (A[i, j] - A[6, i] * back[m, 0, j + 1]
-                                        - A[7, i] * back[m, 1, j + 1])
+                H[i, j] += signal[m] * (A[i, j] - A[6, i] * nuisance_step[m, 0, j + 1]
+                                        - A[7, i] * nuisance_step[m, 1, j + 1])
                 H[j, i] = H[i, j]
-    return H, g, back, robust, priors, total
+    return H, g, nuisance_step, robust, priors, total
 
 
 @njit(cache=True)
 def smallest(values: Array, k: int) -> float:
-    """Find the k-th smallest value (from 0) by quickselect; reorders. Compiles in no time."""
+    """
+    Find the k-th smallest value (from 0) by quickselect; reorders.
+
+    Compiles much faster than what numba makes of `np.partition`.
+    """
     low, high = 0, len(values) - 1
     while low < high:
         pivot = values[(low + high) // 2]
@@ -209,13 +217,14 @@ def smallest(values: Array, k: int) -> float:
 
 
 @njit(cache=True)
-def residual_scale(values: Array, steepness: Array, seen: Flags, rendered: Array, weight: Array,
-                   nuisance: Array, floor: Array, edge_px: float) -> tuple[Array, Array]:
+def residual_scale(values: Array, gradient_energy: Array, seen: Flags, rendered: Array,
+                   weight: Array, nuisance: Array, floor: Array, edge_px: float,
+                   ) -> tuple[Array, Array]:
     """
     Robust standard deviation of each channel's residuals (c,), and the variances (n, c).
 
-    A value's variance is what flat places show, and what a small misplacement makes of its
-    gradient: so a strong edge is no outlier, and no edge is trusted beyond `edge_px`.
+    variance = scale^2 + edge_px^2 |gradient|^2: the scale is measured without the part that a
+    misplacement by `edge_px` explains, so that strong edges are no outliers.
     """
     n, channels = values.shape
     scale, variance, rest = floor.copy(), np.empty((n, channels)), np.empty(n)
@@ -224,13 +233,13 @@ def residual_scale(values: Array, steepness: Array, seen: Flags, rendered: Array
         for k in range(n):
             if seen[k] and weight[k] > 0.0:
                 r = values[k, m] - nuisance[m, 0] * rendered[k, m] - nuisance[m, 1]
-                rest[count] = max(r * r - edge_px * edge_px * steepness[k, m], 0.0)
+                rest[count] = max(r * r - edge_px * edge_px * gradient_energy[k, m], 0.0)
                 count += 1
         if count > 0:
             middle = smallest(rest[:count], count // 2)
             scale[m] = max(1.4826 * math.sqrt(middle), floor[m])
         for k in range(n):
-            variance[k, m] = scale[m] * scale[m] + edge_px * edge_px * steepness[k, m]
+            variance[k, m] = scale[m] * scale[m] + edge_px * edge_px * gradient_energy[k, m]
     return scale, variance
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Which pixels are worth a ray: the samplers of iNeRF, spread evenly over the image on request.
+Draw the pixels that are rendered: the samplers of iNeRF, on request spread evenly.
 
-A detector's keypoints on the observed image are `interest_points`; grown by rounds of 5x5
-dilation they are `interest_regions` (Yen et al., "iNeRF", 2021). Where they are too few, the rest
-is drawn at random. Corners that the sensor's noise alone would make do not count.
+`interest_points` are a detector's keypoints on the observed image; grown by rounds of 5x5
+dilation they are `interest_regions` (Yen-Chen et al., "iNeRF", 2021). Where they are too few, the
+rest is drawn at random. Corners that the sensor's noise alone would make do not count.
 """
 
 import cv2
@@ -21,7 +21,7 @@ SAMPLERS = ('random', 'interest_points', 'interest_regions', 'edges')
 
 _DETECTOR_SIGMA_PX = 1.0
 _QUALITY = 0.01  # share of the strongest corner's response (Shi and Tomasi)
-_NOISE_SIGMAS = 3.0  # gradients below are what noise alone makes
+_NOISE_SIGMAS = 3.0  # weaker gradients are taken for noise
 _BUCKETS = 8  # cells across the longer side
 _OVERDRAW = 8  # pixels drawn for each one wanted, so that every cell has some
 
@@ -104,7 +104,7 @@ def _draw(mask: Flags, count: int, rng: np.random.Generator) -> NDArray[np.intp]
 
 
 def _draw_balanced(mask: Flags, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Deal round over the cells of a grid, so that no corner of the image goes without."""
+    """Draw from the cells of a grid in turn, so that the pixels cover the whole image."""
     pixels = np.flatnonzero(mask)
     pixels = rng.choice(pixels, min(_OVERDRAW * count, len(pixels)), replace=False)
     height, width = mask.shape

@@ -1,27 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A rough guess made a good one: many hypotheses scored on points rendered once.
+Pose hypotheses around a rough guess, and their likelihood from points that are rendered once.
 
-The points lifted at the guess are looked up, strongly blurred, from turned poses around it: only
-2D look-ups. Each hypothesis scores by its likelihood with gain, offset and noise profiled out,
-`-n/2 log(1 - correlation^2)`, summed over modalities; the best, some distance apart, are kept.
+The points rendered at the guess are projected into strongly blurred images from poses turned
+around it: no hypothesis needs a rendering of its own.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.refinement import kernels
-from thermal_nerf_loc.localization.refinement.aligner import ModalityView
+from thermal_nerf_loc.localization.refinement.aligner import ModalityView, PosePrior
 
 Array = NDArray[np.float64]
 
-_MAX_CORRELATION = 0.995  # blurred noise keeps even the true pose below
+_MAX_CORRELATION = 0.995  # noise keeps even the true pose below, however much it is blurred
 
 
-def turned_poses(T_world_cam: Array, reach_rad: float, step_rad: float) -> Array:
+@dataclass(frozen=True, slots=True, eq=False)
+class PoseHypothesis:
+    """A coarse pose, and how it is to be refined."""
+
+    T_world_cam: Array
+    sigmas_px: tuple[float, ...]  # blur of each round of the refinement
+    prior: PosePrior
+    rival_share: float  # score of the next best hypothesis, as a share of this one's
+    searched: bool = False  # the best of many poses that were tried, not the guess itself
+
+
+def rotation_lattice(T_world_cam: Array, reach_rad: float, step_rad: float) -> Array:
     """Poses (n, 4, 4) turned by every rotation vector of a lattice in a ball."""
     turns = np.arange(-np.ceil(reach_rad / step_rad), np.ceil(reach_rad / step_rad) + 1)
     w = np.stack(np.meshgrid(turns, turns, turns, indexing='ij'), axis=-1).reshape(-1, 3)
@@ -29,30 +41,25 @@ def turned_poses(T_world_cam: Array, reach_rad: float, step_rad: float) -> Array
     return se3.plus(T_world_cam, np.concatenate([np.zeros_like(w), w], axis=1))
 
 
-def scores(views: Sequence[ModalityView], T_render: Array, poses: Array) -> Array:
-    """Log-likelihood of each pose, up to a constant."""
+def correlation_likelihood(correlation: NDArray[Any], max_correlation: float) -> NDArray[Any]:
+    """
+    Log-likelihood of one point, `-1/2 log(1 - rho^2)`: gain, offset and noise are profiled out.
+
+    Correlations are clipped to [0, `max_correlation`]: negative ones count as none, and no match
+    may outweigh all others.
+    """
+    return np.asarray(-0.5 * np.log1p(-np.clip(correlation, 0.0, max_correlation)**2))
+
+
+def score_poses(views: Sequence[ModalityView], T_render: Array, poses: Array) -> Array:
+    """Log-likelihood of each pose (n, 4, 4), up to a constant, summed over the views."""
     total = np.zeros(len(poses))
     for view in views:
         T = se3.inverse(view.T_cam_sensor) @ se3.inverse(poses) @ T_render
         rho, visible = kernels.similarity(
             view.points.points_cam, np.ascontiguousarray(T[:, :3]),
-            kernels.lens(view.layer.camera), view.layer.samples, view.points.values,
+            kernels.lens(view.level.camera), view.level.samples, view.points.values,
             view.points.weight)
-        rho = np.clip(rho, 0.0, _MAX_CORRELATION)
-        gain = -0.5 * np.log1p(-rho**2) @ view.layer.signal / len(view.layer.signal)
-        total += visible * gain
+        likelihood = correlation_likelihood(rho, _MAX_CORRELATION) @ view.level.signal
+        total += visible * (likelihood / len(view.level.signal))
     return total
-
-
-def best_apart(poses: Array, score: Array, count: int, apart_rad: float) -> list[int]:
-    """Indices of the best hypotheses, no two of them close together."""
-    kept: list[int] = []
-    free = np.ones(len(poses), dtype=np.bool_)
-    for k in np.argsort(-score, kind='stable'):
-        if free[k]:
-            kept.append(int(k))
-            traces = np.einsum('nij,ij->n', poses[:, :3, :3], poses[k, :3, :3])
-            free &= np.arccos(np.clip(0.5 * (traces - 1.0), -1.0, 1.0)) > apart_rad
-        if len(kept) == count:
-            break
-    return kept

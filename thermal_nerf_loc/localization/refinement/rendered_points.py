@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Render a few rays at a pose and lift what they saw to 3D."""
+"""Render some rays at a pose and lift their surfaces to 3D points."""
 
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from thermal_nerf_loc.sensing.rendering import Renderer, sureness
 
 Array = NDArray[np.float64]
 
-_MIN_OPACITY = 0.5  # less is fog: no surface to lift
+_MIN_OPACITY = 0.5  # with less a ray has no surface
 _WIDEST_RAD = np.deg2rad(85.0)
 
 
@@ -23,7 +23,7 @@ class RenderedPoints:
 
     points_cam: Array  # (n, 3)
     values: Array  # (n, channels)
-    weight: Array  # (n,) in [0, 1]: how sure the map is
+    weight: Array  # (n,) in [0, 1]: how sure the map is of the surface
 
     def __len__(self) -> int:
         """How many there are."""
@@ -32,7 +32,7 @@ class RenderedPoints:
 
 def render_points(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_sensor: Array,
                   camera: Camera, uv: Array) -> RenderedPoints:
-    """Look through the pixels `uv` (n, 2) of one sensor."""
+    """Render the pixels `uv` (n, 2) of one sensor."""
     directions = camera.unproject(uv)
     T_world_sensor = T_world_cam @ T_cam_sensor
     origins = np.broadcast_to(T_world_sensor[:3, 3], directions.shape)
@@ -44,7 +44,7 @@ def render_points(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_s
     good = (opacity >= _MIN_OPACITY) & (distance > 0.0) & np.isfinite(values).all(axis=-1)
     good &= np.isfinite(distance) & np.isfinite(spread)
     weight = sureness(distance, spread, opacity, good)
-    if camera.distortion:  # beyond the fold there is no such ray
+    if camera.distortion:  # beyond the fold of the distortion there is no such ray
         weight = np.where(camera.reached(uv), weight, 0.0)
     points = se3.transform(T_cam_sensor, directions * np.where(good, distance, 1.0)[:, None])
     return RenderedPoints(points, np.where(good[:, None], values, 0.0), weight)
@@ -52,9 +52,9 @@ def render_points(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_s
 
 def weighed(points: RenderedPoints, T_world_cam: Array, renderer: Renderer) -> RenderedPoints:
     """
-    Let points count less where the map's images hold it less, by the share of sigma.
+    Lower the weight of points where the map is uncertain: by median sigma of the view over sigma.
 
-    Against the median of the view; maps without a field of uncertainty leave the points alone.
+    Maps without a field of uncertainty leave the points as they are.
     """
     uncertainty = getattr(renderer, 'uncertainty', None)
     if uncertainty is None or not len(points):
@@ -66,7 +66,7 @@ def weighed(points: RenderedPoints, T_world_cam: Array, renderer: Renderer) -> R
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RenderedGrid:
-    """A regular grid of rays, to be blurred like the image that it is held against."""
+    """A regular grid of rays, which can be blurred like the observed image."""
 
     points: RenderedPoints
     rows: int
@@ -77,7 +77,7 @@ class RenderedGrid:
         return len(self.points)
 
     def blurred(self, sigma_px: float) -> RenderedPoints:
-        """Values as an image of that blur would show them."""
+        """Points with values as an image of that blur (pixels) has them."""
         left = np.sqrt(max((sigma_px / self.step_px)**2 - 1 / 12, 0.0))
         if left < 0.3:
             return self.points
@@ -91,7 +91,7 @@ class RenderedGrid:
 
 def render_grid(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_sensor: Array,
                 camera: Camera, rays: int) -> RenderedGrid:
-    """Look through a regular grid of about `rays` pixels."""
+    """Render a regular grid of about `rays` pixels."""
     step = np.sqrt(camera.width * camera.height / rays)
     columns, rows = (max(round(size / step), 4) for size in camera.size)
     u = (np.arange(columns) + 0.5) * camera.width / columns
@@ -101,8 +101,8 @@ def render_grid(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_sen
                         rows, float(step))
 
 
-def widened(camera: Camera, reach_rad: float) -> Camera:
-    """Fisheye camera of the same resolution in its middle that sees further on every side."""
+def wider_camera(camera: Camera, reach_rad: float) -> Camera:
+    """Fisheye camera with the same resolution in its middle and a wider view on every side."""
     corners = np.array([[0.0, 0.5 * camera.height], [0.5 * camera.width, 0.0]])
     half = np.arccos(np.clip(camera.unproject(corners)[:, 2], -1.0, 1.0)) + reach_rad
     half = np.minimum(half, _WIDEST_RAD)
