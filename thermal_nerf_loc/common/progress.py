@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long jobs tell how far they are, without knowing about terminals."""
+"""Progress reports of long jobs, independent of any terminal."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called now and then by a long job."""
+    """What a long job calls from time to time."""
 
     def __call__(self, done: float, total: float, message: str = '') -> None:
         """`done` of `total` units are finished."""
 
 
 def silent(done: float, total: float, message: str = '') -> None:
-    """Tell nobody."""
+    """Ignore the report."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled work that lets Python's lock go, on all cores."""
+"""Threads for compiled work that releases the GIL: a pool on all cores, and low priority."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,33 +12,34 @@ In = TypeVar('In')
 Out = TypeVar('Out')
 
 
-class _Manners(threading.local):
-    gives_way = False
+class _ThreadState(threading.local):
+    has_low_priority = False
 
 
-_own = _Manners()
+_this_thread = _ThreadState()
 
 
-def give_way(nice: int) -> None:
+def lower_priority(nice: int) -> None:
     """
-    Lower this thread's own priority, where the system knows such a thing.
+    Lower the priority of the calling thread, where the system can.
 
-    The pool's threads do not inherit it, so that from now on this one does its work alone.
+    The threads of the pool do not inherit it, so that from now on `parallel_map` runs in the
+    calling thread.
     """
     if nice and hasattr(os, 'setpriority'):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(),
                        min(os.getpriority(os.PRIO_PROCESS, 0) + nice, 19))
-        _own.gives_way = True
+        _this_thread.has_low_priority = True
 
 
-def side_by_side(work: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
-    """Results in the order of the items; `work` must not call this itself."""
-    if _own.gives_way:
+def parallel_map(work: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
+    """Apply `work` to the items on all cores, in order; `work` must not call this function."""
+    if _this_thread.has_low_priority:
         return [work(item) for item in items]
     return list(_pool().map(work, items))
 
 
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
-    """One for the whole process: each new thread would have a heap of its own."""
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix='side-by-side')
+    """One pool for the whole process: every new thread would have a heap of its own."""
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix='parallel-map')

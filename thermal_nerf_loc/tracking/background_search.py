@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError, RunError
-from thermal_nerf_loc.common.threads import give_way
+from thermal_nerf_loc.common.threads import lower_priority
 from thermal_nerf_loc.geometry.pose_gaussian import PoseGaussian
 from thermal_nerf_loc.localization.confidence.verdict import AMBIGUOUS, OK
 from thermal_nerf_loc.localization.localizer import Localization
@@ -183,7 +183,7 @@ class ThreadRunner:
         with self._working:
             if number != self._number:
                 return
-            give_way(_URGENT_NICE if urgent else _NICE)
+            lower_priority(_URGENT_NICE if urgent else _NICE)
             outcome: Localization | InputError
             try:
                 outcome = task()

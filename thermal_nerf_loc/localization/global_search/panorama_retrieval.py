@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.common.threads import side_by_side
+from thermal_nerf_loc.common.threads import parallel_map
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.pose_separation import PoseSeparation
 from thermal_nerf_loc.localization.global_search.candidates import Candidate
@@ -103,7 +103,7 @@ class PanoramaRetrieval:
         poses = se3.from_parts(self._rotations[turn], self.panoramas.positions[index])
         kept = self._separation(1.0).best(poses, scores[index, turn].astype(np.float64),
                                           config.hypotheses)
-        found = side_by_side(
+        found = parallel_map(
             lambda k: self._align(images, levels, int(index[k]), poses[k]), kept)
         found.sort(key=lambda candidate: -candidate.score)
         kept = self._separation(0.5).distinct([candidate.T_world_cam for candidate in found])

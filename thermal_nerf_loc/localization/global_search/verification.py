@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.common.threads import side_by_side
+from thermal_nerf_loc.common.threads import parallel_map
 from thermal_nerf_loc.geometry.pose_separation import PoseSeparation
 from thermal_nerf_loc.localization.global_search.candidates import Candidate
 from thermal_nerf_loc.localization.global_search.panorama_retrieval import RetrievalConfig
@@ -75,7 +75,7 @@ def align_coarsely(refiner: CoarseToFine, poses: Sequence[Array], iterations: in
         T = align(views[k], poses[k], poses[k], config, _prior_of(poses[k])).T_world_cam
         return T, float(score_poses(views[k], poses[k], T[None])[0])
 
-    found, scores = zip(*side_by_side(align_one, range(len(poses))), strict=True)
+    found, scores = zip(*parallel_map(align_one, range(len(poses))), strict=True)
     return np.stack(found), np.array(scores)
 
 

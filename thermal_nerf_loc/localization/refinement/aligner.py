@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.common.threads import side_by_side
+from thermal_nerf_loc.common.threads import parallel_map
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.refinement import gauss_newton, kernels
 from thermal_nerf_loc.localization.refinement.image_prior import GainOffset
@@ -109,7 +109,7 @@ def align_many(views: Sequence[ModalityView], T_render: Array, starts: Array, co
                prior: PosePrior | None = None) -> Array:
     """Where `align` ends from each of the starts (n, 4, 4), in parallel threads."""
     arguments = pack_views(views, config, prior)
-    return np.stack(side_by_side(
+    return np.stack(parallel_map(
         lambda T: gauss_newton.minimize(T_render, T, *arguments)[0], starts))
 
 
