@@ -358,7 +358,7 @@ def test_a_tag_tells_the_scale(photographs: Path, tmp_path: Path):
     assert done.figures['scale'] == pytest.approx(3.0, rel=0.01)
     assert done.figures['tag_edges'] == 4
     assert done.figures['tag_spread'] < 0.03
-    with pytest.raises(InputError, match='no tag tells the scale'):
+    with pytest.raises(InputError, match='no tag gives the scale'):
         import_images(photographs, tmp_path / 'none', ImageImportConfig(
             tag_size_m=TAG_M, tag_family='aruco-4x4', **config))
     moved = T.copy()  # poses that do not fit the images
@@ -394,7 +394,7 @@ def test_without_points_the_unit_stays():
 def test_pairs(rgb, thermal, partner, told):
     found = pair_images(rgb, thermal)
     assert found.partner == partner
-    assert told in found.told
+    assert told in found.paired_by
 
 
 @pytest.mark.parametrize('rgb, thermal, rule, parts', [
@@ -408,9 +408,9 @@ def test_unsure_pairs_are_refused_with_examples(rgb, thermal, rule, parts):
     assert all(part in str(caught.value) for part in parts)
 
 
-def test_who_is_alone_is_told():
+def test_files_without_a_partner_are_named():
     found = pair_images(['1.png', '2.png', '3.png'], ['2.png', '3.png', '4.png'])
-    assert (found.rgb_alone, found.thermal_alone) == (('1.png',), ('4.png',))
+    assert (found.rgb_unpaired, found.thermal_unpaired) == (('1.png',), ('4.png',))
 
 
 def test_numbers_in_names_count(tmp_path: Path):

@@ -21,10 +21,10 @@ Array = NDArray[np.float64]
 
 _MIN_DEPTH_M = 1e-6
 _NEWTON_STEPS = 30
-_NEWTON_DONE = 1e-14
+_NEWTON_DONE = 1e-14  # size of a step
 _NEWTON_TOLERANCE = 1e-9  # of image coordinates at focal length 1
-_REACHED_PX = 1e-3
-_WIDEST = 10.0  # image radius at focal length 1, 84 deg off the axis
+_REACHED_PX = 1e-3  # between a pixel and the projection of its own ray
+_MAX_RADIUS = 10.0  # image radius at focal length 1, 84 deg off the axis
 
 
 class CameraModel(str, Enum):
@@ -53,7 +53,7 @@ class Camera:
     distortion: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be a camera."""
+        """Refuse impossible sizes, focal lengths and numbers of coefficients."""
         if self.width < 1 or self.height < 1:
             raise InputError('camera has no pixels', expected='width and height >= 1',
                              got=f'{self.width}x{self.height}')
@@ -80,7 +80,11 @@ class Camera:
 
     @property
     def fold(self) -> float:
-        """Where the projection stops growing: square of the flat radius; angle for a fisheye."""
+        """
+        Where the projection stops growing and folds back.
+
+        The square of the radius x^2 + y^2 at z = 1; for a fisheye the angle to the axis (rad).
+        """
         if self.model is CameraModel.OPENCV_FISHEYE:
             return _fisheye_limit(self.distortion)
         return _fold(self.distortion) if self.distortion else float('inf')
@@ -114,8 +118,8 @@ class Camera:
         """
         Pixels (..., 2) to unit directions (..., 3) in the camera.
 
-        Beyond where the distortion folds back there is no such ray: `reached` tells, and the
-        outermost ray stands in.
+        Some pixels of a strongly distorted lens have no ray, because its projection folds back
+        before it gets there: they get the outermost ray, and `reached` is False for them.
         """
         uv = np.asarray(uv, dtype=np.float64)
         xy = (uv - (self.cx, self.cy)) / (self.fx, self.fy)
@@ -126,7 +130,7 @@ class Camera:
         return np.asarray(rays / np.linalg.norm(rays, axis=-1, keepdims=True))
 
     def reached(self, uv: ArrayLike) -> NDArray[np.bool_]:
-        """True for pixels (..., 2) that some ray reaches."""
+        """True for pixels (..., 2) that have a ray, see `unproject`."""
         uv = np.asarray(uv, dtype=np.float64)
         again, _, _ = self._project(self.unproject(uv), jacobian=False)
         return np.asarray((np.abs(again - uv) < _REACHED_PX).all(axis=-1))
@@ -166,7 +170,7 @@ def _perspective_jacobian(flat: Array, z: Array) -> Array:
     return J
 
 
-def _eight(coefficients: tuple[float, ...]) -> tuple[float, ...]:
+def _pad_to_eight(coefficients: tuple[float, ...]) -> tuple[float, ...]:
     return (*coefficients, *(0.0,) * (8 - len(coefficients)))
 
 
@@ -175,7 +179,7 @@ def _distort(xy: Array, coefficients: tuple[float, ...], jacobian: bool = True,
     """OpenCV's rational and tangential distortion and its Jacobian (..., 2, 2)."""
     if not coefficients:
         return xy, np.broadcast_to(np.eye(2), (*xy.shape[:-1], 2, 2))
-    k1, k2, p1, p2, k3, k4, k5, k6 = _eight(coefficients)
+    k1, k2, p1, p2, k3, k4, k5, k6 = _pad_to_eight(coefficients)
     x, y = xy[..., 0], xy[..., 1]
     r2 = x * x + y * y
     top, bottom = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)), 1 + r2 * (k4 + r2 * (k5 + r2 * k6))
@@ -193,7 +197,7 @@ def _distort(xy: Array, coefficients: tuple[float, ...], jacobian: bool = True,
 
 
 def _undistort(target: Array, coefficients: tuple[float, ...]) -> Array:
-    """Invert `_distort` by Newton's method; the edge of its field where it has no inverse."""
+    """Invert `_distort` by Newton's method; where it has no inverse, the edge of its domain."""
     xy = target.copy()
     with np.errstate(all='ignore'):
         for _ in range(_NEWTON_STEPS):
@@ -209,12 +213,12 @@ def _undistort(target: Array, coefficients: tuple[float, ...]) -> Array:
         found = ((np.abs(value - target) < _NEWTON_TOLERANCE).all(axis=-1)
                  & _one_to_one(xy, coefficients))
     radius = np.linalg.norm(target, axis=-1, keepdims=True)
-    edge = min(np.sqrt(_fold(coefficients)), _WIDEST)
+    edge = min(np.sqrt(_fold(coefficients)), _MAX_RADIUS)
     return np.where(found[..., None], xy, target * edge / np.where(radius > 0.0, radius, 1.0))
 
 
 def _one_to_one(xy: Array, coefficients: tuple[float, ...]) -> NDArray[np.bool_]:
-    """False where the radial polynomial has folded back: far outside the lens' real field."""
+    """False where the radial polynomial has folded back, outside the lens' field of view."""
     if not coefficients:
         return np.ones(xy.shape[:-1], dtype=np.bool_)
     return np.asarray((xy**2).sum(axis=-1) < _fold(coefficients))
@@ -223,7 +227,7 @@ def _one_to_one(xy: Array, coefficients: tuple[float, ...]) -> NDArray[np.bool_]
 @functools.lru_cache(maxsize=64)
 def _fold(coefficients: tuple[float, ...]) -> float:
     """Square of the radius at which r * radial(r^2) stops growing."""
-    k1, k2, _, _, k3, k4, k5, k6 = _eight(coefficients)
+    k1, k2, _, _, k3, k4, k5, k6 = _pad_to_eight(coefficients)
     polynomial = np.polynomial.Polynomial
     s, top, bottom = polynomial([0, 1]), polynomial([1, k1, k2, k3]), polynomial([1, k4, k5, k6])
     growth = (top + 2 * s * top.deriv()) * bottom - 2 * s * top * bottom.deriv()
@@ -267,7 +271,7 @@ def _fisheye(p: Array, k: tuple[float, ...], jacobian: bool) -> tuple[Array, Arr
 
 
 def _fisheye_directions(xy: Array, k: tuple[float, ...]) -> Array:
-    """Invert `_fisheye` by Newton's method on theta, up to the edge of its field."""
+    """Invert `_fisheye` by Newton's method on theta, up to the angle where it folds back."""
     radius, limit = np.linalg.norm(xy, axis=-1), _fisheye_limit(k)
     theta = np.minimum(radius, limit)
     with np.errstate(all='ignore'):

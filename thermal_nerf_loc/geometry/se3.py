@@ -7,6 +7,8 @@ act on the right: `T (+) xi = T @ exp(xi)`. Every function is stable near zero a
 Equations: Sola et al., "A micro Lie theory for state estimation in robotics", appendix D.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -125,7 +127,7 @@ def transform(T: ArrayLike, points: ArrayLike) -> Array:
 
 
 def distance(T_a: ArrayLike, T_b: ArrayLike) -> tuple[float, float]:
-    """How far two poses are apart: (metres, degrees)."""
+    """Distance between two poses: (metres, degrees)."""
     xi = inverse(T_a) @ np.asarray(T_b, dtype=np.float64)
     return (float(np.linalg.norm(xi[:3, 3])),
             float(np.rad2deg(np.linalg.norm(so3_log(xi[:3, :3])))))
@@ -159,7 +161,7 @@ def quaternion_from_matrix(R: ArrayLike) -> Array:
 
 
 def check_pose(T: ArrayLike, where: object = None) -> Array:
-    """Return T as a proper pose (rotation made exact), or say why it is none."""
+    """Return T as a proper pose, its rotation made exact; refuse what is no pose."""
     T = np.asarray(T, dtype=np.float64)
     if T.shape != (4, 4):
         raise InputError('pose has the wrong shape', where=where, expected=(4, 4), got=T.shape)
@@ -176,6 +178,16 @@ def check_pose(T: ArrayLike, where: object = None) -> Array:
         raise InputError('pose has a wrong last row', where=where, expected='[0, 0, 0, 1]',
                          got=T[3].tolist())
     return from_parts(so3_exp(so3_log(R)), T[:3, 3])
+
+
+def pose_from_rows(rows: Any, where: object = None) -> Array:
+    """A proper pose from 4x4 (or the upper 3x4) numbers in lists, as files hold them."""
+    try:
+        T = np.array(rows, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError('pose is no matrix of numbers', where=where, expected='4x4 numbers',
+                         got=repr(rows)[:60]) from None
+    return check_pose(np.vstack([T, [0.0, 0.0, 0.0, 1.0]]) if T.shape == (3, 4) else T, where)
 
 
 def _series(angle: Array) -> tuple[Array, Array, Array]:

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images as another lens would have seen them from the same place."""
+"""
+Undistort images: resample them as another lens would have seen them from the same place.
+
+`undistort_image` is exact (float64) and made for single images; `Rectifier` keeps the lookup of a
+lens and resamples a stream of images by OpenCV.
+"""
 
 from typing import NamedTuple
 
@@ -10,12 +15,13 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 
 Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
 
 
 class Resampled(NamedTuple):
     """An image in a new camera."""
 
-    values: NDArray[np.float32]  # (height, width, channels); 0 where not valid
+    values: Array32  # (height, width, channels); 0 where not valid
     valid: NDArray[np.bool_]  # (height, width): the old image shows all four neighbours
 
 
@@ -56,3 +62,35 @@ def sample_bilinear(values: NDArray[np.floating], uv: Array) -> tuple[Array, NDA
     top = (1.0 - a) * values[j, i] + a * values[j, i2]
     bottom = (1.0 - a) * values[j2, i] + a * values[j2, i2]
     return np.asarray((1.0 - b) * top + b * bottom, dtype=np.float64), inside
+
+
+class Rectifier:
+    """Resamples images of a lens, one after another, into the camera `target`."""
+
+    def __init__(self, lens: Camera, target: Camera) -> None:
+        """Compute where each pixel of `target` lies in the image of `lens`."""
+        uv, visible = lens.project(target.rays())
+        at = uv - 0.5  # OpenCV's pixel centres lie at whole numbers
+        inside = (visible & (at >= 0.0).all(axis=1)
+                  & (at <= (lens.width - 1, lens.height - 1)).all(axis=1))
+        shape = (target.height, target.width)
+        self._x, self._y = (at[:, k].astype(np.float32).reshape(shape) for k in range(2))
+        self._inside = inside.reshape(shape)
+
+    def __call__(self, values: Array32, valid: NDArray[np.bool_]) -> Resampled:
+        """
+        Resample an image (height, width, channels) bilinearly.
+
+        A pixel is valid where all that it was mixed from is; the others hold the mean of the
+        valid ones.
+        """
+        import cv2
+        out = cv2.remap(values, self._x, self._y, cv2.INTER_LINEAR,
+                        borderMode=cv2.BORDER_REPLICATE)
+        inside = self._inside
+        if not valid.all():
+            share = cv2.remap(valid.astype(np.float32), self._x, self._y, cv2.INTER_LINEAR)
+            inside = inside & (share > 1.0 - 1e-6)
+        out = out.reshape(*inside.shape, -1)
+        fill = np.float32(out[inside].mean() if inside.any() else 0.0)
+        return Resampled(np.where(inside[..., None], out, fill), inside)

@@ -35,14 +35,14 @@ class RgbImage(NamedTuple):
 
 
 class CountImage(NamedTuple):
-    """One channel as stored (h, w), and which pixels count."""
+    """One channel as stored (h, w), and which pixels count, None where all do."""
 
     counts: NDArray[Any]
     valid: NDArray[np.bool_] | None
 
     @property
     def is_8bit(self) -> bool:
-        """True for AGC pictures: 256 steps cannot hold temperatures."""
+        """True for AGC images: 256 levels cannot hold temperatures."""
         return bool(self.counts.dtype == np.uint8)
 
 
@@ -52,22 +52,42 @@ def read_rgb(path: Path) -> RgbImage:
     if image.dtype not in (np.uint8, np.uint16):
         raise InputError('is no colour image', where=path, expected='8 or 16 bits a channel',
                          got=str(image.dtype))
-    top = np.float32(np.iinfo(image.dtype).max)
-    color, valid = _split_alpha(image)
-    values = np.divide(color, top, dtype=np.float32)
-    return RgbImage(np.repeat(values, 3, axis=2) if values.shape[2] == 1 else values, valid)
+    colour, valid = _split_alpha(image)
+    return RgbImage(rgb_values(colour[..., 0] if colour.shape[2] == 1 else colour), valid)
 
 
 def read_counts(path: Path) -> CountImage:
-    """Read a thermal image as the camera counted; three equal channels are one."""
+    """Read the counts of a thermal image; three equal channels are one."""
     counts, valid = _split_alpha(read_image(path))
-    if counts.shape[2] == 3:
-        if (counts != counts[..., :1]).any():
-            raise InputError('thermal image is in false colours', where=path,
-                             expected='one channel', got='three differing channels',
-                             hint='Export the raw (radiometric) or the grey-scale image.')
-        counts = counts[..., :1]
-    return CountImage(counts[..., 0], valid)
+    return CountImage(single_channel(
+        counts, path, 'Export the raw (radiometric) or the grey-scale image.'), valid)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file."""
+    height, width = read_image(path).shape[:2]
+    return width, height
+
+
+def rgb_values(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """
+    Grey or RGB(A) pixels as sRGB in [0, 1] (h, w, 3).
+
+    Integers are divided by the largest value of their type; floats are taken as they are.
+    """
+    colour = np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels[..., :3]
+    top = 1.0 if np.issubdtype(colour.dtype, np.floating) else np.iinfo(colour.dtype).max
+    return np.asarray(np.divide(colour, np.float32(top), dtype=np.float32, casting='unsafe'))
+
+
+def single_channel(pixels: NDArray[Any], where: object, hint: str) -> NDArray[Any]:
+    """The one channel (h, w) of a thermal image; false colours are refused."""
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.shape[2] > 1 and (pixels[..., :3] != pixels[..., :1]).any():
+        raise InputError('thermal image is in false colours', where=where, expected='one channel',
+                         got='three differing channels', hint=hint)
+    return pixels[..., 0]
 
 
 def read_depth(path: Path, unit_m: float = DEPTH_UNIT_M) -> NDArray[np.float32]:
@@ -90,11 +110,11 @@ def read_confidence(path: Path) -> NDArray[np.float32]:
     if np.issubdtype(image.dtype, np.integer):
         top = np.float32(np.iinfo(image.dtype).max)
         return np.asarray(np.divide(image, top, dtype=np.float32))
-    known = np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=np.inf, neginf=-np.inf)
-    if known.min() < 0.0 or known.max() > 1.0:
+    confidence = np.nan_to_num(image.astype(np.float32), nan=0.0, posinf=np.inf, neginf=-np.inf)
+    if confidence.min() < 0.0 or confidence.max() > 1.0:
         raise InputError('confidence is out of range', where=path, expected='0 to 1',
-                         got=f'{known.min():g} to {known.max():g}')
-    return np.asarray(known)
+                         got=f'{confidence.min():g} to {confidence.max():g}')
+    return np.asarray(confidence)
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -104,7 +124,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
 
 def read_image(path: Path) -> NDArray[Any]:
-    """Decode PNG, JPEG, TIFF, NPY or what else OpenCV knows; (h, w) or (h, w, 3 | 4) RGB(A)."""
+    """Decode PNG, JPEG, TIFF, NPY or another format of OpenCV; (h, w) or (h, w, 3 | 4) RGB(A)."""
     return decode_file(read_bytes(path), path)
 
 
@@ -150,7 +170,7 @@ def encode(image: NDArray[Any], suffix: str, quality: int = 95) -> bytes:
 
 @functools.cache
 def opencv() -> Any:
-    """OpenCV, imported late (it is slow) and told to leave stderr alone: errors are raised."""
+    """OpenCV, imported late (it is slow), without its messages on stderr: errors are raised."""
     import cv2
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
@@ -180,7 +200,7 @@ def _decode_opencv(data: bytes, where: object) -> NDArray[Any]:
 
 
 def _decode_tiff(data: bytes, where: object) -> NDArray[Any]:
-    """By tifffile first: thermal cameras leave out tags that OpenCV insists on."""
+    """Decode with tifffile first: thermal cameras leave out tags that OpenCV insists on."""
     import tifffile
     logging.getLogger('tifffile').setLevel(logging.CRITICAL)  # errors are raised, see below
     try:
@@ -212,7 +232,7 @@ def _without_single_axes(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def _check_png(data: bytes, where: object) -> None:
-    """Walk the chunks: each whole, each with its check sum, the last one IEND."""
+    """Refuse a PNG with a cut or damaged chunk, or without its last chunk, IEND."""
     position = len(_PNG)
     while position + 12 <= len(data):
         end = position + 12 + int.from_bytes(data[position:position + 4], 'big')
@@ -230,7 +250,7 @@ def _check_png(data: bytes, where: object) -> None:
 
 
 def _check_jpeg(data: bytes, where: object) -> None:
-    """Look for the end marker after the scan; a thumbnail's own end does not count."""
+    """Refuse a JPEG without an end marker after its scan; that of a thumbnail does not count."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xff and data[position + 1] != 0xda:
         position += 2 + int.from_bytes(data[position + 2:position + 4], 'big')

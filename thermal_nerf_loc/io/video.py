@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures one after another: a video file, or a folder of numbered PNG files."""
+"""Video files, and folders of numbered PNG files."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ CODECS = {'.mp4': 'mp4v', '.webm': 'VP90'}
 
 
 def check_movie(path: Path) -> None:
-    """Say before a long job that a film cannot be written under this name."""
+    """Refuse a name under which no video can be written, before a long job."""
     if not path.suffix:
         check_vacant(path)
     elif path.suffix.lower() not in CODECS:
@@ -35,10 +35,10 @@ def check_movie(path: Path) -> None:
 @contextmanager
 def movie(path: Path, size: tuple[int, int], fps: float) -> Iterator[Write]:
     """
-    Yield what takes frames (height, width, 3) of RGB, all of one even `size` (width, height).
+    Yield a function that writes RGB frames (height, width, 3) of one even `size` (width, height).
 
-    A name without an ending is a folder. Whatever it is, it is there when the block ends well,
-    and nothing is after an exception.
+    A name without an ending is a folder. Video or folder appear when the block ends well; after
+    an exception nothing is left.
     """
     check_movie(path)
     if path.suffix:
@@ -58,12 +58,12 @@ def movie(path: Path, size: tuple[int, int], fps: float) -> Iterator[Write]:
 
 @contextmanager
 def _video(path: Path, size: tuple[int, int], fps: float) -> Iterator[Write]:
-    """OpenCV's writer knows no errors: what it wrote is counted before it takes its name."""
+    """OpenCV's writer reports no errors: the frames of the file are counted before its rename."""
     cv2 = opencv()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         hidden = Path(tempfile.mkdtemp(prefix=f'.{path.name}.partial-', dir=path.parent))
-    beside, count = hidden / f'film{path.suffix.lower()}', 0
+    beside, count = hidden / f'video{path.suffix.lower()}', 0
     writer = cv2.VideoWriter(str(beside), cv2.VideoWriter_fourcc(*CODECS[path.suffix.lower()]),
                              fps, size)
 
@@ -80,7 +80,7 @@ def _video(path: Path, size: tuple[int, int], fps: float) -> Iterator[Write]:
                            hint='Give a folder instead: it is filled with PNG files.')
         yield write
         writer.release()
-        _check(beside, count, path)
+        _check_frame_count(beside, count, path)
         with writing(path):
             os.replace(beside, path)
     finally:
@@ -88,7 +88,7 @@ def _video(path: Path, size: tuple[int, int], fps: float) -> Iterator[Write]:
         shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _check(beside: Path, count: int, path: Path) -> None:
+def _check_frame_count(beside: Path, count: int, path: Path) -> None:
     reader = opencv().VideoCapture(str(beside))
     found = 0
     while reader.grab():

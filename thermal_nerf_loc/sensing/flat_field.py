@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a thermal camera adds to each of its pixels, the same in all its images.
+Flat field of a thermal camera: the error that is the same in all of its images.
 
-Lens and housing warm or cool the rim of an image (vignetting), columns, rows and pixels of the
-detector differ. All of it is one image (height, width) in the unit of what the camera gives.
+Lens and housing make the rim of an image too warm or too cold (vignetting), and columns, rows and
+pixels of the detector differ. The flat field is one image (height, width) of all this, in the unit
+of the camera's values: `image = scene + flat field`.
 """
 
 import cv2
@@ -16,20 +17,20 @@ _RADIAL_SIZE = 64, 48
 
 
 def across(pixels: ArrayLike, size: ArrayLike) -> Array32:
-    """Pixels (n, 2) of images of `size` (width, height), one for all or (n, 2), in [-1, 1]."""
+    """Pixels (n, 2) in [-1, 1] of images of `size` (width, height); one for all, or (n, 2)."""
     share = 2.0 * np.asarray(pixels, dtype=np.float64) / np.asarray(size, dtype=np.float64)
     return np.asarray(share - 1.0, dtype=np.float32)
 
 
 def resized(field: Array32, size: tuple[int, int]) -> Array32:
-    """The same field for images of another size (width, height)."""
+    """The flat field for images of another size (width, height)."""
     if field.shape == size[::-1]:
         return field
     return np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def radial(k2: float, k4: float) -> Array32:
-    """The field k2 r^2 + k4 r^4, r in half diagonals: what earlier maps knew."""
+    """The flat field k2 r^2 + k4 r^4 of maps of earlier versions, r in half diagonals."""
     width, height = _RADIAL_SIZE
     y, x = (np.indices((height, width)) + 0.5).astype(np.float64)
     off = (x - 0.5 * width)**2 + (y - 0.5 * height)**2

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the robot saw at one moment: the one data type between sensors, map and localizer.
+Frames: the images of all cameras at one time, as sensors, map and localizer exchange them.
 
-A frame has a reference camera `cam` (the RGB camera, or the thermal one where it is alone). Each
-image has its own lens, its own stamp and its own pose in the reference camera:
+A frame has a reference camera `cam`: the RGB camera, or the thermal one where there is no RGB
+camera. Each image has its own lens, its own stamp and its own pose in the reference camera:
 `T_world_sensor = T_world_cam @ T_cam_sensor`.
 """
 
@@ -35,10 +35,10 @@ class SensorImage:
     depth_m: NDArray[np.float32] | None = None  # (height, width) along z; 0 or NaN: unknown
     radiometric: bool = True  # thermal only: False for AGC images, whose values are no deg C
     depth_confidence: NDArray[np.float32] | None = None  # (height, width) in [0, 1]; None: 1
-    sweep: NDArray[np.float64] | None = None  # (6,) the sensor's motion from first row to last
+    sweep: NDArray[np.float64] | None = None  # (6,) rolling shutter: see `row_poses`
 
     def __post_init__(self) -> None:
-        """Hold the image against its camera."""
+        """Refuse images, masks and depths that do not have the camera's size."""
         expected = (self.camera.height, self.camera.width)
         if self.values.ndim != 3 or self.values.shape[:2] != expected:
             raise InputError('image does not fit its camera',
@@ -52,26 +52,45 @@ class SensorImage:
 
     def rays(self, T_world_cam: NDArray[np.float64],
              ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Origin and unit direction (n, 3) in the world of each pixel, row by row."""
+        """Origin and unit direction (n, 3) of every pixel's ray in the world, row by row."""
         T = T_world_cam @ self.T_cam_sensor
-        sights = self.camera.rays()
+        directions = self.camera.rays()
         if self.sweep is None:
-            return np.broadcast_to(T[:3, 3], sights.shape), sights @ T[:3, :3].T
-        motions = row_motions(self.sweep, np.arange(self.camera.height) + 0.5,
-                              self.camera.height)
-        T_each = np.repeat(np.matmul(T, motions), self.camera.width, axis=0)
-        return T_each[:, :3, 3], np.einsum('nij,nj->ni', T_each[:, :3, :3], sights)
+            return np.broadcast_to(T[:3, 3], directions.shape), directions @ T[:3, :3].T
+        T_rows = T @ row_poses(self.sweep, np.arange(self.camera.height) + 0.5,
+                               self.camera.height)
+        T_each = np.repeat(T_rows, self.camera.width, axis=0)
+        return T_each[:, :3, 3], np.einsum('nij,nj->ni', T_each[:, :3, :3], directions)
 
 
-def row_motions(sweep: NDArray[np.float64], y: NDArray[Any], height: Any) -> NDArray[np.float64]:
-    """Where the sensor is (n, 4, 4), from its pose at the middle row, when it sees row y (n,)."""
+def row_poses(sweep: NDArray[np.float64], y: NDArray[Any], height: Any) -> NDArray[np.float64]:
+    """
+    Poses (n, 4, 4) of a rolling-shutter sensor at rows y (n,), in its pose at the middle row.
+
+    `sweep` (6,) is the tangent (v, w) of the sensor's motion from its first row to its last.
+    """
     share = y / height - 0.5
     return np.asarray(se3.exp(share[..., None] * sweep))
 
 
+def fill_unknown(values: NDArray[np.float32], valid: NDArray[np.bool_] | None = None,
+                 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """
+    Mask the pixels of (h, w, channels) that are not finite, as counts that no temperature gives.
+
+    They get the median of the others, so that a blur does not spread them.
+    """
+    known = np.isfinite(values).all(axis=-1)
+    if known.all():
+        return values, valid
+    median = np.median(values[known]) if known.any() else 0.0
+    filled = np.where(known[..., None], values, median).astype(np.float32)
+    return filled, known if valid is None else valid & known
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """Images of one moment by modality, with the reference camera's pose where it is known."""
+    """Images of one time by modality, with the pose of the reference camera where it is known."""
 
     stamp_ns: int
     images: Mapping[str, SensorImage]

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Thermal counts to deg C (and back), and deg C to what a field learns.
+Thermal counts to deg C and back, and deg C to the [0, 1] that a radiance field learns.
 
-Only a radiometric camera's counts are temperatures. An AGC image (nearly every 8-bit thermal
-image) was stretched frame by frame for the eye: it keeps shapes, not degrees, and is marked so.
+Only the counts of a radiometric camera are temperatures. Automatic gain control (AGC, nearly
+every 8-bit thermal image) stretches the contrast of each image: shapes are left, degrees are not,
+and the image is marked as not radiometric.
 """
 
 from collections.abc import Mapping
@@ -37,6 +38,12 @@ class Radiometry(Protocol):
         """Deg C to the nearest 16-bit count, clipped to what fits; NaN becomes 0."""
 
 
+def _require_finite(constants: Any) -> None:
+    for f in fields(constants):
+        if not np.isfinite(getattr(constants, f.name)):
+            raise InputError(f'{f.name} is not finite', got=getattr(constants, f.name))
+
+
 @dataclass(frozen=True, slots=True)
 class LinearRadiometry:
     """`deg C = celsius_per_count * counts + celsius_offset` (FLIR TLinear, Seek, Optris, ...)."""
@@ -45,7 +52,7 @@ class LinearRadiometry:
     celsius_offset: float
 
     def __post_init__(self) -> None:
-        """Refuse a scale that is none."""
+        """Refuse scales that are zero or not finite."""
         _require_finite(self)
         if self.celsius_per_count == 0.0:
             raise InputError('thermal scale is zero', expected='celsius_per_count != 0', got=0.0)
@@ -59,6 +66,10 @@ class LinearRadiometry:
         """Deg C to the nearest 16-bit count."""
         celsius = np.asarray(celsius, dtype=np.float64)
         return _as_counts((celsius - self.celsius_offset) / self.celsius_per_count)
+
+
+# Hundredths of a kelvin: FLIR's TLinear, and what most radiometric drivers publish.
+CENTIKELVIN = LinearRadiometry(0.01, -ZERO_CELSIUS_KELVIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,7 @@ class PlanckRadiometry:
     atmosphere_celsius: float = 20.0
 
     def __post_init__(self) -> None:
-        """Refuse constants that no calibration has."""
+        """Refuse constants that are physically impossible."""
         _require_finite(self)
         if min(self.R, self.B, self.R2) <= 0.0:
             raise InputError('Planck constants are impossible', expected='R, B and R2 > 0',
@@ -115,7 +126,7 @@ class PlanckRadiometry:
         return np.asarray(self.R / (self.R2 * (np.exp(self.B / kelvin) - self.F)))
 
     def _background(self) -> float:
-        """The part of the signal that the object did not send."""
+        """Signal of reflected radiation and of the air, which the object did not send."""
         reflected = self._power(np.array(self.reflected_celsius))
         atmosphere = self._power(np.array(self.atmosphere_celsius))
         return float((1.0 - self.emissivity) * self.transmission * reflected
@@ -124,7 +135,7 @@ class PlanckRadiometry:
 
 @dataclass(frozen=True, slots=True)
 class TemperatureRange:
-    """The deg C that a field's [0, 1] stands for."""
+    """The temperatures that the values 0 and 1 of a radiance field stand for."""
 
     low_celsius: float
     high_celsius: float
@@ -138,7 +149,7 @@ class TemperatureRange:
 
     @classmethod
     def covering(cls, celsius: ArrayLike, margin_celsius: float = 1.0) -> 'TemperatureRange':
-        """The range of the finite values, a little wider."""
+        """The range of the finite values, widened by the margin."""
         values = np.asarray(celsius, dtype=np.float64)
         values = values[np.isfinite(values)]
         if values.size == 0:
@@ -147,11 +158,11 @@ class TemperatureRange:
 
     @property
     def span_celsius(self) -> float:
-        """Deg C from a field's 0 to its 1."""
+        """Deg C between the values 0 and 1 of the field."""
         return self.high_celsius - self.low_celsius
 
     def moved(self, celsius: float) -> 'TemperatureRange':
-        """The same field, everything so much warmer."""
+        """The range shifted by so many deg C: the same field stands for warmer surfaces."""
         return TemperatureRange(self.low_celsius + celsius, self.high_celsius + celsius)
 
     def to_field(self, celsius: ArrayLike) -> Array32:
@@ -168,10 +179,10 @@ class TemperatureRange:
 def decode_thermal(counts: NDArray[Any], radiometry: Radiometry | None,
                    where: object = None) -> tuple[Array32, bool]:
     """
-    Pixels as a camera wrote them to (values, radiometric).
+    Decode pixels as the camera stored them to (values, radiometric).
 
-    With a radiometry: deg C. Without: the image's share of its data type's range in [0, 1],
-    which orders pixels of one image but is no temperature.
+    With a radiometry, values are deg C. Without, they are counts divided by the largest count of
+    the data type, in [0, 1]: they order the pixels of one image, but are no temperatures.
     """
     if counts.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
         raise InputError('thermal pixels are no counts', where=where,
@@ -217,12 +228,6 @@ def radiometry_to_mapping(radiometry: Radiometry | None) -> dict[str, float]:
     if radiometry is None:
         return {}
     raise InputError('this radiometry cannot be written', got=type(radiometry).__name__)
-
-
-def _require_finite(constants: Any) -> None:
-    for f in fields(constants):
-        if not np.isfinite(getattr(constants, f.name)):
-            raise InputError(f'{f.name} is not finite', got=getattr(constants, f.name))
 
 
 def _as_counts(exact: NDArray[np.float64]) -> NDArray[np.uint16]:

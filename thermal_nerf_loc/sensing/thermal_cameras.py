@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the 16-bit counts of common thermal cameras mean, by name, as their makers document it.
+The temperature scale of a thermal camera: by the camera's name, or chosen by its first image.
 
-docs/data.md says which of these could not be confirmed.
-
-What thermal counts mean where nobody said, told in words.
+`KNOWN_CAMERAS` holds the 16-bit scales of common cameras as their makers document them;
+docs/data.md says which could not be confirmed. `choose_scale` is the rule of the importers: 8-bit
+images carry no temperatures, a given scale is used, floating-point pixels are deg C, and other
+counts are hundredths of a kelvin where that gives plausible temperatures.
 """
 
 from collections.abc import Mapping
@@ -16,38 +17,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry
+from thermal_nerf_loc.sensing.thermal import (
+    CENTIKELVIN, LinearRadiometry, Radiometry, ZERO_CELSIUS_KELVIN)
 
-_ABSOLUTE = -273.15  # deg C at count zero, where counts are kelvin
+# Of the 1st and 99th percentile of an image.
+_PLAUSIBLE_CELSIUS = (-60.0, 200.0)  # counts of unknown scale are refused beyond
+_SUSPECT_CELSIUS = (-100.0, 2000.0)  # a given scale is questioned beyond
 
 
 class KnownCamera(NamedTuple):
-    """A scale, and the camera's own setting under which it holds."""
+    """A scale, and the setting of the camera under which it holds."""
 
     radiometry: LinearRadiometry
     setting: str
 
 
+def _kelvin(kelvin_per_count: float) -> LinearRadiometry:
+    """The scale of counts that are proportional to kelvin."""
+    return LinearRadiometry(kelvin_per_count, -ZERO_CELSIUS_KELVIN)
+
+
 KNOWN_CAMERAS: Mapping[str, KnownCamera] = MappingProxyType({
-    'flir-boson': KnownCamera(LinearRadiometry(0.01, _ABSOLUTE),
-                              'radiometric Boson, TLinear output on'),
-    'flir-lepton': KnownCamera(LinearRadiometry(0.01, _ABSOLUTE),
-                               'radiometric Lepton (2.5, 3.5), TLinear, resolution 0.01 K'),
-    'flir-lepton-0.1k': KnownCamera(LinearRadiometry(0.1, _ABSOLUTE),
-                                    'radiometric Lepton, TLinear, resolution 0.1 K'),
-    'flir-a-series': KnownCamera(LinearRadiometry(0.01, _ABSOLUTE),
-                                 'A50, A70, A300, A400, A600, A700; IRFormat '
+    'flir-boson': KnownCamera(_kelvin(0.01), 'radiometric Boson, TLinear output on'),
+    'flir-lepton': KnownCamera(_kelvin(0.01), 'radiometric Lepton (2.5, 3.5), TLinear, '
+                               'resolution 0.01 K'),
+    'flir-lepton-0.1k': KnownCamera(_kelvin(0.1), 'radiometric Lepton, TLinear, resolution 0.1 K'),
+    'flir-a-series': KnownCamera(_kelvin(0.01), 'A50, A70, A300, A400, A600, A700; IRFormat '
                                  'TemperatureLinear10mK'),
-    'flir-a-series-100mk': KnownCamera(LinearRadiometry(0.1, _ABSOLUTE),
-                                       'the same; IRFormat TemperatureLinear100mK'),
-    'flir-ax5': KnownCamera(LinearRadiometry(0.04, _ABSOLUTE),
-                            'A5, A15, A35, A65; TemperatureLinearMode, resolution High (14 bits)'),
-    'flir-ax5-low': KnownCamera(LinearRadiometry(0.4, _ABSOLUTE),
-                                'the same, resolution Low'),
+    'flir-a-series-100mk': KnownCamera(_kelvin(0.1), 'the same; IRFormat TemperatureLinear100mK'),
+    'flir-ax5': KnownCamera(_kelvin(0.04), 'A5, A15, A35, A65; TemperatureLinearMode, resolution '
+                            'High (14 bits)'),
+    'flir-ax5-low': KnownCamera(_kelvin(0.4), 'the same, resolution Low'),
     'optris-pi': KnownCamera(LinearRadiometry(0.1, -100.0),
                              'PI and Xi, temperature output, one decimal'),
-    'seek': KnownCamera(LinearRadiometry(1.0 / 64.0, -40.0),
-                        'SDK format THERMOGRAPHY_FIXED_10_6'),
+    'seek': KnownCamera(LinearRadiometry(1.0 / 64.0, -40.0), 'SDK format THERMOGRAPHY_FIXED_10_6'),
 })
 
 
@@ -61,60 +64,68 @@ def radiometry_of(name: str) -> LinearRadiometry:
                      'Give its scale by --celsius-per-count and --celsius-offset.')
 
 
-CENTIKELVIN = LinearRadiometry(0.01, -273.15)  # what most radiometric drivers publish
-_PLAUSIBLE_CELSIUS = (-60.0, 200.0)  # of nearly all of an image
+class ChosenScale(NamedTuple):
+    """
+    What the pixels of a thermal camera mean.
 
-
-class SettledScale(NamedTuple):
-    """A scale (None: floating-point deg C, or no temperatures), in words, and what to tell."""
+    `radiometry` is None where pixels are deg C already, and where they are no temperatures (then
+    `radiometric` is False). `note` is what the user should read; it may be empty.
+    """
 
     radiometry: Radiometry | None
     radiometric: bool
-    told: str
+    description: str
     note: str
 
 
-def settle_scale(plane: NDArray[Any], radiometry: Radiometry | None, radiometric: bool,
-                 where: str) -> SettledScale:
-    """Decide by a first image (h, w) what counts mean; 8 bits are never temperatures."""
-    if plane.dtype == np.uint8 and radiometry is None:
+def choose_scale(first_image: NDArray[Any], radiometry: Radiometry | None, radiometric: bool,
+                 where: str) -> ChosenScale:
+    """
+    Choose the scale by the first image (h, w) of a camera.
+
+    `radiometry` is the scale that was given, None where none was; `radiometric` False says that
+    there are no temperatures. 8-bit images are AGC images, and have none either.
+    """
+    if first_image.dtype == np.uint8 and radiometry is None:
         radiometric = False
     if not radiometric:
-        return SettledScale(None, False, 'not radiometric',
-                            'thermal images have 8 bits (AGC): shapes, no temperatures'
-                            if plane.dtype == np.uint8 else '')
+        return ChosenScale(None, False, 'not radiometric',
+                           'thermal images have 8 bits (AGC): shapes, no temperatures'
+                           if first_image.dtype == np.uint8 else '')
     if radiometry is not None:
-        told = _words(radiometry)
-        return SettledScale(radiometry, True, told, _doubt(radiometry.to_celsius(plane), told))
-    if np.issubdtype(plane.dtype, np.floating):
-        told = 'deg C as published'
-        return SettledScale(None, True, told, _doubt(plane, told))
-    low, high = _span(CENTIKELVIN.to_celsius(plane))
+        description = _description(radiometry)
+        return ChosenScale(radiometry, True, description,
+                           _warning(radiometry.to_celsius(first_image), description))
+    if np.issubdtype(first_image.dtype, np.floating):
+        description = 'deg C as published'
+        return ChosenScale(None, True, description, _warning(first_image, description))
+    low, high = _percentiles(CENTIKELVIN.to_celsius(first_image))
     if low < _PLAUSIBLE_CELSIUS[0] or high > _PLAUSIBLE_CELSIUS[1]:
-        raise InputError('nobody says what thermal counts mean', where=where,
+        raise InputError('thermal counts have no known scale', where=where,
                          expected='--thermal-camera NAME, --celsius-per-count and '
                                   '--celsius-offset, or --not-radiometric',
-                         got=f'counts from {plane.min()} to {plane.max()}, which are no '
-                             'hundredths of a kelvin')
-    return SettledScale(CENTIKELVIN, True, _words(CENTIKELVIN),
-                        f'thermal counts are taken as hundredths of a kelvin ({low:.0f} to '
-                        f'{high:.0f} deg C in the first image); --thermal-camera says otherwise')
+                         got=f'counts from {first_image.min()} to {first_image.max()}, which are '
+                             'no hundredths of a kelvin')
+    return ChosenScale(CENTIKELVIN, True, _description(CENTIKELVIN),
+                       f'thermal counts are taken as hundredths of a kelvin ({low:.0f} to '
+                       f'{high:.0f} deg C in the first image); --thermal-camera says otherwise')
 
 
-def _span(celsius: NDArray[Any]) -> tuple[float, float]:
+def _percentiles(celsius: NDArray[Any]) -> tuple[float, float]:
     low, high = np.nanpercentile(celsius, (1.0, 99.0))
     return float(low), float(high)
 
 
-def _doubt(celsius: NDArray[Any], told: str) -> str:
-    low, high = _span(celsius)
-    if low < -100.0 or high > 2000.0:
-        return (f'with {told}, the first thermal image lies between {low:.0f} and {high:.0f} '
-                'deg C: is the scale right?')
+def _warning(celsius: NDArray[Any], description: str) -> str:
+    """A question about a scale that gives impossible temperatures; empty where they are fine."""
+    low, high = _percentiles(celsius)
+    if low < _SUSPECT_CELSIUS[0] or high > _SUSPECT_CELSIUS[1]:
+        return (f'with {description}, the first thermal image lies between {low:.0f} and '
+                f'{high:.0f} deg C: is the scale right?')
     return ''
 
 
-def _words(radiometry: Radiometry) -> str:
+def _description(radiometry: Radiometry) -> str:
     if isinstance(radiometry, LinearRadiometry):
         return (f'deg C = {radiometry.celsius_per_count:g} x counts '
                 f'{radiometry.celsius_offset:+g}')

@@ -15,7 +15,7 @@ from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.cli.replaying import _configure
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.importers.bags.images import ImageReader
+from thermal_nerf_loc.importers.bags.images import ImageDecoder
 from thermal_nerf_loc.io.datasets.camera_file import load_frame, read_rig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.images import write_png
@@ -130,10 +130,10 @@ def test_imports_write_it() -> None:
     """Images of a bag come out masked; one of another size is refused."""
     counts = np.ones((CAMERA.height, CAMERA.width), bool)
     counts[3:] = False
-    reader = ImageReader('rgb', CAMERA, None, False, True, counts)
+    reader = ImageDecoder('rgb', CAMERA, None, False, True, counts)
     np.testing.assert_array_equal(reader.image(image('rgb', 5), 5, np.eye(4)).valid, counts)
     with pytest.raises(InputError, match='mask does not fit the rgb camera'):
-        ImageReader('rgb', CAMERA, None, False, True, counts[:2])
+        ImageDecoder('rgb', CAMERA, None, False, True, counts[:2])
 
 
 def test_the_node_masks_what_it_hears(tmp_path: Path) -> None:

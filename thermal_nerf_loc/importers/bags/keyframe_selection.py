@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images of a drive to keep: one for so much motion, the sharpest of those nearby."""
+"""Select keyframes of a drive: one for so much motion, the sharpest of the images around it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +13,19 @@ from thermal_nerf_loc.io.images import opencv
 
 Array = NDArray[np.float64]
 
-_NEARBY = 0.25  # of the step: how far from its place a sharper image may be taken
-_WIDTH_PX = 320  # images are judged at this width: what is finer is noise
-_TOLERANCE = 1e-9  # of the step: rounding must not skip a keyframe
+_WINDOW_SHARE = 0.25  # of the step between keyframes: how far a sharper image may be away
+_SHARPNESS_WIDTH_PX = 320  # sharpness is measured at this width: finer detail is noise
+_TOLERANCE = 1e-9  # metres or degrees: rounding must not skip a keyframe
 
 
 @dataclass(frozen=True, slots=True)
 class KeyframeRule:
-    """How far apart keyframes lie."""
+    """The motion from one keyframe to the next."""
 
     min_m: float = setting(0.1, 'metres from one keyframe to the next', 0.0, 1000.0)
     min_deg: float = setting(5.0, 'or degrees of turning, whatever comes first', 0.0, 180.0)
     max_frames: int = setting(400, 'at most so many: the steps grow until they fit', 2, 1_000_000)
-    candidates: int = setting(9, 'images at each place of which the sharpest is kept', 1, 1000)
+    candidates: int = setting(9, 'images around a keyframe of which the sharpest is kept', 1, 1000)
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -34,7 +34,7 @@ class KeyframeRule:
 
 def choose_windows(poses: Array, rule: KeyframeRule) -> list[range]:
     """
-    Neighbourhoods of keyframes along a path (n, 4, 4); one image of each is to be kept.
+    Windows of images around keyframes along a path (n, 4, 4); one image of each is kept.
 
     They are disjoint and in order. A robot that stands still adds none.
     """
@@ -49,27 +49,28 @@ def choose_windows(poses: Array, rule: KeyframeRule) -> list[range]:
             break
     windows: list[range] = []
     reach, start = rule.candidates // 2, 0
-    for place, anchor in enumerate(anchors):
-        end = anchors[place + 1] if place + 1 < len(anchors) else len(poses)
+    for k, anchor in enumerate(anchors):
+        end = anchors[k + 1] if k + 1 < len(anchors) else len(poses)
         windows.append(path.nearby(anchor, max(start, anchor - reach),
                                    min(end, anchor + rule.candidates - reach),
-                                   _NEARBY * scale * rule.min_m,
-                                   _NEARBY * scale * rule.min_deg))
+                                   _WINDOW_SHARE * scale * rule.min_m,
+                                   _WINDOW_SHARE * scale * rule.min_deg))
         start = windows[-1].stop
     return windows
 
 
 def sharpness(image: NDArray[Any]) -> float:
     """
-    How sharp an image (h, w) or (h, w, channels) is, against others of the same place.
+    Sharpness of an image (h, w) or (h, w, channels), to compare with others of the same place.
 
-    Variance of the Laplacian over that of the image, so that exposure does not count.
+    The variance of the Laplacian over that of the image, which does not depend on the exposure.
     """
     cv2 = opencv()
     small = image if image.dtype in (np.uint8, np.uint16) else np.asarray(image, np.float32)
-    if small.shape[1] > _WIDTH_PX:
-        height = max(1, round(small.shape[0] * _WIDTH_PX / small.shape[1]))
-        small = cv2.resize(small, (_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
+    width = _SHARPNESS_WIDTH_PX
+    if small.shape[1] > width:
+        height = max(1, round(small.shape[0] * width / small.shape[1]))
+        small = cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA)
     grey = np.asarray(small, np.float32)
     grey = grey.mean(axis=2) if grey.ndim == 3 else grey
     contrast = float(grey.var())
@@ -77,7 +78,7 @@ def sharpness(image: NDArray[Any]) -> float:
 
 
 class _Path:
-    """Distances along a path, quickly."""
+    """Distances between the poses of a path."""
 
     def __init__(self, poses: Array) -> None:
         self._t = poses[:, :3, 3]
@@ -87,13 +88,13 @@ class _Path:
         return len(self._t)
 
     def apart(self, i: int, others: slice) -> tuple[Array, Array]:
-        """Metres and degrees from pose `i` to others."""
+        """Metres and degrees from pose `i` to the others."""
         metres = np.linalg.norm(self._t[others] - self._t[i], axis=-1)
         cosine = np.clip(np.abs(self._q[others] @ self._q[i]), 0.0, 1.0)
         return metres, np.rad2deg(2.0 * np.arccos(cosine))
 
     def anchors(self, min_m: float, min_deg: float) -> list[int]:
-        """First pose, and then each that is a step away from the one before."""
+        """The first pose, and then each that is a step away from the anchor before."""
         found = [0] if len(self) else []
         position, block = 1, 64
         while position < len(self):
@@ -108,7 +109,7 @@ class _Path:
         return found
 
     def nearby(self, anchor: int, start: int, end: int, most_m: float, most_deg: float) -> range:
-        """Poses around an anchor without a break that lie hardly anywhere else."""
+        """The run of poses around an anchor that all lie within these distances of it."""
         metres, degrees = self.apart(anchor, slice(start, end))
         near = (metres <= most_m) & (degrees <= most_deg)
         first = last = anchor

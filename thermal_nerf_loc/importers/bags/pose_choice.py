@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a bag's poses to believe."""
+"""Choose the source of poses among those that a bag offers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from thermal_nerf_loc.io.bags.poses import body_of, MAX_GAP_S, ODOMETRY, PoseSou
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum
 
-_MAP, _ODOM = ('map', 'world'), ('odom',)
+_MAP_FRAMES, _ODOM_FRAMES = ('map', 'world'), ('odom',)
 
 
 @dataclass(frozen=True, slots=True)
 class PoseOptions:
-    """Where poses come from; all empty: the best there is."""
+    """Where poses come from; all empty: the best source that the bag has."""
 
     file: Path | None = None  # TUM
     topic: str = ''
@@ -26,7 +26,7 @@ class PoseOptions:
     max_gap_s: float = setting(MAX_GAP_S, 'between two poses that are interpolated', 1e-3, 3600.0)
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that only one place is named."""
+        """Check the ranges, and that only one source is named."""
         check(self, 'poses')
         named = [option for option, value in (('--poses', self.file), ('--pose-topic', self.topic),
                                               ('--world-frame', self.world)) if value]
@@ -38,18 +38,19 @@ class PoseOptions:
 def choose_source(bag: Path, options: PoseOptions, survey: Survey,
                   topics: Sequence[str], camera_frame: str, reader: BagReader) -> PoseSource:
     """
-    The place named, else the first of: tf from `map` or `world`, PoseStamped, odometry, tf `odom`.
+    Choose the source that was named, else the best one.
 
-    What comes later drifts more. Of several topics of one kind none is chosen.
+    Best is the first of: tf from `map` or `world`, stamped poses, odometry, tf from `odom`; the
+    later ones drift more. Several topics of one kind are refused: the user must name one.
     """
     if options.file is not None:
         trajectory = read_tum(options.file)
         body = body_of('', options.frame, survey.tree, camera_frame)
         return PoseSource(f'{options.file} of {body}', '', body, trajectory, survey.tree,
-                          _gap(options))
+                          _max_gap_ns(options))
     if options.world or not options.topic:
         found = _from_tf(options, survey, camera_frame,
-                         (options.world,) if options.world else _MAP)
+                         (options.world,) if options.world else _MAP_FRAMES)
         if found is not None:
             return found
         if options.world:
@@ -62,7 +63,7 @@ def choose_source(bag: Path, options: PoseOptions, survey: Survey,
                          hint='Pass --pose-topic, --world-frame or --poses.')
     if topics:
         return _from_topic(topics[0], options, survey, camera_frame, reader)
-    found = _from_tf(options, survey, camera_frame, _ODOM)
+    found = _from_tf(options, survey, camera_frame, _ODOM_FRAMES)
     if found is None:
         raise InputError('bag tells no poses', where=bag,
                          expected='tf from map or odom to the camera, nav_msgs/Odometry or '
@@ -78,7 +79,7 @@ def _from_tf(options: PoseOptions, survey: Survey, camera_frame: str,
         chain = survey.tree.chain(root, camera_frame)
         if chain and survey.tree.moves(chain):
             return PoseSource(f'tf {root} -> {camera_frame}', root, '', None, survey.tree,
-                              _gap(options), root in _ODOM)
+                              _max_gap_ns(options), root in _ODOM_FRAMES)
     return None
 
 
@@ -87,9 +88,9 @@ def _from_topic(topic: str, options: PoseOptions, survey: Survey, camera_frame: 
     log = survey.poses[topic]
     body = body_of(log.child, options.frame, survey.tree, camera_frame)
     return PoseSource(f'{topic} of {body} in {log.parent or "its world"}', log.parent, body,
-                      log.trajectory(), survey.tree, _gap(options),
+                      log.trajectory(), survey.tree, _max_gap_ns(options),
                       reader.topics[topic] == ODOMETRY)
 
 
-def _gap(options: PoseOptions) -> int:
+def _max_gap_ns(options: PoseOptions) -> int:
     return round(options.max_gap_s * 1e9)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""First pass over a bag: every stamp, every transform, every pose, and no image kept."""
+"""First pass over a bag: the stamps of all images, transforms, poses and calibrations."""
 
 from array import array
 from collections.abc import Iterable, Mapping
@@ -22,32 +22,32 @@ from thermal_nerf_loc.io.bags.topics import CameraTopics
 
 @dataclass(slots=True)
 class CameraLog:
-    """What a camera sent."""
+    """The messages of a camera, without their pixels."""
 
     topics: CameraTopics
     frame: str = ''
     camera: Camera | None = None
-    stamps: 'array[int]' = field(default_factory=lambda: array('q'))  # of images that are news
-    seen: int = 0
+    stamps: 'array[int]' = field(default_factory=lambda: array('q'))  # ns, without frozen images
+    received: int = 0  # images
     frozen: int = 0  # bit for bit the one before: a shutter was closed, or a driver hangs
     unstamped: int = 0
-    last: int = 0  # check sum
+    last_checksum: int = 0
 
     def add_image(self, message: Any) -> None:
-        """Take an image's stamp; it is frozen where it repeats the last one."""
-        self.seen += 1
+        """Add an image, which is frozen where it repeats the one before."""
+        self.received += 1
         self.frame = self.frame or message.header.frame_id.lstrip('/')
-        stamp, before = stamp_ns(message.header.stamp), self.last
-        self.last = zlib.crc32(message.data) + 1
+        stamp, before = stamp_ns(message.header.stamp), self.last_checksum
+        self.last_checksum = zlib.crc32(message.data) + 1  # 0: no image yet
         if stamp == 0:
             self.unstamped += 1
-        elif self.last == before:
+        elif self.last_checksum == before:
             self.frozen += 1
         else:
             self.stamps.append(stamp)
 
     def add_info(self, message: Any) -> None:
-        """Take a calibration; it must stay what it was."""
+        """Add a calibration, which must not change during the bag."""
         where = self.topics.info
         camera = camera_from_info(message, where, self.topics.is_rectified)
         if self.camera is not None and camera != self.camera:
@@ -58,14 +58,14 @@ class CameraLog:
         self.camera = camera
         self.frame = self.frame or message.header.frame_id.lstrip('/')
 
-    def usable(self) -> NDArray[np.int64]:
+    def sorted_stamps(self) -> NDArray[np.int64]:
         """Stamps in rising order, each once."""
         return np.unique(np.array(self.stamps, dtype=np.int64))
 
 
 @dataclass(slots=True)
 class Survey:
-    """All of a bag but its pixels."""
+    """What the first pass found."""
 
     cameras: dict[str, CameraLog]
     tree: FrameTree
@@ -75,7 +75,7 @@ class Survey:
 def survey_bag(reader: BagReader, cameras: Mapping[str, CameraTopics],
                pose_topics: Iterable[str], fixed_lenses: Iterable[str], path: Path,
                progress: Progress) -> Survey:
-    """Read the bag once; `fixed_lenses` have their calibration from elsewhere."""
+    """Read the bag once; the cameras in `fixed_lenses` need no calibration from it."""
     logs = {name: CameraLog(topics) for name, topics in cameras.items()}
     poses = {topic: PoseLog() for topic in pose_topics}
     survey = Survey(logs, FrameTree(), poses)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of image files: which are RGB, which thermal, and which of them belong together."""
+"""Find folders of RGB and thermal image files, list them, and pair their images."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,21 +17,21 @@ PAIRINGS = ('auto', 'name', 'order')
 
 _RGB_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp')
 _THERMAL_SUFFIXES = (*_RGB_SUFFIXES, '.npy')
-# Words by which the two files of a moment may differ: img_0007_rgb.jpg and img_0007_ir.tiff.
+# Words by which the names of a pair may differ: img_0007_rgb.jpg and img_0007_ir.tiff.
 _WORDS = re.compile(r'(?<![a-z])(rgb|colou?r|visible|vis|images?|img|thermal|infrared|ir|lwir|'
                     r'flir|frame)(?![a-z])')
-_EXAMPLES = 3
-_FEW = 0.5  # fewer of the shorter list than this share with a partner: it is not sure
+_EXAMPLES = 3  # file names in an error
+_MIN_PAIRED_SHARE = 0.5  # of the shorter list; with fewer pairs the names are no evidence
 
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Thermal file name by RGB file name, how they were found, and who is alone."""
+    """Thermal file name by RGB file name, the rule by which, and the files without a partner."""
 
     partner: Mapping[str, str]
-    told: str
-    rgb_alone: tuple[str, ...]
-    thermal_alone: tuple[str, ...]
+    paired_by: str
+    rgb_unpaired: tuple[str, ...]
+    thermal_unpaired: tuple[str, ...]
 
 
 def find_folders(root: Path, rgb: Path | None, thermal: Path | None,
@@ -67,19 +67,19 @@ def list_images(folder: Path, thermal: bool = False) -> list[str]:
 
 
 def check_sizes(folder: Path, names: Sequence[str], read: Callable[[Path], Any],
-                tell: Callable[[int], None]) -> tuple[int, int]:
-    """Decode every image once; (width, height) of all, or who differs."""
+                report_count: Callable[[int], None]) -> tuple[int, int]:
+    """Decode every image; returns the size (width, height), which must be the same for all."""
     sizes = {}
     for count, name in enumerate(names, start=1):
         height, width = read(folder / name).shape[:2]
         sizes[name] = (width, height)
-        tell(count)
+        report_count(count)
     most, _ = Counter(sizes.values()).most_common(1)[0]
     others = [f'{name} ({size[0]}x{size[1]})' for name, size in sizes.items() if size != most]
     if others:
         raise InputError('images are not all of one size', where=folder,
                          expected=f'{most[0]}x{most[1]} pixels, as most have',
-                         got=f'{len(others)} others: {_some(others)}',
+                         got=f'{len(others)} others: {_examples(others)}',
                          hint='One camera is expected; sort the images of others out.')
     return most
 
@@ -87,28 +87,29 @@ def check_sizes(folder: Path, names: Sequence[str], read: Callable[[Path], Any],
 def pair_images(rgb: Sequence[str], thermal: Sequence[str], rule: str = 'auto') -> Pairing:
     """Find each RGB image's thermal one: by name, else, where they are equally many, by order."""
     by_order = Pairing(dict(zip(rgb, thermal)), 'order of the names', (), ())
+    enough = 1 if rule == 'name' else _MIN_PAIRED_SHARE * min(len(rgb), len(thermal))
     if rule != 'order':
-        for told, key in (('equal names', _stem), ('names that differ by rgb, thermal or the like',
-                                                   _reduced)):
-            keys = _unique(rgb, key), _unique(thermal, key)
+        for paired_by, key in (('equal names', _stem),
+                               ('names that differ by rgb, thermal or the like', _reduced)):
+            keys = _by_key(rgb, key), _by_key(thermal, key)
             common = keys[0].keys() & keys[1].keys()
-            if len(common) >= (1 if rule == 'name' else _FEW * min(len(rgb), len(thermal))):
+            if len(common) >= enough:
                 partner = {name: keys[1][k] for k, name in keys[0].items() if k in common}
-                met = set(partner.values())
-                return Pairing(partner, told, tuple(n for n in rgb if n not in partner),
-                               tuple(n for n in thermal if n not in met))
+                paired = set(partner.values())
+                return Pairing(partner, paired_by, tuple(n for n in rgb if n not in partner),
+                               tuple(n for n in thermal if n not in paired))
     if rule == 'name' or len(rgb) != len(thermal):
         raise InputError('thermal images cannot be paired with RGB images',
                          expected='equal names but for the ending' if rule == 'name' else
                          'equal names but for the ending, or equally many of both',
-                         got=f'{len(rgb)} RGB images ({_some(rgb)}) and {len(thermal)} thermal '
-                             f'ones ({_some(thermal)})',
+                         got=f'{len(rgb)} RGB images ({_examples(rgb)}) and {len(thermal)} '
+                             f'thermal ones ({_examples(thermal)})',
                          hint='Rename them; --pair name takes the few whose names agree.'
                          if rule == 'auto' else None)
     return by_order
 
 
-def _unique(names: Sequence[str], key: Callable[[str], str]) -> dict[str, str]:
+def _by_key(names: Sequence[str], key: Callable[[str], str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in names:
         if found.setdefault(key(name), name) != name:
@@ -128,10 +129,10 @@ def _reduced(name: str) -> str:
 
 
 def _natural(name: str) -> tuple[Any, ...]:
-    """Digits count as numbers; every second part is text, so that the kinds never meet."""
+    """Sort key in which digits count as numbers; text and numbers alternate, and never compare."""
     return (*(int(part) if part.isdigit() else part.lower()
               for part in re.split(r'([0-9]+)', name)), name)
 
 
-def _some(names: Sequence[str]) -> str:
+def _examples(names: Sequence[str]) -> str:
     return ', '.join(names[:_EXAMPLES]) + (', ...' if len(names) > _EXAMPLES else '')

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Folders of images to a data set: poses by structure from motion (or given), metres, pairs.
+Import folders of images as a data set: poses, metric scale, and pairs of RGB and thermal images.
 
-Poses are those of the RGB camera; the thermal camera sits in the rig that a camera file tells.
+Poses are those of the RGB camera, given or found by structure from motion; the pose of the thermal
+camera in it comes from a camera file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,59 +14,57 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.common.config import check, setting
+from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.importers.images import metric_scale
-from thermal_nerf_loc.importers.images.fiducials import FAMILIES, find_tags, tag_edges
+from thermal_nerf_loc.importers.images.dataset import ImageFolder, write_image_set
+from thermal_nerf_loc.importers.images.fiducials import detect_tags, FAMILIES, tag_edges
 from thermal_nerf_loc.importers.images.folders import (
     check_sizes, find_folders, list_images, pair_images, Pairing, PAIRINGS)
 from thermal_nerf_loc.importers.images.metric_scale import Distance, Metric
 from thermal_nerf_loc.importers.images.poses import from_model, ImagePoses, read_poses
 from thermal_nerf_loc.importers.images.structure_from_motion import (
     LENSES, reconstruct, require_pycolmap)
+from thermal_nerf_loc.importers.options import ImportOptions, ImportResult, some_of
 from thermal_nerf_loc.io.atomic_files import check_vacant
-from thermal_nerf_loc.io.datasets.camera_file import read_rig, RigCamera
-from thermal_nerf_loc.io.datasets.nerfstudio import HOLD_OUT_EVERY
-from thermal_nerf_loc.io.datasets.scene import ImageRecord
-from thermal_nerf_loc.io.datasets.scene_writer import write_image_set
+from thermal_nerf_loc.io.datasets.camera_file import read_rig
 from thermal_nerf_loc.io.images import read_counts, read_image
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
-from thermal_nerf_loc.sensing.thermal import LinearRadiometry
-from thermal_nerf_loc.sensing.thermal_cameras import settle_scale, SettledScale
+from thermal_nerf_loc.sensing.thermal_cameras import choose_scale, ChosenScale
 
 Array = NDArray[np.float64]
 
-_NAMED = 10  # so many images that were left out are named on the terminal
-_CHECKED, _POSED, _SCALED = 0.05, 0.85, 0.9  # shares of the work that are then done
+_NAMES_IN_NOTES = 10  # of images that were left out
+# Shares of the work that are done after each stage, for progress reports.
+_CHECKED, _POSED, _SCALED = 0.05, 0.85, 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class ImageImportConfig:
-    """What to make of the folders; empty ones are found."""
+class ImageImportConfig(ImportOptions):
+    """What to import; folders that are not given are found."""
 
     rgb: Path | None = None
     thermal: Path | None = None
     pair: str = setting('auto', 'how thermal images find their RGB ones', choices=PAIRINGS)
-    cameras: Path | None = None
     poses: Path | None = None
+    max_gap_s: float = setting(0.5, 'between two given poses that are interpolated', 1e-3, 3600.0)
     lens: str = setting('OPENCV', 'lens model to find', choices=LENSES)
     matching: str = setting('auto', 'which images are compared',
                             choices=('auto', 'all', 'neighbours'))
+    feature_px: int = setting(1600, 'longer side of the images in which features are detected',
+                              64, 100_000)
     positions: Path | None = None
     distances: tuple[Distance, ...] = ()
     tag_size_m: float | None = None
     tag_family: str = setting('apriltag-36h11', 'kind of tag', choices=tuple(FAMILIES))
-    hold_out: int = setting(HOLD_OUT_EVERY, 'every so many frames one is held out', 2, 1_000_000)
-    radiometry: LinearRadiometry | None = None
-    radiometric: bool = True
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that metres come from one place."""
-        check(self, 'import')
-        ways = [self.positions is not None, bool(self.distances), self.tag_size_m is not None]
-        if sum(ways) > 1:
+        """Check the ranges, and that the scale comes from one source."""
+        ImportOptions.__post_init__(self)
+        sources = [self.positions is not None, bool(self.distances), self.tag_size_m is not None]
+        if sum(sources) > 1:
             raise InputError('the scale is given twice', expected='one of --camera-positions, '
                              '--distance, --tag-size')
         if self.tag_size_m is not None and not 0.0 < self.tag_size_m < np.inf:
@@ -73,16 +72,8 @@ class ImageImportConfig:
                              expected='metres above 0', got=self.tag_size_m)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ImportedImages:
-    """What came of it."""
-
-    figures: dict[str, Any]
-    notes: tuple[str, ...]
-
-
 def import_images(root: Path, out: Path, config: ImageImportConfig = ImageImportConfig(),
-                  progress: Progress = silent) -> ImportedImages:
+                  progress: Progress = silent) -> ImportResult:
     """Read folders of images and write a data set."""
     check_vacant(out)
     job = _ImageImport(root, out, config, progress)
@@ -92,12 +83,12 @@ def import_images(root: Path, out: Path, config: ImageImportConfig = ImageImport
 
 
 class _ImageImport:
-    """One import."""
+    """An import of one folder; `run` has its steps."""
 
     def __init__(self, root: Path, out: Path, config: ImageImportConfig,
                  progress: Progress) -> None:
         self._out, self._config, self._progress = out, config, progress
-        self._given: Mapping[str, RigCamera] = read_rig(config.cameras) if config.cameras else {}
+        self._rig_file = read_rig(config.cameras)
         self._rgb, self._thermal = find_folders(root, config.rgb, config.thermal)
         self._names = list_images(self._rgb)
         if len(self._names) < 2:
@@ -105,28 +96,31 @@ class _ImageImport:
                              expected='two or more, better dozens', got=self._names[0])
         self._notes: list[str] = []
 
-    def run(self) -> ImportedImages:
+    def run(self) -> ImportResult:
         """Pair, check, pose, scale, write."""
         pairs, sizes = self._pairs(), self._check_images()
-        thermal_lens = self._thermal_lens(sizes)
+        thermal_lens = self._thermal_lens(sizes[THERMAL]) if THERMAL in sizes else None
         scale = self._thermal_scale(pairs)
         found = self._poses()
         lens = self._lens(found, sizes[RGB])
-        left_out = [name for name in self._names if name not in found.poses]
-        self._tell_some(left_out, 'images could not be placed and are left out')
-        metric = self._metric(found, lens)
-        mounting = self._mounting(metric) if pairs else None
         names = [name for name in self._names if name in found.poses]
-        moved = metric.similarity.apply(np.stack([found.poses[name] for name in names]))
-        records = {name: self._records(name, lens, thermal_lens, mounting, scale, pairs, found)
-                   for name in names}
+        left_out = [name for name in self._names if name not in found.poses]
+        self._note_some(left_out, 'images could not be placed and are left out')
+        metric = self._metric(found, lens)
+        rgb = ImageFolder(self._rgb, lens, np.eye(4), self._rig_file[RGB].mask_path)
+        thermal = None
+        if self._thermal is not None and thermal_lens is not None:
+            thermal = ImageFolder(self._thermal, thermal_lens, self._T_rgb_thermal(metric),
+                                  self._rig_file[THERMAL].mask_path, scale)
+        poses = metric.similarity.apply(np.stack([found.poses[name] for name in names]))
         counts = write_image_set(
-            self._out, dict(zip(names, moved)), records, found.stamps_ns, scale,
-            self._config.hold_out, {'metric': metric.is_metric, 'from': metric.told},
+            self._out, rgb, thermal, pairs.partner if pairs else {}, dict(zip(names, poses)),
+            found.stamps_ns, self._config.hold_out,
+            {'scale': {'metric': metric.is_metric, 'from': metric.source}},
             self._stage(_SCALED, 1.0, 'writing', len(names)))
         self._notes += metric.notes
-        return ImportedImages(self._figures(found, metric, pairs, scale, left_out) | counts,
-                              tuple(self._notes))
+        return ImportResult(self._figures(found, metric, pairs, scale, left_out) | counts,
+                            tuple(self._notes))
 
     def _pairs(self) -> Pairing | None:
         if self._thermal is None:
@@ -135,62 +129,59 @@ class _ImageImport:
             return None
         pairs = pair_images(self._names, list_images(self._thermal, thermal=True),
                             self._config.pair)
-        self._notes.append(f'thermal images belong to RGB images by {pairs.told}')
-        self._tell_some(pairs.rgb_alone, 'RGB images have no thermal one')
-        self._tell_some(pairs.thermal_alone, 'thermal images have no RGB one and are left out')
+        self._notes.append(f'thermal images belong to RGB images by {pairs.paired_by}')
+        self._note_some(pairs.rgb_unpaired, 'RGB images have no thermal one')
+        self._note_some(pairs.thermal_unpaired, 'thermal images have no RGB one and are left out')
         return pairs
 
     def _check_images(self) -> dict[str, tuple[int, int]]:
-        """Sizes by modality, after every image was decoded once."""
+        """Decode every image; returns the sizes by modality."""
         thermal = list_images(self._thermal, thermal=True) if self._thermal is not None else []
-        tell = self._stage(0.0, _CHECKED, 'looking', len(self._names) + len(thermal))
-        sizes = {RGB: check_sizes(self._rgb, self._names, read_image, tell)}
+        report_count = self._stage(0.0, _CHECKED, 'checking', len(self._names) + len(thermal))
+        sizes = {RGB: check_sizes(self._rgb, self._names, read_image, report_count)}
         if self._thermal is not None:
             sizes[THERMAL] = check_sizes(
                 self._thermal, thermal, lambda path: read_counts(path).counts,
-                lambda count: tell(len(self._names) + count))
+                lambda count: report_count(len(self._names) + count))
         return sizes
 
-    def _thermal_lens(self, sizes: Mapping[str, tuple[int, int]]) -> Camera | None:
-        if THERMAL not in sizes:
-            return None
-        lens = self._given[THERMAL].camera if THERMAL in self._given else None
+    def _thermal_lens(self, size: tuple[int, int]) -> Camera:
+        lens = self._rig_file[THERMAL].camera
         if lens is None:
             raise InputError('thermal camera has no lens', where=self._thermal,
                              expected='--cameras FILE with a block "thermal": w, h, fl_x, ...',
                              hint='Structure from motion finds the lens of the RGB camera only.')
-        _check_lens(lens, sizes[THERMAL], THERMAL)
+        _check_lens(lens, size, THERMAL)
         return lens
 
-    def _thermal_scale(self, pairs: Pairing | None) -> SettledScale | None:
+    def _thermal_scale(self, pairs: Pairing | None) -> ChosenScale | None:
+        """The scale of thermal counts, chosen by the first thermal image of a pair."""
         if pairs is None or self._thermal is None:
             return None
         path = self._thermal / next(iter(pairs.partner.values()))
-        in_file = self._given[THERMAL].radiometry if THERMAL in self._given else None
-        settled = settle_scale(read_counts(path).counts,
-                               (self._config.radiometry or in_file) if self._config.radiometric
-                               else None, self._config.radiometric, str(path))
-        self._notes += [settled.note] if settled.note else []
-        return settled
+        scale = choose_scale(read_counts(path).counts,
+                             self._config.thermal_scale(self._rig_file),
+                             self._config.radiometric, str(path))
+        self._notes += [scale.note] if scale.note else []
+        return scale
 
     def _poses(self) -> ImagePoses:
         config = self._config
         if config.poses is not None:
-            return read_poses(config.poses, self._names)
-        lens = self._given[RGB].camera if RGB in self._given else None
-        made = reconstruct(self._rgb, self._names, lens, config.lens, config.matching,
-                           lambda done, total, message='': self._progress(
-                               _CHECKED + (_POSED - _CHECKED) * done / total, 1.0, message))
-        self._notes.append(made.told)
-        if made.models > 1:
-            self._notes.append(f'the images fell apart into {made.models} models without '
+            return read_poses(config.poses, self._names, round(1e9 * config.max_gap_s))
+        found = reconstruct(self._rgb, self._names, self._rig_file[RGB].camera, config.lens,
+                            config.matching, config.feature_px,
+                            lambda done, total, message='': self._progress(
+                                _CHECKED + (_POSED - _CHECKED) * done / total, 1.0, message))
+        self._notes.append(found.note)
+        if found.models > 1:
+            self._notes.append(f'the images fell apart into {found.models} models without '
                                'overlap; the largest is used')
-        return from_model(made.model, self._names, self._rgb)._replace(
-            told='structure from motion')
+        return from_model(found.model, self._names, self._rgb)._replace(
+            source='structure from motion')
 
     def _lens(self, found: ImagePoses, size: tuple[int, int]) -> Camera:
-        given = self._given[RGB].camera if RGB in self._given else None
-        lens = given or found.camera
+        lens = self._rig_file[RGB].camera or found.camera
         if lens is None:
             raise InputError('RGB camera has no lens', where=self._rgb,
                              expected='--cameras FILE with a block "rgb": w, h, fl_x, ...',
@@ -199,7 +190,7 @@ class _ImageImport:
         return lens
 
     def _metric(self, found: ImagePoses, lens: Camera) -> Metric:
-        """Metres from what was given; only what was reconstructed here is turned upright."""
+        """The metric scale from what was given; only poses found here are turned upright."""
         config, upright = self._config, self._config.poses is None
         if config.positions is not None:
             return metric_scale.from_positions(found.poses, config.positions)
@@ -207,20 +198,21 @@ class _ImageImport:
             return metric_scale.from_distances(found.poses, config.distances, upright)
         if config.tag_size_m is not None:
             names = list(found.poses)
-            tags = find_tags(self._rgb, names, config.tag_family,
+            tags = detect_tags(self._rgb, names, config.tag_family,
                              self._stage(_POSED, _SCALED, 'tags', len(names)))
             edges, used, notes = tag_edges(tags, found.poses, lens, self._rgb)
             self._notes += notes
-            told = f'{len(used)} tags of {config.tag_size_m:g} m ({config.tag_family} ' \
-                   f'{", ".join(map(str, used))})'
-            return metric_scale.from_edges(found.poses, edges, config.tag_size_m, told, upright)
+            source = (f'{len(used)} tags of {config.tag_size_m:g} m ({config.tag_family} '
+                      f'{", ".join(map(str, used))})')
+            return metric_scale.from_edges(found.poses, edges, config.tag_size_m, source,
+                                           upright)
         if upright:
             return metric_scale.arbitrary(found.poses, found.points, lens)
         return metric_scale.as_given(found.is_metric)
 
-    def _mounting(self, metric: Metric) -> Array:
-        """Where the thermal camera sits in the RGB camera; metres make sense in metres only."""
-        T = self._given[THERMAL].T_rgb_sensor if THERMAL in self._given else None
+    def _T_rgb_thermal(self, metric: Metric) -> Array:
+        """Pose of the thermal camera in the RGB camera; its shift is 0 for an arbitrary scale."""
+        T = self._rig_file[THERMAL].T_rgb_sensor
         if T is None:
             self._notes.append('nothing tells where the thermal camera sits: it is taken to be '
                                'where the RGB camera is, looking the same way (see --cameras, '
@@ -234,47 +226,29 @@ class _ImageImport:
             T[:3, 3] = 0.0
         return T
 
-    def _records(self, name: str, lens: Camera, thermal_lens: Camera | None,
-                 mounting: Array | None, scale: SettledScale | None, pairs: Pairing | None,
-                 found: ImagePoses) -> dict[str, ImageRecord]:
-        stamp = found.stamps_ns.get(name, 0)
-        records = {RGB: ImageRecord(self._rgb / name, lens, np.eye(4), stamp_ns=stamp,
-                                    camera_mask_path=self._mask(RGB))}
-        if (pairs is not None and name in pairs.partner and self._thermal is not None
-                and thermal_lens is not None and mounting is not None and scale is not None):
-            floats = LinearRadiometry(1.0, 0.0)  # of files that hold deg C
-            records[THERMAL] = ImageRecord(
-                self._thermal / pairs.partner[name], thermal_lens, mounting,
-                radiometry=(scale.radiometry or floats) if scale.radiometric else None,
-                stamp_ns=stamp, camera_mask_path=self._mask(THERMAL))
-        return records
-
-    def _mask(self, name: str) -> Path | None:
-        return self._given[name].mask_path if name in self._given else None
-
     def _figures(self, found: ImagePoses, metric: Metric, pairs: Pairing | None,
-                 scale: SettledScale | None, left_out: Sequence[str]) -> dict[str, Any]:
+                 scale: ChosenScale | None, left_out: Sequence[str]) -> dict[str, Any]:
         return {
             'data': str(self._out), 'rgb': str(self._rgb),
             'thermal': None if self._thermal is None else str(self._thermal),
             'rgb_images': len(self._names), 'registered': len(found.poses),
-            'poses': found.told, 'reprojection_error_px': found.error_px,
+            'poses': found.source, 'reprojection_error_px': found.error_px,
             'points': len(found.points), 'scale': metric.similarity.scale,
-            'scale_from': metric.told, 'metric': metric.is_metric, **metric.figures,
+            'scale_from': metric.source, 'metric': metric.is_metric, **metric.figures,
             'thermal_pairs': len(pairs.partner) if pairs is not None else 0,
-            'paired_by': pairs.told if pairs is not None else None,
-            'thermal_scale': scale.told if scale is not None else None,
+            'paired_by': pairs.paired_by if pairs is not None else None,
+            'thermal_scale': scale.description if scale is not None else None,
             'left_out': list(left_out)}
 
-    def _tell_some(self, names: Sequence[str], what: str) -> None:
+    def _note_some(self, names: Sequence[str], what: str) -> None:
         if names:
-            more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-            self._notes.append(f'{len(names)} {what}: {", ".join(names[:_NAMED])}{more}')
+            self._notes.append(f'{len(names)} {what}: {some_of(names, _NAMES_IN_NOTES)}')
 
-    def _stage(self, start: float, end: float, text: str, total: int) -> Any:
-        def tell(count: int) -> None:
+    def _stage(self, start: float, end: float, text: str, total: int) -> Callable[[int], None]:
+        """A function that reports how many of `total` items of a stage of the work are done."""
+        def report_count(count: int) -> None:
             self._progress(start + (end - start) * count / max(total, 1), 1.0, text)
-        return tell
+        return report_count
 
 
 def _check_lens(lens: Camera, size: tuple[int, int], modality: str) -> None:

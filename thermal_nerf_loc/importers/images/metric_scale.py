@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metres for a reconstruction that has none: from known positions, distances or tags."""
+"""The metric scale of a reconstruction: from known camera positions, distances or tags."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama
+from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama, upright_similarity
 from thermal_nerf_loc.io.atomic_files import read_text
 
 Array = NDArray[np.float64]
 Poses = Mapping[str, Array]
 
-_USUAL_DEPTH = 3.0  # of what is seen, in the units of a map whose scale is arbitrary
-_MOST_POINTS = 4000
+_USUAL_DEPTH = 3.0  # median, in the units of a map whose scale is arbitrary
+_MAX_POINTS = 4000  # of which the median depth is taken
 
 
 class Metric(NamedTuple):
-    """What brings poses to the map; `is_metric` None: as whoever made the poses meant it."""
+    """From poses to metres; `source` says how. `is_metric` None: unknown, the poses were given."""
 
     similarity: Similarity
     is_metric: bool | None
-    told: str
+    source: str
     figures: Mapping[str, Any]
     notes: tuple[str, ...] = ()
 
@@ -56,15 +56,15 @@ def from_positions(poses: Poses, path: Path) -> Metric:
     except InputError as error:
         raise InputError('known positions do not orient the map', where=path,
                          expected=error.expected, got=error.got) from None
-    left = np.linalg.norm(se3.transform(similarity.T, similarity.scale * x) - y, axis=1)
-    worst = int(left.argmax())
+    residuals = np.linalg.norm(se3.transform(similarity.T, similarity.scale * x) - y, axis=1)
+    worst = int(residuals.argmax())
     return Metric(similarity, True, f'{len(names)} known camera positions', {
-        'positions_used': len(names), 'positions_rms_m': float(np.sqrt((left**2).mean())),
-        'positions_max_m': float(left[worst]), 'positions_worst': names[worst],
+        'positions_used': len(names), 'positions_rms_m': float(np.sqrt((residuals**2).mean())),
+        'positions_max_m': float(residuals[worst]), 'positions_worst': names[worst],
         'position_residuals_m': [{'image': name, 'metres': float(value)}
-                                 for name, value in zip(names, left)]},
-        (f'known positions are met to {np.sqrt((left**2).mean()):.3f} m RMS; the worst is '
-         f'{names[worst]}, {left[worst]:.3f} m',))
+                                 for name, value in zip(names, residuals)]},
+        (f'known positions are met to {np.sqrt((residuals**2).mean()):.3f} m RMS; the worst is '
+         f'{names[worst]}, {residuals[worst]:.3f} m',))
 
 
 def from_distances(poses: Poses, distances: Sequence[Distance], upright: bool) -> Metric:
@@ -87,30 +87,30 @@ def from_distances(poses: Poses, distances: Sequence[Distance], upright: bool) -
         raise InputError('images were taken at one place', where='--distance',
                          got=distances[int(length.argmin())][:2])
     scale = float((length @ metres) / (length @ length))
-    left = scale * length - metres
-    return Metric(_placed(poses, scale, upright), True,
+    residuals = scale * length - metres
+    return Metric(_scaled(poses, scale, upright), True,
                   f'{len(distances)} measured distances between cameras',
-                  {'distance_errors_m': left.tolist(),
-                   'distance_max_error_m': float(np.abs(left).max())},
-                  () if len(left) == 1 else (f'measured distances are met to '
-                                             f'{np.abs(left).max():.3f} m',))
+                  {'distance_errors_m': residuals.tolist(),
+                   'distance_max_error_m': float(np.abs(residuals).max())},
+                  () if len(residuals) == 1 else (f'measured distances are met to '
+                                             f'{np.abs(residuals).max():.3f} m',))
 
 
-def from_edges(poses: Poses, edges: Array, metres: float, told: str, upright: bool) -> Metric:
+def from_edges(poses: Poses, edges: Array, metres: float, source: str, upright: bool) -> Metric:
     """Scale by lengths that are all `metres`, such as the edges of tags."""
     scale = metres / float(np.median(edges))
     spread = float(np.abs(edges * scale / metres - 1.0).max())
-    return Metric(_placed(poses, scale, upright), True, told,
+    return Metric(_scaled(poses, scale, upright), True, source,
                   {'tag_edges': len(edges), 'tag_spread': spread},
-                  (f'scale from {told}; edges differ by up to {100 * spread:.1f} %',))
+                  (f'scale from {source}; edges differ by up to {100 * spread:.1f} %',))
 
 
 def arbitrary(poses: Poses, points: Array, camera: Camera) -> Metric:
-    """No metres: what is seen shall lie some 3 units away, as in a room."""
+    """No metric scale: the median depth of the points becomes 3 units, as in a room."""
     depth = _median_depth(poses, points, camera)
     scale = 1.0 if depth is None else _USUAL_DEPTH / depth
-    return Metric(_placed(poses, scale, True), False, 'arbitrary', {}, (
-        'the scale is ARBITRARY: nothing told what a metre is, so every length of this data set '
+    return Metric(_scaled(poses, scale, True), False, 'arbitrary', {}, (
+        'the scale is ARBITRARY: nothing says what a metre is, so every length of this data set '
         'and of its maps is in units of its own; give --camera-positions, --distance or '
         '--tag-size for metres',))
 
@@ -123,37 +123,23 @@ def as_given(is_metric: bool | None) -> Metric:
     return Metric(IDENTITY, is_metric, 'the poses given', {}, notes)
 
 
-def _placed(poses: Poses, scale: float, upright: bool) -> Similarity:
-    """Scale, and where asked stand the cameras' mean up direction along z, centred."""
+def _scaled(poses: Poses, scale: float, upright: bool) -> Similarity:
+    """The scale alone, or with the cameras centred and turned upright."""
     if not upright:
         return Similarity(scale, np.eye(4))
-    stacked = np.stack(list(poses.values()))
-    up = -stacked[:, :3, 1].sum(axis=0)  # cameras look along z, y is down
-    length = float(np.linalg.norm(up))
-    up = up / length if length > 1e-6 * len(stacked) else np.array([0.0, 0.0, 1.0])
-    R = _turn(up, np.array([0.0, 0.0, 1.0]))
-    return Similarity(scale, se3.from_parts(R, -scale * R @ stacked[:, :3, 3].mean(axis=0)))
-
-
-def _turn(a: Array, b: Array) -> Array:
-    """The smallest rotation that brings unit vector `a` to `b`."""
-    axis, cosine = np.cross(a, b), float(a @ b)
-    sine = float(np.linalg.norm(axis))
-    if sine < 1e-9:
-        return np.eye(3) if cosine > 0.0 else np.diag([1.0, -1.0, -1.0])
-    return np.asarray(se3.so3_exp(axis / sine * np.arctan2(sine, cosine)))
+    return upright_similarity(np.stack(list(poses.values())), scale)
 
 
 def _median_depth(poses: Poses, points: Array, camera: Camera) -> float | None:
-    """Of the points that project into each image; occlusion does not matter much here."""
-    points = points[::max(1, len(points) // _MOST_POINTS)]
+    """Median depth of the points that project into each image; occlusion is ignored."""
+    points = points[::max(1, len(points) // _MAX_POINTS)]
     depths = []
     for T in poses.values():
         seen = se3.transform(se3.inverse(T), points) if len(points) else points
         _, visible = camera.project(seen)
         depths.append(seen[visible, 2])
-    every = np.concatenate(depths)
-    return float(np.median(every)) if len(every) else None
+    joined = np.concatenate(depths)
+    return float(np.median(joined)) if len(joined) else None
 
 
 def _read_positions(path: Path) -> dict[str, Array]:
@@ -178,7 +164,7 @@ def _read_positions(path: Path) -> dict[str, Array]:
 
 
 def _find(poses: Poses, name: str) -> str | None:
-    """The image that somebody means by a file name, with or without its ending."""
+    """The image of this file name, with or without its ending; None unless there is just one."""
     if name in poses:
         return name
     wanted = Path(name).name

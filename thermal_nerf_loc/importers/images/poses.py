@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Poses of image files that somebody found before: a COLMAP model, or a TUM file."""
+"""Given poses of image files: a COLMAP model, or a TUM file."""
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
@@ -16,31 +16,34 @@ from thermal_nerf_loc.io.trajectory import read_tum, Trajectory
 
 Array = NDArray[np.float64]
 
-_MAX_GAP_NS = 500_000_000
-_NS_FROM = 10**14  # larger whole numbers in file names are nanoseconds, smaller ones seconds
+_MIN_NS = 10**14  # file names from here on are nanoseconds, smaller numbers seconds
 
 
 class ImagePoses(NamedTuple):
-    """`T_world_cam` by file name; the rest is empty or None where nobody knows it."""
+    """`T_world_cam` by file name; the other fields are empty or None where unknown."""
 
     poses: Mapping[str, Array]
     camera: Camera | None
     points: Array  # (n, 3) surface points, in the same world
     error_px: float | None
-    told: str
+    source: str
     stamps_ns: Mapping[str, int]
-    is_metric: bool | None = None  # None: whoever made the file knows
+    is_metric: bool | None = None  # None: unknown
 
 
-def read_poses(path: Path, names: Sequence[str]) -> ImagePoses:
-    """Poses of the images `names` from a folder (COLMAP) or a file (TUM)."""
+def read_poses(path: Path, names: Sequence[str], max_gap_ns: int) -> ImagePoses:
+    """
+    Poses of the images `names` from a folder (COLMAP) or a file (TUM).
+
+    Poses of a TUM file further apart than `max_gap_ns` are not interpolated.
+    """
     if path.is_dir():
         return from_model(read_model(path), names, path)
-    return _from_trajectory(read_tum(path), names, path)
+    return _from_trajectory(read_tum(path), names, path, max_gap_ns)
 
 
 def from_model(model: ColmapModel, names: Sequence[str], where: object) -> ImagePoses:
-    """Poses of the model's images; theirs may be paths, whose last part is the file's name."""
+    """Poses of the images `names`; where the model has paths, their last part is the name."""
     by_name = {Path(name.replace('\\', '/')).name: image for name, image in model.images.items()}
     found = {name: by_name[name] for name in names if name in by_name}
     if not found:
@@ -57,18 +60,19 @@ def from_model(model: ColmapModel, names: Sequence[str], where: object) -> Image
                       model.cameras[used[0]], model.points, error, 'COLMAP model', {})
 
 
-def _from_trajectory(trajectory: Trajectory, names: Sequence[str], path: Path) -> ImagePoses:
-    """By the stamps in the files' names, else one pose for each image, in order."""
+def _from_trajectory(trajectory: Trajectory, names: Sequence[str], path: Path,
+                     max_gap_ns: int) -> ImagePoses:
+    """Assign poses by the stamps in file names, else one to each image, in order."""
     stamps = [_stamp_ns(name) for name in names]
-    poses = {name: trajectory.at(stamp, _MAX_GAP_NS) for name, stamp in zip(names, stamps)
+    poses = {name: trajectory.at(stamp, max_gap_ns) for name, stamp in zip(names, stamps)
              if stamp is not None}
     found = {name: T for name, T in poses.items() if T is not None}
-    nothing = np.zeros((0, 3))
+    no_points = np.zeros((0, 3))
     same_count = len(names) == len(trajectory)
     if found and (not same_count or 2 * len(found) >= len(names)):
         known = {name: stamp for name, stamp in zip(names, stamps)
                  if stamp is not None and name in found}
-        return ImagePoses(found, None, nothing, None, 'TUM file, by the stamps in file names',
+        return ImagePoses(found, None, no_points, None, 'TUM file, by the stamps in file names',
                           known, True)
     if not same_count:
         raise InputError('poses cannot be assigned to images', where=path,
@@ -76,7 +80,7 @@ def _from_trajectory(trajectory: Trajectory, names: Sequence[str], path: Path) -
                                   'poses as images',
                          got=f'{len(trajectory)} poses from {trajectory.stamps_ns[0] / 1e9:.3f} '
                              f's on, {len(names)} images such as {names[0]}')
-    return ImagePoses(dict(zip(names, trajectory.poses)), None, nothing, None,
+    return ImagePoses(dict(zip(names, trajectory.poses)), None, no_points, None,
                       'TUM file, one line an image in the order of names',
                       dict(zip(names, map(int, trajectory.stamps_ns))), True)
 
@@ -88,4 +92,4 @@ def _stamp_ns(name: str) -> int | None:
         return None
     if not value.is_finite():
         return None
-    return int(value) if value >= _NS_FROM else int(value * 10**9)
+    return int(value) if value >= _MIN_NS else int(value * 10**9)

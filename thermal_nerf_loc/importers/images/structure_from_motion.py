@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Structure from motion by pycolmap, which is an extra: camera poses of a folder of images."""
+"""Structure from motion by pycolmap (an optional dependency): poses of a folder of images."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,24 +20,23 @@ LENSES = ('OPENCV', 'OPENCV_FISHEYE', 'PINHOLE', 'RADIAL', 'SIMPLE_PINHOLE', 'SI
 ALL_PAIRS = 'all'
 NEIGHBOURS = 'neighbours'
 
-_MOST_FOR_ALL_PAIRS = 150  # images: 11175 pairs, at some 30 ms each on one core
-_NEAR = 10  # neighbours in the order of names
-_FAR_STEP = 10  # every so many images are compared with each other, for where a path closes
-_IMAGES_A_CALL, _PAIRS_A_CALL = 4, 100  # then progress is told
-_LARGEST_PX = 1600  # features are looked for in images scaled down to this
+_MAX_IMAGES_FOR_ALL_PAIRS = 150  # 11175 pairs, at some 30 ms each on one core
+_NEIGHBOURS = 10  # in the order of names
+_LOOP_STEP = 10  # every so many images are compared with each other, to close loops
+_IMAGES_PER_CALL, _PAIRS_PER_CALL = 4, 100  # between two progress reports
 _SEED = 0
 
 
 class Reconstruction(NamedTuple):
-    """The largest model, in how many models the images fell apart, and what to tell."""
+    """The largest model, the number of models that were found, and a note for the user."""
 
     model: ColmapModel
     models: int
-    told: str
+    note: str
 
 
 def require_pycolmap() -> Any:
-    """The module, or how to get it."""
+    """The module pycolmap; an error says how to install it."""
     try:
         import pycolmap
     except ImportError as error:
@@ -52,22 +51,23 @@ def require_pycolmap() -> Any:
 
 
 def reconstruct(folder: Path, names: Sequence[str], camera: Camera | None, lens: str,
-                matching: str, progress: Progress = silent) -> Reconstruction:
+                matching: str, feature_px: int, progress: Progress = silent) -> Reconstruction:
     """
     Find the poses of the images `names` in `folder`, all taken by one camera.
 
     A `camera` that is given is kept as it is; else one of the model `lens` is found. `matching`
-    is 'all' pairs, 'neighbours' (in the order of names) or 'auto'.
+    is 'all' pairs, 'neighbours' (in the order of names) or 'auto'. Features are detected in images
+    that are scaled down to `feature_px` pixels on their longer side.
     """
     colmap = require_pycolmap()
     if matching == 'auto':
-        matching = ALL_PAIRS if len(names) <= _MOST_FOR_ALL_PAIRS else NEIGHBOURS
+        matching = ALL_PAIRS if len(names) <= _MAX_IMAGES_FOR_ALL_PAIRS else NEIGHBOURS
     pairs = choose_pairs(len(names), matching)
     colmap.set_random_seed(_SEED)
     with _failing_clearly(folder), tempfile.TemporaryDirectory(prefix='colmap-') as scratch:
         work = Path(scratch)
         links = _link(folder, names, work / 'images')
-        _extract(colmap, work, list(links), camera, lens,
+        _extract(colmap, work, list(links), camera, lens, feature_px,
                  lambda done, text: progress(0.25 * done, 1.0, text))
         _match(colmap, work, list(links), pairs,
                lambda done, text: progress(0.25 + 0.45 * done, 1.0, text))
@@ -83,23 +83,23 @@ def reconstruct(folder: Path, names: Sequence[str], camera: Camera | None, lens:
         best.write_text(str(work))
         model = read_model(work)
     model = replace(model, images={links[name]: image for name, image in model.images.items()})
-    told = ('every pair of images was compared' if matching == ALL_PAIRS else
-            f'images were compared with {_NEAR} neighbours in the order of names, and every '
-            f'{_FAR_STEP}th with each other')
-    return Reconstruction(model, len(found), told)
+    note = ('every pair of images was compared' if matching == ALL_PAIRS else
+            f'images were compared with {_NEIGHBOURS} neighbours in the order of names, and every '
+            f'{_LOOP_STEP}th with each other')
+    return Reconstruction(model, len(found), note)
 
 
 def choose_pairs(count: int, matching: str) -> list[tuple[int, int]]:
-    """Which images are compared."""
+    """Indices of the pairs of images that are compared."""
     if matching == ALL_PAIRS:
         return list(combinations(range(count), 2))
-    near = {(a, b) for a in range(count) for b in range(a + 1, min(a + 1 + _NEAR, count))}
-    return sorted(near | set(combinations(range(0, count, _FAR_STEP), 2)))
+    near = {(a, b) for a in range(count) for b in range(a + 1, min(a + 1 + _NEIGHBOURS, count))}
+    return sorted(near | set(combinations(range(0, count, _LOOP_STEP), 2)))
 
 
 @contextmanager
 def _failing_clearly(folder: Path) -> Iterator[None]:
-    """COLMAP raises its failed checks as these."""
+    """Turn the errors that COLMAP raises for failed checks into a `RunError`."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -108,7 +108,7 @@ def _failing_clearly(folder: Path) -> Iterator[None]:
 
 
 def _link(folder: Path, names: Sequence[str], into: Path) -> dict[str, str]:
-    """Names that COLMAP's lists can hold (no spaces), with those they stand for."""
+    """Link the images under names without spaces; returns their names by link."""
     links = {f'{index:06d}{Path(name).suffix}': name for index, name in enumerate(names)}
     with writing(into):
         into.mkdir()
@@ -118,53 +118,53 @@ def _link(folder: Path, names: Sequence[str], into: Path) -> dict[str, str]:
 
 
 def _extract(colmap: Any, work: Path, names: Sequence[str], camera: Camera | None, lens: str,
-             tell: Any) -> None:
+             feature_px: int, report: Any) -> None:
     reader, options = colmap.ImageReaderOptions(), colmap.FeatureExtractionOptions()
-    options.use_gpu, options.max_image_size = False, _LARGEST_PX
+    options.use_gpu, options.max_image_size = False, feature_px
     reader.camera_model = lens
     if camera is not None:
         reader.camera_model, params = camera_to_colmap(camera)
         reader.camera_params = ','.join(repr(float(value)) for value in params)
-    for start in range(0, len(names), _IMAGES_A_CALL):
+    for start in range(0, len(names), _IMAGES_PER_CALL):
         colmap.extract_features(
             work / 'database.db', work / 'images',
-            image_names=list(names[start:start + _IMAGES_A_CALL]),
+            image_names=list(names[start:start + _IMAGES_PER_CALL]),
             camera_mode=colmap.CameraMode.SINGLE, reader_options=reader,
             extraction_options=options, device=colmap.Device.cpu)
         reader.existing_camera_id = 1  # of the first call: one camera took all images
-        tell(min(1.0, (start + _IMAGES_A_CALL) / len(names)), 'features')
+        report(min(1.0, (start + _IMAGES_PER_CALL) / len(names)), 'features')
 
 
 def _match(colmap: Any, work: Path, names: Sequence[str], pairs: Sequence[tuple[int, int]],
-           tell: Any) -> None:
+           report: Any) -> None:
     matching, geometry = colmap.FeatureMatchingOptions(), colmap.TwoViewGeometryOptions()
     matching.use_gpu, geometry.ransac.random_seed = False, _SEED
     listed, listing = work / 'pairs.txt', colmap.ImportedPairingOptions()
     listing.match_list_path = listed
-    for start in range(0, len(pairs), _PAIRS_A_CALL):
-        some = pairs[start:start + _PAIRS_A_CALL]
+    for start in range(0, len(pairs), _PAIRS_PER_CALL):
+        some = pairs[start:start + _PAIRS_PER_CALL]
         write_atomically(listed, ''.join(f'{names[a]} {names[b]}\n' for a, b in some))
         colmap.match_image_pairs(work / 'database.db', matching_options=matching,
                                  pairing_options=listing, verification_options=geometry,
                                  device=colmap.Device.cpu)
-        tell(min(1.0, (start + _PAIRS_A_CALL) / len(pairs)), 'matches')
+        report(min(1.0, (start + _PAIRS_PER_CALL) / len(pairs)), 'matches')
 
 
-def _map(colmap: Any, work: Path, keep_camera: bool, count: int, tell: Any) -> dict[int, Any]:
+def _map(colmap: Any, work: Path, keep_camera: bool, count: int, report: Any) -> dict[int, Any]:
     options, placed = colmap.IncrementalPipelineOptions(), 0
     options.random_seed, options.min_model_size = _SEED, min(10, max(2, count // 2))
     if keep_camera:
         options.ba_refine_focal_length = options.ba_refine_principal_point = False
         options.ba_refine_extra_params = False
 
-    def one_more() -> None:
+    def on_next_image() -> None:
         nonlocal placed
         placed += 1
-        tell(min(1.0, placed / count), f'{placed} images placed')
+        report(min(1.0, placed / count), f'{placed} images placed')
 
     sparse = work / 'sparse'
     sparse.mkdir()
     found: dict[int, Any] = colmap.incremental_mapping(
         work / 'database.db', work / 'images', sparse, options=options,
-        next_image_callback=one_more)
+        next_image_callback=on_next_image)
     return found

@@ -2,9 +2,9 @@
 """
 ROS messages to arrays and cameras, and back, without ROS.
 
-Works on any object with the fields of the message, so that messages read from bags and from
-rclpy pass through the same code. Camera_info's pixel centres lie at (0, 0): half a pixel is added
-on the way in and taken off on the way out.
+The functions take any object with the fields of the message, from a bag or from rclpy. The first
+pixel centre of a camera_info lies at (0, 0), here at (0.5, 0.5): half a pixel is added on reading
+and subtracted on writing.
 """
 
 import struct
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
-from thermal_nerf_loc.io.images import decode_file, encode, opencv
+from thermal_nerf_loc.io.images import decode_file, encode, opencv, rgb_values
 from thermal_nerf_loc.sensing.frame import THERMAL
 from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
-# cv_bridge's names: (numpy type, channels, how to reach RGB or one channel)
+# cv_bridge's names: (numpy type, channels, conversion to RGB or one channel: OpenCV's or 'swap')
 _ENCODINGS: dict[str, tuple[str, int, str]] = {
     'rgb8': ('u1', 3, ''), 'bgr8': ('u1', 3, 'swap'),
     'rgba8': ('u1', 4, ''), 'bgra8': ('u1', 4, 'swap'),
@@ -42,7 +42,7 @@ _COMPRESSED_DEPTH_HEADER = 12  # bytes: a format enum, then two floats
 
 
 class CameraInfoFields(NamedTuple):
-    """What `sensor_msgs/CameraInfo` says about a lens."""
+    """The fields of `sensor_msgs/CameraInfo` that describe a lens."""
 
     distortion_model: str
     d: Array
@@ -58,7 +58,7 @@ def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian
 
     `step` may pad rows. The result is in native byte order, and may be a view into `data`.
     """
-    kind, channels, conversion = _lookup(encoding)
+    kind, channels, conversion = _encoding(encoding)
     dtype = np.dtype(kind).newbyteorder('>' if is_bigendian else '<')
     row = width * channels * dtype.itemsize
     buffer = np.frombuffer(data, np.uint8)
@@ -82,7 +82,7 @@ def decode_image(encoding: str, height: int, width: int, step: int, is_bigendian
 
 def encode_image(array: NDArray[Any], encoding: str) -> tuple[int, bytes]:
     """`(step, data)` of an array in RGB(A) order or of one channel, little-endian."""
-    kind, channels, conversion = _lookup(encoding)
+    kind, channels, conversion = _encoding(encoding)
     dtype = np.dtype(kind)
     shape = array.shape if array.ndim == 3 else (*array.shape, 1)
     if conversion not in ('', 'swap') or shape[2:] != (channels,) or array.dtype != dtype:
@@ -161,15 +161,15 @@ def stamp_ns(stamp: Any) -> int:
 
 def matrix_from_pose(pose: Any, where: object = None) -> Array:
     """`geometry_msgs/Pose` as a matrix."""
-    return _rigid(pose.position, pose.orientation, where)
+    return _pose_matrix(pose.position, pose.orientation, where)
 
 
 def matrix_from_transform(transform: Any, where: object = None) -> Array:
     """`geometry_msgs/Transform` as a matrix."""
-    return _rigid(transform.translation, transform.rotation, where)
+    return _pose_matrix(transform.translation, transform.rotation, where)
 
 
-def _rigid(t: Any, q: Any, where: object) -> Array:
+def _pose_matrix(t: Any, q: Any, where: object) -> Array:
     values = np.array([t.x, t.y, t.z, q.x, q.y, q.z, q.w], dtype=np.float64)
     if not np.isfinite(values).all() or not np.linalg.norm(values[3:]) > 0.5:
         raise InputError('message holds no pose', where=where,
@@ -177,7 +177,7 @@ def _rigid(t: Any, q: Any, where: object) -> Array:
     return se3.from_quaternion(values[:3], values[3:])
 
 
-def _lookup(encoding: str) -> tuple[str, int, str]:
+def _encoding(encoding: str) -> tuple[str, int, str]:
     if encoding not in _ENCODINGS:
         raise InputError('unknown image encoding', expected='one of ' + ', '.join(_ENCODINGS),
                          got=repr(encoding))
@@ -192,7 +192,7 @@ def _lens(name: str, d: Any, where: object) -> tuple[CameraModel, tuple[float, .
         raise InputError('camera_info has an unknown distortion model', where=where,
                          expected='one of ' + ', '.join(_LENSES), got=repr(name))
     if name == 'rational_polynomial' and len(coefficients) > 8 and not any(coefficients[8:]):
-        coefficients = coefficients[:8]  # thin prism and tilt, which are not there
+        coefficients = coefficients[:8]  # the rest is thin prism and tilt, all zero
     return _LENSES[name], coefficients
 
 
@@ -220,6 +220,4 @@ def values_from_message(message: Any, modality: str, radiometry: Radiometry | No
         values, radiometric = decode_thermal(plane, radiometry,
                                              where=f'image in {message.header.frame_id}')
         return values[..., None], radiometric
-    colour = np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels[..., :3]
-    full = 1.0 if np.issubdtype(colour.dtype, np.floating) else np.iinfo(colour.dtype).max
-    return np.divide(colour, np.float32(full), dtype=np.float32, casting='unsafe'), True
+    return rgb_values(pixels), True

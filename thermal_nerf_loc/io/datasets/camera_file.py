@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The cameras of a rig in one YAML file, and a frame of single images that they took.
+The cameras of a rig in one YAML file: lenses, mounting, thermal scale and masks.
 
-    rgb:                                      names as in transforms.json, see `nerfstudio`
+    rgb:                                      keys as in transforms.json, see `nerfstudio`
       w: 640
       h: 480
       mask_path: arm.png                      0: ignore (the robot's own body); beside this file
@@ -17,14 +17,13 @@ The cameras of a rig in one YAML file, and a frame of single images that they to
                                               axes, metres; the identity where it is missing
 
 The reference camera is the RGB camera, or, without an extrinsic, the thermal one. A size that is
-not given is taken from the image.
-
-A camera file (see `camera_file`) as lenses, mounting and scale, without any image.
+not given is taken from the image. `read_rig` gives the cameras alone, `load_frame` a frame of
+single image files that they took.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 import difflib
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,36 +33,59 @@ import yaml
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.geometry.se3 import check_pose
+from thermal_nerf_loc.geometry.se3 import pose_from_rows
 from thermal_nerf_loc.io.atomic_files import read_text
 from thermal_nerf_loc.io.datasets.intrinsics import camera_from_keys, INTRINSIC_KEYS
 from thermal_nerf_loc.io.datasets.scene import ImageRecord, load_image
-from thermal_nerf_loc.io.images import read_image
+from thermal_nerf_loc.io.images import read_size
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import Radiometry, radiometry_from_mapping, RADIOMETRY_KEYS
 
 _EXTRINSIC, _MASK = 'transform_rgb_thermal', 'mask_path'
+_KNOWN_KEYS = {RGB: (*INTRINSIC_KEYS, _MASK),
+               THERMAL: (*INTRINSIC_KEYS, _MASK, _EXTRINSIC, *RADIOMETRY_KEYS)}
+
+
+class RigCamera(NamedTuple):
+    """One camera of a rig; None for what its file does not say."""
+
+    camera: Camera | None = None
+    T_rgb_sensor: NDArray[np.float64] | None = None
+    radiometry: Radiometry | None = None
+    mask_path: Path | None = None
+
+
+def read_rig(path: Path | None) -> dict[str, RigCamera]:
+    """Cameras by modality; those that the file does not have, or without a file, are empty."""
+    blocks = {} if path is None else _read_blocks(path)
+    return {RGB: RigCamera(), THERMAL: RigCamera(),
+            **{modality: _rig_camera(path, modality, block)
+               for modality, block in blocks.items() if path is not None}}
 
 
 def load_frame(cameras: Path, images: Mapping[str, Path]) -> Frame:
-    """Read images (modality: path) that the cameras of one YAML file took at one moment."""
+    """Read images (path by modality) that the cameras of a YAML file took at one time."""
     if not images:
         raise InputError('no image', expected='an RGB or a thermal image, or both')
-    blocks = read_blocks(cameras)
+    blocks = _read_blocks(cameras)
     loaded = {}
     for modality, path in images.items():
         if modality not in blocks:
             raise InputError(f'camera file has no {modality} camera', where=cameras,
                              expected=f'a block "{modality}" with w, h, fl_x, ...',
                              got=', '.join(blocks))
-        record = _record(modality, path, blocks[modality], f'{cameras} {modality}')
-        loaded[modality] = load_image(modality, replace(
-            record, camera_mask_path=mask_of(cameras, blocks[modality], modality)))
+        camera = _rig_camera(cameras, modality, blocks[modality],
+                             functools.partial(read_size, path))
+        assert camera.camera is not None
+        T_cam_sensor = np.eye(4) if camera.T_rgb_sensor is None else camera.T_rgb_sensor
+        loaded[modality] = load_image(modality, ImageRecord(
+            path, camera.camera, T_cam_sensor, radiometry=camera.radiometry,
+            camera_mask_path=camera.mask_path))
     return Frame(0, loaded, name=next(iter(images.values())).name)
 
 
-def read_blocks(path: Path) -> dict[str, dict[str, Any]]:
-    """Camera keys by modality; unknown ones are named."""
+def _read_blocks(path: Path) -> dict[str, dict[str, Any]]:
+    """Keys of each camera by modality; unknown ones are refused."""
     try:
         content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
@@ -71,51 +93,37 @@ def read_blocks(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(content, dict) or not content:
         raise InputError('is no camera file', where=path, expected='blocks "rgb" and "thermal"',
                          got=f'a {type(content).__name__}' if content else 'nothing')
-    _check_keys(content, (RGB, THERMAL), str(path))
+    _check_keys(content, tuple(_KNOWN_KEYS), str(path))
     for modality, block in content.items():
         where = f'{path} {modality}'
         if not isinstance(block, dict):
             raise InputError('block holds no keys', where=where, expected='w, h, fl_x, ...',
                              got=repr(block))
-        _check_keys(block, (*INTRINSIC_KEYS, _MASK) if modality == RGB else
-                    (*INTRINSIC_KEYS, _MASK, _EXTRINSIC, *RADIOMETRY_KEYS), where)
+        _check_keys(block, _KNOWN_KEYS[modality], where)
     return content
 
 
-def mask_of(cameras: Path, block: Mapping[str, Any], modality: str) -> Path | None:
-    """The mask that a camera's block names, from the file's own folder."""
+def _rig_camera(file: Path, modality: str, block: Mapping[str, Any],
+                image_size: Callable[[], tuple[int, int]] | None = None) -> RigCamera:
+    """A camera of the file; with `image_size`, to read an image by, its lens is required."""
+    where = f'{file} {modality}'
+    lens = {key: block[key] for key in INTRINSIC_KEYS if key in block}
+    camera = camera_from_keys(lens, where, image_size) if lens or image_size else None
+    T_rgb_sensor = (None if block.get(_EXTRINSIC) is None else
+                    pose_from_rows(block[_EXTRINSIC], f'{where} {_EXTRINSIC}'))
+    return RigCamera(camera, T_rgb_sensor, radiometry_from_mapping(block, where),
+                     _mask_path(file, block, where))
+
+
+def _mask_path(file: Path, block: Mapping[str, Any], where: str) -> Path | None:
+    """The mask that a block names, relative to the file's folder."""
     name = block.get(_MASK)
     if name is None:
         return None
     if not isinstance(name, str) or not name:
-        raise InputError('path is no text', where=f'{cameras} {modality} {_MASK}',
-                         expected='a path', got=repr(name))
-    return cameras.parent / name
-
-
-def _record(modality: str, path: Path, block: Mapping[str, Any], where: str) -> ImageRecord:
-    keys = {key: block[key] for key in INTRINSIC_KEYS if key in block}
-    camera = camera_from_keys(keys, where, lambda: _size(path))
-    if modality == RGB:
-        return ImageRecord(path, camera, np.eye(4))
-    return ImageRecord(path, camera, _extrinsic(block, f'{where} {_EXTRINSIC}'),
-                       radiometry=radiometry_from_mapping(block, where))
-
-
-def _extrinsic(block: Mapping[str, Any], where: str) -> NDArray[np.float64]:
-    if block.get(_EXTRINSIC) is None:
-        return np.eye(4)
-    try:
-        T = np.array(block[_EXTRINSIC], dtype=np.float64)
-    except (TypeError, ValueError):
-        raise InputError('is no matrix of numbers', where=where, expected='4x4 numbers',
-                         got=repr(block[_EXTRINSIC])[:60]) from None
-    return check_pose(T, where)
-
-
-def _size(path: Path) -> tuple[int, int]:
-    height, width = read_image(path).shape[:2]
-    return width, height
+        raise InputError('path is no text', where=f'{where} {_MASK}', expected='a path',
+                         got=repr(name))
+    return file.parent / name
 
 
 def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
@@ -125,35 +133,3 @@ def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], where: str) -
             raise InputError(f'unknown key {key!r}', where=where,
                              expected='one of ' + ', '.join(known),
                              hint=f'Did you mean {near[0]!r}?' if near else None)
-
-
-_EXTRINSIC = 'transform_rgb_thermal'
-
-
-class RigCamera(NamedTuple):
-    """One camera of the file; None for what it does not say."""
-
-    camera: Camera | None
-    T_rgb_sensor: NDArray[np.float64] | None
-    radiometry: Radiometry | None
-    mask_path: Path | None = None
-
-
-def read_rig(path: Path) -> dict[str, RigCamera]:
-    """Cameras by modality; a block may leave out the lens, or the mounting."""
-    rig = {}
-    for modality, block in read_blocks(path).items():
-        where = f'{path} {modality}'
-        lens = {key: block[key] for key in INTRINSIC_KEYS if key in block}
-        mounting = None
-        if block.get(_EXTRINSIC) is not None:
-            try:
-                mounting = np.array(block[_EXTRINSIC], dtype=np.float64)
-            except (TypeError, ValueError):
-                raise InputError('is no matrix of numbers', where=f'{where} {_EXTRINSIC}',
-                                 expected='4x4 numbers') from None
-            mounting = check_pose(mounting, f'{where} {_EXTRINSIC}')
-        rig[modality] = RigCamera(camera_from_keys(lens, where) if lens else None, mounting,
-                                  radiometry_from_mapping(block, where),
-                                  mask_of(path, block, modality))
-    return rig

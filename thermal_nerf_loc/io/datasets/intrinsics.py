@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A camera as nerfstudio's keys spell it: `fl_x fl_y cx cy w h k1 .. camera_model`."""
+"""Cameras as nerfstudio's keys describe them: `fl_x fl_y cx cy w h k1 .. camera_model`."""
 
 from collections.abc import Callable, Mapping
 import math
@@ -27,8 +27,8 @@ def camera_from_keys(values: Mapping[str, Any], where: object,
     """
     Build the camera that nerfstudio keys describe.
 
-    `fl_x` wins over `camera_angle_x`; the centre defaults to the image's middle, and a missing
-    size is asked of `image_size() -> (width, height)`.
+    `fl_x` wins over `camera_angle_x`; the centre defaults to the middle of the image, and a
+    missing size is taken from `image_size() -> (width, height)`.
     """
     if not any(key in values for key in ('fl_x', 'camera_angle_x')):
         raise InputError('camera has no intrinsics', where=where,
@@ -53,7 +53,7 @@ def camera_from_keys(values: Mapping[str, Any], where: object,
 
 
 def keys_from_camera(camera: Camera) -> dict[str, Any]:
-    """Spell a camera in nerfstudio's keys."""
+    """Describe a camera by nerfstudio's keys."""
     keys = {'camera_model': camera.model.value, 'w': camera.width, 'h': camera.height,
             'fl_x': camera.fx, 'fl_y': camera.fy, 'cx': camera.cx, 'cy': camera.cy}
     return {**keys, **dict(zip(_ORDER[camera.model], camera.distortion, strict=False))}
@@ -67,12 +67,12 @@ def _lens(values: Mapping[str, Any], where: object) -> tuple[CameraModel, tuple[
     model = _MODELS[name]
     k = {key: _number(values, key, where, 0.0) for key in _COEFFICIENTS}
     if 'distortion_params' in values:
-        k |= _listed(values['distortion_params'], where)
-    foreign = [key for key in _COEFFICIENTS if k[key] and key not in _ORDER[model]]
-    if foreign:
+        k |= _distortion_params(values['distortion_params'], where)
+    of_other_model = [key for key in _COEFFICIENTS if k[key] and key not in _ORDER[model]]
+    if of_other_model:
         raise InputError(f'{name} camera has coefficients of another model', where=where,
                          expected=' '.join(_ORDER[model]) or 'none',
-                         got=', '.join(f'{key} = {k[key]:g}' for key in foreign))
+                         got=', '.join(f'{key} = {k[key]:g}' for key in of_other_model))
     if model is CameraModel.OPENCV:
         return _perspective(values, k, name, where)
     return model, tuple(k[key] for key in _ORDER[model])
@@ -80,7 +80,7 @@ def _lens(values: Mapping[str, Any], where: object) -> tuple[CameraModel, tuple[
 
 def _perspective(values: Mapping[str, Any], k: Mapping[str, float], name: str,
                  where: object) -> tuple[CameraModel, tuple[float, ...]]:
-    """Keep as few coefficients as the file names; the rational ones only where all are meant."""
+    """4, 5 or 8 coefficients: no more than the file names, 8 only for the rational model."""
     rational = name == 'FULL_OPENCV' or 'k5' in values or 'k6' in values
     if k['k4'] and not rational:
         raise InputError('k4 of a perspective camera is ambiguous', where=where,
@@ -97,7 +97,7 @@ def _perspective(values: Mapping[str, Any], k: Mapping[str, float], name: str,
     return (CameraModel.OPENCV, distortion) if any(distortion) else (CameraModel.PINHOLE, ())
 
 
-def _listed(listed: Any, where: object) -> dict[str, float]:
+def _distortion_params(listed: Any, where: object) -> dict[str, float]:
     if not isinstance(listed, list) or len(listed) != len(_LIST_ORDER):
         raise InputError('camera has a wrong number of coefficients', where=where,
                          expected='distortion_params of 6 numbers: ' + ' '.join(_LIST_ORDER),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set's `transforms.json` once more: with refined poses and rig, or with poses found."""
+"""Copies of a data set's `transforms.json`, with refined poses and rig, or with poses found."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -13,11 +13,11 @@ from thermal_nerf_loc.io.datasets.intrinsics import keys_from_camera
 from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV, Scene
 from thermal_nerf_loc.sensing.frame import THERMAL
 
-_SAME = 1e-9
+_SAME_RIG = 1e-9  # metres, or entries of a rotation
 
 
 def check_refined_path(source: Path, out: Path) -> None:
-    """Refuse a place where the images' relative paths would lead nowhere."""
+    """Refuse a path from which the images' relative paths would not lead to them."""
     file = _file(source)
     if out.resolve().parent != file.resolve().parent:
         raise InputError('poses belong beside the images', where=out,
@@ -29,17 +29,17 @@ def check_refined_path(source: Path, out: Path) -> None:
 
 
 def write_refined(source: Path, scene: Scene, out: Path) -> None:
-    """Write what `source` says, but with the poses and cameras of `scene`."""
+    """Copy the file of `source`, with the poses and cameras of `scene`."""
     content = read_json(_file(source))
     frames = {frame.name: frame for frame in scene.frames}
     rigs = {name: frame.records[THERMAL].T_cam_sensor for name, frame in frames.items()
             if THERMAL in frame.records}
     first = next(iter(rigs.values()), np.eye(4))
-    shared = all(np.abs(T - first).max() < _SAME for T in rigs.values())
+    shared = all(np.abs(T - first).max() < _SAME_RIG for T in rigs.values())
     for entry in content['frames']:
         name = _name(entry)
         if name not in frames:
-            continue  # its images are not there
+            continue  # its images are missing
         frame = frames[name]
         entry['transform_matrix'] = (frame.T_world_cam @ GL_FROM_CV).tolist()
         if name in rigs:
@@ -50,10 +50,10 @@ def write_refined(source: Path, scene: Scene, out: Path) -> None:
 def write_found(source: Path, scene: Scene, out: Path, facts: Mapping[str, Mapping[str, Any]],
                 ) -> None:
     """
-    Write what `source` says, and the poses of frames that had none there.
+    Copy the file of `source`, and add the poses of frames that had none.
 
     `facts`, by the names of those frames, become their `pose_found`. The split of `scene` is
-    written out: what was held out stays so, though there are more frames to count now.
+    written out, so that the same frames stay held out although there are more of them.
     """
     content = read_json(_file(source))
     poses = {frame.name: frame.T_world_cam for frame in scene.frames if frame.name in facts}
@@ -69,7 +69,7 @@ def write_found(source: Path, scene: Scene, out: Path, facts: Mapping[str, Mappi
 
 def _describe(entry: dict[str, Any], content: dict[str, Any], shared: bool, rig: Any,
               camera: Any) -> None:
-    """Where the thermal camera is, for all frames at once where it is the same."""
+    """Write the thermal camera: once for all frames, where their rig is the same."""
     keys = {**keys_from_camera(camera), 'transform_rgb_thermal': rig}
     if shared and 'thermal' not in entry:
         content['thermal'] = {**content['thermal'], **keys}
@@ -78,7 +78,7 @@ def _describe(entry: dict[str, Any], content: dict[str, Any], shared: bool, rig:
 
 
 def _name(entry: Mapping[str, Any]) -> str:
-    """What the reader calls the frame."""
+    """The frame's name, as the reader gives it."""
     path: str = entry.get('file_path', entry.get('thermal_file_path', ''))
     return str(PurePosixPath(path.replace('\\', '/')))
 

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Rolling images: rows that were exposed one after the other, while the camera moved.
+Rolling shutter: images whose rows were exposed one after the other, while the camera moved.
 
-A camera that takes `readout_s` from its first row to its last sees row y of height h at
+A camera whose readout from the first row to the last takes `readout_s` exposes row y of h rows at
+the pose
 
     T_world_sensor exp((y / h - 1/2) sweep)
 
-with the pose that the data set gives at the image's middle, and `sweep` how the camera moves
-during the readout: from its pose half of it before to that half of it after, on the path through
-its neighbours in time.
+where `T_world_sensor` is the pose that the data set gives, at the middle row, and `sweep` (6,) is
+the tangent of the motion during the readout. It is found from the poses half a readout before and
+after, interpolated between the frames next in time.
 """
 
 from collections.abc import Sequence
@@ -23,14 +24,14 @@ from thermal_nerf_loc.io.trajectory import Trajectory
 
 Array = NDArray[np.float64]
 
-_LONGEST_GAP_NS = 1_000_000_000  # between frames, for their poses to tell a motion
+_LONGEST_GAP_NS = 1_000_000_000  # between frames whose poses are interpolated
 
 
 def with_sweeps(frames: Sequence[SceneFrame], splits: Sequence[Sequence[int]],
                 ) -> tuple[tuple[SceneFrame, ...], int]:
-    """Frames whose rolling images know their motion, and how many images cannot know it."""
+    """The frames with the sweep of their rolling images, and how many images have none."""
     out, unknown = list(frames), 0
-    for split in splits:  # each is one drive
+    for split in splits:  # each split is one drive
         for name in {name for index in split for name in frames[index].records}:
             rolling = [index for index in split if name in frames[index].records]
             if not any(frames[index].records[name].readout_s for index in rolling):
@@ -46,7 +47,7 @@ def with_sweeps(frames: Sequence[SceneFrame], splits: Sequence[Sequence[int]],
 
 
 def sweep_of(path: Trajectory, stamp_ns: int, readout_s: float) -> Array | None:
-    """Tangent of the sensor's motion from first row to last; None: no neighbour is near."""
+    """Tangent of the motion from first row to last; None without a neighbour close in time."""
     half_ns = round(0.5e9 * abs(readout_s))
     if not half_ns:
         return None
@@ -64,7 +65,7 @@ def sweep_of(path: Trajectory, stamp_ns: int, readout_s: float) -> Array | None:
 
 
 def _path(frames: Sequence[SceneFrame], name: str) -> Trajectory:
-    """Poses of one camera in the order of time."""
+    """Trajectory of one camera."""
     poses = {frame.records[name].stamp_ns: frame.T_world_cam @ frame.records[name].T_cam_sensor
              for frame in frames}
     stamps = sorted(poses)

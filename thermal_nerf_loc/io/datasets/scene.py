@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Posed frames on disk: what the trainer, the localizer's tests and the simulator share."""
+"""Posed frames on disk: records of their files, and the scene that they make."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,10 +12,10 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.images import (
     CountImage, DEPTH_UNIT_M, read_confidence, read_counts, read_depth, read_mask, read_rgb)
-from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
+from thermal_nerf_loc.sensing.frame import fill_unknown, Frame, RGB, SensorImage
 from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
 
-# OpenGL cameras (data sets: x right, y up, z backwards) to OpenCV ones and back
+# OpenCV camera axes in OpenGL ones (x right, y up, z backwards, as in data sets), and back
 GL_FROM_CV = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -31,39 +31,39 @@ class ImageRecord:
     radiometry: Radiometry | None = None  # thermal only; None: values are no temperatures
     depth_unit_m: float = DEPTH_UNIT_M  # metres a count of the depth file
     stamp_ns: int = 0
-    T_cam_sensor_true: NDArray[np.float64] | None = None  # where a simulation knows better
-    camera_mask_path: Path | None = None  # of the camera: the robot's own body in all its images
+    T_cam_sensor_true: NDArray[np.float64] | None = None  # of a simulation
+    camera_mask_path: Path | None = None  # hides the robot's own body in all images of a camera
     depth_confidence_path: Path | None = None
     readout_s: float = 0.0  # from the first row to the last; negative: the last comes first
-    sweep: NDArray[np.float64] | None = None  # (6,) motion meanwhile, see `rolling_shutter.py`
+    sweep: NDArray[np.float64] | None = None  # (6,) motion during it, see `rolling_shutter.py`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneFrame:
-    """One posed moment; `records` by modality."""
+    """A frame with its pose; `records` by modality."""
 
     name: str
     T_world_cam: NDArray[np.float64]
     records: Mapping[str, ImageRecord]
     stamp_ns: int = 0
-    T_world_cam_true: NDArray[np.float64] | None = None  # where a simulation knows better
+    T_world_cam_true: NDArray[np.float64] | None = None  # of a simulation
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnposedFrame:
-    """One moment of which nobody knows where it was; `records` by modality."""
+    """A frame whose pose is unknown; `records` by modality."""
 
     name: str
     records: Mapping[str, ImageRecord]
     stamp_ns: int = 0
-    T_world_cam_true: NDArray[np.float64] | None = None  # where a simulation knows better
+    T_world_cam_true: NDArray[np.float64] | None = None  # of a simulation
 
     def load(self) -> Frame:
         """Read and decode its images."""
         return Frame(self.stamp_ns, _images(self.records), None, self.name)
 
     def posed(self, T_world_cam: NDArray[np.float64]) -> SceneFrame:
-        """The frame, now that somebody knows."""
+        """The frame with its pose."""
         return SceneFrame(self.name, T_world_cam, self.records, self.stamp_ns,
                           self.T_world_cam_true)
 
@@ -71,9 +71,9 @@ class UnposedFrame:
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
     """
-    A posed image set with its split; `notices` is what its reader found worth telling.
+    A posed image set with its split; `notices` are remarks of its reader for the user.
 
-    Frames without a pose stand apart, in `unposed`: no split knows them.
+    Frames without a pose are in `unposed` and belong to no split.
     """
 
     root: Path
@@ -85,7 +85,7 @@ class Scene:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What the frames hold, 'rgb' first; not every frame needs to hold all of it."""
+        """Modalities of the frames, 'rgb' first; a frame may lack some of them."""
         present = {modality for frame in self.frames for modality in frame.records}
         return tuple(sorted(present))
 
@@ -114,7 +114,7 @@ class Scene:
         return Frame(frame.stamp_ns, _images(frame.records), frame.T_world_cam, frame.name)
 
     def with_poses(self, poses: Mapping[str, NDArray[np.float64]]) -> 'Scene':
-        """The scene with these unposed frames, by name, among those to train on."""
+        """The scene with these poses, by name, of unposed frames, which join the training."""
         found = tuple(frame.posed(poses[frame.name]) for frame in self.unposed
                       if frame.name in poses)
         count = len(self.frames)
@@ -128,20 +128,14 @@ def _images(records: Mapping[str, ImageRecord]) -> dict[str, SensorImage]:
 
 
 def load_image(modality: str, record: ImageRecord) -> SensorImage:
-    """Read one image with its mask and depth, each held against the camera's size."""
+    """Read one image with its mask and depth; each must have the camera's size."""
     radiometric = True
     if modality == RGB:
         values, valid = read_rgb(record.path)
     else:
         counts = read_counts(record.path)
         values, radiometric = _thermal_values(counts, record)
-        valid = counts.valid
-        unknown = ~np.isfinite(values)
-        if unknown.any():  # counts that no temperature gives: masked, and kept out of any blur
-            valid = ~unknown if valid is None else valid & ~unknown
-            values = np.where(unknown, np.median(values[~unknown]) if not unknown.all() else 0.0,
-                              values).astype(np.float32)
-        values = values[..., None]
+        values, valid = fill_unknown(values[..., None], counts.valid)
     _check_size(values.shape[:2], record.camera, record.path, f'{modality} image')
     for path in filter(None, (record.mask_path, record.camera_mask_path)):
         mask = read_mask(path)
@@ -166,7 +160,7 @@ def _depth(record: ImageRecord) -> tuple[NDArray[np.float32] | None, NDArray[np.
 
 
 def _thermal_values(image: CountImage, record: ImageRecord) -> tuple[NDArray[np.float32], bool]:
-    """Counts to deg C; floating-point files hold a physical value already, scaled by the set."""
+    """Counts to deg C; floating-point pixels need a scale, as they may be kelvin."""
     if np.issubdtype(image.counts.dtype, np.floating):
         if record.radiometry is None:
             raise InputError('floating-point thermal image has no scale', where=record.path,

@@ -1,11 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-Write posed frames as a nerfstudio data set with a `thermal` block; see `nerfstudio.py`.
+"""Write posed frames as a data set that `nerfstudio.py` reads: images, masks, depth and a rig."""
 
-Write posed image files as a data set.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 import re
@@ -20,17 +16,16 @@ from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.se3 import check_pose
 from thermal_nerf_loc.io.atomic_files import directory_beside, write_inside, write_json
 from thermal_nerf_loc.io.datasets.intrinsics import keys_from_camera
-from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV, ImageRecord, load_image
+from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV
+from thermal_nerf_loc.io.datasets.splits import SPLITS
 from thermal_nerf_loc.io.images import DEPTH_UNIT_M, encode
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
-from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry, radiometry_to_mapping
-from thermal_nerf_loc.sensing.thermal_cameras import SettledScale
+from thermal_nerf_loc.sensing.thermal import CENTIKELVIN, Radiometry, radiometry_to_mapping
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
-DEFAULT_RADIOMETRY = LinearRadiometry(0.01, -273.15)  # 0.01 kelvin a count, as FLIR's TLinear
-SPLITS = ('train', 'test')
-_NAME_KEYS = ('file_path', 'thermal_file_path')  # a frame goes by the first that it has
+_MAX_COUNT = np.iinfo(np.uint16).max
+_NAME_KEYS = ('file_path', 'thermal_file_path')  # splits list a frame by the first that it has
 _PREFIX = {RGB: '', THERMAL: 'thermal_'}  # of the keys of a frame
 _RIG_TOLERANCE = 1e-6  # metres, or entries of a rotation
 _NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]*')
@@ -38,14 +33,14 @@ _NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.-]*')
 
 class SceneWriter:
     """
-    A data set in the making; it stands at `root` when the `with` block has ended well.
+    Writes a data set, which appears at `root` when the `with` block ends well.
 
     `cameras` by modality ('rgb', 'thermal'); `T_cam_thermal` is the thermal camera's pose in the
-    frame's reference camera, None that of the first thermal image. `radiometry` says how deg C
-    become 16-bit counts, None 0.01 kelvin a count; images that are not radiometric become plain
-    16-bit shares of [0, 1]. With `rig_per_frame` a thermal image may sit elsewhere than
-    `T_cam_thermal`, as one does that was taken a moment before or after the RGB image, with
-    `poses_may_lack` a frame may have no pose. `remarks` are further keys of the file.
+    frame's reference camera, None that of the first thermal image. `radiometry` turns deg C into
+    16-bit counts, None: 0.01 kelvin a count; images that are not radiometric are stored as 16-bit
+    fractions of 1. With `rig_per_frame` a thermal image may have a pose other than
+    `T_cam_thermal`, because the robot moved between the RGB image and it; with `poses_may_lack` a
+    frame may have no pose. `remarks` are further keys of the file.
     """
 
     def __init__(self, root: Path, cameras: Mapping[str, Camera],
@@ -53,7 +48,7 @@ class SceneWriter:
                  rgb_format: str = 'png', rig_per_frame: bool = False,
                  poses_may_lack: bool = False,
                  remarks: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Check what was given; nothing is written yet."""
+        """Check the arguments; nothing is written yet."""
         if not cameras or set(cameras) - set(_PREFIX):
             raise InputError('cannot write these modalities', where=root,
                              expected='rgb, thermal or both', got=', '.join(cameras) or 'none')
@@ -105,7 +100,7 @@ class SceneWriter:
         files: dict[str, Pixels] = {}
         for modality, image in frame.images.items():
             self._describe(name, modality, image, entry, files)
-        for path, pixels in files.items():  # only now: a frame that is refused leaves no file
+        for path, pixels in files.items():  # after all checks: a refused frame leaves no file
             write_inside(self._folder / path, encode(pixels, Path(path).suffix))
         self._names.add(name)
         entry |= {'stamp_ns': frame.stamp_ns, 'transform_matrix': rows}
@@ -164,8 +159,8 @@ class SceneWriter:
         self._radiometric = image.radiometric
         values = image.values[..., 0]
         if not image.radiometric:
-            return np.asarray(np.rint(np.clip(values, 0.0, 1.0) * 65535.0), dtype=np.uint16)
-        counts: NDArray[np.uint16] = (self._radiometry or DEFAULT_RADIOMETRY).to_counts(values)
+            return np.asarray(np.rint(np.clip(values, 0.0, 1.0) * _MAX_COUNT), dtype=np.uint16)
+        counts: NDArray[np.uint16] = (self._radiometry or CENTIKELVIN).to_counts(values)
         return counts
 
     def _content(self) -> dict[str, Any]:
@@ -174,7 +169,7 @@ class SceneWriter:
             content |= keys_from_camera(self._cameras[RGB])
         if THERMAL in self._cameras:
             T_cam_thermal = self._T_cam_sensor.get(THERMAL, np.eye(4))
-            scale = (radiometry_to_mapping(self._radiometry or DEFAULT_RADIOMETRY)
+            scale = (radiometry_to_mapping(self._radiometry or CENTIKELVIN)
                      if self._radiometric else {})
             content['thermal'] = {**keys_from_camera(self._cameras[THERMAL]), **scale,
                                   'transform_rgb_thermal': T_cam_thermal.tolist()}
@@ -183,53 +178,7 @@ class SceneWriter:
                 'frames': self._frames}
 
 
-def split_of(index: int, hold_out: int) -> str:
-    """'test' for one of every `hold_out` frames: not the first, alone at the end of the path."""
-    return 'test' if index % hold_out == hold_out // 2 else 'train'
-
-
 def depth_counts(depth_m: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Metres to 16-bit millimetres; 0 (unknown) for what is not finite or beyond 65.535 m."""
     counts = np.rint(np.nan_to_num(depth_m, nan=0.0, posinf=0.0, neginf=0.0) / DEPTH_UNIT_M)
-    return np.asarray(np.where((counts > 0) & (counts <= 65535), counts, 0), dtype=np.uint16)
-
-
-Array = NDArray[np.float64]
-Records = Mapping[str, Mapping[str, ImageRecord]]
-
-_JPEG = ('.jpg', '.jpeg')
-
-
-def write_image_set(out: Path, poses: Mapping[str, Array], records: Records,
-                    stamps_ns: Mapping[str, int], scale: SettledScale | None, hold_out: int,
-                    told_scale: Mapping[str, Any], tell: Callable[[int], None],
-                    ) -> dict[str, int]:
-    """Decode, check and write each image; frames by split. JPEGs stay JPEGs."""
-    cameras, mounting = {}, None
-    for frame in records.values():
-        for modality, record in frame.items():
-            cameras[modality] = record.camera
-            mounting = record.T_cam_sensor if modality == THERMAL else mounting
-    lossy = all(Path(name).suffix.lower() in _JPEG for name in poses)
-    counts = {'train': 0, 'test': 0}
-    with SceneWriter(out, cameras, mounting, scale.radiometry if scale is not None else None,
-                     rgb_format='jpg' if lossy else 'png',
-                     remarks={'scale': told_scale}) as writer:
-        for index, (name, frame_name) in enumerate(zip(poses, _frame_names(list(poses)))):
-            images = {modality: load_image(modality, record)
-                      for modality, record in records[name].items()}
-            split = split_of(index, hold_out)
-            writer.add(Frame(stamps_ns.get(name, 0), images, poses[name], frame_name), split)
-            counts[split] += 1
-            tell(index + 1)
-    return {f'{split}_frames': count for split, count in counts.items()} | {
-        f'{modality}_frames': sum(modality in frame for frame in records.values())
-        for modality in (RGB, THERMAL)}
-
-
-def _frame_names(files: list[str]) -> list[str]:
-    """The files' own names where they can be names of frames, else numbers."""
-    stems = [re.sub(r'[^A-Za-z0-9_.-]', '_', Path(file).stem) for file in files]
-    good = len(set(stems)) == len(stems) and all(
-        re.fullmatch(r'[A-Za-z0-9_]', stem[:1]) for stem in stems)
-    return stems if good else [f'{index:05d}' for index in range(len(files))]
+    return np.asarray(np.where((counts > 0) & (counts <= _MAX_COUNT), counts, 0), dtype=np.uint16)

@@ -15,7 +15,7 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
 from thermal_nerf_loc.sensing.flat_field import across
-from thermal_nerf_loc.sensing.frame import row_motions, SensorImage
+from thermal_nerf_loc.sensing.frame import row_poses, SensorImage
 
 Array32 = NDArray[np.float32]
 
@@ -91,7 +91,7 @@ class PixelSource:
         pose, size = self._poses[image], self._sizes[image]
         moved = None
         if self._sweeps.any():
-            moved = row_motions(self._sweeps[image], inside // size[:, 0] + 0.5, size[:, 1])
+            moved = row_poses(self._sweeps[image], inside // size[:, 0] + 0.5, size[:, 1])
             pose = (pose @ moved).astype(np.float32)
         sights = self._tables[self._table_start[image] + inside]
         directions = np.einsum('nij,nj->ni', pose[:, :3, :3], sights)
