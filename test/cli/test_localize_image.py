@@ -15,7 +15,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.datasets.camera_file import load_frame
 from thermal_nerf_loc.io.datasets.intrinsics import keys_from_camera
 from thermal_nerf_loc.io.images import write_png
-from thermal_nerf_loc.io.trajectory import pose_from, pose_text
+from thermal_nerf_loc.io.trajectory import format_pose, parse_pose
 from thermal_nerf_loc.localization.alternatives.particles import ParticleSearch
 from thermal_nerf_loc.localization.global_search.candidates import Candidate
 from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
@@ -52,7 +52,7 @@ def run(capsys, *words):
     return code, figures, ' '.join(capsys.readouterr().err.split())
 
 
-GUESS = pose_text(perturbed(T_TRUE, 5.0, 0.05, seed=3))
+GUESS = format_pose(perturbed(T_TRUE, 5.0, 0.05, seed=3))
 
 
 @pytest.mark.parametrize('images', [('--rgb', 'a.png', '--thermal', 't.png'),
@@ -67,7 +67,7 @@ def test_single_images_are_localized(folder, capsys, images):
     assert figures['confidence'] > 0.5
     assert 0.0 < figures['sigma_m'] < 0.1
     assert np.shape(figures['covariance']) == (6, 6)
-    assert np.abs(pose_from(figures['pose']) - figures['T_world_cam']).max() < 1e-4
+    assert np.abs(parse_pose(figures['pose']) - figures['T_world_cam']).max() < 1e-4
 
 
 def test_single_images_are_found_without_a_guess(folder, capsys, monkeypatch):
@@ -161,12 +161,12 @@ def test_bad_camera_file_is_named(folder, content, complaint):
 
 def test_poses_as_people_write_them(tmp_path):
     T = se3.exp([0.1, -2.0, 3.0, 0.3, 0.2, -1.0])
-    for name, text in (('a.txt', '# stamp first\n12.5 ' + pose_text(T) + '\n'),
-                       ('b.txt', pose_text(T)), ('c.json', json.dumps(T.tolist()))):
+    for name, text in (('a.txt', '# stamp first\n12.5 ' + format_pose(T) + '\n'),
+                       ('b.txt', format_pose(T)), ('c.json', json.dumps(T.tolist()))):
         (tmp_path / name).write_text(text)
-        assert np.abs(pose_from(str(tmp_path / name)) - T).max() < 3e-5
+        assert np.abs(parse_pose(str(tmp_path / name)) - T).max() < 3e-5
     for name, text in (('d.txt', '1 2 3\n'), ('e.json', '[[1, 2], [3'), ('f.txt', ''),
                        ('g.txt', '1 2 3 0 0 0 1\n1 2 3 0 0 0 1\n'), ('h.json', '[[1, 2]]')):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError):
-            pose_from(str(tmp_path / name))
+            parse_pose(str(tmp_path / name))

@@ -120,8 +120,8 @@ def test_lenses_project_as_colmap_does(model: str):
     np.testing.assert_allclose(np.array(again.img_from_cam(points)), uv, atol=1e-9)
 
 
-def test_a_lens_without_an_equal_is_refused():
-    with pytest.raises(InputError, match='FOV have no equal'):
+def test_a_lens_that_is_not_supported_is_refused():
+    with pytest.raises(InputError, match='FOV are not supported'):
         camera_from_colmap('FOV', 320, 240, (300.0, 300.0, 160.0, 120.0, 0.9))
     with pytest.raises(InputError, match='not known'):
         camera_from_colmap('PINHOLE', 320, 240, (300.0, 160.0, 120.0))

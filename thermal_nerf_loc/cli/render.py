@@ -87,11 +87,11 @@ def _write(args: argparse.Namespace, renderer: Any, camera: Any, poses: Any,
 
 def _poses(args: argparse.Namespace, renderer: Any) -> Any:
     """Camera poses (n, 4, 4)."""
-    from thermal_nerf_loc.io.trajectory import pose_from, read_tum
+    from thermal_nerf_loc.io.trajectory import parse_pose, read_tum
     from thermal_nerf_loc.visualization.camera_path import along, orbit, T_BASE_CAM, through
 
     if args.pose is not None:
-        return pose_from(args.pose, '--pose')[None]
+        return parse_pose(args.pose, '--pose')[None]
     if args.path in _PATHS:
         keyframes = renderer.keyframes.poses
         if not len(keyframes):

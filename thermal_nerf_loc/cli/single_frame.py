@@ -43,7 +43,7 @@ def localize(args: argparse.Namespace, config: Any,
     """Find one frame; figures for table and JSON."""
     from thermal_nerf_loc.cli.localize import candidate_source
     from thermal_nerf_loc.io.datasets.camera_file import load_frame
-    from thermal_nerf_loc.io.trajectory import pose_from
+    from thermal_nerf_loc.io.trajectory import parse_pose
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
@@ -52,7 +52,7 @@ def localize(args: argparse.Namespace, config: Any,
     if not images:
         raise InputError('no image of that modality', where='--modality', got=args.modality,
                          expected=' or '.join(name for name, path in given.items() if path))
-    T_guess = None if args.guess is None else pose_from(args.guess, '--guess')
+    T_guess = None if args.guess is None else parse_pose(args.guess, '--guess')
     frame = load_frame(args.camera, images)
     renderer = RadianceMap.load(args.map)
     foreign = [name for name in images if name not in renderer.modalities]
@@ -66,14 +66,14 @@ def localize(args: argparse.Namespace, config: Any,
 
 def _figures(found: Any) -> dict[str, Any]:
     """The pose and what to make of it; the table leaves the matrices to the JSON file."""
-    from thermal_nerf_loc.io.trajectory import pose_text
+    from thermal_nerf_loc.io.trajectory import format_pose
     from thermal_nerf_loc.localization.confidence.verdict import sigmas
 
     sigma_m, sigma_deg = sigmas(found.covariance)
     figures = {
-        'pose': pose_text(found.T_world_cam), 'sigma_m': sigma_m, 'sigma_deg': sigma_deg,
+        'pose': format_pose(found.T_world_cam), 'sigma_m': sigma_m, 'sigma_deg': sigma_deg,
         'confidence': found.confidence, 'verdict': found.verdict, 'reason': found.reason or '-',
         'seconds': found.seconds, 'rays': found.rays,
         'T_world_cam': found.T_world_cam.tolist(), 'covariance': found.covariance.tolist(),
-        'rivals': [pose_text(T) for T in found.rivals]}
+        'rivals': [format_pose(T) for T in found.rivals]}
     return figures | ({'ignored': dict(found.ignored)} if found.ignored else {})

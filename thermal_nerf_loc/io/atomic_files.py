@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Files that are either whole or not there: written beside, synced, renamed.
+Atomic files and folders: written under a hidden name beside the final one, synced, renamed.
 
-Every `OSError` becomes one clear `UserError` that names the path and the reason.
-
-Arrays that may be larger than memory: in a temporary file that leaves with its last user.
+Every `OSError` becomes a `UserError` that names the path and the reason. `in_memory` and `on_disk`
+allocate scratch arrays; those on disk may be larger than the memory, and lie in temporary files
+that vanish with their last user.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,11 +38,14 @@ _WRITE_REASONS = {
     errno.EISDIR: 'cannot be written: a folder stands there',
     errno.ENOTEMPTY: 'exists already and is not empty'}
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_LARGE_FILES = Path('/var/tmp')  # on many systems /tmp lies in memory
+
+Allocate = Callable[[tuple[int, ...], type[Any]], NDArray[Any]]  # shape and type to an array
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn whatever the system says while reading `path` into an `InputError`."""
+    """Turn an `OSError` while reading `path` into an `InputError`."""
     try:
         yield
     except OSError as error:
@@ -52,7 +55,7 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn whatever the system says while writing `path` into a `UserError`."""
+    """Turn an `OSError` while writing `path` into a `UserError`."""
     try:
         yield
     except OSError as error:
@@ -80,7 +83,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Parse a JSON file; what is wrong is named by line and column."""
+    """Parse a JSON file; errors have line and column."""
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -97,7 +100,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file beside its place and rename it, so that a crash leaves old or new, whole."""
+    """Write a file under another name and rename it: a crash leaves the old one or the new one."""
     data = content.encode('utf-8') if isinstance(content, str) else content
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +119,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Say before a long job that its output file could not be written: by trying, beside it."""
+    """Refuse a path that cannot be written, before a long job, by making a file beside it."""
     if not path.parent.is_dir():
         raise InputError('folder does not exist', where=path.parent,
                          hint='Make it first, or write elsewhere.')
@@ -135,7 +138,7 @@ def remove(path: Path) -> None:
 
 
 def write_inside(path: Path, content: bytes) -> None:
-    """Write a new file in a folder of `directory_beside`, which is synced as a whole."""
+    """Write a file in a folder of `directory_beside`, which syncs its files at its end."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -144,10 +147,10 @@ def write_inside(path: Path, content: bytes) -> None:
 @contextmanager
 def directory_beside(path: Path) -> Iterator[Path]:
     """
-    Give a folder to fill, which takes the place of `path` when the block ends well.
+    Yield a folder to fill, which becomes `path` when the block ends well.
 
-    It has the final name already, inside a hidden folder beside `path`; after an exception nothing
-    is left of it. A folder with content that stands at `path` already is refused.
+    Until then it lies in a hidden folder beside `path`, under its final name; after an exception
+    nothing of it is left. A folder that exists at `path` and is not empty is refused.
     """
     path = Path(os.path.abspath(path))
     check_vacant(path)
@@ -169,7 +172,7 @@ def directory_beside(path: Path) -> Iterator[Path]:
 
 
 def check_vacant(path: Path) -> None:
-    """Say early that an output folder cannot be written, before a long job."""
+    """Refuse an output folder that exists and is not empty, before a long job."""
     with writing(path):
         if path.exists() and not path.is_dir():
             raise InputError('is a file', where=path, expected='a folder, or nothing yet')
@@ -187,7 +190,7 @@ def _sync(path: Path) -> None:
 
 
 def _umask() -> int:
-    """The umask, read where that is possible without setting it (it belongs to the process)."""
+    """The umask, from /proc: os.umask could only read it by setting it for the whole process."""
     try:
         for line in Path('/proc/self/status').read_text().splitlines():
             if line.startswith('Umask:'):
@@ -198,7 +201,7 @@ def _umask() -> int:
 
 
 def _plain(value: Any) -> Any:
-    """Reduce numpy, dataclass, path and enum values to what JSON knows."""
+    """Convert numpy, dataclass, path and enum values to types that JSON has."""
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
     if isinstance(value, dict) or hasattr(value, 'items'):
@@ -216,11 +219,6 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-Allocate = Callable[[tuple[int, ...], type[Any]], NDArray[Any]]
-# /tmp is memory on many systems; /var/tmp is for what is large.
-_LARGE_FILES = Path('/var/tmp')
-
-
 def in_memory(shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
     """An empty array."""
     return np.empty(shape, kind)
@@ -230,7 +228,7 @@ def on_disk(shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
     """
     An array of zeros in a nameless file under $TMPDIR or /var/tmp.
 
-    The space is reserved now: a disk that fills up later would kill the process.
+    Its space is reserved at once: if the disk filled up later, the process would be killed.
     """
     folder = Path(os.environ.get('TMPDIR') or (
         _LARGE_FILES if _LARGE_FILES.is_dir() else tempfile.gettempdir()))

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Timed poses, and the TUM file format: `seconds x y z qx qy qz qw` a line.
+Trajectories (poses by time) and single poses, in memory and as text.
 
-One pose as people write it down: a TUM line, its seven numbers, or a 4x4 matrix in JSON.
+A trajectory file is a TUM file: lines of `seconds x y z qx qy qz qw`. A single pose is such a
+line, its last seven numbers, or a 4x4 matrix in JSON.
 """
 
 from dataclasses import dataclass
@@ -22,17 +23,19 @@ Array = NDArray[np.float64]
 _NS = 10**9
 _COLUMNS = 8
 _TOLERANCE = 1e-5  # of |R^T R - I|
+_QUATERNION_TOLERANCE = 1e-2  # of |q| - 1: files with three decimals are accepted
+_EXPECTED_POSE = '"x y z qx qy qz qw", or a file with one TUM line or a 4x4 matrix in JSON'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trajectory:
-    """Poses in the order of time; what they are poses of is the owner's knowledge."""
+    """Poses of something in a frame, in the order of time."""
 
     stamps_ns: NDArray[np.int64]  # (n,) strictly rising
     poses: Array  # (n, 4, 4)
 
     def __post_init__(self) -> None:
-        """Refuse what is no trajectory, and make both arrays read-only."""
+        """Check stamps and poses, and make both arrays read-only."""
         stamps_ns = np.array(self.stamps_ns)
         if stamps_ns.size and not np.issubdtype(stamps_ns.dtype, np.integer):
             raise InputError('trajectory stamps are no integers', expected='nanoseconds',
@@ -72,7 +75,7 @@ class Trajectory:
 
     def at(self, stamp_ns: int, max_gap_ns: int | None = None) -> Array | None:
         """
-        Pose at a moment, on the SE(3) geodesic between its neighbours.
+        Pose at a time, interpolated on the SE(3) geodesic between the poses before and after.
 
         None before the first and after the last pose, and inside a gap longer than `max_gap_ns`.
         """
@@ -144,13 +147,13 @@ def _check_row(row: list[float], where: str) -> None:
     if not np.isfinite(row).all():
         raise InputError('pose holds NaN or infinity', where=where, expected='finite numbers')
     norm = float(np.linalg.norm(row[3:]))
-    if abs(norm - 1.0) > 1e-2:  # files with three decimals are still fine
+    if abs(norm - 1.0) > _QUATERNION_TOLERANCE:
         raise InputError('quaternion is not of unit length', where=where, expected='|q| = 1',
-                         got=f'|q| = {norm:.4g}')
+                         got=f'|q| = {norm:.4g}', hint='The order is x y z qx qy qz qw.')
 
 
 def _nanoseconds(seconds: str) -> int:
-    """Exact: a float holds the seconds of our age to some 200 ns only."""
+    """Exact, by decimals: a float resolves today's seconds to some 200 ns only."""
     value = Decimal(seconds)
     if not value.is_finite():
         raise ValueError(seconds)
@@ -162,16 +165,13 @@ def _seconds(stamp_ns: int) -> str:
     return f'{sign}{whole}.{rest:09d}'
 
 
-EXPECTED = '"x y z qx qy qz qw", or a file with one TUM line or a 4x4 matrix in JSON'
-
-
-def pose_from(text: str, where: str = 'pose') -> Array:
-    """Parse the pose that `text` holds, or else the file that it names."""
+def parse_pose(text: str, where: str = 'pose') -> Array:
+    """Parse a pose, from the text itself or from the file that it names."""
     words = text.replace(',', ' ').split()
     if len(words) > 1 and all(map(_is_number, words)):
         return _from_numbers(words, where)
     if not text.strip():
-        raise InputError('pose is empty', where=where, expected=EXPECTED)
+        raise InputError('pose is empty', where=where, expected=_EXPECTED_POSE)
     path = Path(text)
     content = read_text(path)
     if content.lstrip().startswith('['):
@@ -179,37 +179,32 @@ def pose_from(text: str, where: str = 'pose') -> Array:
     lines = [line.split('#')[0].replace(',', ' ').split() for line in content.splitlines()]
     lines = [line for line in lines if line]
     if len(lines) != 1:
-        raise InputError('holds not exactly one pose', where=path, expected=EXPECTED,
+        raise InputError('holds not exactly one pose', where=path, expected=_EXPECTED_POSE,
                          got=f'{len(lines)} lines')
     return _from_numbers(lines[0], str(path))
 
 
-def pose_text(T: Array) -> str:
-    """Write `x y z qx qy qz qw`, to a hundredth of a millimetre."""
+def format_pose(T: Array) -> str:
+    """Write a pose as `x y z qx qy qz qw` with five decimals."""
     numbers = (*T[:3, 3], *se3.quaternion_from_matrix(T[:3, :3]))
     return ' '.join(f'{float(value):.5f}' for value in numbers)
 
 
 def _from_numbers(words: list[str], where: str) -> Array:
-    """Read position and quaternion; a leading stamp, as in TUM files, is left out."""
+    """Read position and quaternion; a stamp before them, as in TUM files, is ignored."""
     if len(words) not in (7, 8) or not all(map(_is_number, words)):
-        raise InputError('is no pose', where=where, expected=EXPECTED,
+        raise InputError('is no pose', where=where, expected=_EXPECTED_POSE,
                          got=' '.join(words)[:60])
-    row = np.array([float(word) for word in words[-7:]])
-    if not np.isfinite(row).all():
-        raise InputError('pose holds NaN or infinity', where=where, expected='finite numbers')
-    norm = float(np.linalg.norm(row[3:]))
-    if abs(norm - 1.0) > 1e-2:  # three decimals are enough
-        raise InputError('quaternion is not of unit length', where=where, expected='|q| = 1',
-                         got=f'|q| = {norm:.4g}', hint='The order is x y z qx qy qz qw.')
-    return np.asarray(se3.from_quaternion(row[:3], row[3:] / norm))
+    row = [float(word) for word in words[-7:]]
+    _check_row(row, where)
+    return np.asarray(se3.from_quaternion(row[:3], row[3:]))
 
 
 def _from_json(content: str, where: str) -> Array:
     try:
         T = np.array(json.loads(content), dtype=np.float64)
     except (ValueError, TypeError, RecursionError):
-        raise InputError('is no matrix of numbers', where=where, expected=EXPECTED) from None
+        raise InputError('is no matrix of numbers', where=where, expected=_EXPECTED_POSE) from None
     return se3.check_pose(T, where)
 
 

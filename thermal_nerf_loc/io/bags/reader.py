@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Bags without ROS: rosbag2 (mcap, sqlite3; compressed, split) and ROS 1, by the `rosbags` package.
+Read bags without ROS: rosbag2 (mcap, sqlite3; compressed, split) and ROS 1, by `rosbags`.
 
-Messages come out with the fields of ROS 2 whatever the bag is. `BagWriter` lives in `bag_writer`.
+Messages have the fields of ROS 2, also those of a ROS 1 bag.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,19 +18,19 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.io.atomic_files import reading
 from thermal_nerf_loc.io.bags.messages import (
     camera_from_info, decode_compressed, decode_image, info_from_camera, stamp_ns)
-from thermal_nerf_loc.io.bags.salvage import Channel, Item, ROS1_MAGIC, SalvagedBag
+from thermal_nerf_loc.io.bags.salvage import Channel, ROS1_MAGIC, SalvagedBag, StoredMessage
 from thermal_nerf_loc.io.bags.writer import BagWriter, jazzy, STORAGES
 
 __all__ = ['STORAGES', 'BagMessage', 'BagReader', 'BagWriter', 'RawMessage', 'camera_from_info',
            'decode_compressed', 'decode_image', 'info_from_camera', 'stamp_ns']
 
-_KINDS = 'a rosbag2 folder, or one .mcap, .db3 or .bag file'
-_STORED = ('.mcap', '.db3', '.mcap.zst', '.db3.zst')
-_LISTED = 40  # topics in an error
+_BAG_KINDS = 'a rosbag2 folder, or one .mcap, .db3 or .bag file'
+_SUFFIXES = ('.mcap', '.db3', '.mcap.zst', '.db3.zst')
+_MAX_LISTED = 40  # topics in an error
 
 
 class BagMessage(NamedTuple):
-    """A decoded message and when it was recorded."""
+    """A decoded message with the time of its recording."""
 
     topic: str
     stamp_ns: int
@@ -46,14 +46,14 @@ class RawMessage(NamedTuple):
     data: bytes
 
 
-class _Store(Protocol):
-    """An open bag, whoever reads it."""
+class _OpenBag(Protocol):
+    """A bag that is open, intact or salvaged."""
 
     counts: dict[Channel, int]
     first_ns: int
     last_ns: int
 
-    def messages(self, topics: Iterable[str]) -> Iterator[Item]:
+    def messages(self, topics: Iterable[str]) -> Iterator[StoredMessage]:
         """Serialized messages of these topics."""
 
 
@@ -61,28 +61,28 @@ class BagReader:
     """
     A recorded bag: a rosbag2 folder, one .mcap or .db3 file, or a .bag of ROS 1.
 
-    With `salvage`, of a bag that was cut short comes what is whole, and `loss` says what is not;
-    without, such a bag is refused.
+    With `salvage`, a damaged bag is read as far as it is intact, and `loss` says what is lost;
+    without it, such a bag is refused.
     """
 
     def __init__(self, path: Path, salvage: bool = False) -> None:
-        """Name the bag; it is opened by `with`."""
+        """Keep the path; the bag is opened by `with`."""
         self._path, self._salvage = Path(path), salvage
         self._stack = ExitStack()
 
     def __enter__(self) -> 'BagReader':
-        """Open the bag, or say why it is none."""
+        """Open the bag."""
         with reading(self._path):
             check_bag(self._path, self._salvage)
             self._is_ros1 = _is_ros1(self._path)
         self.loss = ''
         with ExitStack() as stack:
             try:
-                self._store: _Store = stack.enter_context(_Opened(self._path, self._is_ros1))
+                self._store: _OpenBag = stack.enter_context(_IntactBag(self._path, self._is_ros1))
             except Exception as error:  # damaged files raise nearly anything
                 if not self._salvage:
                     raise _damaged(self._path, error) from error
-                self._store, self.loss = self._saved(stack, error)
+                self._store, self.loss = self._salvaged(stack, error)
             self._stack = stack.pop_all()
         self._decode_as = _decoder(self._store.counts, self._is_ros1)
         return self
@@ -122,7 +122,7 @@ class BagReader:
             except InputError:
                 if not self.loss:
                     raise
-                continue  # the part that was torn off begins here
+                continue  # a message that was cut
             yield BagMessage(channel.topic, recorded_ns, message)
 
     def raw_messages(self, topics: Iterable[str] | None = None) -> Iterator[RawMessage]:
@@ -134,7 +134,7 @@ class BagReader:
             yield RawMessage(channel.topic, channel.msgtype, recorded_ns, bytes(data))
 
     def require(self, topic: str, kind: str, option: str | None = None) -> None:
-        """Refuse a bag without this topic, naming those of the same type."""
+        """Refuse a bag without this topic; the error names those of the same type."""
         if self.topics.get(topic) == kind:
             return
         same = [name for name, found in self.topics.items() if found == kind]
@@ -148,19 +148,19 @@ class BagReader:
         counts = self.counts
         parts = [f'{topic} ({kind.replace("/msg/", "/")}, {counts[topic]})'
                  for topic, kind in sorted(self.topics.items())]
-        more = [f'and {len(parts) - _LISTED} more'] if len(parts) > _LISTED else []
-        return ', '.join([*parts[:_LISTED], *more]) or 'no topic'
+        more = [f'and {len(parts) - _MAX_LISTED} more'] if len(parts) > _MAX_LISTED else []
+        return ', '.join([*parts[:_MAX_LISTED], *more]) or 'no topic'
 
-    def _saved(self, stack: ExitStack, error: Exception) -> tuple[SalvagedBag, str]:
-        """What can be saved of a bag that does not open, and what is lost."""
+    def _salvaged(self, stack: ExitStack, error: Exception) -> tuple[SalvagedBag, str]:
+        """The intact part of a bag that does not open, and what is lost."""
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        files, missing, packed, recorded = _files(self._path)
-        bag = SalvagedBag(files, missing, scratch, packed, recorded)
+        files, missing, messages_compressed, recorded = _files(self._path)
+        bag = SalvagedBag(files, missing, scratch, messages_compressed, recorded)
         if not bag.counts:
             raise _damaged(self._path, error) from error
         return bag, bag.loss
 
-    def _walk(self, topics: Iterable[str] | None) -> Iterator[Item]:
+    def _walk(self, topics: Iterable[str] | None) -> Iterator[StoredMessage]:
         wanted = set(self.topics) if topics is None else set(topics)
         unknown = sorted(wanted - set(self.topics))
         if unknown:
@@ -186,15 +186,15 @@ class BagReader:
             raise _damaged(self._path, error, channel.topic) from error
 
 
-class _Opened:
-    """A whole bag behind `_Store`."""
+class _IntactBag:
+    """An intact bag, read by `rosbags`."""
 
     def __init__(self, path: Path, is_ros1: bool) -> None:
         """Choose the reader."""
         from rosbags import rosbag1, rosbag2
         self._reader: Any = rosbag1.Reader(path) if is_ros1 else rosbag2.Reader(path)
 
-    def __enter__(self) -> '_Opened':
+    def __enter__(self) -> '_IntactBag':
         self._reader.open()
         self._channels = {_key(c): Channel(c.topic, c.msgtype, c.msgdef.data)
                           for c in self._connections}
@@ -213,28 +213,28 @@ class _Opened:
     def _connections(self) -> list[Any]:
         return list(self._reader.connections)
 
-    def messages(self, topics: Iterable[str]) -> Iterator[Item]:
-        """As rosbags reads them."""
+    def messages(self, topics: Iterable[str]) -> Iterator[StoredMessage]:
+        """Serialized messages of these topics, in the order of recording."""
         wanted = set(topics)
         chosen = [c for c in self._connections if c.topic in wanted]
-        if chosen:  # none would mean all
+        if chosen:  # an empty list would mean all
             for connection, recorded_ns, data in self._reader.messages(chosen):
                 yield self._channels[_key(connection)], recorded_ns, data
 
 
 def check_bag(path: Path, salvage: bool = False) -> None:
-    """Say what is missing before the bag is opened."""
+    """Refuse a path that is no bag; with `salvage`, a folder of bag files needs no metadata."""
     if not path.exists():
-        raise InputError('bag does not exist', where=path, expected=_KINDS)
+        raise InputError('bag does not exist', where=path, expected=_BAG_KINDS)
     if path.is_dir() and not (path / 'metadata.yaml').exists():
         inside = sorted(file.name for file in path.iterdir())
-        if salvage and any(name.endswith(_STORED) for name in inside):
+        if salvage and any(name.endswith(_SUFFIXES) for name in inside):
             return
         raise InputError('is no rosbag2 folder', where=path, expected='metadata.yaml in it',
                          got=', '.join(inside[:5]) or 'an empty folder',
                          hint='After an interrupted recording `ros2 bag reindex` writes it anew.')
     if path.is_file() and path.suffix not in ('.mcap', '.db3') and not _is_ros1(path):
-        raise InputError('is no bag', where=path, expected=_KINDS)
+        raise InputError('is no bag', where=path, expected=_BAG_KINDS)
 
 
 def _is_ros1(path: Path) -> bool:
@@ -245,27 +245,28 @@ def _is_ros1(path: Path) -> bool:
 
 
 def _files(path: Path) -> tuple[list[Path], list[str], bool, int | None]:
-    """Files of a bag, names of missing ones, whether messages are packed, how many there were."""
+    """Files, names of missing ones, whether messages are compressed, and their number if known."""
     if path.is_file():
         return [path], [], False, None
-    found = sorted((file for file in path.iterdir() if file.name.endswith(_STORED)),
+    found = sorted((file for file in path.iterdir() if file.name.endswith(_SUFFIXES)),
                    key=lambda file: [int(part) if part.isdigit() else part
                                      for part in re.split(r'(\d+)', file.name)])
     try:
-        told = yaml.safe_load((path / 'metadata.yaml').read_text(encoding='utf-8'))
-        told = told['rosbag2_bagfile_information']
-        names = [Path(name).name for name in told['relative_file_paths']]
-        packed = str(told.get('compression_mode', '')).lower() == 'message'
-        recorded = int(told['message_count'])
+        metadata = yaml.safe_load((path / 'metadata.yaml').read_text(encoding='utf-8'))
+        info = metadata['rosbag2_bagfile_information']
+        names = [Path(name).name for name in info['relative_file_paths']]
+        messages_compressed = str(info.get('compression_mode', '')).lower() == 'message'
+        recorded = int(info['message_count'])
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
         return found, [], False, None
     listed = [path / name for name in names]
     return ([file for file in listed if file.exists()],
-            [file.name for file in listed if not file.exists()], packed, recorded)
+            [file.name for file in listed if not file.exists()],
+            messages_compressed, recorded)
 
 
 def _decoder(channels: Iterable[Channel], is_ros1: bool) -> Callable[[bytes, str], Any]:
-    """Bytes and type to a message with the fields of ROS 2; KeyError: nobody knows the type."""
+    """A function that decodes bytes of a type to a message of ROS 2; KeyError: unknown type."""
     if not is_ros1:
         store = jazzy()
 
@@ -278,7 +279,7 @@ def _decoder(channels: Iterable[Channel], is_ros1: bool) -> Callable[[bytes, str
     noetic: Any = get_typestore(Stores.ROS1_NOETIC)
     for channel in channels:
         if channel.msgtype not in noetic.types:
-            with suppress(Exception):  # of a topic that may not matter; else it is not known
+            with suppress(Exception):  # the topic may not be needed; if it is, its type is unknown
                 types = get_types_from_msg(channel.definition, channel.msgtype)
                 noetic.register({name: fields for name, fields in types.items()
                                  if name not in noetic.types})
@@ -292,7 +293,7 @@ def _decoder(channels: Iterable[Channel], is_ros1: bool) -> Callable[[bytes, str
 
 
 def _ros2_camera_info(old: Any) -> Any:
-    """ROS 1 wrote D, K, R and P in capitals."""
+    """Rename the fields D, K, R and P of ROS 1."""
     return jazzy().types['sensor_msgs/msg/CameraInfo'](
         header=old.header, height=old.height, width=old.width,
         distortion_model=old.distortion_model, d=old.D, k=old.K, r=old.R, p=old.P,
@@ -300,11 +301,11 @@ def _ros2_camera_info(old: Any) -> Any:
 
 
 def _key(connection: Any) -> Any:
-    """What tells a connection apart; its message count changes while a bag is opened."""
+    """A connection without its message count, which changes while a bag is opened."""
     return connection._replace(msgcount=0, owner=None, ext=None)
 
 
 def _damaged(path: Path, error: Exception, topic: str | None = None) -> InputError:
-    said = ' '.join(str(error).split())[:200].rstrip('.') or type(error).__name__
-    return InputError('bag cannot be read', where=f'{path} {topic}' if topic else path, got=said,
+    reason = ' '.join(str(error).split())[:200].rstrip('.') or type(error).__name__
+    return InputError('bag cannot be read', where=f'{path} {topic}' if topic else path, got=reason,
                       hint='Was it recorded to its end? `ros2 bag reindex` may mend it.')

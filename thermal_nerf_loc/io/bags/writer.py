@@ -19,11 +19,11 @@ from thermal_nerf_loc.io.atomic_files import directory_beside, writing
 from thermal_nerf_loc.io.bags.messages import encode_compressed, encode_image, info_from_camera
 
 STORAGES = ('mcap', 'sqlite3')
-_VERSION: Final = 9  # of the bag format: Jazzy's
+_FORMAT_VERSION: Final = 9  # of bags, as ROS 2 Jazzy writes them
 
 
 class BagWriter:
-    """A bag in the making; it stands at `path` when the `with` block has ended well."""
+    """Writes a bag, which appears at `path` when the `with` block ends well."""
 
     def __init__(self, path: Path, storage: str = 'mcap') -> None:
         """Choose the storage; nothing is written yet."""
@@ -42,9 +42,9 @@ class BagWriter:
         with ExitStack() as stack:
             folder = stack.enter_context(directory_beside(self._path))
             with writing(self._path):
-                folder.rmdir()  # rosbags wants to make it itself
+                folder.rmdir()  # rosbags makes it
                 self._writer = stack.enter_context(
-                    Writer(folder, version=_VERSION, storage_plugin=plugin))
+                    Writer(folder, version=_FORMAT_VERSION, storage_plugin=plugin))
             self._stack = stack.pop_all()
         return self
 
@@ -134,7 +134,7 @@ class BagWriter:
 
 
 class _Messages:
-    """Makes messages of the Jazzy set."""
+    """Makes messages of ROS 2 Jazzy."""
 
     def __call__(self, kind: str, **fields: Any) -> Any:
         return jazzy().types[kind](**fields)
@@ -171,7 +171,7 @@ def jazzy() -> Any:
 
 
 def _qos(latched: bool) -> Any:
-    """Reliable, as `ros2 bag play` should offer it; /tf_static waits for late subscribers."""
+    """Quality of service for `ros2 bag play`: reliable, and latched for /tf_static."""
     from rosbags.interfaces import (
         Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime)
     never = QosTime(0, 0)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A COLMAP model, text or binary: `cameras`, `images` and, where it is there, `points3D`.
+Read a COLMAP model, text or binary: `cameras`, `images` and, if there is one, `points3D`.
 
 COLMAP's cameras look along +z with x right and y down, and pixel centres lie at +0.5, as here;
 its poses map the world into the camera, and its quaternions begin with w.
@@ -22,21 +22,21 @@ from thermal_nerf_loc.io.atomic_files import read_bytes, read_text
 
 Array = NDArray[np.float64]
 
-# By COLMAP's number: name and count of parameters.
+# Name and number of parameters, in the order of COLMAP's model numbers.
 _MODELS = (('SIMPLE_PINHOLE', 3), ('PINHOLE', 4), ('SIMPLE_RADIAL', 4), ('RADIAL', 5),
            ('OPENCV', 8), ('OPENCV_FISHEYE', 8), ('FULL_OPENCV', 12), ('FOV', 5),
            ('SIMPLE_RADIAL_FISHEYE', 4), ('RADIAL_FISHEYE', 5), ('THIN_PRISM_FISHEYE', 12),
            ('RAD_TAN_THIN_PRISM_FISHEYE', 16))
-_COUNTS = dict(_MODELS)
-# One focal length for both axes, and the coefficients k1 k2 that the model has.
-_SHORT = {'SIMPLE_PINHOLE': 0, 'SIMPLE_RADIAL': 1, 'RADIAL': 2, 'SIMPLE_RADIAL_FISHEYE': 1,
+_PARAMETER_COUNTS = dict(_MODELS)
+# Models with one focal length for both axes: how many of the coefficients k1 k2 they have.
+_SINGLE_FOCAL = {'SIMPLE_PINHOLE': 0, 'SIMPLE_RADIAL': 1, 'RADIAL': 2, 'SIMPLE_RADIAL_FISHEYE': 1,
           'RADIAL_FISHEYE': 2}
-_BROKEN = (ValueError, IndexError, KeyError, struct.error, OverflowError, UnicodeDecodeError)
+_PARSE_ERRORS = (ValueError, IndexError, KeyError, struct.error, OverflowError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PosedImage:
-    """Where an image was taken, and the number of its camera."""
+    """The pose of an image, and the number of its camera."""
 
     T_world_cam: Array
     camera: int
@@ -44,7 +44,7 @@ class PosedImage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ColmapModel:
-    """What a reconstruction holds; `errors_px` is the mean reprojection error of each point."""
+    """A reconstruction; `errors_px` is the mean reprojection error of each point."""
 
     cameras: Mapping[int, Camera]
     images: Mapping[str, PosedImage]
@@ -54,39 +54,39 @@ class ColmapModel:
 
 def read_model(folder: Path) -> ColmapModel:
     """Read the model in a folder; binary files win over text."""
-    for suffix, form in (('.bin', _Binary), ('.txt', _Text)):
+    for suffix, file_format in (('.bin', _Binary), ('.txt', _Text)):
         if all((folder / f'{name}{suffix}').is_file() for name in ('cameras', 'images')):
-            return _collected(folder, suffix, form)
+            return _read_files(folder, suffix, file_format)
     raise InputError('is no COLMAP model', where=folder,
                      expected='cameras.txt and images.txt, or cameras.bin and images.bin',
                      hint='The model is often in a folder sparse/0.')
 
 
-def _collected(folder: Path, suffix: str, form: Any) -> ColmapModel:
+def _read_files(folder: Path, suffix: str, file_format: Any) -> ColmapModel:
     files = {name: folder / f'{name}{suffix}' for name in ('cameras', 'images', 'points3D')}
-    cameras = dict(_read(files['cameras'], form.cameras))
-    images = dict(_read(files['images'], form.images))
-    points = (list(_read(files['points3D'], form.points))
+    cameras = dict(_read(files['cameras'], file_format.cameras))
+    images = dict(_read(files['images'], file_format.images))
+    points = (list(_read(files['points3D'], file_format.points))
               if files['points3D'].is_file() else [])
     if not images:
         raise InputError('COLMAP model has no image', where=files['images'])
-    homeless = [name for name, image in images.items() if image.camera not in cameras]
-    if homeless:
+    without_camera = [name for name, image in images.items() if image.camera not in cameras]
+    if without_camera:
         raise InputError('image has a camera that is not in the model', where=files['images'],
-                         got=homeless[0])
+                         got=without_camera[0])
     table = np.array(points, dtype=np.float64).reshape(-1, 4)
     return ColmapModel(cameras, images, table[:, :3], table[:, 3])
 
 
 def camera_from_colmap(model: str, width: int, height: int, params: tuple[float, ...],
                        where: object = None) -> Camera:
-    """COLMAP's parameters as a camera; models without an equal here are refused."""
-    if model not in _COUNTS or len(params) != _COUNTS[model]:
+    """The camera of COLMAP's parameters; models that `Camera` does not have are refused."""
+    if model not in _PARAMETER_COUNTS or len(params) != _PARAMETER_COUNTS[model]:
         raise InputError('COLMAP camera is not known', where=where,
                          expected=', '.join(f'{name} ({count} parameters)'
                                             for name, count in _MODELS),
                          got=f'{model} ({len(params)} parameters)')
-    if model in _SHORT:
+    if model in _SINGLE_FOCAL:
         f, cx, cy, *k = params
         fisheye = model.endswith('FISHEYE')
         k += [0.0] * (4 - len(k))  # k3 k4 of the fisheye, p1 p2 of the other
@@ -96,7 +96,7 @@ def camera_from_colmap(model: str, width: int, height: int, params: tuple[float,
         return _camera(width, height, params[:4], CameraModel.OPENCV, params[4:])
     if model == 'OPENCV_FISHEYE':
         return _camera(width, height, params[:4], CameraModel.OPENCV_FISHEYE, params[4:])
-    raise InputError(f'cameras of the model {model} have no equal here', where=where,
+    raise InputError(f'cameras of the model {model} are not supported', where=where,
                      expected='pinhole, radial, OPENCV, FULL_OPENCV or OPENCV_FISHEYE',
                      hint='Reconstruct with one of these, or undistort the images first.')
 
@@ -121,7 +121,7 @@ def _camera(width: int, height: int, start: tuple[float, ...], kind: CameraModel
     return Camera(width, height, fx, fy, cx, cy, kind, distortion)
 
 
-def _posed(q_wxyz: Any, t: Any, camera: int) -> PosedImage:
+def _posed_image(q_wxyz: Any, t: Any, camera: int) -> PosedImage:
     w, x, y, z = (float(value) for value in q_wxyz)
     q = np.array([x, y, z, w])
     norm = float(np.linalg.norm(q))
@@ -131,16 +131,16 @@ def _posed(q_wxyz: Any, t: Any, camera: int) -> PosedImage:
 
 
 def _read(file: Path, reader: Any) -> Iterator[Any]:
-    """All that a reader finds; what goes wrong inside the file is named by the file."""
+    """All items of a reader; errors inside the file name the file."""
     try:
         yield from reader(file)
-    except _BROKEN as error:
+    except _PARSE_ERRORS as error:
         raise InputError('is no whole COLMAP file', where=file,
                          got=' '.join(str(error).split()) or type(error).__name__) from None
 
 
 class _Text:
-    """Readers of the text form."""
+    """Readers of the text format."""
 
     @staticmethod
     def cameras(file: Path) -> Iterator[tuple[int, Camera]]:
@@ -151,13 +151,13 @@ class _Text:
 
     @staticmethod
     def images(file: Path) -> Iterator[tuple[str, PosedImage]]:
-        # Two lines an image; the second, of its points, may be empty.
+        # Two lines an image; the second lists its points and may be empty.
         lines = [line for line in read_text(file).splitlines() if not line.startswith('#')]
         for line in lines[::2]:
             if line.strip():
                 words = line.split(maxsplit=9)
                 numbers = [float(word) for word in words[1:8]]
-                yield words[9].strip(), _posed(numbers[:4], numbers[4:], int(words[8]))
+                yield words[9].strip(), _posed_image(numbers[:4], numbers[4:], int(words[8]))
 
     @staticmethod
     def points(file: Path) -> Iterator[tuple[float, ...]]:
@@ -167,7 +167,7 @@ class _Text:
 
 
 class _Binary:
-    """Readers of the binary form: little endian, without padding."""
+    """Readers of the binary format: little endian, without padding."""
 
     @staticmethod
     def cameras(file: Path) -> Iterator[tuple[int, Camera]]:
@@ -184,36 +184,36 @@ class _Binary:
             _, *numbers, camera = data.take('I7dI')
             name = data.text()
             data.skip(24 * data.take('Q')[0])  # x y and the number of a point
-            yield name, _posed(numbers[:4], numbers[4:], camera)
+            yield name, _posed_image(numbers[:4], numbers[4:], camera)
 
     @staticmethod
     def points(file: Path) -> Iterator[tuple[float, ...]]:
         data = _Bytes(read_bytes(file))
         for _ in range(data.take('Q')[0]):
-            _, x, y, z, _, _, _, error, seen = data.take('Q3d3BdQ')
-            data.skip(8 * seen)  # an image and a feature each
+            _, x, y, z, _, _, _, error, track_length = data.take('Q3d3BdQ')
+            data.skip(8 * track_length)  # numbers of an image and a feature each
             yield x, y, z, error
 
 
 class _Bytes:
-    """Bytes that are read from the front."""
+    """Reads values from bytes, one after another."""
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._at = data, 0
+        self._data, self._position = data, 0
 
     def take(self, layout: str) -> tuple[Any, ...]:
-        values = struct.unpack_from(f'<{layout}', self._data, self._at)
-        self._at += struct.calcsize(f'<{layout}')
+        values = struct.unpack_from(f'<{layout}', self._data, self._position)
+        self._position += struct.calcsize(f'<{layout}')
         return values
 
     def text(self) -> str:
-        end = self._data.index(b'\0', self._at)
-        start, self._at = self._at, end + 1
+        end = self._data.index(b'\0', self._position)
+        start, self._position = self._position, end + 1
         return self._data[start:end].decode('utf-8')
 
     def skip(self, count: int) -> None:
-        self._at += count
-        if self._at > len(self._data):
+        self._position += count
+        if self._position > len(self._data):
             raise ValueError('the file ends too early')
 
 

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Depth maps that help a training: the data set's own, or a folder of one map for each image.
+Depth maps for a training: the data set's own, or a folder with one map for each image.
 
-A map has the name of its image and lies in the folder as the image lies in the data set, or right
-in it: `train_00000.png` (16 bits, millimetres), `.npy` or `.tiff` (floats: metres). Beside it may
-lie `train_00000.confidence.png` (or `.npy`, `.tiff`), 0 to 1. Depth is along z, 0 where unknown.
-`depth_maps.json` says which camera the maps belong to, where it is there.
+A map has the name of its image: `train_00000.png` (16 bits, millimetres), `.npy` or `.tiff`
+(floats: metres), in the same subfolder as the image, or at the top of the folder. Beside it may be
+`train_00000.confidence.png` (or `.npy`, `.tiff`), 0 to 1. Depth is along z, 0 where unknown. An
+optional `depth_maps.json` says to which camera the maps belong.
 
-Held-out frames keep what they have: they judge the map.
+Held-out frames keep the depth that they have, by which a map is judged.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 import logging
 from pathlib import Path
@@ -29,63 +29,66 @@ from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 MEASURED, POINTS = 'measured', 'points'
 _log = logging.getLogger(__name__)
-_ABOUT = 'depth_maps.json'
+_INFO_FILE = 'depth_maps.json'
 _SUFFIXES = ('.png', '.npy', '.tiff', '.tif')
 _CONFIDENCE = '.confidence'
-_LOOKED_AT = 12  # maps, to see whether the unit can be right
-_ODD, _IMPOSSIBLE = 50.0, 300.0  # median depth over the cameras' spread, or its inverse
+_CHECKED_MAPS = 12  # of which the unit is checked
+# Median depth over the spread of the cameras, or its inverse: from here on the unit is doubtful,
+# and impossible.
+_DOUBTFUL_RATIO, _IMPOSSIBLE_RATIO = 50.0, 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class DepthSource:
-    """What `--depth-from` asks for."""
+    """Options of `--depth-from`."""
 
-    source: str  # 'measured', 'points' (that images share: the trainer finds them), or a folder
-    camera: str | None = None  # 'rgb' or 'thermal'; None: what the source says
+    source: str  # 'measured', 'points' (matched by the trainer between images), or a folder
+    camera: str | None = None  # 'rgb' or 'thermal'; None: that of the source
     unit_m: float | None = None  # metres a count; None: 0.001 of integers, 1 of floats
     metric: bool = True  # False: depth up to a scale, so that no unit can be wrong
 
 
-def with_depth(scene: Scene, asked: DepthSource) -> Scene:
-    """The scene, its training frames with the depth that was asked for and no other."""
-    if asked.unit_m is not None and not 0.0 < asked.unit_m < np.inf:
+def with_depth(scene: Scene, request: DepthSource) -> Scene:
+    """The scene, its training frames with the depth of this source and no other."""
+    if request.unit_m is not None and not 0.0 < request.unit_m < np.inf:
         raise InputError('is no scale', where='--depth-unit', expected='metres a count, above 0',
-                         got=asked.unit_m)
-    if asked.camera is not None:
-        scene.require(asked.camera)
-    if asked.source == POINTS:
-        return _with_points(scene, asked)
-    if asked.source == MEASURED:
-        found = _measured(scene, asked)
+                         got=request.unit_m)
+    if request.camera is not None:
+        scene.require(request.camera)
+    if request.source == POINTS:
+        return _with_points(scene, request)
+    if request.source == MEASURED:
+        found = _measured(scene, request)
     else:
-        found = _from_folder(scene, Path(asked.source), asked)
-    _check_unit(found, asked)
+        found = _from_folder(scene, Path(request.source), request)
+    _check_unit(found, request)
     return found
 
 
 def write_depth_maps(folder: Path, maps: Iterable[tuple[str, NDArray[Any], NDArray[Any]]],
                      camera: str, facts: Mapping[str, Any]) -> int:
-    """Write (name, depth in metres, confidence) as `with_depth` reads them; how many there are."""
+    """Write (name, depth in metres, confidence) for `with_depth` to read; returns their number."""
     count = 0
-    with directory_beside(folder) as made:
+    with directory_beside(folder) as out:
         for name, depth_m, confidence in maps:
-            write_inside(made / f'{name}.png', encode(depth_counts(depth_m), '.png'))
-            trust = np.rint(np.clip(confidence, 0.0, 1.0) * 255.0).astype(np.uint8)
-            write_inside(made / f'{name}{_CONFIDENCE}.png', encode(trust, '.png'))
+            write_inside(out / f'{name}.png', encode(depth_counts(depth_m), '.png'))
+            confidence_counts = np.rint(np.clip(confidence, 0.0, 1.0) * 255.0).astype(np.uint8)
+            write_inside(out / f'{name}{_CONFIDENCE}.png', encode(confidence_counts, '.png'))
             count += 1
-        write_json(made / _ABOUT, {**facts, 'camera': camera, 'metres_per_count': DEPTH_UNIT_M})
+        write_json(out / _INFO_FILE, {**facts, 'camera': camera, 'metres_per_count': DEPTH_UNIT_M})
     return count
 
 
-def _measured(scene: Scene, asked: DepthSource) -> Scene:
-    cameras = (asked.camera,) if asked.camera else scene.modalities
+def _measured(scene: Scene, request: DepthSource) -> Scene:
+    cameras = (request.camera,) if request.camera else scene.modalities
 
     def own(frame: SceneFrame) -> SceneFrame:
         return replace(frame, records={
-            name: replace(record, depth_unit_m=asked.unit_m or record.depth_unit_m)
-            if name in cameras else _without(record) for name, record in frame.records.items()})
+            name: (replace(record, depth_unit_m=request.unit_m or record.depth_unit_m)
+                   if name in cameras else _without_depth(record))
+            for name, record in frame.records.items()})
 
-    found = _changed(scene, own)
+    found = _with_training_frames(scene, own)
     if not _records(found):
         raise InputError('data set has no depth maps', where=scene.root,
                          expected='depth_file_path or thermal_depth_file_path of training frames',
@@ -93,21 +96,21 @@ def _measured(scene: Scene, asked: DepthSource) -> Scene:
     return found
 
 
-def _with_points(scene: Scene, asked: DepthSource) -> Scene:
-    """No maps at all: what the data set has stays out."""
-    if asked.camera is not None or asked.unit_m is not None or not asked.metric:
+def _with_points(scene: Scene, request: DepthSource) -> Scene:
+    """No depth maps: the trainer finds the points."""
+    if request.camera is not None or request.unit_m is not None or not request.metric:
         raise InputError('points that images share need nothing said about them',
                          where=f'--depth-from {POINTS}',
                          expected='no --depth-camera, --depth-unit or --depth-kind')
-    return _changed(scene, lambda frame: replace(frame, records={
-        name: _without(record) for name, record in frame.records.items()}))
+    return _with_training_frames(scene, lambda frame: replace(frame, records={
+        name: _without_depth(record) for name, record in frame.records.items()}))
 
 
-def _from_folder(scene: Scene, folder: Path, asked: DepthSource) -> Scene:
+def _from_folder(scene: Scene, folder: Path, request: DepthSource) -> Scene:
     if not folder.is_dir():
         raise InputError('no such folder of depth maps', where=folder,
                          expected=f'{MEASURED!r}, {POINTS!r} or a folder')
-    camera, unit_m = _about(scene, folder, asked)
+    camera, unit_m = _camera_and_unit(scene, folder, request)
     scene.require(camera)
     train = [scene.frames[i].records[camera] for i in scene.train
              if camera in scene.frames[i].records]
@@ -116,7 +119,7 @@ def _from_folder(scene: Scene, folder: Path, asked: DepthSource) -> Scene:
     missing: list[Path] = []
 
     def new(frame: SceneFrame) -> SceneFrame:
-        records = {name: _without(record) for name, record in frame.records.items()}
+        records = {name: _without_depth(record) for name, record in frame.records.items()}
         if camera in records:
             record = records[camera]
             path = _map_of(record, scene.root, folder, stems)
@@ -128,7 +131,7 @@ def _from_folder(scene: Scene, folder: Path, asked: DepthSource) -> Scene:
                     depth_confidence_path=_existing(path.with_suffix(_CONFIDENCE)))
         return replace(frame, records=records)
 
-    found = _changed(scene, new)
+    found = _with_training_frames(scene, new)
     if len(missing) == len(train):
         there = sorted(path.name for path in folder.iterdir())
         raise InputError(f'holds no depth map of any {camera} image', where=folder,
@@ -141,26 +144,26 @@ def _from_folder(scene: Scene, folder: Path, asked: DepthSource) -> Scene:
     return found
 
 
-def _about(scene: Scene, folder: Path, asked: DepthSource) -> tuple[str, float | None]:
-    """Which camera the folder's maps belong to, and their unit where it is said."""
-    file = folder / _ABOUT
-    told = read_json(file) if file.is_file() else {}
-    camera = told.get('camera') if isinstance(told, dict) else None
+def _camera_and_unit(scene: Scene, folder: Path, request: DepthSource) -> tuple[str, float | None]:
+    """The camera that the maps of a folder belong to, and their unit if it is given."""
+    file = folder / _INFO_FILE
+    info = read_json(file) if file.is_file() else {}
+    camera = info.get('camera') if isinstance(info, dict) else None
     if camera not in (None, RGB, THERMAL):
         raise InputError('names an unknown camera', where=file, expected=f'{RGB} or {THERMAL}',
                          got=repr(camera))
-    if camera and asked.camera and camera != asked.camera:
+    if camera and request.camera and camera != request.camera:
         raise InputError('depth maps belong to the other camera', where=folder, expected=camera,
-                         got=f'--depth-camera {asked.camera}')
-    unit_m = asked.unit_m or (told.get('metres_per_count') if camera else None)
+                         got=f'--depth-camera {request.camera}')
+    unit_m = request.unit_m or (info.get('metres_per_count') if camera else None)
     if unit_m is not None and not (isinstance(unit_m, (int, float)) and 0.0 < unit_m < np.inf):
         raise InputError('metres_per_count is no scale', where=file, got=repr(unit_m))
-    return asked.camera or camera or scene.modalities[0], unit_m
+    return request.camera or camera or scene.modalities[0], unit_m
 
 
 def _map_of(record: ImageRecord, root: Path, folder: Path, stems: Mapping[str, int],
             ) -> Path | None:
-    """Where an image's map lies: as the image in its data set, or right in the folder."""
+    """The depth map of an image: in the subfolder of the image, or at the top of the folder."""
     inside = record.path.relative_to(root) if record.path.is_relative_to(root) else None
     found = _existing(folder / inside.with_suffix('')) if inside else None
     if found is None and stems[record.path.stem] == 1:
@@ -169,24 +172,25 @@ def _map_of(record: ImageRecord, root: Path, folder: Path, stems: Mapping[str, i
 
 
 def _existing(path: Path) -> Path | None:
-    """The file of this name, whatever its format."""
-    places = (path.parent / f'{path.name}{suffix}' for suffix in _SUFFIXES)
-    return next((place for place in places if place.is_file()), None)
+    """The file of this name in any format."""
+    candidates = (path.parent / f'{path.name}{suffix}' for suffix in _SUFFIXES)
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def _unit(path: Path, known: dict[str, float]) -> float:
-    """Metres a count, by the first file of a format."""
+    """Metres a count, by the first file of each format."""
     if path.suffix not in known:
         floats = np.issubdtype(read_image(path).dtype, np.floating)
         known[path.suffix] = 1.0 if floats else DEPTH_UNIT_M
     return known[path.suffix]
 
 
-def _without(record: ImageRecord) -> ImageRecord:
+def _without_depth(record: ImageRecord) -> ImageRecord:
     return replace(record, depth_path=None, depth_confidence_path=None)
 
 
-def _changed(scene: Scene, change: Any) -> Scene:
+def _with_training_frames(scene: Scene, change: Callable[[SceneFrame], SceneFrame]) -> Scene:
+    """The scene, its training frames changed."""
     frames = list(scene.frames)
     for i in scene.train:
         frames[i] = change(frames[i])
@@ -198,28 +202,28 @@ def _records(scene: Scene) -> list[ImageRecord]:
             if record.depth_path is not None]
 
 
-def _check_unit(scene: Scene, asked: DepthSource) -> None:
-    """Hold a few maps against how far the cameras are apart."""
+def _check_unit(scene: Scene, request: DepthSource) -> None:
+    """Compare the depth of a few maps with the distances between the cameras."""
     records = _records(scene)
-    looked = records[::max(1, len(records) // _LOOKED_AT)]
-    depths = [read_depth(record.depth_path, record.depth_unit_m) for record in looked
+    checked = records[::max(1, len(records) // _CHECKED_MAPS)]
+    depths = [read_depth(record.depth_path, record.depth_unit_m) for record in checked
               if record.depth_path is not None]
     known = np.concatenate([depth[depth > 0.0] for depth in depths])
     if not known.size:
         raise InputError('depth maps are empty: every pixel is 0 or not finite',
-                         where=looked[0].depth_path, expected='depth along z, 0 where unknown')
+                         where=checked[0].depth_path, expected='depth along z, 0 where unknown')
     centers = np.array([scene.frames[i].T_world_cam[:3, 3] for i in scene.train])
     spread_m = float(np.sqrt(((centers - centers.mean(axis=0))**2).sum(axis=1).mean()))
     median_m = float(np.median(known))
-    if not asked.metric or spread_m < 1e-9:
+    if not request.metric or spread_m < 1e-9:
         return
     ratio = max(median_m / spread_m, spread_m / median_m)
     got = f'a median depth of {median_m:.3g} m'
     expected = f'metres: the cameras lie within {spread_m:.3g} m'
     hint = '--depth-unit says how many metres a count is.'
-    if ratio > _IMPOSSIBLE and asked.unit_m is None:
-        raise InputError('depth is in another unit than the poses', where=looked[0].depth_path,
+    if ratio > _IMPOSSIBLE_RATIO and request.unit_m is None:
+        raise InputError('depth is in another unit than the poses', where=checked[0].depth_path,
                          expected=expected, got=got, hint=hint)
-    if ratio > _ODD:
+    if ratio > _DOUBTFUL_RATIO:
         _log.warning('depth maps may be in another unit than the poses: %s, %s. %s', got, expected,
                      hint)
