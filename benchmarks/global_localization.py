@@ -111,7 +111,7 @@ def random_views(scene: str, count: int, seed: int, darkness: float = 0.0) -> li
         T = random_pose(world, rng)
         if not world.is_free(T[None, :3, 3], CLEARANCE_M)[0]:
             continue
-        moment = thermal.opens_ns(moment + 2_300_000_000)
+        moment = thermal.next_open_ns(moment + 2_300_000_000)
         colour = render_image(world, RGB, rig.cameras[RGB], T, 2)
         celsius = render_image(world, THERMAL, rig.cameras[THERMAL], T @ rig.T_rgb_thermal, 2)
         stamp = START_NS + moment

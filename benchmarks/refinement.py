@@ -45,10 +45,10 @@ def main() -> int:
 
 def poses(args: argparse.Namespace) -> dict[str, Any]:
     """Every pose off by 3 deg and 5 cm."""
-    from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
+    from thermal_nerf_loc.simulation.perturbations import PerturbationConfig, perturbed_scene
 
     scene = scene_of(args)
-    bad = spoiled(scene, SpoilConfig(pose_deg=3.0, pose_m=0.05))
+    bad = perturbed_scene(scene, PerturbationConfig(pose_deg=3.0, pose_m=0.05))
     found = {'perfect': trained(args, scene), 'as they are': trained(args, bad),
              'refined': trained(args, bad, ('poses',))}
     report('poses off by 3 deg and 5 cm', found, _POSES)
@@ -57,10 +57,10 @@ def poses(args: argparse.Namespace) -> dict[str, Any]:
 
 def rig(args: argparse.Namespace) -> dict[str, Any]:
     """The thermal camera elsewhere than the data set says, by 5 deg and 8 cm."""
-    from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
+    from thermal_nerf_loc.simulation.perturbations import PerturbationConfig, perturbed_scene
 
     scene = scene_of(args)
-    bad = spoiled(scene, SpoilConfig(rig_deg=5.0, rig_m=0.08))
+    bad = perturbed_scene(scene, PerturbationConfig(rig_deg=5.0, rig_m=0.08))
     found = {'perfect': trained(args, scene), 'as it is': trained(args, bad),
              'refined': trained(args, bad, ('rig',))}
     report('rig off by 5 deg and 8 cm', found, _RIG)

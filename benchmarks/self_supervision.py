@@ -41,7 +41,7 @@ def main() -> int:
     prepare(args)
     from thermal_nerf_loc.common.errors import UserError
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.simulation.spoil import without_poses
+    from thermal_nerf_loc.simulation.perturbations import without_poses
 
     if args.quick:
         args.frames, args.steps, args.rounds = 16, 20, 1

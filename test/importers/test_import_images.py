@@ -22,6 +22,7 @@ from thermal_nerf_loc.importers.images.folders import list_images, pair_images
 from thermal_nerf_loc.importers.images.importer import ImageImportConfig, import_images
 from thermal_nerf_loc.importers.images.metric_scale import (
     arbitrary, Distance, from_distances, from_positions)
+from thermal_nerf_loc.importers.images.poses import read_poses
 from thermal_nerf_loc.importers.images.structure_from_motion import choose_pairs
 from thermal_nerf_loc.io.datasets.colmap_model import (camera_from_colmap, camera_to_colmap,
                                                        read_model)
@@ -194,6 +195,16 @@ def test_poses_of_a_tum_file(photographs: Path, tmp_path: Path, by_stamp: bool):
     assert ('stamps' in done.figures['poses']) == by_stamp
     assert done.figures['metric'] is True
     assert load_scene(tmp_path / 'out').frames[1].stamp_ns == int(times[1] * 1e9)
+
+
+def test_poses_too_far_apart_in_time_are_not_interpolated(tmp_path: Path):
+    """Poses at 0, 1 and 4 s; an image at 0.5 s lies in a gap of 1 s, one at 2 s in one of 3 s."""
+    times = np.array([0, 1, 4])
+    write_tum(tmp_path / 'p.tum', Trajectory(times * 10**9, corner_poses(3)))
+    names = ['0.5.png', '2.png']
+    for max_gap_ns, posed in ((10**9, ['0.5.png']), (3 * 10**9, names)):
+        found = read_poses(tmp_path / 'p.tum', names, max_gap_ns)
+        assert list(found.poses) == posed
 
 
 def test_images_without_a_pose_are_named_and_left_out(photographs: Path, tmp_path: Path, capfd):

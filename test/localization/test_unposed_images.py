@@ -31,8 +31,8 @@ from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.trainer import train
 from thermal_nerf_loc.sensing.frame import Frame, THERMAL
+from thermal_nerf_loc.simulation.perturbations import PerturbationConfig, without_poses
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
-from thermal_nerf_loc.simulation.spoil import SpoilConfig, without_poses
 
 SECOND = 1_000_000_000
 CONFIG = LocalizerConfig(global_search=GlobalSearchConfig(
@@ -130,7 +130,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small simulated set in which every other training frame has no pose."""
     out = tmp_path_factory.mktemp('data') / 'room'
     simulate_dataset(out, SimulationConfig(frames=8, size=(32, 24),
-                                           spoil=SpoilConfig(unposed=0.5)))
+                                           spoil=PerturbationConfig(unposed=0.5)))
     return out
 
 

@@ -12,7 +12,7 @@ from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import RGB
 from thermal_nerf_loc.simulation.layouts import make_world, WORLD_NAMES
 from thermal_nerf_loc.simulation.paths import (
-    CLEAN_ODOMETRY, CLEARANCE_M, KINDS, make_motion, PLANAR_HEIGHT_M, simulate_odometry, survey)
+    CLEARANCE_M, IDEAL_ODOMETRY, KINDS, make_motion, PLANAR_HEIGHT_M, simulate_odometry, survey)
 from thermal_nerf_loc.simulation.record import make_rig, SimulationConfig
 from thermal_nerf_loc.simulation.world import box, Layout, Material, room, World
 
@@ -143,7 +143,7 @@ def test_impossible_motions():
 def test_clean_odometry_is_the_true_motion(kind):
     motion = make_motion(make_world('room'), kind, 0)
     times = np.arange(0.0, 10.0, 0.02)
-    odometry = simulate_odometry(motion, times, 0, kind, CLEAN_ODOMETRY)
+    odometry = simulate_odometry(motion, times, 0, kind, IDEAL_ODOMETRY)
     truth = motion.poses(times)
     np.testing.assert_array_equal(odometry.T_odom_base[0], np.eye(4))
     np.testing.assert_allclose(odometry.T_odom_base, se3.inverse(truth[0]) @ truth, atol=1e-9)

@@ -16,8 +16,8 @@ from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import (
-    RADIOMETRY, render_depth, render_image, simulate_bag, simulate_dataset, SimulationConfig,
-    START_NS)
+    held_out_frames, make_rig, RADIOMETRY, render_depth, render_image, simulate_bag,
+    simulate_dataset, SimulationConfig, START_NS)
 from thermal_nerf_loc.simulation.sensors import RgbSensor, ThermalSensor
 
 TINY = SimulationConfig(frames=6, size=(48, 36), clean=True, distorted=True)
@@ -210,3 +210,18 @@ def test_nothing_is_overwritten(dataset):
     with pytest.raises(InputError, match='exists already'):
         simulate_dataset(dataset, TINY)
     assert (dataset / 'transforms.json').read_bytes() == before
+
+
+def test_the_thermal_camera_is_mounted_as_set():
+    settings = SimulationConfig(thermal_offset_m=(0.1, -0.02, 0.03),
+                                thermal_tilt_deg=(0.0, 0.0, 90.0))
+    T = make_rig(settings).T_rgb_thermal
+    np.testing.assert_allclose(T[:3, 3], [0.1, -0.02, 0.03], atol=1e-12)
+    np.testing.assert_allclose(T[:3, :3], [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-12)
+    with pytest.raises(InputError, match=r'thermal_offset_m: .*three numbers'):
+        SimulationConfig(thermal_offset_m=(0.1, 0.0))
+
+
+def test_the_share_of_held_out_frames_is_as_set():
+    assert held_out_frames(SimulationConfig(frames=10)) == 2
+    assert held_out_frames(SimulationConfig(frames=10, held_out_share=0.5)) == 5

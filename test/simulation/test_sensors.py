@@ -9,7 +9,7 @@ import pytest
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.simulation.sensors import (
-    CLEAN_RGB, CLEAN_THERMAL, linear_from_srgb, RgbCamera, RgbSensor, srgb_from_linear,
+    IDEAL_RGB, IDEAL_THERMAL, linear_from_srgb, RgbCamera, RgbSensor, srgb_from_linear,
     ThermalCamera, ThermalSensor)
 
 CAMERA = Camera.from_fov(80, 60, 57.0)
@@ -19,7 +19,7 @@ S = 1_000_000_000
 
 
 def thermal(seed=0, **settings):
-    return ThermalCamera(CAMERA, replace(CLEAN_THERMAL, **settings), seed)
+    return ThermalCamera(CAMERA, replace(IDEAL_THERMAL, **settings), seed)
 
 
 def record(camera, seconds, hz=20.0, scene=FLAT):
@@ -34,7 +34,7 @@ def test_a_clean_camera_gives_the_truth():
     np.testing.assert_array_equal(seen.celsius, scene)
     assert not seen.frozen
     colours = rng.uniform(0.0, 1.0, (6, 8, 3)).astype(np.float32)
-    np.testing.assert_allclose(RgbCamera(CLEAN_RGB, 0).expose(colours, S), colours, atol=1e-6)
+    np.testing.assert_allclose(RgbCamera(IDEAL_RGB, 0).expose(colours, S), colours, atol=1e-6)
 
 
 def test_netd_is_the_noise_of_a_pixel_over_time():
@@ -116,7 +116,7 @@ def test_without_shutter_events_nothing_ever_freezes():
 def test_opens_ns_waits_for_the_shutter():
     camera = ThermalCamera(CAMERA, ThermalSensor(nuc_period_s=5.0), 1)
     stamps = np.arange(0, 30 * S, 50 * MS)
-    waited = [camera.opens_ns(int(stamp)) for stamp in stamps]
+    waited = [camera.next_open_ns(int(stamp)) for stamp in stamps]
     was_frozen = np.array([camera.shutter(int(stamp)).frozen for stamp in stamps])
     assert was_frozen.any()
     assert not any(camera.shutter(moment).frozen for moment in waited)
@@ -158,11 +158,11 @@ def test_thermal_cameras_refuse_what_cannot_be():
 
 def test_darkness_goes_down_to_black():
     colours = np.full((40, 40, 3), 0.8, dtype=np.float32)
-    black = RgbCamera(replace(CLEAN_RGB, darkness=1.0), 0).expose(colours, S)
+    black = RgbCamera(replace(IDEAL_RGB, darkness=1.0), 0).expose(colours, S)
     assert (black == 0.0).all()
     noisy = RgbCamera(RgbSensor(darkness=1.0), 0).expose(colours, S)
     assert noisy.mean() < 0.01
-    means = [RgbCamera(replace(CLEAN_RGB, darkness=d), 0).expose(colours, S).mean()
+    means = [RgbCamera(replace(IDEAL_RGB, darkness=d), 0).expose(colours, S).mean()
              for d in (0.0, 0.25, 0.5, 0.75, 1.0)]
     assert (np.diff(means) < -0.1).all()
     assert means[2] == pytest.approx(0.4, abs=0.05)  # looks half as bright
@@ -177,7 +177,7 @@ def test_exposure_wanders_smoothly_within_its_swing():
 
 @pytest.mark.parametrize('level', [0.2, 0.5, 0.8])
 def test_rgb_noise_in_linear_light(level):
-    sensor = replace(CLEAN_RGB, shot_noise=0.02, read_noise=0.003)
+    sensor = replace(IDEAL_RGB, shot_noise=0.02, read_noise=0.003)
     flat = np.full((200, 200, 3), level, dtype=np.float32)
     light = linear_from_srgb(RgbCamera(sensor, 1).expose(flat, S))
     truth = float(linear_from_srgb(np.array(level)))

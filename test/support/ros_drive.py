@@ -88,8 +88,8 @@ def record_drive(**settings):
     frames = []
     for k in range(SECONDS * IMAGE_HZ):
         ns = round(k * 1e9 / IMAGE_HZ)
-        rgb = np.rint(robot.see('rgb', ns).values * 255).astype(np.uint8)
-        thermal = RADIOMETRY.to_counts(robot.see('thermal', ns).values[..., 0])
+        rgb = np.rint(robot.take_image('rgb', ns).values * 255).astype(np.uint8)
+        thermal = RADIOMETRY.to_counts(robot.take_image('thermal', ns).values[..., 0])
         frames.append({'rgb': rgb, 'thermal': thermal})
     return robot, frames
 

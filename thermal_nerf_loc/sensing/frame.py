@@ -80,7 +80,7 @@ def fill_unknown(values: NDArray[np.float32], valid: NDArray[np.bool_] | None = 
 
     They get the median of the others, so that a blur does not spread them.
     """
-    known = np.isfinite(values).all(axis=-1)
+    known = np.asarray(np.isfinite(values).all(axis=-1))
     if known.all():
         return values, valid
     median = np.median(values[known]) if known.any() else 0.0

@@ -2,9 +2,8 @@
 """
 Exact ray casting and procedural shading of analytic solids, compiled by numba.
 
-Imported only when a world is looked at. The compiled functions release the GIL, so that a plain
-thread pool runs them in parallel, wherever the caller's own threads come from. Arrays are packed
-by `world.py`, which also names their columns.
+Imported only when a world is rendered. The compiled functions release the GIL, so that a plain
+thread pool runs them in parallel. Arrays are packed by `world.py`.
 """
 
 import math
@@ -15,6 +14,11 @@ import numpy as np
 
 ROOM, BOX, SPHERE, CYLINDER = 0, 1, 2, 3
 PLAIN, CHECKER, STRIPES, BRICKS, CELLS = 0, 1, 2, 3, 4
+
+# Columns of the array of materials (n, 19), one row a face. A colour has three, grain has one each
+# for coarse, medium and fine.
+COLOUR, SECOND, PATTERN, SCALE_M, GRAIN, SEED, CELSIUS, TEXTURE_CELSIUS = 0, 3, 6, 7, 8, 11, 12, 13
+TEXTURE_FREQUENCY, RISE_CELSIUS, PATTERN_CELSIUS, STUDS_CELSIUS, HUE = 14, 15, 16, 17, 18
 
 _MIN_DISTANCE_M = 1e-6
 _JIT: dict[str, Any] = {'cache': True, 'nogil': True, 'error_model': 'numpy'}
@@ -62,7 +66,7 @@ def cast(origins, directions, kinds, shapes, distance, face, normal):  # type: i
 
 @njit(**_JIT)
 def _box(o, d, inverse, shapes, k, inside):  # type: ignore[no-untyped-def]
-    """Slab test; `inside` looks at the box's inner faces. Returns distance, axis, normal sign."""
+    """Slab test; `inside`: of the inner faces. Returns distance, axis, sign of the normal."""
     near, far, near_axis, far_axis = -np.inf, np.inf, 0, 0
     for c in range(3):
         if d[c] == 0.0:
@@ -124,15 +128,15 @@ def _cylinder(o, d, shapes, k):  # type: ignore[no-untyped-def]
 
 
 @njit(**_JIT)
-def shade_rgb(points, face, normal, kinds, shapes, looks, lamps, ambient, out):  # type: ignore[no-untyped-def]
+def shade_rgb(points, face, normal, kinds, shapes, materials, lamps, ambient, out):  # type: ignore[no-untyped-def]
     """Diffuse sRGB of surface points, the same from every side."""
     for i in range(points.shape[0]):
         if face[i] < 0:
             out[i, 0] = out[i, 1] = out[i, 2] = 0.0
             continue
-        p, look = points[i], looks[face[i]]
-        seed = int(look[11])
-        share, tint = _pattern(p, face[i], normal[i], kinds, shapes, look)
+        p, material = points[i], materials[face[i]]
+        seed = int(material[SEED])
+        share, tint = _pattern(p, face[i], normal[i], kinds, shapes, material)
         light = ambient
         for k in range(lamps.shape[0]):
             dx, dy, dz = lamps[k, 0] - p[0], lamps[k, 1] - p[1], lamps[k, 2] - p[2]
@@ -140,35 +144,38 @@ def shade_rgb(points, face, normal, kinds, shapes, looks, lamps, ambient, out): 
             cosine = ((dx * normal[i, 0] + dy * normal[i, 1] + dz * normal[i, 2])
                       / math.sqrt(square))
             light += lamps[k, 3] * (0.5 + 0.5 * cosine) / (1.0 + 0.1 * square)
-        grain = (1.0 + look[8] * (2.0 * _noise(p, 3.0, seed) - 1.0)
-                 + look[9] * (2.0 * _noise(p, 8.0, seed + 1) - 1.0))
-        fine = look[10] * (_noise(p, 20.0, seed + 2) - 0.5)
+        grain = (1.0 + material[GRAIN] * (2.0 * _noise(p, 3.0, seed) - 1.0)
+                 + material[GRAIN + 1] * (2.0 * _noise(p, 8.0, seed + 1) - 1.0))
+        fine = material[GRAIN + 2] * (_noise(p, 20.0, seed + 2) - 0.5)
         for c in range(3):
-            base = look[c] + share * (look[3 + c] - look[c])
+            base = material[COLOUR + c] + share * (material[SECOND + c] - material[COLOUR + c])
             if tint > 0.0:  # random cells differ in hue as well
-                base *= 1.0 + look[18] * (_hash(int(tint * 65536.0), c, 17, seed) - 0.5)
+                base *= 1.0 + material[HUE] * (_hash(int(tint * 65536.0), c, 17, seed) - 0.5)
             value = light * (base * grain + fine)
             out[i, c] = min(max(value, 0.0), 1.0)
 
 
 @njit(**_JIT)
-def shade_celsius(points, face, normal, kinds, shapes, looks, spots, out):  # type: ignore[no-untyped-def]
+def shade_celsius(points, face, normal, kinds, shapes, materials, spots, out):  # type: ignore[no-untyped-def]
     """Apparent temperature of surface points."""
     for i in range(points.shape[0]):
         if face[i] < 0:
             out[i] = 0.0
             continue
-        p, look = points[i], looks[face[i]]
-        seed = int(look[11]) + 101
-        value = (look[12] + look[15] * p[2]
-                 + look[13] * (1.4 * _noise(p, look[14], seed) - 0.7)
-                 + look[13] * (0.6 * _noise(p, 3.1 * look[14], seed + 1) - 0.3))
-        if look[16] != 0.0:
-            value += look[16] * _pattern(p, face[i], normal[i], kinds, shapes, look)[0]
-        if look[17] != 0.0:
+        p, material = points[i], materials[face[i]]
+        seed = int(material[SEED]) + 101
+        value = (material[CELSIUS] + material[RISE_CELSIUS] * p[2]
+                 + material[TEXTURE_CELSIUS] * (1.4 * _noise(p, material[TEXTURE_FREQUENCY],
+                                                             seed) - 0.7)
+                 + material[TEXTURE_CELSIUS] * (0.6 * _noise(p, 3.1 * material[TEXTURE_FREQUENCY],
+                                                             seed + 1) - 0.3))
+        if material[PATTERN_CELSIUS] != 0.0:
+            value += material[PATTERN_CELSIUS] * _pattern(p, face[i], normal[i], kinds, shapes,
+                                                          material)[0]
+        if material[STUDS_CELSIUS] != 0.0:
             u = _surface(p, face[i], normal[i], kinds, shapes)[0]
             studs = math.cos(2.0 * math.pi * u / 0.61)  # one every 61 cm
-            value += look[17] * math.exp(8.0 * (studs - 1.0))
+            value += material[STUDS_CELSIUS] * math.exp(8.0 * (studs - 1.0))
         for k in range(spots.shape[0]):
             dx, dy, dz = p[0] - spots[k, 0], p[1] - spots[k, 1], p[2] - spots[k, 2]
             value += spots[k, 4] * math.exp(
@@ -195,13 +202,13 @@ def _surface(p, face, normal, kinds, shapes):  # type: ignore[no-untyped-def]
 
 
 @njit(**_JIT)
-def _pattern(p, face, normal, kinds, shapes, look):  # type: ignore[no-untyped-def]
+def _pattern(p, face, normal, kinds, shapes, material):  # type: ignore[no-untyped-def]
     """Share of the second colour, and a cell's own random number (0: none)."""
-    kind = int(look[6])
+    kind = int(material[PATTERN])
     if kind == PLAIN:
         return 0.0, 0.0
     u, v = _surface(p, face, normal, kinds, shapes)
-    u, v, seed = u / look[7], v / look[7], int(look[11])
+    u, v, seed = u / material[SCALE_M], v / material[SCALE_M], int(material[SEED])
     if kind == CHECKER:
         return float((math.floor(u) + math.floor(v)) % 2), 0.0
     if kind == STRIPES:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The three worlds, written out.
+The three simulated worlds.
 
 `room` is a furnished, well textured living room. `hall` is a long corridor of plain walls and
-repeated doors: places that look alike. `machine_room` is dull grey, full of hot pipes and tanks.
+repeated doors: many of its views are alike. `machine_room` is grey and low in contrast, with hot
+pipes and tanks.
 """
 
 from dataclasses import replace
 import itertools
 import math
-
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.simulation.world import (box, Colour, cylinder, HeatSpot, Lamp, Layout,

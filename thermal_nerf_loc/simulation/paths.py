@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How a simulated robot moves, and where a surveyor stands.
+Paths of a simulated robot through free space, survey poses, and odometry that drifts.
 
-Paths through free space are twice differentiable; odometry drifts along them.
-
-The body frame `base` is ROS's: x forward, y left, z up.
+Paths are twice differentiable. The body frame `base` is that of ROS: x forward, y left, z up.
 """
 
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 from scipy.stats import qmc
 
+from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.simulation.world import World
@@ -22,24 +21,24 @@ from thermal_nerf_loc.simulation.world import World
 Array = NDArray[np.float64]
 
 KINDS = ('drone', 'planar')
-CLEARANCE_M = 0.30  # a path keeps this far from everything
+CLEARANCE_M = 0.30  # between a path and every surface
 PLANAR_HEIGHT_M = 0.35  # of a ground robot's body centre
 
-_CHECKED_LAPS = 8
-_CHECKS_A_LAP = 200
-_TWIST_STEP_S = 1e-4
+_CHECKED_LAPS = 8  # for clearance
+_CHECKS_PER_LAP = 200
+_TWIST_STEP_S = 1e-4  # of the central difference
 _WAVES = 6  # x, y, z, yaw, pitch, roll
 _SURVEY_REACH_M = 0.3  # above and below the loop
-_SURVEY_PITCH_RAD = 0.35
-_SURVEY_DRAWN = 20  # places drawn for each one wanted: most may be in the furniture
+_SURVEY_PITCH_RAD = 0.35  # up and down
+_SURVEY_DRAWS = 20  # poses drawn for each one that is kept: most may be inside of furniture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Motion:
-    """Pose of the body as a function of time; goes on, never twice the same lap."""
+    """Pose of the body as a function of time; endless, and no two laps are the same."""
 
     position: CubicSpline  # by distance along the loop, periodic
-    yaw: CubicSpline  # what is left of the heading without its full turns
+    yaw: CubicSpline  # the heading without its full turns, by distance along the loop
     turns: int  # full turns a lap
     lap_s: float
     swing: Array  # (6,) amplitude of the waves in x, y, z (m), yaw, pitch, roll (rad)
@@ -68,10 +67,10 @@ class Motion:
 def make_motion(world: World, kind: str = 'drone', seed: int = 0, *, held_out: bool = False,
                 speed_m_per_s: float | None = None, mast_m: float = 0.0) -> Motion:
     """
-    Build a motion around the world's loop, with the camera `mast_m` above the body clear as well.
+    Build a motion around the world's loop; the camera, `mast_m` above the body, is clear as well.
 
-    `held_out` swings to the other side than the same seed's other motion, so that it sees the
-    same things from places where that one never was.
+    The `held_out` motion of a seed swings to the other side than the one for training, so that it
+    sees the same things from other positions.
     """
     if kind not in KINDS:
         raise InputError('unknown trajectory', expected=' or '.join(KINDS), got=repr(kind))
@@ -89,12 +88,12 @@ def make_motion(world: World, kind: str = 'drone', seed: int = 0, *, held_out: b
 
 def _around(loop: Array, gaze_rad: float, kind: str, seed: int, held_out: bool,
             speed: float, share: float) -> Motion:
-    """Follow the loop, swinging by `share` of the full amplitude."""
+    """A motion along the loop that swings by `share` of the full amplitude."""
     rng = np.random.default_rng([seed, 21])
     phases = rng.uniform(0.0, 2.0 * np.pi, _WAVES)
     phases[:3] += np.pi * held_out
     phases[3:] += rng.uniform(1.0, 2.0 * np.pi - 1.0, _WAVES - 3) * held_out
-    # irrational numbers of cycles: each lap differs from all before
+    # irrational numbers of cycles: no lap repeats another
     cycles = np.array([0.618, 0.732, 1.414, 0.551, 1.303, 1.732])
     drone = np.array([0.20, 0.20, 0.30, 1.1, 0.28, 0.08])
     planar = np.array([0.20, 0.20, 0.0, 0.8, 0.0, 0.0])
@@ -112,7 +111,7 @@ def _around(loop: Array, gaze_rad: float, kind: str, seed: int, held_out: bool,
 
 
 def _is_clear(world: World, motion: Motion, mast_m: float) -> bool:
-    times = np.linspace(0.0, _CHECKED_LAPS * motion.lap_s, _CHECKED_LAPS * _CHECKS_A_LAP)
+    times = np.linspace(0.0, _CHECKED_LAPS * motion.lap_s, _CHECKED_LAPS * _CHECKS_PER_LAP)
     body = motion.poses(times)
     eye = body[:, :3, 3] + mast_m * body[:, :3, 2]
     both = np.concatenate([body[:, :3, 3], eye])
@@ -121,7 +120,7 @@ def _is_clear(world: World, motion: Motion, mast_m: float) -> bool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stations:
-    """Where a surveyor held the cameras, one place after the other."""
+    """Poses at which a surveyor holds the cameras, one after the other."""
 
     T_world_base: Array  # (n, 4, 4)
     lap_s: float
@@ -136,30 +135,31 @@ class Stations:
 def survey(world: World, count: int, lap_s: float, kind: str = 'drone', seed: int = 0,
            ) -> Stations:
     """
-    Stand everywhere in free space, as densely here as there, and look into every direction.
+    Draw survey poses evenly in free space, with headings in every direction.
 
-    Places and headings follow one sequence of low discrepancy; heights are those of the robots.
+    Positions, headings and pitches follow one low-discrepancy (Halton) sequence; heights are those
+    of the robots.
     """
     low, high = (np.append(bound, (0.0, 0.0)) for bound in world.bounds)
     heights = np.array(world.layout.waypoints)[:, 2]
     low[2], high[2] = heights.min() - _SURVEY_REACH_M, heights.max() + _SURVEY_REACH_M
     low[3:], high[3:] = (-np.pi, -_SURVEY_PITCH_RAD), (np.pi, _SURVEY_PITCH_RAD)
-    drawn = qmc.Halton(5, rng=np.random.default_rng([seed, 23])).random(_SURVEY_DRAWN * count)
-    places = low + drawn * (high - low)
+    drawn = qmc.Halton(5, rng=np.random.default_rng([seed, 23])).random(_SURVEY_DRAWS * count)
+    poses = low + drawn * (high - low)
     if kind == 'planar':
-        places[:, 2], places[:, 4] = PLANAR_HEIGHT_M, 0.0
-    places = places[world.is_free(places[:, :3], CLEARANCE_M)][:count]
-    if len(places) < count:
+        poses[:, 2], poses[:, 4] = PLANAR_HEIGHT_M, 0.0
+    poses = poses[world.is_free(poses[:, :3], CLEARANCE_M)][:count]
+    if len(poses) < count:
         raise RunError('too little free space to stand in', where=world.name,
-                       expected=f'{count} places', got=len(places))
+                       expected=f'{count} poses', got=len(poses))
     zero = np.zeros(count)
-    R = (se3.so3_exp(np.stack([zero, zero, places[:, 3]], axis=-1))
-         @ se3.so3_exp(np.stack([zero, places[:, 4], zero], axis=-1)))
-    return Stations(se3.from_parts(R, places[:, :3]), lap_s)
+    R = (se3.so3_exp(np.stack([zero, zero, poses[:, 3]], axis=-1))
+         @ se3.so3_exp(np.stack([zero, poses[:, 4], zero], axis=-1)))
+    return Stations(se3.from_parts(R, poses[:, :3]), lap_s)
 
 
 class Odometry(NamedTuple):
-    """What wheels (or an inertial unit) tell: starts at the identity and drifts."""
+    """Odometry of wheels or an inertial unit: starts at the identity and drifts."""
 
     T_odom_base: Array  # (n, 4, 4)
     twists: Array  # (n, 6) in the body frame
@@ -167,20 +167,20 @@ class Odometry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OdometryNoise:
-    """Typical of a small robot: 1 % and a degree or two each metre."""
+    """Drift of odometry; the defaults are those of a small robot: 1 %, 1 to 2 deg a metre."""
 
-    scale: float = 0.01  # a constant error of all distances, drawn once
-    turn_scale: float = 0.01  # the same for angles
-    slip_m: float = 0.006  # random walk, each square root of a metre
-    slip_rad: float = 0.008  # random walk, each square root of a metre or radian
+    scale: float = setting(0.01, 'error of all distances (drawn once)', 0, 1)
+    turn_scale: float = setting(0.01, 'error of all angles (drawn once)', 0, 1)
+    slip_m: float = setting(0.006, 'random walk, metres each square root of a metre', 0, 1)
+    slip_rad: float = setting(0.008, 'random walk, rad each square root of a metre or rad', 0, 1)
 
 
-CLEAN_ODOMETRY = OdometryNoise(0.0, 0.0, 0.0, 0.0)
+IDEAL_ODOMETRY = OdometryNoise(0.0, 0.0, 0.0, 0.0)
 
 
 def simulate_odometry(motion: Motion, times_s: Array, seed: int, kind: str = 'drone',
                       noise: OdometryNoise = OdometryNoise()) -> Odometry:
-    """Integrate the true steps with noise; a planar robot's stays in its plane."""
+    """Integrate the true steps with noise; that of a planar robot stays in its plane."""
     poses = motion.poses(times_s)
     steps = se3.minus(poses[1:], poses[:-1])
     rng = np.random.default_rng([seed, 22])
@@ -190,12 +190,12 @@ def simulate_odometry(motion: Motion, times_s: Array, seed: int, kind: str = 'dr
     slips = np.concatenate([noise.slip_m * np.sqrt(moved) * rng.standard_normal((len(steps), 3)),
                             noise.slip_rad * np.sqrt(moved + turned)
                             * rng.standard_normal((len(steps), 3))], axis=1)
-    wrong = steps * scales + slips
+    measured = steps * scales + slips
     if kind == 'planar':
-        wrong[:, 2:5] = 0.0
+        measured[:, 2:5] = 0.0
     out = [np.eye(4)]
-    for T_step in se3.exp(wrong):
+    for T_step in se3.exp(measured):
         out.append(out[-1] @ T_step)
     gaps = np.diff(times_s)[:, None]
-    twists = wrong / gaps
+    twists = measured / gaps
     return Odometry(np.array(out), np.concatenate([twists, twists[-1:]]))

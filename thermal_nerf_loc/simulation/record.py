@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Send a simulated robot through a world and record it as a data set or as a rosbag2."""
+"""Drive a simulated robot through a world, and record a data set or a rosbag2."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,19 +20,20 @@ from thermal_nerf_loc.io.bags.reader import BagWriter
 from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV
 from thermal_nerf_loc.io.datasets.scene_writer import SceneWriter
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
-from thermal_nerf_loc.sensing.thermal import LinearRadiometry
+from thermal_nerf_loc.sensing.thermal import CENTIKELVIN
 from thermal_nerf_loc.simulation.layouts import make_world, WORLD_NAMES
 from thermal_nerf_loc.simulation.paths import (
-    CLEAN_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry, Stations, survey)
+    IDEAL_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry, Stations, survey)
+from thermal_nerf_loc.simulation.perturbations import (
+    lacks_pose, PerturbationConfig, perturbed_pose, rig_error)
 from thermal_nerf_loc.simulation.sensors import (
-    CLEAN_RGB, CLEAN_THERMAL, RgbCamera, RgbSensor, ThermalCamera, ThermalSensor)
-from thermal_nerf_loc.simulation.spoil import lacks_pose, SpoilConfig, wrong_pose, wrong_rig
+    IDEAL_RGB, IDEAL_THERMAL, RgbCamera, RgbSensor, ThermalCamera, ThermalSensor)
 from thermal_nerf_loc.simulation.world import World
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
-RADIOMETRY = LinearRadiometry(0.01, -273.15)  # hundredths of a kelvin
+RADIOMETRY = CENTIKELVIN
 START_NS = 1_700_000_000_000_000_000  # simulated clocks start here
 BASE, ODOM, MAP = 'base_link', 'odom', 'map'
 OPTICAL = {RGB: 'rgb_optical_frame', THERMAL: 'thermal_optical_frame'}
@@ -41,19 +42,16 @@ OPTICAL = {RGB: 'rgb_optical_frame', THERMAL: 'thermal_optical_frame'}
 _R_BASE_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 _FORWARD_M = 0.08  # of the RGB camera before the body's centre
 _MAST_M = {'drone': 0.04, 'planar': 0.55}  # of the RGB camera above the body's centre
-_THERMAL_OFFSET_M = (0.046, 0.012, -0.006)  # of the thermal camera in the RGB camera's axes
-_THERMAL_TILT_DEG = (0.6, -1.0, 0.4)
-_MILD_LENS = (-0.18, 0.05, 0.0008, -0.0005)
-_TEST_SHARE = 0.2
+_DISTORTION = (-0.18, 0.05, 0.0008, -0.0005)  # k1 k2 p1 p2 of a `distorted` RGB camera
 
 
 @dataclass(frozen=True, slots=True)
 class SimulationConfig:
-    """All of a simulation."""
+    """Settings of a simulation."""
 
     scene: str = setting('room', 'the world', choices=WORLD_NAMES)
     seed: int = setting(0, 'of paths and sensors; the world itself never changes', 0, 2**31)
-    frames: int = setting(80, 'training frames of a data set; a fifth as many are held out', 2,
+    frames: int = setting(80, 'training frames of a data set, besides the held-out ones', 2,
                           100_000)
     size: tuple[int, int] = setting((160, 120), 'width and height of RGB images')
     thermal_size: tuple[int, int] | None = setting(
@@ -76,7 +74,15 @@ class SimulationConfig:
     clean: bool = setting(False, 'perfect cameras and odometry; darkness still holds')
     rgb: RgbSensor = setting(RgbSensor(), 'the RGB camera')
     thermal: ThermalSensor = setting(ThermalSensor(), 'the thermal camera')
-    spoil: SpoilConfig = setting(SpoilConfig(), 'wrong poses and a wrong rig in a data set')
+    odometry: OdometryNoise = setting(OdometryNoise(), 'drift of the odometry in a bag')
+    spoil: PerturbationConfig = setting(PerturbationConfig(), 'errors of the poses and the rig '
+                                        'in a data set')
+    thermal_offset_m: tuple[float, ...] = setting(
+        (0.046, 0.012, -0.006), 'position of the thermal camera in the RGB camera (x right, '
+        'y down, z forward)')
+    thermal_tilt_deg: tuple[float, ...] = setting(
+        (0.6, -1.0, 0.4), 'rotation vector of the thermal camera in the RGB camera')
+    held_out_share: float = setting(0.2, 'held-out frames for each training frame', 0, 10)
 
     def __post_init__(self) -> None:
         """Check what the ranges of single fields cannot say."""
@@ -86,6 +92,11 @@ class SimulationConfig:
             if size is not None and (len(size) != 2 or not all(8 <= n <= 8192 for n in size)):
                 raise InputError('image size is impossible', where=f'simulation.{name}',
                                  expected='two numbers from 8 to 8192', got=size)
+        for name in ('thermal_offset_m', 'thermal_tilt_deg'):
+            if len(getattr(self, name)) != 3:
+                raise InputError('mounting of the thermal camera is impossible',
+                                 where=f'simulation.{name}', expected='three numbers',
+                                 got=getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,13 +113,14 @@ class Rig:
 
 
 def make_rig(settings: SimulationConfig) -> Rig:
-    """Mount the cameras; the thermal one looks another way, through another lens."""
+    """Mount the cameras; the thermal one has another direction and another lens."""
     width, height = settings.size
     small = settings.thermal_size or (max(8, 3 * width // 4), max(8, 3 * height // 4))
-    lens = ({'model': CameraModel.OPENCV, 'distortion': _MILD_LENS} if settings.distorted else {})
+    lens = ({'model': CameraModel.OPENCV, 'distortion': _DISTORTION} if settings.distorted else {})
     T_base_rgb = se3.from_parts(_R_BASE_OPTICAL,
                                 (_FORWARD_M, 0.0, _MAST_M[settings.trajectory]))
-    T_rgb_thermal = se3.from_parts(se3.so3_exp(np.deg2rad(_THERMAL_TILT_DEG)), _THERMAL_OFFSET_M)
+    T_rgb_thermal = se3.from_parts(se3.so3_exp(np.deg2rad(settings.thermal_tilt_deg)),
+                                   settings.thermal_offset_m)
     return Rig({RGB: Camera.from_fov(width, height, settings.rgb_fov_deg, **lens),
                 THERMAL: Camera.from_fov(*small, settings.thermal_fov_deg)},
                {RGB: T_base_rgb, THERMAL: T_base_rgb @ T_rgb_thermal})
@@ -146,7 +158,7 @@ def _rotated(T: Array, directions: Array) -> Array:
 
 
 class Robot:
-    """The rig with its sensors, somewhere on its motion; ask it in the order of time."""
+    """A robot with its cameras on a path; images are taken in the order of time."""
 
     def __init__(self, settings: SimulationConfig, held_out: bool, seed: int) -> None:
         """Build world, rig, motion and sensors."""
@@ -156,9 +168,9 @@ class Robot:
             self.world, settings.trajectory, settings.seed, held_out=held_out,
             speed_m_per_s=settings.speed_m_per_s, mast_m=_MAST_M[settings.trajectory])
         self.path: Motion | Stations = self.motion
-        rgb = RgbSensor(**{**_fields(CLEAN_RGB), 'darkness': settings.rgb.darkness})
+        rgb = RgbSensor(**{**_fields(IDEAL_RGB), 'darkness': settings.rgb.darkness})
         self._rgb = RgbCamera(rgb if settings.clean else settings.rgb, seed)
-        self.thermal = ThermalCamera(self.rig.cameras[THERMAL], CLEAN_THERMAL if settings.clean
+        self.thermal = ThermalCamera(self.rig.cameras[THERMAL], IDEAL_THERMAL if settings.clean
                                      else settings.thermal, seed)
 
     def T_world_base(self, elapsed_ns: int) -> Array:
@@ -166,7 +178,7 @@ class Robot:
         T: Array = self.path.poses(elapsed_ns * 1e-9)[0]
         return T
 
-    def see(self, modality: str, elapsed_ns: int, with_depth: bool = False) -> SensorImage:
+    def take_image(self, modality: str, elapsed_ns: int, with_depth: bool = False) -> SensorImage:
         """Take one image."""
         camera, stamp_ns = self.rig.cameras[modality], START_NS + elapsed_ns
         if modality == THERMAL:
@@ -184,7 +196,7 @@ class Robot:
 
     def frame(self, elapsed_ns: int, name: str = '') -> Frame:
         """Take both images at once, with depth and the true pose."""
-        images = {modality: self.see(modality, elapsed_ns, with_depth=True)
+        images = {modality: self.take_image(modality, elapsed_ns, with_depth=True)
                   for modality in (RGB, THERMAL)}
         return Frame(START_NS + elapsed_ns, images,
                      self.T_world_base(elapsed_ns) @ self.rig.T_base_sensor[RGB], name)
@@ -195,46 +207,48 @@ def simulate_dataset(out: Path, settings: SimulationConfig = SimulationConfig(),
     """Write a posed image set: a mapping drive to train on, another path held out."""
     held_out = held_out_frames(settings)
     total, done = settings.frames + held_out, 0
-    rig, spoil = make_rig(settings), settings.spoil
-    said = rig.T_rgb_thermal @ wrong_rig(spoil, settings.seed)
+    rig, errors = make_rig(settings), settings.spoil
+    T_rgb_thermal = rig.T_rgb_thermal @ rig_error(errors, settings.seed)
     truth: dict[str, Any] = {'transform_rgb_thermal': rig.T_rgb_thermal.tolist(), 'poses': {}}
-    remarks = {'ground_truth': truth} if spoil.spoils else {}
-    with SceneWriter(out, rig.cameras, said, RADIOMETRY, poses_may_lack=spoil.unposed > 0.0,
-                     remarks=remarks) as writer:
+    remarks = {'ground_truth': truth} if errors.is_active else {}
+    with SceneWriter(out, rig.cameras, T_rgb_thermal, RADIOMETRY,
+                     poses_may_lack=errors.unposed > 0.0, remarks=remarks) as writer:
         for split, count in (('train', settings.frames), ('test', held_out)):
             for frame in _drive(settings, split, count):
                 assert frame.T_world_cam is not None
-                believed = _believed(frame, spoil, said, (settings.seed, done))
-                if split == 'train' and lacks_pose(done, spoil.unposed):
-                    believed = replace(believed, T_world_cam=None)
-                name = writer.add(believed, split)
+                stated = _perturbed_frame(frame, errors, T_rgb_thermal, (settings.seed, done))
+                if split == 'train' and lacks_pose(done, errors.unposed):
+                    stated = replace(stated, T_world_cam=None)
+                name = writer.add(stated, split)
                 truth['poses'][f'rgb/{name}.png'] = (frame.T_world_cam @ GL_FROM_CV).tolist()
                 done += 1
                 progress(done, total, f'{split} frame {frame.name}')
 
 
-def _believed(frame: Frame, spoil: SpoilConfig, rig: Array, seed: tuple[int, int]) -> Frame:
-    """The frame with the pose and the rig that the data set shall tell of."""
+def _perturbed_frame(frame: Frame, errors: PerturbationConfig, T_rgb_thermal: Array,
+                     seed: tuple[int, int]) -> Frame:
+    """The frame with the pose and the rig that the data set states."""
     assert frame.T_world_cam is not None
-    images = {name: replace(image, T_cam_sensor=rig) if name == THERMAL else image
+    images = {name: replace(image, T_cam_sensor=T_rgb_thermal) if name == THERMAL else image
               for name, image in frame.images.items()}
-    return replace(frame, images=images, T_world_cam=wrong_pose(frame.T_world_cam, spoil, seed))
+    return replace(frame, images=images,
+                   T_world_cam=perturbed_pose(frame.T_world_cam, errors, seed))
 
 
 def held_out_frames(settings: SimulationConfig) -> int:
-    """How many frames a data set holds besides those to train on."""
-    return max(1, round(_TEST_SHARE * settings.frames))
+    """Number of held-out frames of a data set."""
+    return max(1, round(settings.held_out_share * settings.frames))
 
 
 def _drive(settings: SimulationConfig, split: str, count: int) -> Iterator[Frame]:
-    """Frames at equal steps; one that the shutter would spoil waits until it opens."""
+    """Frames at equal steps; where the shutter is closed, when it opens again."""
     robot = Robot(settings, held_out=split == 'test', seed=2 * settings.seed + (split == 'test'))
     span_ns = settings.laps * robot.motion.lap_s * 1e9
     if settings.survey and split == 'train':
         robot.path = survey(robot.world, count, 1e-9 * span_ns, settings.trajectory, settings.seed)
     for i in range(count):
-        moment = robot.thermal.opens_ns(round((i + 0.5) / count * span_ns))
-        yield robot.frame(moment, f'{split}_{i:05d}')
+        elapsed_ns = robot.thermal.next_open_ns(round((i + 0.5) / count * span_ns))
+        yield robot.frame(elapsed_ns, f'{split}_{i:05d}')
 
 
 def simulate_bag(out: Path, settings: SimulationConfig = SimulationConfig(),
@@ -244,7 +258,7 @@ def simulate_bag(out: Path, settings: SimulationConfig = SimulationConfig(),
     end_ns = round(settings.seconds * 1e9)
     ticks = {'odometry': _ticks(settings.odometry_hz, end_ns),
              RGB: _ticks(settings.rgb_hz, end_ns), THERMAL: _ticks(settings.thermal_hz, end_ns)}
-    noise = CLEAN_ODOMETRY if settings.clean else OdometryNoise()
+    noise = IDEAL_ODOMETRY if settings.clean else settings.odometry
     odometry = simulate_odometry(robot.motion, np.asarray(ticks['odometry'] * 1e-9),
                                  settings.seed, settings.trajectory, noise)
     streams = [[(int(t), order, i) for i, t in enumerate(ticks[name])]
@@ -265,13 +279,13 @@ def simulate_bag(out: Path, settings: SimulationConfig = SimulationConfig(),
 
 
 def _ticks(rate_hz: float, end_ns: int) -> NDArray[np.int64]:
-    """Moments at a rate, the first at 0, the last not after the end."""
+    """Times (ns) at a rate, from 0 up to the end."""
     count = int(end_ns * 1e-9 * rate_hz + 1e-9) + 1
     return np.asarray(np.rint(np.arange(count) * (1e9 / rate_hz)), dtype=np.int64)
 
 
 def _write_image(bag: BagWriter, modality: str, robot: Robot, elapsed_ns: int) -> None:
-    image, frame_id = robot.see(modality, elapsed_ns), OPTICAL[modality]
+    image, frame_id = robot.take_image(modality, elapsed_ns), OPTICAL[modality]
     stamp, topic = image.stamp_ns, f'/{modality}/image_raw'
     if modality == RGB:
         pixels = np.rint(image.values * 255.0).astype(np.uint8)

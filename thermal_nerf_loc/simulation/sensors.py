@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Camera models: what stands between a world's exact values and a camera's pixels.
+Sensor models: noise, drift, shutter and exposure, from exact values to the pixels of a camera.
 
-Random numbers depend on the seed, the camera and the moment alone, never on how often or in which
-order a camera was asked. Moments are nanoseconds since the camera was switched on.
+Random numbers depend on seed, camera and time alone, not on how often or in which order images are
+taken. Times are nanoseconds since the camera was switched on.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
 _NS = 1e-9
-_EYE_GAMMA = 2.2  # a darkness of 0.5 looks half as bright
+_EYE_GAMMA = 2.2  # a darkness of 0.5 appears half as bright
 
 
 @dataclass(frozen=True, slots=True)
 class ThermalSensor:
-    """An uncooled microbolometer; every default is that of a good one, warming up."""
+    """An uncooled microbolometer; the defaults are those of a good one that is warming up."""
 
     netd_celsius: float = setting(0.05, 'temporal noise of a pixel (standard deviation)', 0, 10)
     pixel_pattern_celsius: float = setting(
@@ -40,7 +40,7 @@ class ThermalSensor:
     lag_s: float = setting(0.0, 'thermal time constant of a pixel', 0, 1)
 
     def __post_init__(self) -> None:
-        """Refuse a freeze that cannot be."""
+        """Check the times of the shutter."""
         if self.nuc_shortest_s > self.nuc_longest_s:
             raise InputError('shutter freeze is impossible', expected='shortest <= longest',
                              got=f'{self.nuc_shortest_s} and {self.nuc_longest_s}')
@@ -49,12 +49,12 @@ class ThermalSensor:
                              expected='0, or above twice nuc_longest_s', got=self.nuc_period_s)
 
 
-CLEAN_THERMAL = ThermalSensor(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+IDEAL_THERMAL = ThermalSensor(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class RgbSensor:
-    """A small colour camera with a wandering automatic exposure."""
+    """A small colour camera with automatic exposure."""
 
     darkness: float = setting(0.0, '0: lit as designed, 1: pitch black', 0, 1)
     exposure_swing: float = setting(0.12, 'how far the exposure wanders (log scale)', 0, 2)
@@ -63,11 +63,11 @@ class RgbSensor:
     read_noise: float = setting(0.0006, 'noise of black in linear light', 0, 1)
 
 
-CLEAN_RGB = RgbSensor(exposure_swing=0.0, shot_noise=0.0, read_noise=0.0)
+IDEAL_RGB = RgbSensor(exposure_swing=0.0, shot_noise=0.0, read_noise=0.0)
 
 
 class ShutterState(NamedTuple):
-    """Where a thermal camera is between two shutter events."""
+    """State of the shutter (NUC) of a thermal camera."""
 
     event: int  # how many events have begun
     frozen: bool
@@ -75,14 +75,14 @@ class ShutterState(NamedTuple):
 
 
 class ThermalImage(NamedTuple):
-    """One image as the camera gives it out."""
+    """One image of a thermal camera."""
 
     celsius: Array32  # (height, width)
     frozen: bool  # a repetition of the last image before the shutter closed
 
 
 class ThermalCamera:
-    """Adds to exact temperatures what a microbolometer adds; ask it in the order of time."""
+    """Adds the errors of a microbolometer to exact temperatures; images in the order of time."""
 
     def __init__(self, camera: Camera, sensor: ThermalSensor, seed: int) -> None:
         """Switch it on, calibrated."""
@@ -92,12 +92,12 @@ class ThermalCamera:
         centred = camera.pixel_centers() - (0.5 * camera.width, 0.5 * camera.height)
         share = (centred**2).sum(axis=-1) / (0.25 * (camera.width**2 + camera.height**2))
         self._vignette = -sensor.vignetting_celsius * share.reshape(camera.height, camera.width)
-        self._last: Array | None = None
-        self._given: Array32 | None = None
+        self._response: Array | None = None  # of the pixels, to the last image
+        self._last_image: Array32 | None = None
         self._last_ns = -1
 
     def shutter(self, elapsed_ns: int) -> ShutterState:
-        """Tell whether the shutter is closed at this moment, and how long it has been open."""
+        """State of the shutter at a time."""
         if self._sensor.nuc_period_s == 0.0:
             return ShutterState(0, False, elapsed_ns * _NS)
         time_s = elapsed_ns * _NS
@@ -111,13 +111,13 @@ class ThermalCamera:
         end = self._events[begun - 1][1] if begun else 0.0
         return ShutterState(begun, time_s < end, max(time_s - end, 0.0))
 
-    def opens_ns(self, elapsed_ns: int) -> int:
-        """Return this moment, or the end of the freeze that it falls into."""
+    def next_open_ns(self, elapsed_ns: int) -> int:
+        """This time, or, if the shutter is closed, the time when it opens."""
         state = self.shutter(elapsed_ns)
         return round(self._events[state.event - 1][1] / _NS) + 1 if state.frozen else elapsed_ns
 
     def error_celsius(self, elapsed_ns: int) -> Array:
-        """All that is added to the truth but the noise of a single image: (height, width)."""
+        """Errors (height, width) but the noise of a single image: pattern, vignetting, drift."""
         state, s = self.shutter(elapsed_ns), self._sensor
         rng = np.random.default_rng([self._seed, 2, state.event])
         pixels = rng.normal(0.0, s.pixel_pattern_celsius, self._vignette.shape)
@@ -128,7 +128,7 @@ class ThermalCamera:
                           + drift * state.since_s)
 
     def expose(self, celsius: Array32, elapsed_ns: int) -> ThermalImage:
-        """Give the image out for true temperatures (height, width) at a moment."""
+        """Take an image of true temperatures (height, width)."""
         if celsius.shape != self._vignette.shape:
             raise InputError('image does not fit its camera', expected=self._vignette.shape,
                              got=celsius.shape)
@@ -136,19 +136,19 @@ class ThermalCamera:
             raise InputError('a thermal camera cannot go back in time',
                              expected=f'{self._last_ns} ns or later', got=elapsed_ns)
         frozen = self.shutter(elapsed_ns).frozen
-        if frozen and self._given is not None:
-            return ThermalImage(self._given, True)
+        if frozen and self._last_image is not None:
+            return ThermalImage(self._last_image, True)
         seen = celsius.astype(np.float64)
-        if self._sensor.lag_s > 0.0 and self._last is not None:
+        if self._sensor.lag_s > 0.0 and self._response is not None:
             keep = np.exp(-(elapsed_ns - self._last_ns) * _NS / self._sensor.lag_s)
-            seen = keep * self._last + (1.0 - keep) * seen
-        self._last, self._last_ns = seen, elapsed_ns
+            seen = keep * self._response + (1.0 - keep) * seen
+        self._response, self._last_ns = seen, elapsed_ns
         rng = np.random.default_rng([self._seed, 3, elapsed_ns])
         noise = (rng.normal(0.0, self._sensor.netd_celsius, seen.shape)
                  + rng.normal(0.0, self._sensor.column_noise_celsius, seen.shape[1]))
-        self._given = (seen + self.error_celsius(elapsed_ns) + noise).astype(np.float32)
-        self._given.flags.writeable = False
-        return ThermalImage(self._given, frozen)
+        self._last_image = (seen + self.error_celsius(elapsed_ns) + noise).astype(np.float32)
+        self._last_image.flags.writeable = False
+        return ThermalImage(self._last_image, frozen)
 
 
 class RgbCamera:
@@ -160,13 +160,13 @@ class RgbCamera:
         self._phases = np.random.default_rng([seed, 4]).uniform(0.0, 2.0 * np.pi, 2)
 
     def exposure(self, elapsed_ns: int) -> float:
-        """Gain of the automatic exposure at a moment, around 1."""
+        """Gain of the automatic exposure, around 1."""
         turn = 2.0 * np.pi * elapsed_ns * _NS / self._sensor.exposure_period_s
         wave = (np.sin(turn + self._phases[0]) + 0.5 * np.sin(2.7 * turn + self._phases[1])) / 1.5
         return float(np.exp(self._sensor.exposure_swing * wave))
 
     def expose(self, colours: Array32, elapsed_ns: int) -> Array32:
-        """Give the image out for true sRGB (height, width, 3) at a moment."""
+        """Take an image of true sRGB (height, width, 3)."""
         s = self._sensor
         gain = (1.0 - s.darkness)**_EYE_GAMMA * self.exposure(elapsed_ns)
         light = linear_from_srgb(colours) * np.float32(gain)

@@ -2,8 +2,8 @@
 """
 Analytic worlds: solids in a closed room, with procedural paint and a temperature field.
 
-A world answers rays exactly and implements `Renderer`, so that everything that looks at a map can
-look at the truth. Axes: x, y on the floor, z up; metres, deg C, sRGB.
+A world renders rays exactly and implements `Renderer`, so that it can take the place of a map.
+Axes: x, y on the floor, z up; metres, deg C, sRGB.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ Point = tuple[float, float, float]
 
 PATTERNS = ('plain', 'checker', 'stripes', 'bricks', 'cells')
 _RAYS_PER_TASK = 16384
-_TILTS_RAD = (-0.3, 0.0, 0.3)
+_TILTS_RAD = (-0.3, 0.0, 0.3)  # of `viewpoints`
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """How a surface looks and how warm it is."""
+    """Colours and temperatures of a surface."""
 
     colour: Colour
     second: Colour = (0.0, 0.0, 0.0)  # the pattern's other colour
@@ -106,8 +106,8 @@ class Layout:
     lamps: tuple[Lamp, ...]
     ambient: float
     waypoints: tuple[Point, ...]  # a closed loop through free space, for trajectories
-    speed_m_per_s: float = 0.3  # at which robots go round it
-    gaze_rad: float = 0.0  # robots look so far to the left of where they go
+    speed_m_per_s: float = 0.3  # of robots on the loop
+    gaze_rad: float = 0.0  # of robots, to the left of the direction in which they move
 
 
 class Hits(NamedTuple):
@@ -119,7 +119,7 @@ class Hits(NamedTuple):
 
 
 class World:
-    """A layout that can be looked at and moved through."""
+    """A layout that can be rendered, and asked for free space."""
 
     def __init__(self, layout: Layout) -> None:
         """Pack the layout for the compiled kernels."""
@@ -128,7 +128,7 @@ class World:
         self._shapes = np.zeros((len(layout.solids), 6))
         for row, solid in zip(self._shapes, layout.solids, strict=True):
             row[:len(solid.shape)] = solid.shape
-        self._looks = np.array([_look(surface, 13 * i + j)
+        self._materials = np.array([_material_row(surface, 13 * i + j)
                                 for i, solid in enumerate(layout.solids)
                                 for j, surface in enumerate(_six_faces(solid))])
         self._spots = np.array([(*s.centre, s.radius_m, s.celsius) for s in layout.spots]
@@ -137,12 +137,12 @@ class World:
 
     @property
     def name(self) -> str:
-        """What `make_world` calls it."""
+        """The name by which `make_world` makes it."""
         return self.layout.name
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """A world can be seen in colour and in temperature."""
+        """Colour and temperature."""
         return RGB, THERMAL
 
     @property
@@ -154,13 +154,13 @@ class World:
     @property
     def viewpoints(self) -> Array:
         """Poses (n, 4, 4) of cameras on the layout's loop, level and tilted as a drone's are."""
-        places = np.repeat(self.layout.waypoints, len(_TILTS_RAD), axis=0)
+        positions = np.repeat(self.layout.waypoints, len(_TILTS_RAD), axis=0)
         tilt = np.tile(_TILTS_RAD, len(self.layout.waypoints))
         zero = np.zeros_like(tilt)
         forward = np.stack([np.cos(tilt), zero, np.sin(tilt)], axis=-1)
         right = np.stack([zero, zero - 1.0, zero], axis=-1)
         return se3.from_parts(np.stack([right, np.cross(forward, right), forward], axis=-1),
-                              places)
+                              positions)
 
     def render_rays(self, modality: str, origins: ArrayLike,
                     directions: ArrayLike) -> RayRendering:
@@ -212,7 +212,7 @@ class World:
 
     def _trace_part(self, origins: Array, directions: Array, modality: str | None, hits: Hits,
                     values: Array, part: slice) -> None:
-        from thermal_nerf_loc.simulation import kernels  # numba: only when looked at
+        from thermal_nerf_loc.simulation import kernels  # numba: imported only to render
 
         o, d = origins[part], directions[part]
         distance, face, normal = (values[part] for values in hits)
@@ -220,7 +220,7 @@ class World:
         if modality is None:
             return
         points = o + np.where(face >= 0, distance, 0.0)[:, None] * d
-        where = (points, face, normal, self._kinds, self._shapes, self._looks)
+        where = (points, face, normal, self._kinds, self._shapes, self._materials)
         if modality == RGB:
             kernels.shade_rgb(*where, self._lamps, self.layout.ambient, values[part])
         else:
@@ -242,8 +242,8 @@ def _six_faces(solid: Solid) -> Sequence[Material]:
     return faces
 
 
-def _look(s: Material, seed: int) -> list[float]:
-    """One row for the kernels."""
+def _material_row(s: Material, seed: int) -> list[float]:
+    """One row of the kernels' array of materials, in the order of their columns."""
     return [*s.colour, *s.second, PATTERNS.index(s.pattern), s.scale_m, *s.grain, seed, s.celsius,
             s.texture_celsius, 1.0 / s.texture_m, s.rise_celsius, s.pattern_celsius,
             s.studs_celsius, s.hue]

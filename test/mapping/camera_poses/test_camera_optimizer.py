@@ -34,8 +34,8 @@ from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.mapping.training.trainer import train, Trainer
 from thermal_nerf_loc.simulation.layouts import make_world
+from thermal_nerf_loc.simulation.perturbations import PerturbationConfig, perturbed_scene
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
-from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
 
 EVERYTHING = ('poses', 'rig', 'intrinsics', 'time')
 TINY = TrainConfig(
@@ -210,7 +210,8 @@ def test_edges_find_the_rig(tmp_path: Path) -> None:
     """Turned and shifted, where depth is known; and what they cannot tell is refused."""
     simulate_dataset(tmp_path / 'room', SimulationConfig(frames=16, size=(160, 120),
                                                          supersampling=1))
-    bad = spoiled(load_scene(tmp_path / 'room'), SpoilConfig(rig_deg=5.0, rig_m=0.06))
+    bad = perturbed_scene(load_scene(tmp_path / 'room'),
+                          PerturbationConfig(rig_deg=5.0, rig_m=0.06))
     world = make_world('room')
     found = find_rig(bad, lambda origins, directions: world.render_rays(
         'rgb', origins, directions).distance_m)
@@ -285,7 +286,7 @@ def test_velocity_is_that_of_the_path() -> None:
 def test_a_spoiled_room_is_recovered(tmp_path: Path) -> None:
     """Poses far off, found from what images share; the data set knows the truth."""
     simulate_dataset(tmp_path / 'room', SimulationConfig(
-        frames=14, size=(112, 84), laps=0.4, supersampling=1, spoil=SpoilConfig(3.0, 0.05)))
+        frames=14, size=(112, 84), laps=0.4, supersampling=1, spoil=PerturbationConfig(3.0, 0.05)))
     bad = load_scene(tmp_path / 'room')
     before = truth_errors(bad)
     assert 2.0 < before['rmse_deg'] < 6.0
@@ -298,7 +299,7 @@ def test_a_spoiled_room_is_recovered(tmp_path: Path) -> None:
 
 def test_spoiling_is_as_large_as_asked(scene: Scene) -> None:
     """Poses on average, the rig exactly; the truth stays beside them."""
-    bad = spoiled(scene, SpoilConfig(3.0, 0.05, 5.0, 0.08))
+    bad = perturbed_scene(scene, PerturbationConfig(3.0, 0.05, 5.0, 0.08))
     np.testing.assert_array_equal(bad.frames[0].T_world_cam_true, scene.frames[0].T_world_cam)
     off = np.array([se3.distance(f.T_world_cam, f.T_world_cam_true) for f in bad.frames])
     rms = np.sqrt((off**2).mean(axis=0))

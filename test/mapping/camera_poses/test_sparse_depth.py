@@ -13,8 +13,8 @@ from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.camera_poses.sparse_depth import matched_depth, painted, Sightings
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
+from thermal_nerf_loc.simulation.perturbations import PerturbationConfig, perturbed_scene
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
-from thermal_nerf_loc.simulation.spoil import SpoilConfig, spoiled
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +38,8 @@ def errors_of(scene, found):
 @pytest.mark.parametrize('refined', [False, True])
 def test_points_lie_where_the_world_is(scene, refined):
     """With true poses; and with poses that are off, once they are adjusted."""
-    bad = spoiled(scene, SpoilConfig(pose_deg=1.0, pose_m=0.02)) if refined else scene
+    bad = perturbed_scene(scene,
+                          PerturbationConfig(pose_deg=1.0, pose_m=0.02)) if refined else scene
     found = matched_depth(bad, 'rgb', refined, silent)
     assert set(found) == set(scene.train)
     off = errors_of(scene, found)
@@ -77,6 +78,6 @@ def test_images_that_share_nothing_are_refused(scene):
     """One pair at either end of the drive; wrong poses, which points do not agree with."""
     with pytest.raises(RunError, match='too few points to tell depth'):
         matched_depth(replace(scene, train=scene.train[::7]), 'rgb', False, silent)
-    bad = spoiled(scene, SpoilConfig(pose_deg=20.0, pose_m=0.5))
+    bad = perturbed_scene(scene, PerturbationConfig(pose_deg=20.0, pose_m=0.5))
     with pytest.raises(RunError, match='--refine poses'):
         load_sources(bad, TrainConfig(depth_points=True, depth_weight=0.3))
