@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks share: options, interleaved runs, data of their own, tables, JSON."""
+"""Shared by the benchmarks: options, data sets, maps, interleaved timing, tables, JSON."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -31,14 +31,14 @@ def add_data(made: argparse.ArgumentParser) -> None:
 
 
 def add_marks(made: argparse.ArgumentParser, seconds: Sequence[float], of: str) -> None:
-    """Option for the moments at which a training is looked at."""
-    told = ' '.join(f'{value:g}' for value in seconds)
+    """Option for the times (s) at which a training is evaluated."""
     made.add_argument('--marks', type=float, nargs='+', default=list(seconds), metavar='S',
-                      help=f'seconds of {of} (default: {told})')
+                      help=f'seconds of {of} '
+                           f'(default: {" ".join(f"{value:g}" for value in seconds)})')
 
 
 def add_seed(made: argparse.ArgumentParser) -> None:
-    """Option for what is random."""
+    """Option for the seed of all random numbers."""
     made.add_argument('--seed', type=int, default=0, help='(default: 0)')
 
 
@@ -60,7 +60,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 def interleaved(runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = 1,
                 ) -> dict[str, list[float]]:
-    """Seconds of each run, A B A B, so that a busy moment meets both."""
+    """Seconds of each run, in the order A B A B, so that load on the machine affects both."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_ in range(warm_up + rounds):
         for name, run in runs.items():
@@ -132,7 +132,7 @@ def camera_rays(scene: Any, indices: Sequence[int], modality: str) -> tuple[Any,
 
 
 def torch_grid(grid: Any) -> Any:
-    """The same density grid, sampled and updated by plain torch instead of the CPU kernels."""
+    """A copy of a density grid that samples and updates by plain torch, not by the CPU kernels."""
     import torch
 
     from thermal_nerf_loc.field.density_grid import DensityGrid
@@ -174,7 +174,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> N
 
 
 def cell(value: Any) -> str:
-    """Four digits are enough for anybody."""
+    """A value with four digits; `-` for None."""
     if value is None:
         return '-'
     if isinstance(value, float):
@@ -183,21 +183,21 @@ def cell(value: Any) -> str:
 
 
 def finish(args: argparse.Namespace, figures: Mapping[str, Any]) -> int:
-    """Say how busy the machine was, and write the figures with it; the exit code."""
+    """Print the load of the machine, write the figures with it; returns the exit code."""
     from thermal_nerf_loc.io.atomic_files import write_json
 
     facts = machine()
     print(f'{facts["processor"]}, {facts["cores"]} cores, {args.threads} threads, '
           f'load {facts["load"]:.1f}')
     if facts['load'] > facts['cores'] + 1:
-        print('the machine is busy with other things: ratios mean more than times')
+        print('the machine is busy with other work: ratios mean more than times')
     if args.json is not None:
         write_json(args.json, {**figures, 'machine': facts, 'quick': args.quick})
     return 0
 
 
 def need_ros() -> None:
-    """Say so where no node can run."""
+    """Refuse to run where ROS 2 cannot be imported."""
     from thermal_nerf_loc.cli.live import ros_is_here
     from thermal_nerf_loc.common.errors import RunError
     if not ros_is_here():
@@ -206,7 +206,7 @@ def need_ros() -> None:
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """The exit code of `main`; what a user can put right is said in one line."""
+    """The exit code of `main`; a `UserError` is printed in one line."""
     from thermal_nerf_loc.common.errors import UserError
     try:
         return main()
@@ -216,7 +216,7 @@ def guarded(main: Callable[[], int]) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Where a figure was measured."""
+    """The machine and the versions with which figures were measured."""
     import numba
     import torch
 

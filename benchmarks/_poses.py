@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks of the localizer share: data and map, starts, trials, summaries."""
+"""Shared by the benchmarks of the localizer: inputs, perturbed starts, trials, summaries."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -13,12 +13,12 @@ from _bench import add_data, add_seed, room, trained_map
 
 MODALITIES = {'both': ('rgb', 'thermal'), 'rgb': ('rgb',), 'thermal': ('thermal',)}
 SUCCESS_M, SUCCESS_DEG = 0.05, 5.0
-WRONG_M, WRONG_DEG = 0.10, 5.0  # an 'ok' beyond is a lie
+WRONG_M, WRONG_DEG = 0.10, 5.0  # beyond, a pose is wrong, and its verdict must not be 'ok'
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One localization held against the truth."""
+    """One localization, compared with the truth."""
 
     error_m: float
     error_deg: float
@@ -33,16 +33,16 @@ class Trial:
 
     @property
     def wrong_but_ok(self) -> bool:
-        """Believed, and wrong."""
+        """Wrong, although its verdict is 'ok'."""
         return self.verdict == 'ok' and (self.error_m > WRONG_M or self.error_deg > WRONG_DEG)
 
 
 def add_inputs(made: argparse.ArgumentParser, frames: int) -> None:
     """Options for data and map."""
     add_data(made)
-    made.add_argument('--map', type=Path, metavar='FILE', help='map (default: one learned now)')
+    made.add_argument('--map', type=Path, metavar='FILE', help='map (default: one trained now)')
     made.add_argument('--train-seconds', type=float, default=120.0, metavar='S',
-                      help='of a map learned now (default: 120)')
+                      help='of a map trained now (default: 120)')
     made.add_argument('--frames', type=int, default=frames, metavar='N',
                       help='held-out images (default: %(default)s)')
     add_seed(made)
@@ -55,7 +55,7 @@ def data_of(args: argparse.Namespace, scene: str = 'room') -> Path:
 
 
 def map_of(args: argparse.Namespace, data: Path) -> Any:
-    """The map that was given, else one learned from the data."""
+    """The map that was given, else one trained on the data."""
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     return RadianceMap.load(trained_map(data, args.map, 8.0 if args.quick else args.train_seconds))
 
@@ -76,7 +76,7 @@ def held_out(data: Path, count: int) -> list[Any]:
 
 
 def modalities_of(renderer: Any, frames: Sequence[Any]) -> list[str]:
-    """What both the map and every view have: names of `MODALITIES`."""
+    """Names of `MODALITIES` that the map and every view have."""
     from thermal_nerf_loc.common.errors import InputError
 
     common = set(renderer.modalities).intersection(*(frame.images for frame in frames))
@@ -89,7 +89,7 @@ def modalities_of(renderer: Any, frames: Sequence[Any]) -> list[str]:
 
 def configured(start: tuple[float, float], method: str = 'align', seed: int = 0,
                **inerf: Any) -> Any:
-    """A localizer's settings that know how rough (deg, m) the starts are."""
+    """Settings of a localizer for starts with errors of this size (deg, m)."""
     from thermal_nerf_loc.localization.localizer import LocalizerConfig
 
     config = LocalizerConfig(method=method, seed=seed, guess_sigma_deg=start[0],
@@ -98,7 +98,7 @@ def configured(start: tuple[float, float], method: str = 'align', seed: int = 0,
 
 
 def disturbed(T: Any, start: tuple[float, float], seed: Sequence[int]) -> Any:
-    """Turn by so many degrees and shift by so many metres, in random directions."""
+    """Perturb a pose by exactly so many degrees and metres, in random directions."""
     from thermal_nerf_loc.cli.localize import disturbed as by_exactly
     return by_exactly(T, *start, tuple(seed))
 
@@ -118,13 +118,13 @@ def attempt(localizer: Any, frame: Any, modality: str, T_start: Any) -> Trial:
 
 def attempts(localizer: Any, frames: Sequence[Any], modality: str, start: tuple[float, float],
              seed: int) -> list[Trial]:
-    """Localize every frame, from the same starts whatever the localizer."""
+    """Localize every frame, from starts that depend on the seed alone."""
     return [attempt(localizer, frame, modality, disturbed(frame.T_world_cam, start, (seed, k)))
             for k, frame in enumerate(frames)]
 
 
 def warm_up(localizers: Iterable[Any], frame: Any) -> None:
-    """Let kernels compile before the clock runs."""
+    """Localize once, so that kernels are compiled before times are measured."""
     for localizer in localizers:
         localizer.localize(frame, frame.T_world_cam)
 
@@ -141,19 +141,19 @@ def summary(trials: Sequence[Trial]) -> dict[str, Any]:
             'wrong_but_ok': sum(t.wrong_but_ok for t in trials)}
 
 
-class Ticker:
-    """Says now and then how far a long run is, on stderr."""
+class ProgressPrinter:
+    """Prints the progress of a long run on stderr, every `period_s`."""
 
     def __init__(self, total: int, period_s: float = 20.0) -> None:
         """Nothing is done yet."""
         self.total, self.period_s, self.done = total, period_s, 0
-        self.began = self.told = time.monotonic()
+        self.began = self.printed = time.monotonic()
 
-    def tick(self, what: str) -> None:
-        """One more is done."""
+    def step(self, what: str) -> None:
+        """Count one more item."""
         self.done += 1
         now = time.monotonic()
-        if now - self.told > self.period_s:
-            self.told = now
+        if now - self.printed > self.period_s:
+            self.printed = now
             print(f'{self.done} of {self.total} after {now - self.began:.0f} s: {what}',
                   file=sys.stderr, flush=True)

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Who finds a frame without a guess? Three sources of candidates, in one table.
+Sources of candidates for localization without a start: panoramas, regression, particles.
 
-- panoramas: the search of the map's places (the default);
-- regression: networks trained on views that the map renders: PCA + MLP, MLP, CNN;
+    python benchmarks/candidates.py [--data DIR --map FILE] [--what study|sources|all]
+
+- panoramas: retrieval in the panoramas of the map (the default, and the baseline);
+- regression: networks trained on views rendered from the map: PCA + MLP, MLP, CNN;
 - particles: Monte-Carlo localization on rendered rays, and parallel inversion with resampling.
-Held-out images, no prior. 'first': the best candidate as it comes, its error, and how often it
-lies within 0.1 of the scene's scale (the mean half extent of the map's box). '5 cm': what the
-localizer makes of all candidates, within 5 cm and 5 deg; 'wrong': believed, and over 10 cm or 5
-deg off. Also seconds a query, seconds of rendering and training, and how large the model is.
+Held-out images, no start. 'first': the error of the best candidate, and how often it lies within
+0.1 of the scene's scale (the mean half extent of the map's box). '5 cm': what the localizer makes
+of all candidates, within 5 cm and 5 deg; 'wrong': 'ok', and more than 10 cm or 5 deg off. Also
+seconds per query, seconds of rendering and training, and the size of the model.
 
-The table before is the reversal of a radiance field: each regressor learns from views rendered
-around the training path, and is judged on such views that were kept back at random (unbiased); on
-those around the last fifth of the path (sequential: nothing there is learned from); and on real
-held-out images; with all images, and with those of one camera alone. Target: >= 90 % of positions
-within 0.1 of the scene's scale, random split.
+The study before it is that of the reversal of a radiance field: every regressor learns from views
+rendered around the training path, and is tested on such views that were held out at random
+(random split), on those around the last fifth of the path (sequential split: nothing there was
+learned from), and on real held-out images; with all images, and with those of one camera. Target:
+>= 90 % of positions within 0.1 of the scene's scale, random split.
 """
 
 import argparse
@@ -80,7 +82,7 @@ def main() -> int:
 
 
 class ExactMap:
-    """A simulated world in place of a map that was learned from a data set's images."""
+    """A simulated world in the place of a map trained on a data set."""
 
     def __init__(self, scene: str, data: Path) -> None:
         """Cameras stood where those of the training images did."""
@@ -128,7 +130,7 @@ def learned_from(args: argparse.Namespace, renderer: Any, frame: Any,
 
 
 def splits(args: argparse.Namespace, renderer: Any, views: Any) -> dict[str, Any]:
-    """Which views are kept back (n,) booleans."""
+    """The views that are held out, (n,) booleans."""
     import numpy as np
 
     rng = np.random.default_rng(args.seed)
@@ -156,7 +158,7 @@ def reversal(args: argparse.Namespace, renderer: Any, views: Any, frames: Sequen
 
 def learned(args: argparse.Namespace, network: str, renderer: Any, views: Any,
             frames: Sequence[Any]) -> dict[str, Any]:
-    """One network's accuracy on views kept back, and its costs."""
+    """Accuracy of one network on held-out views, and its costs."""
     import numpy as np
 
     from thermal_nerf_loc.localization.alternatives.pose_regression import train
@@ -264,10 +266,10 @@ def judged(renderer: Any, source: Any, frames: Sequence[Any]) -> dict[str, Any]:
     truth = np.array([frame.T_world_cam for frame in frames])
     errors = pose_errors(np.array([one.T_world_cam for one in found]), truth)
     good = (errors.metres < SUCCESS_M) & (errors.degrees < SUCCESS_DEG)
-    believed = np.array([one.verdict == 'ok' for one in found])
-    wrong = believed & ((errors.metres > 0.1) | (errors.degrees > 5.0))
+    is_ok = np.array([one.verdict == 'ok' for one in found])
+    wrong = is_ok & ((errors.metres > 0.1) | (errors.degrees > 5.0))
     return {**accuracy(np.array(first), truth, renderer.space.scale_m),
-            'success_5cm_5deg': float(good.mean()), 'ok': int(believed.sum()),
+            'success_5cm_5deg': float(good.mean()), 'ok': int(is_ok.sum()),
             'wrong_but_ok': int(wrong.sum()),
             'median_seconds': float(np.median([one.seconds for one in found]))}
 

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Does the localizer know when it is wrong? Its confidence, held against the truth.
+Failure detection: the confidence of the localizer, against the truth.
 
-Each case is localized by each modality; a pose is right within what 'ok' promises: 10 cm, 5 deg.
+    python benchmarks/failure_detection.py [--data DIR --map FILE]
+
+Every case is localized with each modality; a pose is right within 10 cm and 5 deg, as 'ok' says.
 - good starts: 1 deg 2 cm, 3 deg 5 cm and 10 deg 10 cm off, as a tracker starts;
 - wrong starts: the pose of another view; and 30 deg, 50 cm off;
 - another scene: images that the map does not show;
-- darkness: RGB is black but for its sensor's noise;
-- shutter: the thermal camera looks at its own closed shutter (NUC);
+- darkness: RGB is black but for the noise of its sensor;
+- shutter: the thermal camera sees its own closed shutter (NUC);
 - frozen: a tracker gets the same images again; no answer counts as confidence 0.
-A map that was trained without knowing how confident wrong poses get is told first, by every other
-view; the rest is tested. Printed: the area under the ROC curve of `confidence` (1: every right
-pose above every wrong one), and the share of all answers that were wrong and believed. Targets:
->= 0.99, < 0.1 %. An answer that says itself that the view does not hold the pose, and is off by no
-more than its covariance says, is called loose; the area is told without these, and with them.
+A map without a calibration of its false positives is calibrated on every other view, and tested on
+the rest. Printed: the area under the ROC curve of `confidence` (1: every right pose above every
+wrong one), and the share of answers that are wrong but 'ok'. Targets: >= 0.99 and < 0.1 %. An
+answer is 'loose' if it says that the view does not determine the pose, and its error agrees with
+its covariance; the area is given without and with loose answers.
 """
 
 import argparse
@@ -25,26 +27,26 @@ from typing import Any
 from _bench import finish, guarded, parser, prepare, show
 from _poses import (
     add_inputs, configured, data_of, disturbed, held_out, map_of, MODALITIES, modalities_of,
-    Ticker, warm_up, WRONG_DEG, WRONG_M)
-from localization import black, moved, stranger
+    ProgressPrinter, warm_up, WRONG_DEG, WRONG_M)
+from localization import darkened, other_scene, with_pose_of
 
 GOOD = ((1.0, 0.02), (3.0, 0.05), (10.0, 0.1))
 FAR = (30.0, 0.5)
-START = (10.0, 0.1)  # how far off the localizer takes its starts to be
-ADMITTED = 22.5  # normalised error squared: 6 degrees of freedom, one in a thousand
+START = (10.0, 0.1)  # deg, m: the size of starts' errors in the localizer's settings
+CHI2_999 = 22.5  # 99.9 % quantile of chi square with 6 degrees of freedom
 TARGET_AUROC, TARGET_WRONG = 0.99, 0.001
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said of one frame, and whether its pose is right."""
+    """The answer for one frame, and whether its pose is right."""
 
     case: str
     modality: str
     right: bool
     confidence: float
     verdict: str
-    loose: bool = False  # not right, says that the view does not hold the pose, and is within that
+    loose: bool = False  # not right, but the answer and its covariance say how little is known
 
 
 def main() -> int:
@@ -68,7 +70,7 @@ def main() -> int:
 
 
 def calibrated(renderer: Any, frames: Sequence[Any]) -> Sequence[Any]:
-    """Calibrate a map that is not, on every other view; the views that are left."""
+    """Calibrate false positives on every other view; returns the other views."""
     from thermal_nerf_loc.localization.confidence import false_positives
     from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, least_confidence
 
@@ -76,7 +78,7 @@ def calibrated(renderer: Any, frames: Sequence[Any]) -> Sequence[Any]:
     rate = ConfidenceConfig().false_confidence
     found = ', '.join(f'{name} {least_confidence(tail, rate):.3f}'
                       for name, tail in tails.items())
-    print(f'how confident wrong poses get, from {len(frames[1::2])} views: {100 * rate:g} % of '
+    print(f'confidence of wrong poses, from {len(frames[1::2])} views: {100 * rate:g} % of '
           f'them more than {found or "(too few to tell)"}')
     return frames[::2]
 
@@ -88,24 +90,24 @@ def collect(args: argparse.Namespace, renderer: Any, frames: Sequence[Any]) -> l
     localizer = Localizer(renderer, configured(START, seed=args.seed))
     warm_up([localizer], frames[0])
     modalities = modalities_of(renderer, frames)
-    strangers = held_out(stranger(args), len(frames))
-    starts = list(cases(args, frames, strangers))
-    ticker = Ticker(len(starts) * len(modalities))
+    foreign_frames = held_out(other_scene(args), len(frames))
+    starts = list(cases(args, frames, foreign_frames))
+    progress = ProgressPrinter(len(starts) * len(modalities))
     answers = []
     for modality in modalities:
         for name, frame, T_start in starts:
             answers.append(localized(localizer, name, frame, modality, T_start))
-            ticker.tick(f'{name}, {modality}')
+            progress.step(f'{name}, {modality}')
         answers += [frozen(localizer, frame, modality) for frame in frames]
     return answers
 
 
-def cases(args: argparse.Namespace, frames: Sequence[Any], strangers: Sequence[Any],
+def cases(args: argparse.Namespace, frames: Sequence[Any], foreign_frames: Sequence[Any],
           ) -> Iterator[tuple[str, Any, Any]]:
     """Name, frame and start."""
     for k, frame in enumerate(frames):
         T = frame.T_world_cam
-        stray = moved(strangers[k % len(strangers)], frame)
+        foreign = with_pose_of(foreign_frames[k % len(foreign_frames)], frame)
         for repeat in range(args.repeats):
             seed = (args.seed + 1000 * repeat, k)
             for off in GOOD:
@@ -114,31 +116,31 @@ def cases(args: argparse.Namespace, frames: Sequence[Any], strangers: Sequence[A
             if other is not frame:
                 yield 'wrong start', frame, other.T_world_cam
             yield 'wrong start', frame, disturbed(T, FAR, seed)
-            yield 'another scene', stray, disturbed(T, START, seed)
+            yield 'another scene', foreign, disturbed(T, START, seed)
             if 'rgb' in frame.images:
-                yield 'darkness', black(frame), disturbed(T, START, seed)
+                yield 'darkness', darkened(frame), disturbed(T, START, seed)
             if 'thermal' in frame.images:
                 yield 'shutter', shuttered(frame, seed), disturbed(T, START, seed)
 
 
 def localized(localizer: Any, case: str, frame: Any, modality: str, T_start: Any) -> Answer:
-    """One start; a view of another scene is wrong wherever it is put."""
+    """Localize from one start; for a view of another scene every pose is wrong."""
     import numpy as np
 
     from thermal_nerf_loc.geometry import se3
 
     found = localizer.localize(frame.only(*MODALITIES[modality]), T_start)
     metres, degrees = se3.distance(found.T_world_cam, frame.T_world_cam)
-    stray = case == 'another scene'
-    right = not stray and metres <= WRONG_M and degrees <= WRONG_DEG
+    is_other_scene = case == 'another scene'
+    right = not is_other_scene and metres <= WRONG_M and degrees <= WRONG_DEG
     xi = se3.minus(frame.T_world_cam, found.T_world_cam)
-    admitted = float(xi @ np.linalg.solve(found.covariance, xi)) < ADMITTED
+    agrees = float(xi @ np.linalg.solve(found.covariance, xi)) < CHI2_999
     return Answer(case, modality, right, found.confidence, found.verdict,
-                  not right and not stray and found.partial and admitted)
+                  not right and not is_other_scene and found.partial and agrees)
 
 
 def frozen(localizer: Any, frame: Any, modality: str) -> Answer:
-    """The images of a moment ago, while the robot has moved on."""
+    """A tracker gets the same images again, 0.1 s later."""
     from thermal_nerf_loc.sensing.frame import Frame
     from thermal_nerf_loc.tracking.tracker import Tracker
 
@@ -176,7 +178,7 @@ def report(name: str, answers: Sequence[Answer]) -> dict[str, Any]:
                       'wrong_but_ok': sum(not a.right and a.verdict == 'ok' for a in part),
                       'highest_wrong': max((a.confidence for a in part
                                             if not a.right and not a.loose), default=None)}
-    show(f'{name}: what the localizer says of itself',
+    show(f'{name}: verdicts of the localizer',
          ('case', 'answers', 'right', 'loose', 'right and ok', 'wrong but ok',
           'most confident wrong'),
          [[case, *row.values()] for case, row in rows.items()])
@@ -199,7 +201,7 @@ def report(name: str, answers: Sequence[Answer]) -> dict[str, Any]:
         print(f'AUROC {total["auroc_with_loose"]:.4f} (target {TARGET_AUROC}), every answer off '
               f'by more than {100 * WRONG_M:g} cm or {WRONG_DEG:g} deg being wrong; '
               f'{total["auroc"]:.4f} without the loose ones')
-    print(f'{100 * total["wrong_but_ok_share"]:.2f} % wrong but believed '
+    print(f'{100 * total["wrong_but_ok_share"]:.2f} % wrong but ok '
           f'(target < {100 * TARGET_WRONG:g} %)')
     return figures
 

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Found without a guess: views from random poses in a simulated world, searched for in a map of it.
-
-Positions lie anywhere in free space, `CLEARANCE_M` from everything, in the band of heights that
-the scene's robots use; headings are uniform, pitch and roll within what a drone does. Cameras have
-their noise. Each view is localized with both modalities, with each alone, and with both while the
-light is off. A pose counts as right within 5 cm and 5 deg, as wrong and confident when it is
-believed and more than 10 cm or 5 deg off. `near` is the share that is within 50 cm and 15 deg:
-the place was found, whatever the map then makes of it; `from truth` says how many are right when
-the search is spared and the true pose given: what the map and the images allow. `either` is the
-share that is right or ambiguous, `honest` counts those that are lost and say so as well.
+Localization without a start: views from random poses in a simulated world, in a map of it.
 
     python benchmarks/global_localization.py --map room.map --views 40
     thermal-nerf-loc simulate hall --scene hall --frames 160 --thermal-size 160x120 --survey
     thermal-nerf-loc train hall --map hall.map
     python benchmarks/global_localization.py --map hall.map --scene hall
     python benchmarks/global_localization.py --scene machine_room --exact   # the world itself
+
+Positions lie anywhere in free space, `CLEARANCE_M` from every surface, at the heights of the
+scene's robots; headings are uniform, pitch and roll are those of a drone. Cameras have their
+noise. Every view is localized with both modalities, with each alone, and with both in darkness.
+A pose is 'right' within 5 cm and 5 deg, and 'wrong ok' if its verdict is 'ok' and it is more than
+10 cm or 5 deg off. 'near' is the share within 50 cm and 15 deg: retrieval was right, whatever the
+refinement made of it. 'truth' is the share that is right from the true pose as a start: the bound
+that map and images set. 'either' is the share that is right or ambiguous, 'honest' the share that
+is right or not 'ok'.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def parse() -> argparse.Namespace:
 
 
 def the_map(args: argparse.Namespace) -> Any:
-    """What is searched."""
+    """The map, or the world in its place."""
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     from thermal_nerf_loc.simulation.layouts import make_world
 
@@ -106,18 +106,18 @@ def random_views(scene: str, count: int, seed: int, darkness: float = 0.0) -> li
     rig, world = make_rig(settings), make_world(scene)
     rgb = RgbCamera(replace(settings.rgb, darkness=darkness), seed)
     thermal = ThermalCamera(rig.cameras[THERMAL], settings.thermal, seed)
-    rng, views, moment = np.random.default_rng([seed, 77]), [], 0
+    rng, views, elapsed_ns = np.random.default_rng([seed, 77]), [], 0
     while len(views) < count:
         T = random_pose(world, rng)
         if not world.is_free(T[None, :3, 3], CLEARANCE_M)[0]:
             continue
-        moment = thermal.next_open_ns(moment + 2_300_000_000)
+        elapsed_ns = thermal.next_open_ns(elapsed_ns + 2_300_000_000)
         colour = render_image(world, RGB, rig.cameras[RGB], T, 2)
         celsius = render_image(world, THERMAL, rig.cameras[THERMAL], T @ rig.T_rgb_thermal, 2)
-        stamp = START_NS + moment
-        images = {RGB: SensorImage(rig.cameras[RGB], rgb.expose(colour, moment), stamp),
+        stamp = START_NS + elapsed_ns
+        images = {RGB: SensorImage(rig.cameras[RGB], rgb.expose(colour, elapsed_ns), stamp),
                   THERMAL: SensorImage(rig.cameras[THERMAL], thermal.expose(
-                      celsius[..., 0], moment).celsius[..., None], stamp, rig.T_rgb_thermal)}
+                      celsius[..., 0], elapsed_ns).celsius[..., None], stamp, rig.T_rgb_thermal)}
         views.append(Frame(stamp, images, T, f'{scene} {len(views)}'))
     return views
 

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long `--help` takes: python benchmarks/help_time.py [--repeats N] [--quick]."""
+"""
+Time of `--help` of every command, each in a process of its own.
+
+    python benchmarks/help_time.py [--repeats N] [--quick]
+
+Limit: 0.5 s for the slowest median; beyond it the exit code is 1.
+"""
 
 import argparse
 from pathlib import Path

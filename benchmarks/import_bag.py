@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Importing a 5-minute mcap bag, RGB 640x480 at 15 Hz and thermal 320x256 at 30 Hz.
+Time of `import-bag` for a bag of 5 minutes: RGB 640x480 at 15 Hz, thermal 320x256 at 30 Hz.
 
     python benchmarks/import_bag.py [--images compressed] [--json FILE]
 
-Simulating five minutes takes long, so a shorter recording is simulated once (kept under build/)
-and repeated with shifted stamps until the bag is long enough: the robot drives the same stretch
-again and again, and jumps back in between. The long bag (6 GB with raw images) is removed at the
-end. The command runs as a process of its own; target: less time than the bag lasts.
+A shorter recording is simulated once (kept under build/) and repeated with later stamps until the
+bag is long enough: the robot drives the same stretch again and again, and jumps back in between.
+The long bag (6 GB with raw images) is removed at the end. The command runs as a process of its
+own. Limit: the duration of the bag; beyond it the exit code is 1.
 """
 
 import json
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def made_folder() -> Path:
-    """Where data of this benchmark lie."""
+    """The folder of this benchmark's data."""
     KEPT.mkdir(parents=True, exist_ok=True)
     return KEPT
 
@@ -105,12 +105,12 @@ def later(data: bytes, kind: str, by_ns: int) -> bytes:
 
 def measure(bag: Path, out: Path, folder: str) -> dict[str, Any]:
     """Time and memory of the command, as a user has them."""
-    told, started = Path(folder) / 'figures.json', time.perf_counter()
+    figures_file, started = Path(folder) / 'figures.json', time.perf_counter()
     subprocess.run([sys.executable, '-m', 'thermal_nerf_loc.cli', 'import-bag', str(bag), str(out),
-                    '--thermal-camera', 'flir-boson', '--json', str(told)], check=True,
+                    '--thermal-camera', 'flir-boson', '--json', str(figures_file)], check=True,
                    stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
-    figures = json.loads(told.read_text())
+    figures = json.loads(figures_file.read_text())
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {**figures, 'seconds': seconds, 'realtime_factor': figures['bag_seconds'] / seconds,
             'processor_seconds': used.ru_utime + used.ru_stime,

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The localizer's figures in one run, on held-out views of one map.
+Accuracy, speed, covariance and verdicts of the localizer, on held-out views of one map.
+
+    python benchmarks/localization.py [--data DIR --map FILE]
 
 1. Error, success and time from 10 deg / 0.1 m and from 40 deg / 0.2 m, for each modality.
-2. The aligner against iNeRF: same views, starts and map, in turns; iNeRF with the best of three
+2. The aligner against iNeRF: same views, starts and map, alternating; iNeRF with the best of three
    step sizes (chosen afterwards, in its favour) and 300 steps.
 3. The covariance: normalised error squared against chi square with 6 degrees of freedom.
 4. Verdicts: how often 'ok' is wrong (> 10 cm or > 5 deg), over all starts of 1, starts at another
@@ -21,7 +23,7 @@ from typing import Any
 from _bench import finish, guarded, parser, prepare, room, show
 from _poses import (
     add_inputs, attempt, attempts, configured, data_of, disturbed, held_out, map_of,
-    modalities_of, summary, Ticker, Trial, warm_up)
+    modalities_of, ProgressPrinter, summary, Trial, warm_up)
 
 STARTS = ((10.0, 0.1), (40.0, 0.2))
 RATES = (0.01, 0.03, 0.1)
@@ -57,7 +59,7 @@ def main() -> int:
     figures['covariance'] = report_covariance([t for part in trials.values() for t in part])
     figures['verdicts'] = report_verdicts(
         {'starts of part 1': [t for part in trials.values() for t in part],
-         **traps(args, renderer, frames)})
+         **hard_cases(args, renderer, frames)})
     return finish(args, figures)
 
 
@@ -68,7 +70,7 @@ def from_starts(args: argparse.Namespace, renderer: Any,
 
     trials = {}
     modalities = modalities_of(renderer, frames)
-    ticker = Ticker(len(STARTS) * len(modalities) * args.repeats)
+    progress = ProgressPrinter(len(STARTS) * len(modalities) * args.repeats)
     for start in STARTS:
         localizer = Localizer(renderer, configured(start, seed=args.seed))
         warm_up([localizer], frames[0])
@@ -76,7 +78,7 @@ def from_starts(args: argparse.Namespace, renderer: Any,
             part: list[Trial] = []
             for repeat in range(args.repeats):
                 part += attempts(localizer, frames, modality, start, args.seed + 1000 * repeat)
-                ticker.tick(f'{start[0]:g} deg, {modality}')
+                progress.step(f'{start[0]:g} deg, {modality}')
             trials[(*start, modality)] = part
     return trials
 
@@ -108,12 +110,12 @@ def against_inerf(args: argparse.Namespace, renderer: Any,
     brief = Localizer(renderer, configured(start, 'inerf', args.seed, steps=2))
     warm_up([localizers['align'], brief], frames[0])
     trials: dict[str, list[Trial]] = {name: [] for name in localizers}
-    ticker = Ticker(len(frames) * len(localizers))
+    progress = ProgressPrinter(len(frames) * len(localizers))
     for k, frame in enumerate(frames):
         T_start = disturbed(frame.T_world_cam, start, (args.seed, k))
         for name, localizer in localizers.items():
             trials[name].append(attempt(localizer, frame, modality, T_start))
-            ticker.tick(name)
+            progress.step(name)
     return trials
 
 
@@ -132,7 +134,7 @@ def report_inerf(trials: dict[str, list[Trial]]) -> dict[str, Any]:
 
 
 def chi_square(trials: list[Trial]) -> dict[str, Any]:
-    """The normalised error squared, of the poses that were believed."""
+    """The normalised error squared of poses whose verdict is 'ok', against chi square."""
     import numpy as np
     chi2 = np.array([t.chi2 for t in trials if t.verdict == 'ok'])
     if not len(chi2):
@@ -148,9 +150,9 @@ def report_covariance(trials: list[Trial]) -> dict[str, Any]:
     """Part 3."""
     found = chi_square(trials)
     if not found['count']:
-        print('3. covariance: no pose was believed')
+        print('3. covariance: no pose is ok')
         return found
-    show('3. normalised error squared of the believed poses',
+    show('3. normalised error squared of the poses that are ok',
          ('', 'poses', 'mean', 'median', 'below 12.6 %'),
          [['found', found['count'], found['mean'], found['median'],
            100 * found['within_95_share']],
@@ -160,46 +162,48 @@ def report_covariance(trials: list[Trial]) -> dict[str, Any]:
     return found
 
 
-def traps(args: argparse.Namespace, renderer: Any, frames: list[Any]) -> dict[str, list[Trial]]:
-    """Inputs from which no pose, or only an honest one, can come."""
+def hard_cases(args: argparse.Namespace, renderer: Any, frames: list[Any]) -> dict[str,
+                                                                                   list[Trial]]:
+    """Inputs that have no right pose, or for which a wrong one is likely."""
     from thermal_nerf_loc.localization.localizer import Localizer
 
     localizer = Localizer(renderer, configured(STARTS[0], seed=args.seed))
     made: dict[str, list[Trial]] = {}
     shifted = [*frames[len(frames) // 2:], *frames[:len(frames) // 2]]
-    strangers = held_out(stranger(args), len(frames))
+    foreign_frames = held_out(other_scene(args), len(frames))
     modalities = modalities_of(renderer, frames)
     for modality in modalities:
         made[f'start at another view, {modality}'] = [
             attempt(localizer, frame, modality, other.T_world_cam)
             for frame, other in zip(frames, shifted) if frame is not other]
         made[f'another scene, {modality}'] = [
-            nowhere(attempt(localizer, moved(stray, frame), modality, frame.T_world_cam))
-            for stray, frame in zip(strangers, frames)]
+            as_wrong(attempt(localizer, with_pose_of(foreign, frame), modality, frame.T_world_cam))
+            for foreign, frame in zip(foreign_frames, frames)]
     for modality in sorted({'both', 'rgb'}.intersection(modalities)):
-        made[f'black RGB, {modality}'] = attempts(localizer, [black(f) for f in frames], modality,
+        made[f'black RGB, {modality}'] = attempts(localizer, [darkened(f) for f in frames],
+                                                  modality,
                                                   STARTS[0], args.seed)
     return made
 
 
-def stranger(args: argparse.Namespace) -> Any:
+def other_scene(args: argparse.Namespace) -> Any:
     """A data set that the map does not show."""
     return room(*((12, (64, 48)) if args.quick else (80, (160, 120))), args.other)
 
 
-def moved(stray: Any, frame: Any) -> Any:
-    """Images of one frame, said to be at another's pose."""
+def with_pose_of(foreign: Any, frame: Any) -> Any:
+    """The images of one frame at the pose of another."""
     from thermal_nerf_loc.sensing.frame import Frame
-    return Frame(frame.stamp_ns, stray.images, frame.T_world_cam, stray.name)
+    return Frame(frame.stamp_ns, foreign.images, frame.T_world_cam, foreign.name)
 
 
-def nowhere(trial: Trial) -> Trial:
+def as_wrong(trial: Trial) -> Trial:
     """A view of another scene: every pose is wrong."""
     return Trial(**{**asdict(trial), 'error_m': math.inf, 'error_deg': math.inf})
 
 
-def black(frame: Any) -> Any:
-    """The same frame at night: RGB is dark and has its sensor's noise."""
+def darkened(frame: Any) -> Any:
+    """The same frame in darkness: RGB is black but for the noise of its sensor."""
     from dataclasses import replace
 
     import numpy as np
@@ -219,9 +223,9 @@ def report_verdicts(trials: dict[str, list[Trial]]) -> dict[str, Any]:
             for name, part in trials.items()}
     total = sum(row['trials'] for row in rows.values())
     share = sum(row['wrong_but_ok'] for row in rows.values()) / max(total, 1)
-    show('4. believed though wrong', ('case', 'trials', 'ok', 'ok and wrong'),
+    show('4. ok though wrong', ('case', 'trials', 'ok', 'ok and wrong'),
          [[name, *row.values()] for name, row in rows.items()])
-    print(f'{100 * share:.2f} % of {total} are wrong and believed (target < 0.5 %)')
+    print(f'{100 * share:.2f} % of {total} are wrong and ok (target < 0.5 %)')
     return {'cases': rows, 'trials': total, 'wrong_but_ok_share': share}
 
 

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a map costs: rendering and memory, for maps that learned from 20, 80 and 320 views.
+Cost of a map by the number of its training views: time of rendering, memory, size of the file.
 
-A render asks the field and never the views, so its cost must not grow with them. Memory is taken
-from the system, in processes of their own.
-Targets: training <= 2 GB, a loaded map <= 300 MB, the same rays/s for each number of views.
+    python benchmarks/map_cost.py [--views 20 80 320]
+
+Rendering asks the field and never the views, so its cost must not grow with them; the map of the
+fewest views is the baseline. Memory is that of the operating system, each in a process of its own.
+Targets: training <= 2 GB, a loaded map <= 300 MB, the same rays per second for each number of
+views.
 """
 
 import json

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The basin of convergence: success (5 cm and 5 deg) over the error of the start.
+Basin of convergence: success (within 5 cm and 5 deg) over the error of the start.
 
-Two sweeps, over the angle (shifted by 0.1 m all the while) and over the distance (turned by
-10 deg), for both methods and each modality, all from the same starts on the same held-out views.
-The aligner is told how rough the starts are. With --scene the exact simulated world stands in for
-a map: what is left is the aligner's own (iNeRF needs a map that can be differentiated).
+    python benchmarks/pose_basin.py [--data DIR --map FILE | --scene room] [--plot FILE.png]
+
+Two sweeps, over the angle (at 0.1 m) and over the distance (at 10 deg), for the aligner and the
+baseline, iNeRF, with each modality, all from the same starts on the same held-out views. The
+aligner knows how rough the starts are. With --scene the exact simulated world takes the place of a
+map, to measure the aligner alone (iNeRF needs a map that can be differentiated).
 """
 
 import argparse
@@ -16,7 +18,7 @@ from typing import Any
 from _bench import finish, guarded, parser, prepare, room, show
 from _poses import (
     add_inputs, attempts, configured, data_of, held_out, map_of, MODALITIES, modalities_of,
-    summary, Ticker, warm_up)
+    ProgressPrinter, summary, warm_up)
 
 DEGREES = (5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0)
 METRES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -27,7 +29,7 @@ def main() -> int:
     """Sweep, show, draw."""
     made = parser(__doc__)
     add_inputs(made, 16)
-    made.add_argument('--scene', metavar='NAME', help='look at this simulated world itself')
+    made.add_argument('--scene', metavar='NAME', help='use this simulated world itself as the map')
     made.add_argument('--methods', nargs='+', choices=('align', 'inerf'),
                       default=['align', 'inerf'], metavar='NAME', help='(default: align inerf)')
     made.add_argument('--modalities', nargs='+', choices=tuple(MODALITIES), metavar='NAME',
@@ -56,7 +58,7 @@ def main() -> int:
 
 
 def inputs(args: argparse.Namespace) -> tuple[Any, list[Any]]:
-    """What is looked at, and the views to find in it."""
+    """The map, and the views to localize."""
     if args.scene:
         from thermal_nerf_loc.simulation.layouts import make_world
         world = make_world(args.scene)
@@ -78,7 +80,7 @@ def sweep(args: argparse.Namespace, renderer: Any, frames: list[Any]) -> list[di
     from thermal_nerf_loc.localization.localizer import Localizer
 
     rows, starts = [], levels(args.quick)
-    ticker = Ticker(len(starts) * len(args.methods) * len(args.modalities))
+    progress = ProgressPrinter(len(starts) * len(args.methods) * len(args.modalities))
     warm_up([Localizer(renderer)], frames[0])
     for method in args.methods:
         chosen = frames if method == 'align' else frames[:args.inerf_frames]
@@ -89,7 +91,7 @@ def sweep(args: argparse.Namespace, renderer: Any, frames: list[Any]) -> list[di
                 trials = attempts(Localizer(renderer, config), chosen, modality, start, args.seed)
                 rows.append({'method': method, 'modality': modality, 'sweep': name,
                              'start': value, **summary(trials)})
-                ticker.tick(f'{method} {modality} {name} {value}')
+                progress.step(f'{method} {modality} {name} {value}')
     return rows
 
 

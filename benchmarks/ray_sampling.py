@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The studies of the iNeRF paper on our maps: where rays are drawn, and how many, against success.
+iNeRF: success by ray sampler and by rays per step, as in the studies of the iNeRF paper.
 
-Every cell starts from the same poses, drawn as in the paper: turned about a random axis by up to
-40 deg, shifted along each axis by up to 0.2 m. A success is within 5 deg, and within 5 cm; both
-are given, and the two together. The paper's order: interest regions before points and random.
+    python benchmarks/ray_sampling.py [--samplers random edges] [--batches 256 1024]
+
+All cells have the same starts, drawn as in the paper: rotated about a random axis by up to 40 deg,
+shifted along each axis by up to 0.2 m. Success is within 5 deg, within 5 cm, and both. Baseline:
+the paper's order, interest regions before interest points before random rays.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import sys
 from typing import Any
 
 from _bench import finish, guarded, parser, prepare, show
-from _poses import add_inputs, data_of, held_out, map_of, MODALITIES, Ticker
+from _poses import add_inputs, data_of, held_out, map_of, MODALITIES, ProgressPrinter
 
 SAMPLERS = ('random', 'interest_points', 'interest_regions')
 
@@ -60,7 +62,7 @@ def study(args: argparse.Namespace, renderer: Any, frames: list[Any]) -> list[di
     starts = [paper_start(frame.T_world_cam, args.max_deg, args.max_m, (args.seed, k))
               for k, frame in enumerate(frames)]
     descend(renderer, frames[0], args, starts[0], InerfConfig(steps=2))  # kernels compile
-    cells, ticker = [], Ticker(len(args.samplers) * len(args.batches))
+    cells, progress = [], ProgressPrinter(len(args.samplers) * len(args.batches))
     for rays in args.batches:
         for sampler in args.samplers:
             config = InerfConfig(steps=args.steps, rays=rays, rate=args.rate, sampler=sampler)
@@ -73,7 +75,7 @@ def study(args: argparse.Namespace, renderer: Any, frames: list[Any]) -> list[di
                 'success_5cm_5deg': float(((metres < 0.05) & (degrees < 5.0)).mean()),
                 'median_m': float(np.median(metres)), 'median_deg': float(np.median(degrees)),
                 'median_seconds': float(np.median(seconds))})
-            ticker.tick(f'{sampler}, {rays} rays')
+            progress.step(f'{sampler}, {rays} rays')
     return cells
 
 

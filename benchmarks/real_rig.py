@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A rig that nobody has calibrated: posed pairs of colour and heat, no transform between them.
+An uncalibrated rig on real images: posed pairs of RGB and thermal images, no transform between.
 
-1. Maps with ever more of what the real cameras need: held-out PSNR and errors in deg C, as they
-   are, and levelled, each image with its own exposure or offset; every 4th row and column. And
-   how far off they have the points that matched colour images share, in per cent of the depth.
-2. The rig that was found, held against targets that were marked by hand in both images (--marks;
-   arco_marks.json has some for 40 pairs of a frescoed room): triangulated from colour, how far
-   off in thermal pixels are they?
-3. Held-out pairs localized in the last map, from 10 deg and a tenth of the scene's scale off.
+    python benchmarks/real_rig.py --data DIR [--marks benchmarks/arco_marks.json]
+
+1. Maps with ever more of the corrections that real cameras need, against the map with none of
+   them: held-out PSNR and errors in deg C, as they are, and levelled (each image with its own
+   exposure or offset), on every 4th row and column; and the median error of their depth at points
+   that RGB images share, in per cent.
+2. The rig that was found, against targets that were marked by hand in both images (--marks;
+   arco_marks.json has some for 40 pairs of a frescoed room): triangulated from RGB, their error in
+   thermal pixels.
+3. Held-out pairs localized in the last map, from starts 10 deg and a tenth of the scene's scale
+   off.
 """
 
 import argparse
@@ -22,8 +26,8 @@ from _bench import add_data, finish, guarded, parser, prepare, show, training_da
 EVERY = 5  # pair is held out
 START_DEG, START_SHARE = 10.0, 0.1
 SUCCESS_DEG, SUCCESS_SHARE = 5.0, 0.0125  # 5 cm in a room of 4 m
-# name of a map: what is refined, whether the cameras' own share is learned, whether matched points
-# tell depth
+# name of a map: what is refined, whether the camera response is learned, whether matched points
+# supervise depth
 MAPS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
     'nothing': ((), False, False),
     'formation': ((), True, False),
@@ -60,7 +64,7 @@ def main() -> int:
     figures: dict[str, Any] = {'scale': size, 'maps': {}}
     for name in args.maps:
         found[name] = trained(args, scene, name)
-        figures['maps'][name] = judged(marks, points, *found[name])
+        figures['maps'][name] = evaluated(marks, points, *found[name])
         report_maps(figures['maps'])
     last = found[args.maps[-1]]
     figures['rig'] = report_rig(marks, scene, last[1])
@@ -101,7 +105,7 @@ def trained(args: argparse.Namespace, scene: Any, name: str) -> tuple[Any, Any]:
     config = TrainConfig(steps=args.steps, rays=256 if args.quick else 2048, formation=formation,
                          refine=refine, depth_points=points,
                          depth_weight=DEPTH_WEIGHT if points else 0.0, checkpoint_seconds=0.0)
-    result = train(scene, config, told(name))
+    result = train(scene, config, progress_printer(name))
     result.map.uncertainty = uncertainty_of(result.map, result.scene)
     if args.keep is not None:
         args.keep.mkdir(parents=True, exist_ok=True)
@@ -110,8 +114,8 @@ def trained(args: argparse.Namespace, scene: Any, name: str) -> tuple[Any, Any]:
     return result.map, result.scene
 
 
-def told(name: str) -> Any:
-    """A line now and then, on stderr: trainings take minutes."""
+def progress_printer(name: str) -> Any:
+    """Prints the progress of a training on stderr, at every quarter."""
     marks = iter(k / 4 for k in range(5))
     due = [next(marks)]
 
@@ -123,8 +127,8 @@ def told(name: str) -> Any:
     return progress
 
 
-def judged(marks: Any, points: Any, radiance_map: Any, refined: Any) -> dict[str, Any]:
-    """Held-out quality of one map, and how far off its depth and its rig are."""
+def evaluated(marks: Any, points: Any, radiance_map: Any, refined: Any) -> dict[str, Any]:
+    """Held-out quality of one map, and the errors of its depth and its rig."""
     import numpy as np
 
     from thermal_nerf_loc.evaluation.map_quality import psnr, thermal_span
@@ -135,11 +139,11 @@ def judged(marks: Any, points: Any, radiance_map: Any, refined: Any) -> dict[str
         'rgb_psnr', 'rgb_psnr_levelled', 'thermal_psnr', 'thermal_psnr_levelled', 'mae_celsius',
         'mae_celsius_levelled')}
     for index in scene.test:
-        rendered, seen = both(radiance_map, scene, index, 'rgb')
+        rendered, seen = rendered_and_seen(radiance_map, scene, index, 'rgb')
         gain = (rendered * seen).sum(axis=0) / np.maximum((rendered**2).sum(axis=0), 1e-9)
         for end, rest in (('', rendered - seen), ('_levelled', gain * rendered - seen)):
             rows[f'rgb_psnr{end}'].append(psnr(rest, 1.0))
-        rendered, seen = both(radiance_map, scene, index, 'thermal')
+        rendered, seen = rendered_and_seen(radiance_map, scene, index, 'thermal')
         off = rendered - seen
         for end, rest in (('', off), ('_levelled', off - np.median(off))):
             rows[f'thermal_psnr{end}'].append(psnr(rest, span))
@@ -153,7 +157,7 @@ def judged(marks: Any, points: Any, radiance_map: Any, refined: Any) -> dict[str
 
 
 def shared_points(scene: Any) -> dict[int, Any]:
-    """What held-out colour images show of points that others share; {}: too little in common."""
+    """Points in held-out RGB images that were matched with others; {}: too few matches."""
     from thermal_nerf_loc.common.errors import RunError
     from thermal_nerf_loc.common.progress import silent
     from thermal_nerf_loc.mapping.camera_poses.sparse_depth import matched_depth
@@ -167,7 +171,7 @@ def shared_points(scene: Any) -> dict[int, Any]:
 
 
 def depth_off(radiance_map: Any, scene: Any, points: dict[int, Any]) -> float | None:
-    """Median error of rendered depth, a share of it."""
+    """Median relative error of rendered depth at the matched points."""
     import numpy as np
 
     off = []
@@ -182,8 +186,8 @@ def depth_off(radiance_map: Any, scene: Any, points: dict[int, Any]) -> float | 
     return float(np.median(np.concatenate(off))) if off else None
 
 
-def both(radiance_map: Any, scene: Any, index: int, modality: str) -> tuple[Any, Any]:
-    """What is rendered and what was seen (n, channels), of a sixteenth of the pixels."""
+def rendered_and_seen(radiance_map: Any, scene: Any, index: int, modality: str) -> tuple[Any, Any]:
+    """Rendered and observed values (n, channels) of a sixteenth of the pixels."""
     import numpy as np
 
     from thermal_nerf_loc.io.datasets.scene import load_image
@@ -204,7 +208,7 @@ def both(radiance_map: Any, scene: Any, index: int, modality: str) -> tuple[Any,
 
 
 def seen_by(radiance_map: Any, refined: Any) -> Any:
-    """The scene to judge by; held-out poses are found anew where poses were refined."""
+    """The scene to evaluate by; where poses were refined, held-out poses are refined too."""
     from thermal_nerf_loc.evaluation.refined_poses import with_held_out
 
     if 'poses' not in radiance_map.info.refinement.get('what', ()):
@@ -218,7 +222,7 @@ def rig_of(scene: Any) -> Any:
 
 
 def marked_points(scene: Any, path: Path | None) -> Any:
-    """Targets in the colour camera of each sighting (n, 3), where heat shows them, its camera."""
+    """Targets in the RGB camera of each mark (n, 3), their thermal pixels, the thermal camera."""
     import numpy as np
 
     from thermal_nerf_loc.geometry import se3
@@ -243,7 +247,7 @@ def marked_points(scene: Any, path: Path | None) -> Any:
 
 
 def marks_off(marks: Any, T_cam_thermal: Any) -> Any:
-    """Thermal pixels (n,) between where a rig has the targets and where they were marked."""
+    """Reprojection errors (n,) of the marked targets in the thermal images of a rig, in pixels."""
     import numpy as np
 
     from thermal_nerf_loc.geometry import se3
@@ -269,7 +273,7 @@ def reference_rig(marks: Any) -> Any:
 
 
 def report_rig(marks: Any, scene: Any, refined: Any) -> dict[str, Any]:
-    """What was found, beside what the marks say."""
+    """The rig as given, as found, and as fitted to the marks."""
     import numpy as np
 
     from thermal_nerf_loc.geometry import se3
@@ -321,8 +325,8 @@ def report_localized(found: dict[str, dict[str, Any]], size: float) -> None:
     """One row for each choice of images."""
     show(f'localized from {START_DEG:g} deg and {START_SHARE * size:.2g} off; scene scale '
          f'{size:.3g}, success within {100 * SUCCESS_SHARE:g} % of it and {SUCCESS_DEG:g} deg',
-         ('images', 'pairs', 'success', 'median, % of scale', 'median deg', 'believed',
-          'wrong, believed'),
+         ('images', 'pairs', 'success', 'median, % of scale', 'median deg', 'ok',
+          'wrong, ok'),
          [(name, row['trials'], row['success'], 100 * row['median_share'], row['median_deg'],
            row['ok_share'], row['wrong_but_ok']) for name, row in found.items()])
 

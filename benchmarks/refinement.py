@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What refinement recovers in a simulated room: poses, the rig, a thermal camera's own errors.
+Refinement in a simulated room: poses, the rig, and the errors of a thermal camera.
 
-Each case trains with perfect input, with spoiled input as it is, and with spoiled input refined,
-side by side. Errors of poses are RMSE after Sim(3) alignment; held-out views of refined maps are
-aligned with the training poses and then refined against the frozen map.
+    python benchmarks/refinement.py [--what poses rig thermal] [--method features]
+
+Every case is trained three times: with perfect input, with perturbed input as it is (the
+baseline), and with perturbed input that is refined. Errors of poses are RMSE after Sim(3)
+alignment; held-out views of refined maps are aligned with the training poses and then refined
+against the frozen map.
 """
 
 import argparse

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How near rendering and training come to what this processor can do.
+Rendering and training against the limits of this processor.
 
-Ceilings are measured here: stream bandwidth, random reads of table rows by the size of the table,
+    python benchmarks/roofline.py [--data DIR --map FILE]
+
+Ceilings are measured: stream bandwidth, random reads of table rows by the size of the table,
 multiply-adds, matrix products, exponentials. The bytes and operations of a ray follow from the
-map's settings. Each stage is bound by the slower of its two; stages follow each other, so that
-their times add up to the least a ray can take. Networks get two bounds: the best rate of a large
-matrix product, and the rate of torch on a network of their own narrow shape.
+settings of the map. Each stage is bound by the slower of the two; stages follow each other, so
+that their times add up to the least time of a ray. Networks have two bounds: the best rate of a
+large matrix product, and the rate of torch for a network of their own narrow shape.
 """
 
 from collections.abc import Callable
@@ -189,7 +191,7 @@ def training_stages(radiance_map: Any, rates: dict[str, float]) -> list[Stage]:
 
 
 def kept_samples(radiance_map: Any, scene: Any, modality: str) -> float:
-    """Samples a ray that are worth a look by the branch, mean over one view."""
+    """Samples per ray with a weight that counts, for which the branch runs; mean of a view."""
     import torch
 
     from thermal_nerf_loc.field.volume_rendering import composite, DARK

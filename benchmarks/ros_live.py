@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The real node under a robot's load: thermal 320x256 at 30 Hz, RGB 640x480 at 15 Hz, over DDS.
+Rates, latency, accuracy and memory of the node: thermal 320x256 at 30 Hz, RGB 640x480 at 15 Hz.
 
-Node and player are processes of their own, in real time. `--what` chooses, each with its target:
+Node and bag player are processes of their own, in real time, connected by DDS. `--what` chooses,
+each with its targets:
   realtime   both cameras in light: 8 pose updates a second, p95 latency from an image's stamp to
              its pose 200 ms, tf at the odometry's rate, 2 cm and 0.5 deg RMSE
   darkness   the thermal camera alone: 5 cm
   soak       the bag over and over for `--soak-minutes`: resident memory flat within 5 %
   cold       from the start of the process to the first pose: 20 s with an empty cache of compiled
              kernels, 6 s afterwards
-Without --map the exact simulated world is rendered in its place: then it measures all but the map.
+Without --map the exact simulated world is rendered in its place, to measure all but the map.
 
     python benchmarks/ros_live.py --map room.map --what realtime darkness cold
     python benchmarks/ros_live.py --map room.map --what soak --soak-minutes 15

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What images without poses are worth to a map: found in it, believed or not, and learned from.
+What training images without poses add to a map, after they were localized in it.
 
-A simulated room: a map is trained on a share of the views, the others are localized in it, those
-that are believed are added, and the map is trained anew, as `thermal-nerf-loc extend` does it.
-Beside it: a map of all views with their true poses, the most that could be gained. `spread` takes
-poses away evenly along the path, `block` from the end of it, as from another drive.
+    python benchmarks/self_supervision.py [--unposed 0.5] [--pattern block]
+
+In a simulated room a map is trained on a share of the views, the other views are localized in it,
+those that are accepted are added, and the map is trained anew, as `thermal-nerf-loc extend` does.
+Compared with the map before, and with a map of all views with their true poses, which bounds what
+can be gained. The pattern `spread` takes poses away evenly along the path, `block` from its end,
+as if they were of another drive.
 """
 
 import argparse

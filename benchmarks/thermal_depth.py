@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What distillation brings to depth from one thermal image, and what such depth brings to a map.
+Depth from one thermal image: the gain by distillation, and the gain of a map by such depth.
 
-The same network is trained for as many steps each time: on a few labelled frames alone (with all
-thermal images to agree with itself on), and with a teacher as well. Teachers are the map's own
-depth, and a stand-in for a monocular RGB network: true inverse depth of the RGB camera with a
-scale and a shift of its own and a smooth error of 10 %, fitted to the map and warped into the
-thermal camera. Errors are against true depth on views that nobody trained on. Then a map is
-trained on few views: alone, with measured depth, and with what the network sees in their thermal
-images. (The network has seen the place before: it was taught by a map of all views.)
+    python benchmarks/thermal_depth.py [--data DIR --map FILE] [--what distillation few-views]
+
+Distillation: the same network is trained for the same number of steps on a few labelled frames
+alone (the baseline; all thermal images serve for self-consistency), and with a teacher. Teachers
+are the depth of the map, and a stand-in for a monocular RGB network: true inverse depth of the RGB
+camera with a random scale and shift and a smooth error of 10 %, fitted to the map and warped into
+the thermal camera. Errors are against true depth on held-out views.
+
+Few views: a map is trained on few views, without depth (the baseline), with measured depth, and
+with the network's depth of their thermal images. (The network knows the scene already: its teacher
+was a map of all views.)
 """
 
 import argparse

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Quality over training time, on held-out views; the time of evaluation is not counted.
+Quality of a map on held-out views over training time, without the time of evaluation.
 
-One training of the length of the last mark is stopped at each mark, looked at, and goes on. With
---sparse-depth so many pixels of each RGB training view get a noisy depth, as points from
-structure from motion would give.
-Targets on the simulated room, 80 views of 160x120 in both modalities: RGB >= 28 dB, thermal
->= 33 dB and <= 0.4 deg C, median depth error <= 3 cm at 240 s; with 500 points <= 2 cm at 120 s.
+    python benchmarks/training_curve.py [--data DIR] [--marks 30 60 120 240]
+
+One training is interrupted at each mark, evaluated, and continued to the last mark. With
+--sparse-depth so many pixels of each RGB training view have a noisy depth, as points from
+structure from motion would give. Targets on the simulated room, 80 views of 160x120 in both
+modalities: RGB >= 28 dB, thermal >= 33 dB and <= 0.4 deg C, median depth error <= 3 cm at 240 s;
+with 500 points <= 2 cm at 120 s.
 """
 
 import copy
@@ -23,7 +25,7 @@ from _bench import (
 
 
 def main() -> int:
-    """Train once, look at every mark."""
+    """Train once, evaluate at every mark."""
     made = parser(__doc__)
     add_data(made)
     add_marks(made, (30.0, 60.0, 120.0, 240.0), 'training')

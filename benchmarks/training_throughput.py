@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Training steps with the CPU kernels against our own torch reference.
+Rays per second in training: the CPU kernels against the reference in plain torch.
 
-Two trainers with the same seed draw the same batches for the same networks; one has the hash grid,
-the ray sampling and the density grid in plain torch (autograd). Steps are interleaved A B A B.
-Target: 5 times as many rays a second, over a whole run of the default schedule.
+    python benchmarks/training_throughput.py [--data DIR]
+
+Two trainers with the same seed draw the same batches for the same networks; the baseline has the
+hash grid, the ray sampling and the density grid in plain torch (autograd). Steps are interleaved
+A B A B. Target: 5 times the rays per second, over a whole run of the default schedule.
 """
 
 from dataclasses import replace

@@ -157,18 +157,18 @@ def test_normalised_errors_are_held_against_chi_square() -> None:
     assert chi_square([Trial(0.01, 0.1, 0.1, 'lost', value) for value in chi2]) == {'count': 0}
 
 
-def test_a_pose_is_wrong_and_believed() -> None:
+def test_a_pose_is_wrong_and_ok() -> None:
     """Both at once; a view of another scene is wrong wherever it is put."""
     from _poses import summary, Trial
-    from localization import nowhere
+    from localization import as_wrong
     good, far, unsure = (Trial(0.01, 0.1, 0.2, 'ok', 6.0), Trial(0.2, 0.1, 0.4, 'ok', 6.0),
                          Trial(0.2, 9.0, 0.6, 'lost', 6.0))
     found = summary([good, far, unsure])
     assert found['wrong_but_ok'] == 1
     assert found['success_5cm_5deg'] == pytest.approx(1 / 3)
     assert (found['median_m'], found['median_seconds']) == (0.2, 0.4)
-    assert nowhere(good).wrong_but_ok
-    assert not nowhere(unsure).wrong_but_ok
+    assert as_wrong(good).wrong_but_ok
+    assert not as_wrong(unsure).wrong_but_ok
 
 
 def test_inerf_is_judged_by_its_best_rate(capsys: pytest.CaptureFixture[str]) -> None:
