@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Tell setup.sh about the interpreter that runs this: one line of words.
+Describe the interpreter that runs this to setup.sh, in one line of words.
 
 MAJOR.MINOR.MICRO SYSTEM MACHINE LIBC venv|no-venv ros|no-ros base|derived EXECUTABLE
 In a virtual environment (derived) EXECUTABLE is the interpreter that it was made from.

@@ -62,7 +62,7 @@ run() {  # WHAT COMMAND...: all its output goes to the log
   if [ "$status" -ne 0 ]; then explain "$what" "$status"; fi
 }
 
-explain() {  # WHAT STATUS: name the cause of a failed step, as far as the log tells it
+explain() {  # WHAT STATUS: name the cause of a failed step, as far as the log has it
   local missing
   if [ "$2" -eq 137 ]; then fail "killed while $1" 'Most often: out of memory.'; fi
   missing=$(sed -n 's/.*No matching distribution found for \([^ ]*\).*/\1/p' "$log" | tail -n 1)
@@ -170,7 +170,7 @@ check_disk() {
 
 # --- 3: the virtual environment ---------------------------------------------------------------
 
-is_healthy() {  # it runs, it is an environment, and nobody has moved it: its programs name its folder
+is_healthy() {  # it runs, it is an environment, and it was not moved: its programs name its folder
   "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.prefix == sys.base_prefix)' 2> /dev/null \
     && head -n 3 "$venv/bin/pip" | grep -qF "$venv/"
 }

@@ -196,7 +196,7 @@ def test_poses_from_a_file(tmp_path: Path):
     options = PoseOptions(file=tmp_path / 'run.tum', frame='rgb_optical')
     import_bag(drive, tmp_path / 'out', ImportConfig(poses=options))
     check(tmp_path / 'out')
-    with pytest.raises(InputError, match='bag tells no poses'):
+    with pytest.raises(InputError, match='bag has no poses'):
         import_bag(drive, tmp_path / 'none')
     assert not (tmp_path / 'none').exists()
 

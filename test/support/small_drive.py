@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A short drive whose images say when they were taken, in bags of every kind."""
+"""A short drive in bags of every kind; images show their own number, poses are known."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -137,7 +137,7 @@ def split(bag: Path, out: Path, at_ns: int, storage: str = 'mcap') -> Path:
     plugin = StoragePlugin.MCAP if storage == 'mcap' else StoragePlugin.SQLITE3
     suffix = 'mcap' if storage == 'mcap' else 'db3'
     out.mkdir()
-    told = None
+    metadata = None
     for number, during in enumerate((lambda s: s < at_ns, lambda s: s >= at_ns)):
         part = out / f'part{number}'
         with BagReader(bag) as reader, Writer2(part, version=9, storage_plugin=plugin) as writer:
@@ -146,10 +146,10 @@ def split(bag: Path, out: Path, at_ns: int, storage: str = 'mcap') -> Path:
         new = yaml.safe_load((part / 'metadata.yaml').read_text())
         (part / 'metadata.yaml').unlink()
         part.rmdir()
-        if told is None:
-            told = new
+        if metadata is None:
+            metadata = new
             continue
-        info, more = (m['rosbag2_bagfile_information'] for m in (told, new))
+        info, more = (m['rosbag2_bagfile_information'] for m in (metadata, new))
         info['message_count'] += more['message_count']
         counts = {t['topic_metadata']['name']: t['message_count']
                   for t in more['topics_with_message_count']}
@@ -159,7 +159,7 @@ def split(bag: Path, out: Path, at_ns: int, storage: str = 'mcap') -> Path:
             more['starting_time']['nanoseconds_since_epoch'] + more['duration']['nanoseconds']
             - info['starting_time']['nanoseconds_since_epoch'])
     info['relative_file_paths'] = [f'drive_{n}.{suffix}' for n in range(2)]
-    (out / 'metadata.yaml').write_text(yaml.safe_dump(told))
+    (out / 'metadata.yaml').write_text(yaml.safe_dump(metadata))
     return out
 
 

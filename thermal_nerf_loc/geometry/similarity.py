@@ -40,7 +40,7 @@ def umeyama(x: Array, y: Array, with_scale: bool) -> Similarity:
     variance = float(np.sum((x - mean_x)**2)) / len(x)  # (36)
     U, singular, Vt = np.linalg.svd((y - mean_y).T @ (x - mean_x) / len(x))  # (38)
     if np.count_nonzero(singular > np.finfo(np.float64).eps) < 2:
-        raise InputError('positions do not tell a rotation',
+        raise InputError('positions do not determine a rotation',
                          expected='positions that do not lie on one line',
                          got=f'{len(x)} along a line or at one place')
     S = np.array([1.0, 1.0, np.sign(np.linalg.det(U) * np.linalg.det(Vt))])  # (43)

@@ -58,14 +58,14 @@ def choose_source(bag: Path, options: PoseOptions, survey: Survey,
                              where=bag, got=f'frames {", ".join(survey.tree.frames) or "none"}',
                              hint='Pass another --world-frame.')
     if len(topics) > 1:
-        raise InputError('bag has several topics that may tell poses', where=bag,
+        raise InputError('bag has several topics of poses', where=bag,
                          expected=f'one of {", ".join(topics)}', got=reader.listing(),
                          hint='Pass --pose-topic, --world-frame or --poses.')
     if topics:
         return _from_topic(topics[0], options, survey, camera_frame, reader)
     found = _from_tf(options, survey, camera_frame, _ODOM_FRAMES)
     if found is None:
-        raise InputError('bag tells no poses', where=bag,
+        raise InputError('bag has no poses', where=bag,
                          expected='tf from map or odom to the camera, nav_msgs/Odometry or '
                                   'geometry_msgs/PoseStamped', got=reader.listing(),
                          hint='Give them by --poses FILE.tum, or --world-frame for another root '

@@ -214,7 +214,7 @@ class _ImageImport:
         """Pose of the thermal camera in the RGB camera; its shift is 0 for an arbitrary scale."""
         T = self._rig_file[THERMAL].T_rgb_sensor
         if T is None:
-            self._notes.append('nothing tells where the thermal camera sits: it is taken to be '
+            self._notes.append('the pose of the thermal camera is unknown: it is taken to be '
                                'where the RGB camera is, looking the same way (see --cameras, '
                                'transform_rgb_thermal)')
             return np.eye(4)
