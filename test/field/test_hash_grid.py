@@ -14,8 +14,9 @@ from torch import Tensor
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.field.contraction import Space
 from thermal_nerf_loc.field.density_grid import SamplingConfig
-from thermal_nerf_loc.field.hash_encoding import EncodingConfig, HashEncoding
+from thermal_nerf_loc.field.hash_encoding import HashEncoding
 from thermal_nerf_loc.field.kernels import tiny_cuda, torch_reference
+from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.training.config import TrainConfig

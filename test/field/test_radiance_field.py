@@ -8,8 +8,8 @@ import torch
 from thermal_nerf_loc.field.contraction import Space, space_around_cameras
 from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch
 from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
-from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.kernels import torch_reference as torch_reference
+from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 from thermal_nerf_loc.field.volume_rendering import (BranchView, composite, expected_distance,
                                                      render, Samples)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Multiresolution hash encoding: numba on the CPU, tiny-cuda-nn or plain torch on a GPU."""
 
-from dataclasses import dataclass
 import math
 from typing import Any
 
@@ -9,38 +8,11 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.field.kernels import tiny_cuda, torch_reference
-from thermal_nerf_loc.field.kernels.grid_levels import lay_out
+from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig, lay_out
 
 NUMBA, TINY_CUDA = 'numba', 'tiny-cuda-nn'
-
-NOMINAL_LOG2_ROWS = 17
-_NOMINAL_FINEST = 512
-
-
-@dataclass(frozen=True, slots=True)
-class EncodingConfig:
-    """Size of the hash grid; the trainer fills in what is left open."""
-
-    levels: int = setting(8, 'resolution levels', 1, 32)
-    features: int = setting(4, 'features a level', 1, 8)
-    log2_rows: int | None = setting(None, 'log2 of the table rows a level; null: by the number of '
-                                    'images', 8, 24)
-    coarsest: int = setting(16, 'grid points along an axis on the coarsest level', 2, 1024)
-    finest: int | None = setting(None, 'grid points along an axis on the finest level; null: '
-                                 'as fine as what a pixel sees', 2, 65536)
-
-    @property
-    def finest_points(self) -> int:
-        """`finest`, or as many as a room takes where nobody has looked."""
-        return _NOMINAL_FINEST if self.finest is None else self.finest
-
-    @property
-    def most_rows(self) -> int:
-        """Rows of a level that has more points."""
-        return int(2**(NOMINAL_LOG2_ROWS if self.log2_rows is None else self.log2_rows))
 
 
 class HashEncoding(nn.Module):
@@ -50,8 +22,7 @@ class HashEncoding(nn.Module):
         """Lay out the levels; all tables lie in one parameter."""
         super().__init__()
         self.config = config
-        self.levels = lay_out(config.levels, config.most_rows, config.coarsest,
-                              config.finest_points)
+        self.levels = lay_out(config)
         self.table = nn.Parameter(
             (torch.rand(int(self.levels.offsets[-1]), config.features) * 2 - 1) * 1e-4)
         self.active_levels = float(config.levels)  # coarse to fine: finer levels read zero

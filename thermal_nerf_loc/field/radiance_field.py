@@ -15,7 +15,8 @@ from torch import nn, Tensor
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.field.contraction import Space
-from thermal_nerf_loc.field.hash_encoding import EncodingConfig, HashEncoding, NUMBA
+from thermal_nerf_loc.field.hash_encoding import HashEncoding, NUMBA
+from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 
 DIRECTION_FEATURES = 9  # real spherical harmonics up to degree 2
 

@@ -16,7 +16,7 @@ from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.evaluation.refined_poses import (pose_errors, poses_of, rig_error,
                                                        truth_errors)
 from thermal_nerf_loc.field.density_grid import SamplingConfig
-from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.field.volume_rendering import BranchView, render, Samples
 from thermal_nerf_loc.geometry import se3

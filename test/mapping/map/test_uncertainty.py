@@ -10,7 +10,7 @@ import torch
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.contraction import Space
 from thermal_nerf_loc.field.density_grid import SamplingConfig
-from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoints, weighed

@@ -13,7 +13,7 @@ import yaml
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.field.density_grid import SamplingConfig
-from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import Scene

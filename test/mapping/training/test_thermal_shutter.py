@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig

@@ -2,14 +2,14 @@
 """
 The hash grid on an NVIDIA GPU by tiny-cuda-nn, where its torch bindings import.
 
-Our table is its parameter vector (see `kernels/levels.py`), so nothing is copied or converted. It
-is asked for single precision throughout: the table is the optimiser's own copy, gradients need no
-loss scale, and the networks that follow choose their own precision under autocast.
+The field's table is its parameter vector (see `grid_levels.py`): nothing is copied or converted.
+All of it is single precision: the table is the optimiser's own copy, gradients need no loss
+scale, and the networks that follow choose their precision under autocast.
 """
 
 from functools import lru_cache
 import importlib
-from typing import Any, TYPE_CHECKING
+from typing import Any
 import warnings
 
 import torch
@@ -17,10 +17,7 @@ from torch import Tensor
 
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.field.kernels import torch_reference
-from thermal_nerf_loc.field.kernels.grid_levels import growth, Levels
-
-if TYPE_CHECKING:
-    from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig, growth, Levels
 
 _FEATURES = (1, 2, 4, 8)  # widths of a row that it is compiled for
 
@@ -41,12 +38,12 @@ def bindings() -> Any | None:
     return None
 
 
-def serves(config: 'EncodingConfig') -> bool:
-    """True where tiny-cuda-nn can read this grid, and is there to do so."""
+def serves(config: EncodingConfig) -> bool:
+    """True where tiny-cuda-nn is installed and supports this grid."""
     return config.features in _FEATURES and bindings() is not None
 
 
-def encode(points: Tensor, table: Tensor, config: 'EncodingConfig', levels: Levels) -> Tensor:
+def encode(points: Tensor, table: Tensor, config: EncodingConfig, levels: Levels) -> Tensor:
     """Features of points in [0, 1]^3 on the GPU; differentiable in both."""
     key = (config, table.device)
     if key not in _BUILT:
@@ -54,20 +51,19 @@ def encode(points: Tensor, table: Tensor, config: 'EncodingConfig', levels: Leve
     return _read(_BUILT[key], points, table)
 
 
-_BUILT: dict[tuple['EncodingConfig', torch.device], Any] = {}  # they hold no weights of ours
+_BUILT: dict[tuple[EncodingConfig, torch.device], Any] = {}  # modules without weights of ours
 
 
 @torch.no_grad()
-def _build(table: Tensor, config: 'EncodingConfig', levels: Levels) -> Any:
-    """Make the module for the table's device, and hold it against the reference once."""
+def _build(table: Tensor, config: EncodingConfig, levels: Levels) -> Any:
+    """Make the module for the table's device, and compare it once with the torch reference."""
     with torch.cuda.device_of(table):
         module = bindings().Encoding(3, {  # type: ignore[union-attr]
             'otype': 'HashGrid', 'hash': 'CoherentPrime', 'interpolation': 'Linear',
             'n_levels': config.levels, 'n_features_per_level': config.features,
             'log2_hashmap_size': config.most_rows.bit_length() - 1,
             'base_resolution': config.coarsest,
-            'per_level_scale': float(growth(config.levels, config.coarsest,
-                                               config.finest_points)),
+            'per_level_scale': float(growth(config)),
         }, dtype=torch.float32)
     random = torch.Generator().manual_seed(0)
     points = torch.rand(512, 3, generator=random).to(table.device)

@@ -10,7 +10,7 @@ import torch
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.density_grid import SamplingConfig
-from thermal_nerf_loc.field.hash_encoding import NOMINAL_LOG2_ROWS
+from thermal_nerf_loc.field.kernels.grid_levels import NOMINAL_LOG2_ROWS
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.mapping.map.panoramas import PanoramaConfig
 

@@ -18,7 +18,7 @@ import torch
 
 from thermal_nerf_loc.field.contraction import Space, space_around_cameras
 from thermal_nerf_loc.field.density_grid import SamplingConfig
-from thermal_nerf_loc.field.hash_encoding import EncodingConfig
+from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.field.volume_rendering import BranchView, render, Samples
 from thermal_nerf_loc.mapping.training.config import TrainConfig, wealth
