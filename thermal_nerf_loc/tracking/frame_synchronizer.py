@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import math
 import threading
 from typing import Any
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.bags.messages import camera_from_info, stamp_ns, values_from_message
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
+from thermal_nerf_loc.sensing.frozen_images import FreezeDetector
 from thermal_nerf_loc.sensing.thermal import Radiometry
 from thermal_nerf_loc.tracking.tf_buffer import Transforms, TransformUnavailable
 
@@ -74,7 +74,7 @@ class _Stream:
     frame_id: str = ''
     waiting: _Image | None = None
     newest_ns: int | None = None
-    checksum: int | None = None
+    freeze: FreezeDetector = field(default_factory=FreezeDetector)
 
 
 @dataclass(slots=True)
@@ -112,13 +112,11 @@ class FrameSynchronizer:
         """Take an image in; it makes a frame once every camera that is alive has one."""
         image = _Image(message, stamp_ns(message.header.stamp), now_ns,
                        message.header.frame_id)
-        checksum = (zlib.crc32(memoryview(message.data).cast('B')) if modality == THERMAL
-                    else None)  # only thermal cameras close a shutter
         with self._lock:
             stream = self._streams[modality]
             self._notice_jump(stream, image.stamp_ns)
-            frozen = checksum is not None and checksum == stream.checksum
-            stream.checksum = checksum
+            # only thermal cameras close a shutter
+            frozen = modality == THERMAL and stream.freeze.is_frozen(message.data)
             self.counts[f'{modality}_received'] += 1
             if stream.newest_ns is not None and image.stamp_ns <= stream.newest_ns:
                 self.counts[f'{modality}_repeated'] += 1
@@ -175,7 +173,8 @@ class FrameSynchronizer:
         self._ready.clear()
         self._first_ns = self._emitted_ns = None
         for stream in self._streams.values():
-            stream.waiting = stream.newest_ns = stream.checksum = None
+            stream.waiting = stream.newest_ns = None
+            stream.freeze.reset()
 
     def _pair(self, now_ns: int) -> None:
         """

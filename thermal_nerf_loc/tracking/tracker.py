@@ -27,6 +27,7 @@ from thermal_nerf_loc.geometry.pose_gaussian import diagonal, PoseGaussian
 from thermal_nerf_loc.localization.confidence.verdict import LOST as CONTRADICTED, OK, sigmas
 from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.sensing.frame import Frame
+from thermal_nerf_loc.sensing.frozen_images import identical
 from thermal_nerf_loc.tracking.background_search import BackgroundSearch, SearchResult
 from thermal_nerf_loc.tracking.kidnap_detection import KidnapEvidence
 
@@ -265,7 +266,7 @@ class Tracker:
     def _usable(self, frame: Frame) -> Frame:
         """Leave out images that are mere repetitions: the shutter is closed, or a driver hangs."""
         fresh = [name for name, image in frame.images.items()
-                 if name not in self._images or not _same(self._images[name], image.values)]
+                 if name not in self._images or not identical(self._images[name], image.values)]
         self._images = {name: image.values for name, image in frame.images.items()}
         return frame.only(*fresh)
 
@@ -367,11 +368,6 @@ class Tracker:
                                            3 * self.config.lost_sigma_deg)))
         excess = np.maximum(np.sqrt(np.diag(self._belief.P)) / widest, 1.0)
         self._belief = replace(self._belief, P=self._belief.P / np.outer(excess, excess))
-
-
-def _same(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
-    """Whether two images are equal; noise tells others apart in their first rows."""
-    return all(np.array_equal(x, y, equal_nan=True) for x, y in ((a[:4], b[:4]), (a, b)))
 
 
 def _at_one_moment(frame: Frame, velocity: Array) -> Frame:

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-import zlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from thermal_nerf_loc.io.bags.messages import camera_from_info, stamp_ns
 from thermal_nerf_loc.io.bags.poses import add_pose, FrameTree, PoseLog, TF_TYPES
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.bags.topics import CameraTopics
+from thermal_nerf_loc.sensing.frozen_images import FreezeDetector
 
 
 @dataclass(slots=True)
@@ -29,19 +29,18 @@ class CameraLog:
     camera: Camera | None = None
     stamps: 'array[int]' = field(default_factory=lambda: array('q'))  # ns, without frozen images
     received: int = 0  # images
-    frozen: int = 0  # bit for bit the one before: a shutter was closed, or a driver hangs
+    frozen: int = 0  # see `sensing/frozen_images.py`
     unstamped: int = 0
-    last_checksum: int = 0
+    _freeze: FreezeDetector = field(default_factory=FreezeDetector)
 
     def add_image(self, message: Any) -> None:
         """Add an image, which is frozen where it repeats the one before."""
         self.received += 1
         self.frame = self.frame or message.header.frame_id.lstrip('/')
-        stamp, before = stamp_ns(message.header.stamp), self.last_checksum
-        self.last_checksum = zlib.crc32(message.data) + 1  # 0: no image yet
+        stamp, frozen = stamp_ns(message.header.stamp), self._freeze.is_frozen(message.data)
         if stamp == 0:
             self.unstamped += 1
-        elif self.last_checksum == before:
+        elif frozen:
             self.frozen += 1
         else:
             self.stamps.append(stamp)
