@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.mapping.training.camera_response import CameraResponse, fixed_pattern
+from thermal_nerf_loc.mapping.training.camera_response import (
+    CameraResponse, fixed_pattern, zero_offset)
 from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
-from thermal_nerf_loc.mapping.training.thermal_shutter import zero_offset
 from thermal_nerf_loc.sensing.flat_field import across, radial, resized
 
 WIDTH, HEIGHT = 24, 16
@@ -91,7 +91,7 @@ def test_colour_has_gains_and_no_flat_field():
     seen = formation(torch.ones(10, 3), drawn)
     np.testing.assert_allclose(seen.detach(), np.exp([[0.2]] * 5 + [[-0.2]] * 5) @ np.ones((1, 3)),
                                rtol=1e-6)
-    formation.note(torch.ones(10, 1), drawn, 1.0)
+    formation.add_residuals(torch.ones(10, 1), drawn, 1.0)
     assert not formation.flat_field(1.0).any()
 
 
@@ -104,14 +104,14 @@ def test_what_stays_at_the_same_pixels_is_the_camera():
     drawn, formation = batch(1, all_pixels()), CameraResponse('thermal', 1, (WIDTH, HEIGHT))
     for _ in range(400):
         noise = rng.normal(0.0, 0.08, truth.size)
-        formation.note(torch.tensor(truth.ravel() + 0.3 + noise, dtype=torch.float32)[:, None],
-                       drawn, 10.0)
+        off = torch.tensor(truth.ravel() + 0.3 + noise, dtype=torch.float32)
+        formation.add_residuals(off[:, None], drawn, 10.0)
     left = formation.flat_field(1.0) - truth
     assert left.std() < 0.2 * truth.std()
     # one of the moving things that a map cannot show: bounded
     formation = CameraResponse('thermal', 1, (WIDTH, HEIGHT))
-    formation.note(torch.full((truth.size, 1), 50.0), drawn, 0.1)
-    assert formation.misses[1].max() == pytest.approx(0.1)
+    formation.add_residuals(torch.full((truth.size, 1), 50.0), drawn, 0.1)
+    assert formation.residuals[1].max() == pytest.approx(0.1)
 
 
 def test_noise_alone_makes_no_pattern():

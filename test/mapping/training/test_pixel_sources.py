@@ -12,7 +12,7 @@ from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
-from thermal_nerf_loc.mapping.training.thermal_shutter import without_repeats
+from thermal_nerf_loc.mapping.training.pixel_sources import without_frozen
 from thermal_nerf_loc.mapping.training.trainer import train
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
@@ -34,13 +34,13 @@ def frozen(tmp_path):
 
 def test_only_repetitions_are_left_out(frozen, caplog):
     with caplog.at_level(logging.WARNING):
-        found = without_repeats(frozen)
+        found = without_frozen(frozen)
     assert '2 thermal training images repeat' in caplog.text
     held = ['thermal' in found.frames[i].records for i in found.train]
     assert held == [True, True, False, False, True, True, True, True]
     assert all('rgb' in frame.records for frame in found.frames)
     caplog.clear()
-    assert all('thermal' in frame.records for frame in without_repeats(
+    assert all('thermal' in frame.records for frame in without_frozen(
         replace(frozen, train=frozen.train[3:])).frames)
     assert not caplog.text
 

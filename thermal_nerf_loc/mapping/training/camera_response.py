@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the cameras themselves add, learned with the map so that it stays out of the scene.
+What the cameras add to the scene, learned beside the map: drift, exposure, vignetting, pattern.
 
-A thermal camera drifts between shutter events, sees the rim of its images colder or warmer, and
-its columns, rows and pixels differ; a colour camera changes its exposure:
+A thermal camera drifts between shutter events (flat-field corrections), sees the rim of its images
+colder or warmer, and its columns, rows and pixels differ; a colour camera changes its exposure:
 
-    thermal:  seen = scene exp(g_i - mean g) + (o_i - mean o) + v(x, y) + f(x, y)
-    rgb:      seen = scene exp(g_i - mean g)
+    thermal:  image = scene exp(g_i - mean g) + (o_i - mean o) + v(x, y) + f(x, y)
+    rgb:      image = scene exp(g_i - mean g)
 
-for image i; only thermal images that were stretched for the eye (AGC) have a gain. v is a
-polynomial of degree 4 that is 0 in the image's centre, learned with the map. f is what is left at
-the same pixels of all images once the map stands: too little to harm a map that sees each surface
-through many pixels, so it is measured, not learned. What all images have in common cannot be told
-from the scene, hence the means; `shutter.py` may know more.
+for image i; only thermal images that were stretched for display (AGC) have a gain g. v is a
+polynomial of degree 4 that is 0 in the image's centre, learned with the map. f is the fixed
+pattern: what remains at the same pixels of all images once the map has its surfaces. It is too
+little to harm a map that sees each surface through many pixels, so it is measured, not learned.
+What all images have in common cannot be told from the scene, hence the means; shutter events may
+tell it all the same (`zero_offset`).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,93 +33,146 @@ Array32 = NDArray[np.float32]
 
 _DEGREE = 4
 _POWERS = [(i, j) for i in range(_DEGREE + 1) for j in range(_DEGREE + 1 - i) if i + j > 0]
-_PLAIN_SIZE = 64, 48  # of the field where images differ in size
+_DEFAULT_SIZE_PX = 64, 48  # of the flat field where images differ in size
+_FEWEST_EVENTS, _FEWEST_IMAGES = 2, 3  # images after an event
+_IMAGES_AFTER = 6  # of an event, through which its level is fitted
+_LEAP_CELSIUS, _LEAP_STEPS = 0.1, 5.0  # at least so much, and so many usual steps,
+_LEAP_SHARE = 0.4  # and so much of the highest
+_AGREEMENT = 0.35  # how far events may differ, of the leap between them
 
 
 class CameraResponse(nn.Module):
-    """One modality's cameras."""
+    """The response of one modality's cameras."""
 
-    misses: Tensor
+    residuals: Tensor
 
     def __init__(self, modality: str, images: int, size: tuple[int, int] | None = None,
                  stretched: bool = False) -> None:
-        """At first they add nothing; `size` (width, height) is that of all images, if one is."""
+        """Begin with cameras that add nothing; `size` (width, height): of all images, if equal."""
         super().__init__()
-        self.multiplies = modality == RGB
-        self.gain = nn.Parameter(torch.zeros(images), requires_grad=self.multiplies or stretched)
-        self.level = nn.Parameter(torch.zeros(images), requires_grad=not self.multiplies)
-        self.falloff = nn.Parameter(torch.zeros(len(_POWERS)), requires_grad=not self.multiplies)
-        self.size = None if self.multiplies else size
+        self.is_gain_only = modality == RGB
+        learns_gain = self.is_gain_only or stretched
+        self.gain = nn.Parameter(torch.zeros(images), requires_grad=learns_gain)
+        self.level = nn.Parameter(torch.zeros(images), requires_grad=not self.is_gain_only)
+        self.falloff = nn.Parameter(torch.zeros(len(_POWERS)),
+                                    requires_grad=not self.is_gain_only)
+        self.size = None if self.is_gain_only else size
         width, height = self.size or (0, 0)
-        # seen less rendered, by pixel: how often, sum, sum of squares
-        self.register_buffer('misses', torch.zeros(3, height, width))
+        # image less rendering, by pixel: count, sum, sum of squares
+        self.register_buffer('residuals', torch.zeros(3, height, width))
 
     def forward(self, values: Tensor, batch: RayBatch) -> Tensor:
         """What the cameras make of scene values (rays, channels)."""
         if self.gain.requires_grad:
             values = values * torch.exp(self.gain - self.gain.mean())[batch.image][:, None]
-        if self.multiplies:
+        if self.is_gain_only:
             return values
         level = (self.level - self.level.mean())[batch.image]
         return values + (level + self._falloff(batch.across))[:, None]
 
     @torch.no_grad()
-    def note(self, missed: Tensor, batch: RayBatch, most: float) -> None:
-        """Remember what a standing map does not explain (rays, 1), outliers up to `most`."""
+    def add_residuals(self, residual: Tensor, batch: RayBatch, limit: float) -> None:
+        """Add residuals (rays, 1), clipped to +-`limit`, to the sums of their pixels."""
         if self.size is None:
             return
-        off = missed[:, 0].clamp(-most, most)
+        off = residual[:, 0].clamp(-limit, limit)
         corner = torch.tensor(self.size, device=off.device) * 0.5
         x, y = ((batch.across + 1.0) * corner).long().unbind(1)
         added = torch.stack([torch.ones_like(off), off, off**2])
-        self.misses.view(3, -1).index_add_(1, y * self.size[0] + x, added)
+        self.residuals.view(3, -1).index_add_(1, y * self.size[0] + x, added)
 
     @torch.no_grad()
     def flat_field(self, unit: float) -> Array32:
-        """What is added to each pixel, for field values that span so much of the images' unit."""
-        width, height = self.size or _PLAIN_SIZE
+        """v + f (height, width), times the images' `unit` that field values of 1 stand for."""
+        width, height = self.size or _DEFAULT_SIZE_PX
         y, x = np.indices((height, width)) + 0.5
-        places = torch.from_numpy(across(np.stack([x, y], axis=-1), (width, height)))
-        smooth = self._falloff(places.to(self.falloff.device)).cpu().double().numpy()
-        fine = 0.0 if self.size is None else fixed_pattern(self.misses.cpu().double().numpy())
+        pixels = torch.from_numpy(across(np.stack([x, y], axis=-1), (width, height)))
+        smooth = self._falloff(pixels.to(self.falloff.device)).cpu().double().numpy()
+        fine = 0.0 if self.size is None else fixed_pattern(self.residuals.cpu().double().numpy())
         return np.asarray(unit * (smooth + fine), np.float32)
 
     def offsets(self, unit: float) -> Array:
-        """Each image's own offset from all of them, in the images' unit."""
+        """Each image's offset from the mean of all, in the images' unit."""
         level = self.level.detach().cpu().double().numpy()
         return np.asarray(unit * (level - level.mean()))
 
-    def _falloff(self, places: Tensor) -> Tensor:
-        """Polynomial v, 0 in the centre."""
-        x, y = (_legendre(places[..., k]) for k in (0, 1))
-        centre = _legendre(torch.zeros((), device=places.device))
+    def _falloff(self, pixels: Tensor) -> Tensor:
+        """Polynomial v at pixels (..., 2) in -1 to 1; 0 in the centre."""
+        x, y = (_legendre(pixels[..., k]) for k in (0, 1))
+        centre = _legendre(torch.zeros((), device=pixels.device))
         return torch.stack([x[i] * y[j] - centre[i] * centre[j] for i, j in _POWERS],
                            dim=-1) @ self.falloff
 
 
-def fixed_pattern(misses: Array) -> Array:
+def fixed_pattern(residuals: Array) -> Array:
     """
-    Columns, rows and pixels (h, w) from counts, sums and sums of squares (3, h, w) of misses.
+    Columns, rows and pixels (h, w) from counts, sums and sums of squares (3, h, w) of residuals.
 
-    Each is the mean of its misses, drawn towards zero as far as noise would explain it.
+    Each is the mean of its residuals, shrunk towards zero as far as noise would explain it
+    (empirical Bayes: signal / (signal + noise variance)).
     """
-    count, total, squares = misses
+    count, total, squares = residuals
     n = max(count.sum(), 1.0)
     level = total.sum() / n  # is not the pattern's
     total = total - count * level
     noise = max(squares.sum() / n - level**2, 1e-12)
     pattern = np.zeros_like(total)
-    parts: list[Callable[[Array], Array]] = [
+    sums: list[Callable[[Array], Array]] = [
         lambda values: values.sum(axis=0, keepdims=True),
         lambda values: values.sum(axis=1, keepdims=True), lambda values: values]
-    for gathered in parts:
-        seen = gathered(count)
-        mean = gathered(total - count * pattern) / np.maximum(seen, 1.0)
-        doubt = noise / np.maximum(seen, 1.0)
+    for summed in sums:
+        seen = summed(count)
+        mean = summed(total - count * pattern) / np.maximum(seen, 1.0)
+        variance = noise / np.maximum(seen, 1.0)  # of the mean
         known = seen > 0.0
-        signal = max(float((mean**2 - doubt)[known].mean()), 0.0) if known.any() else 0.0
-        pattern += np.where(known, signal / (signal + doubt), 0.0) * mean
+        signal = max(float((mean**2 - variance)[known].mean()), 0.0) if known.any() else 0.0
+        pattern += np.where(known, signal / (signal + variance), 0.0) * mean
     return np.asarray(pattern)
+
+
+class ZeroOffset(NamedTuple):
+    """The offset, among those of all images, at which a thermal camera is right."""
+
+    celsius: float
+    events: int  # shutter events that agree on it
+
+
+def zero_offset(stamps_ns: NDArray[np.int64], offsets: Array) -> ZeroOffset | None:
+    """
+    Find the zero of image offsets (n,) in deg C from shutter events; None where none shows.
+
+    Between shutter events a camera drifts, at each it starts again from zero. Images tell their
+    offsets only from each other; but where offsets leap back again and again to one level, that
+    level is zero.
+    """
+    order = np.argsort(stamps_ns, kind='stable')
+    t, offset = (stamps_ns[order] - stamps_ns[order[0]]) * 1e-9, offsets[order]
+    if len(t) < 2 * _FEWEST_IMAGES or float(np.median(np.diff(t))) <= 0.0:  # no stamps
+        return None
+    steps = np.diff(offset)
+    height = np.abs(steps)
+    least = max(_LEAP_CELSIUS, _LEAP_STEPS * float(np.median(height)),
+                _LEAP_SHARE * float(height.max()))
+    leaps: list[int] = np.flatnonzero(height > least).tolist()
+    ends = [*leaps[1:], len(t) - 1]  # the last image before the next event
+    found = [(leap, _level_after(t, offset, leap, end)) for leap, end in zip(leaps, ends)
+             if end - leap >= _FEWEST_IMAGES]
+    if len(found) < _FEWEST_EVENTS:
+        return None
+    events, levels = (np.array(part) for part in zip(*found))
+    zero = float(np.median(levels))
+    size = float(np.median(height[leaps]))
+    back = np.abs(levels - zero) < np.abs(offset[events] - zero)
+    if not back.all() or float(np.abs(levels - zero).max()) > _AGREEMENT * size:
+        return None
+    return ZeroOffset(zero, len(levels))
+
+
+def _level_after(t: Array, offset: Array, leap: int, end: int) -> float:
+    """Offset when the shutter opened, between image `leap` and the next: a line through t (s)."""
+    after = slice(leap + 1, min(end, leap + _IMAGES_AFTER) + 1)
+    opened = 0.5 * (t[leap] + t[leap + 1])
+    return float(np.polyval(np.polyfit(t[after] - opened, offset[after], 1), 0.0))
 
 
 def _legendre(x: Tensor) -> list[Tensor]:

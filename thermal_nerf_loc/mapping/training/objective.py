@@ -56,8 +56,8 @@ class Objective:
         seen = (self.formations[modality](rendering.values, batch) if config.formation
                 else rendering.values)
         if config.formation and moment[0] >= _STANDS * moment[1]:
-            self._formation(modality).note(batch.truth - seen.detach(), batch,
-                                           _MOST_MISSED * self.balance.spread[modality])
+            self._formation(modality).add_residuals(
+                batch.truth - seen.detach(), batch, _MOST_MISSED * self.balance.spread[modality])
         squares = losses.photometric(seen.detach(), batch.truth, 'l2')
         self._note_psnr(modality, squares)
         loss = (self._image_loss(modality, seen, batch.truth)
@@ -70,7 +70,7 @@ class Objective:
         """What each thermal camera adds to its pixels, in the unit of its images."""
         unit = temperatures.span_celsius if temperatures else 1.0
         return {name: formation.flat_field(unit) for name, formation in self.formations.items()
-                if isinstance(formation, CameraResponse) and not formation.multiplies}
+                if isinstance(formation, CameraResponse) and not formation.is_gain_only}
 
     def offsets(self, temperatures: TemperatureRange) -> NDArray[np.float64]:
         """Each thermal image's own offset from all of them, deg C."""

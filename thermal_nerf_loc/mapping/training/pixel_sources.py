@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a scene on disk to the pixels that training draws from, one image in memory at a time."""
+"""Load a scene's training images as pixel sources, one image in memory at a time."""
 
 from collections.abc import Mapping
 from dataclasses import replace
+import logging
 
 import numpy as np
 
@@ -13,9 +14,11 @@ from thermal_nerf_loc.mapping.camera_poses.sparse_depth import matched_depth, pa
 from thermal_nerf_loc.mapping.training.config import POSES, TrainConfig
 from thermal_nerf_loc.mapping.training.ray_sampler import bytes_needed, PixelSource
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
+from thermal_nerf_loc.sensing.frozen_images import FreezeDetector
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 _Records = dict[int, ImageRecord]  # by frame
+_log = logging.getLogger(__name__)
 
 
 def load_sources(scene: Scene, config: TrainConfig, progress: Progress = silent,
@@ -35,6 +38,28 @@ def load_sources(scene: Scene, config: TrainConfig, progress: Progress = silent,
     allocate = on_disk if needed > config.memory_limit_mb * 2**20 else in_memory
     return {name: _source(scene, name, members[name], temperatures, allocate, matched.get(name))
             for name in order}, temperatures
+
+
+def without_frozen(scene: Scene) -> Scene:
+    """
+    The scene without thermal training images that repeat the one before, bit by bit.
+
+    While its shutter is closed a thermal camera gives out its last image again; with the pose of
+    the later stamp it would be learned at the wrong place.
+    """
+    frames, detector, frozen = list(scene.frames), FreezeDetector(), []
+    for i in sorted(scene.train, key=lambda i: scene.frames[i].stamp_ns):
+        record = frames[i].records.get(THERMAL)
+        if record is None or not record.path.is_file():
+            continue
+        if detector.is_frozen(record.path.read_bytes()):
+            frozen.append(frames[i].name)
+            frames[i] = replace(frames[i], records={
+                name: one for name, one in frames[i].records.items() if name != THERMAL})
+    if frozen:
+        _log.warning('%s: %d thermal training images repeat the one before, as with a closed '
+                     'shutter, and are left out (first: %s)', scene.root, len(frozen), frozen[0])
+    return replace(scene, frames=tuple(frames))
 
 
 def _source(scene: Scene, name: str, members: _Records, temperatures: TemperatureRange | None,

@@ -31,16 +31,16 @@ from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import (
 from thermal_nerf_loc.mapping.camera_poses.pose_initialization import adjust, place_thermal
 from thermal_nerf_loc.mapping.map.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
+from thermal_nerf_loc.mapping.training.camera_response import zero_offset, ZeroOffset
 from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint, State
 from thermal_nerf_loc.mapping.training.config import BOTH, EDGES, FEATURES, TrainConfig
 from thermal_nerf_loc.mapping.training.distributed import joined, Processes
 from thermal_nerf_loc.mapping.training.objective import Objective
-from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
+from thermal_nerf_loc.mapping.training.pixel_sources import load_sources, without_frozen
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
 from thermal_nerf_loc.mapping.training.scene_bounds import fit_bounds
 from thermal_nerf_loc.mapping.training.strategies import (
     adam, inherit, Learner, learners_for, phases_for, set_rate)
-from thermal_nerf_loc.mapping.training.thermal_shutter import without_repeats, Zero, zero_offset
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
@@ -70,7 +70,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     Under torchrun every process calls this, and gets the same map.
     """
     device = config.resolved_device()
-    given, scene = scene, without_repeats(scene)
+    given, scene = scene, without_frozen(scene)
     sources, temperatures = load_sources(scene, config, progress)
     began = time.monotonic()
     with joined(device) as processes:
@@ -248,7 +248,7 @@ class Trainer:
         for learner in self.learners:
             learner.field.cpu()
 
-    def zero(self, scene: Scene, temperatures: TemperatureRange | None) -> Zero | None:
+    def zero(self, scene: Scene, temperatures: TemperatureRange | None) -> ZeroOffset | None:
         """By how much the map is too cold, where shutter events tell."""
         if (temperatures is None or not self.config.formation
                 or not self.sources[THERMAL].radiometric):
