@@ -117,11 +117,11 @@ def taught(args: argparse.Namespace, scene: Any, renderer: Any, by: str) -> Any:
 
     asked = argparse.Namespace(teacher='map' if by == _MAP else 'none', labels=args.labels,
                                views=args.views)
-    camera, labels, lessons = gather(renderer, scene, asked, args.seed, silent)
+    camera, labels, examples = gather(renderer, scene, asked, args.seed, silent)
     if by == _RGB:  # of frames alone: the views that a map shows stay out
-        lessons = teacher.from_rgb(RgbStandIn(scene, np.random.default_rng(args.seed)),
-                                         'inverse', renderer, scene, scene.train, camera)
-    return distill(labels, lessons, camera, DistillConfig(steps=args.steps, seed=args.seed))[0]
+        examples = teacher.rgb_examples(RgbStandIn(scene, np.random.default_rng(args.seed)),
+                                        'inverse', renderer, scene, scene.train, camera)
+    return distill(labels, examples, camera, DistillConfig(steps=args.steps, seed=args.seed))[0]
 
 
 class RgbStandIn:
@@ -149,7 +149,7 @@ class RgbStandIn:
 
 def rendered_by(renderer: Any, scene: Any) -> Any:
     """What the teacher itself would say of a held-out view, whose pose it is told."""
-    from thermal_nerf_loc.mapping.thermal_depth.teacher import look
+    from thermal_nerf_loc.mapping.thermal_depth.teacher import render_view
 
     poses = {}
     for index in scene.test:
@@ -157,8 +157,9 @@ def rendered_by(renderer: Any, scene: Any) -> Any:
         poses[record.stamp_ns] = scene.frames[index].T_world_cam @ record.T_cam_sensor
 
     def predict(image: Any) -> tuple[Any, Any]:
-        _, depth, _, doubt = look(renderer, 'thermal', image.camera, poses[image.stamp_ns])
-        return depth, doubt * depth
+        _, depth, _, relative_spread = render_view(renderer, 'thermal', image.camera,
+                                                   poses[image.stamp_ns])
+        return depth, relative_spread * depth
     return predict
 
 

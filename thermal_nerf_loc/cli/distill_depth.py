@@ -54,14 +54,14 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     renderer, scene = RadianceMap.load(args.map), load_scene(args.data)
     began = time.monotonic()
     with progress_bar('ask the teacher') as progress:
-        camera, labels, lessons = gather(renderer, scene, args, config.seed, progress)
+        camera, labels, examples = gather(renderer, scene, args, config.seed, progress)
     with progress_bar('distill') as progress:
-        model, steps = distill(labels, lessons, camera, config, progress)
+        model, steps = distill(labels, examples, camera, config, progress)
     model = replace(model, facts={'map': renderer.name, 'data': scene.root.name, 'steps': steps,
                                   'teacher': args.teacher, 'labels': len(labels)})
     model.save(args.out)
     figures = {'out': str(args.out), 'teacher': args.teacher, 'labels': len(labels),
-               'lessons': len(lessons), 'steps': steps, 'seconds': time.monotonic() - began}
+               'lessons': len(examples), 'steps': steps, 'seconds': time.monotonic() - began}
     if args.sheet is not None:
         write_sheet(args.sheet, model, scene)
         figures['sheet'] = str(args.sheet)
@@ -103,18 +103,19 @@ def gather(renderer: Any, scene: Any, args: argparse.Namespace, seed: int, progr
     deep = [i for i in frames if scene.frames[i].records[THERMAL].depth_path is not None]
     wanted = args.labels if args.labels is not None else (len(deep) if args.teacher == 'none'
                                                           else 0)
-    labels = teacher.labelled(scene, _spread(deep, wanted, scene), camera)
+    labels = teacher.measured_examples(scene, _spread(deep, wanted, scene), camera)
     if args.teacher == 'none':
-        unlabelled = teacher.labelled(_without_depth(scene), frames, camera)
+        unlabelled = teacher.measured_examples(_without_depth(scene), frames, camera)
         return camera, labels, unlabelled
     if args.teacher == 'map':
-        lessons = teacher.from_map(renderer, scene, frames, camera, progress)
+        examples = teacher.map_examples(renderer, scene, frames, camera, progress)
     else:
-        lessons = teacher.from_rgb(OnnxDepth(Path(args.teacher)), args.teacher_kind, renderer,
-                                   scene, _with_rgb(scene, frames), camera, progress)
+        examples = teacher.rgb_examples(OnnxDepth(Path(args.teacher)), args.teacher_kind, renderer,
+                                        scene, _with_rgb(scene, frames), camera, progress)
     rng = np.random.default_rng(seed)
-    return camera, labels, lessons + teacher.unseen_views(renderer, scene, frames, camera,
-                                                          args.views, rng, progress)
+    examples += teacher.novel_view_examples(renderer, scene, frames, camera, args.views, rng,
+                                            progress)
+    return camera, labels, examples
 
 
 def _one_lens(scene: Any, frames: tuple[int, ...]) -> Any:

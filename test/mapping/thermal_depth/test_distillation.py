@@ -22,7 +22,8 @@ from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.thermal_depth import distillation, teacher
 from thermal_nerf_loc.mapping.thermal_depth.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.thermal_depth.distillation import distill, DistillConfig
-from thermal_nerf_loc.mapping.thermal_depth.model import Scale, small_camera, ThermalDepth
+from thermal_nerf_loc.mapping.thermal_depth.model import (
+    small_camera, TemperatureScaling, ThermalDepth)
 from thermal_nerf_loc.mapping.thermal_depth.onnx_network import OnnxDepth
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.simulation.layouts import make_world
@@ -77,8 +78,8 @@ def test_a_plane_is_warped_to_fractions_of_a_pixel(lens):
     source, target = Camera.from_fov(96, 72, 70.0), Camera.from_fov(80, 60, 45.0, **lens)
     T = se3.exp([0.08, -0.03, 0.02, 0.03, -0.05, 0.1])
     normal = np.array([0.3, -0.2, 1.0]) / np.linalg.norm([0.3, -0.2, 1.0])
-    depth, trust = (tilted_plane(source, np.eye(4), normal, 2.0) for _ in range(2))
-    found, warped = warp_depth(depth, trust, source, target, np.linalg.inv(T))
+    depth, confidence = (tilted_plane(source, np.eye(4), normal, 2.0) for _ in range(2))
+    found, warped = warp_depth(depth, confidence, source, target, np.linalg.inv(T))
     truth = tilted_plane(target, T, normal, 2.0)
     assert (found > 0.0).mean() > 0.98
     seen = found > 0.0
@@ -118,8 +119,8 @@ def test_depth_of_the_other_camera_fits_measured_depth(room):
 def test_frames_that_disagree_are_not_trusted(room):
     """One frame's depth is 40 % off: nobody else's surfaces lie there."""
     depths = {i: load_image(RGB, room.frames[i].records[RGB]).depth_m for i in room.train}
-    right = teacher.agreement(room, 2, depths)
-    wrong = teacher.agreement(room, 2, depths | {2: 1.4 * depths[2]})
+    right = teacher.depth_consistency(room, 2, depths)
+    wrong = teacher.depth_consistency(room, 2, depths | {2: 1.4 * depths[2]})
     assert right.mean() > 2.0 * wrong.mean()
 
 
@@ -137,10 +138,10 @@ def test_a_relative_network_gets_the_scale_of_the_map(kind):
 def test_a_turn_of_the_camera_is_exact(room):
     """Grid and shift of a turned camera, against the world seen from there."""
     camera = Camera.from_fov(40, 30, 60.0)
-    grid, shift = distillation.turned(camera, np.random.default_rng(1), 4.0)
+    grid, shift = distillation.rotated(camera, np.random.default_rng(1), 4.0)
     R = se3.so3_exp(np.deg2rad(4.0) * np.random.default_rng(1).normal(size=3))
     T = room.frames[0].T_world_cam
-    before, after = (teacher.look(World(), THERMAL, camera, pose)[1] for pose in (
+    before, after = (teacher.render_view(World(), THERMAL, camera, pose)[1] for pose in (
         T, T @ se3.from_parts(R, np.zeros(3))))
     found = torch.exp(distillation._sample(torch.log(torch.from_numpy(before))[None],
                                            grid[None], 'nearest')[0] + shift).numpy()
@@ -148,20 +149,22 @@ def test_a_turn_of_the_camera_is_exact(room):
     assert np.median(np.abs(found - after)[inside] / after[inside]) < 0.01
 
 
-def test_trust_and_doubt_weigh_in_the_likelihood(room):
-    """Lessons without trust teach nothing: wild depth there leaves the training untouched."""
+def test_confidence_and_spread_weigh_in_the_likelihood(room):
+    """Where confidence is 0, wild depth leaves the training untouched."""
     camera = small_camera(room.frames[0].records[THERMAL].camera)
-    lessons = teacher.labelled(room, room.train[:3], camera)
-    half = [replace(lesson, trust=np.where(np.arange(80) < 40, lesson.trust, 0.0).astype('f4'))
-            for lesson in lessons]
-    wild = [replace(lesson, depth_m=np.where(lesson.trust > 0.0, lesson.depth_m, 77.0)
-                    .astype('f4')) for lesson in half]
+    examples = teacher.measured_examples(room, room.train[:3], camera)
+    half = [replace(example,
+                    confidence=np.where(np.arange(80) < 40, example.confidence, 0.0).astype('f4'))
+            for example in examples]
+    wild = [replace(example, depth_m=np.where(example.confidence > 0.0, example.depth_m, 77.0)
+                    .astype('f4')) for example in half]
     config = replace(QUICK, steps=3)
     weights = [distill(part, [], camera, config)[0].network.state_dict() for part in (half, wild)]
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
-    silence = [replace(lesson, trust=np.zeros_like(lesson.trust)) for lesson in lessons]
-    with pytest.raises(InputError, match='nobody says anything'):
+    silence = [replace(example,
+                       confidence=np.zeros_like(example.confidence)) for example in examples]
+    with pytest.raises(InputError, match='no depth to learn from'):
         distill([], silence, camera, config)
 
 
@@ -169,8 +172,8 @@ def test_it_learns_and_its_file_tells_the_same(room, tmp_path):
     """Better than the best constant on its two views; bit by bit the same after loading."""
     camera = small_camera(room.frames[0].records[THERMAL].camera)
     two = room.train[:2]
-    lessons = teacher.from_map(World(), room, two, camera)
-    model, steps = distill([], lessons, camera, replace(QUICK, turn_deg=1.0))
+    examples = teacher.map_examples(World(), room, two, camera)
+    model, steps = distill([], examples, camera, replace(QUICK, turn_deg=1.0))
     assert steps == 60
     path = tmp_path / 'm'
     replace(model, facts={'teacher': 'map'}).save(path)
@@ -189,7 +192,7 @@ def test_it_learns_and_its_file_tells_the_same(room, tmp_path):
     def constant(image):
         return np.full((48, 64), typical), np.ones((48, 64))
 
-    typical = np.median([lesson.depth_m for lesson in lessons])
+    typical = np.median([example.depth_m for example in examples])
     assert score_depth(predict, room, two).abs_rel < 0.8 * score_depth(
         constant, room, two).abs_rel
     blind = Frame(0, {RGB: frame.images[RGB]})
@@ -209,7 +212,8 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
     path.write_bytes(save({'a': torch.zeros(1)}))
     with pytest.raises(InputError, match='foreign safetensors'):
         ThermalDepth.load(path)
-    model = ThermalDepth(distillation.DepthNetwork(), Camera.from_fov(80, 60, 60.0), Scale(20, 2))
+    model = ThermalDepth(distillation.DepthNetwork(), Camera.from_fov(80, 60, 60.0),
+                         TemperatureScaling(20, 2))
     model.save(path)
     data = path.read_bytes()
     path.write_bytes(data[:-100])
@@ -229,9 +233,9 @@ def test_masked_pixels_teach_nothing(room, monkeypatch):
 
     monkeypatch.setattr(teacher, 'load_image', masked)
     camera = small_camera(room.frames[0].records[THERMAL].camera)
-    for lesson in (*teacher.labelled(room, (0,), camera),
-                   *teacher.from_map(World(), room, (0,), camera)):
-        assert not lesson.trust[30:].any() and lesson.trust[:30].all()
+    for example in (*teacher.measured_examples(room, (0,), camera),
+                   *teacher.map_examples(World(), room, (0,), camera)):
+        assert not example.confidence[30:].any() and example.confidence[:30].all()
 
 
 def test_two_lenses_are_refused(room):
@@ -294,12 +298,12 @@ def test_an_rgb_teacher_teaches_in_the_thermal_camera(room):
         return 3.0 / image.depth_m + 0.7
 
     camera = small_camera(room.frames[0].records[THERMAL].camera)
-    lessons = teacher.from_rgb(model, 'inverse', World(), room, room.train, camera)
-    truth = teacher.labelled(room, room.train, camera)
-    for lesson, right in zip(lessons, truth, strict=True):
-        good = lesson.trust > 0.5
+    examples = teacher.rgb_examples(model, 'inverse', World(), room, room.train, camera)
+    truth = teacher.measured_examples(room, room.train, camera)
+    for example, right in zip(examples, truth, strict=True):
+        good = example.confidence > 0.5
         assert good.mean() > 0.2
-        off = np.abs(lesson.depth_m - right.depth_m)[good] / right.depth_m[good]
+        off = np.abs(example.depth_m - right.depth_m)[good] / right.depth_m[good]
         assert np.median(off) < 0.01
 
 
@@ -312,25 +316,25 @@ def test_a_doubtful_map_is_still_listened_to():
             self.render_rays = lambda *rays: replace(
                 clear(*rays), spread_m=0.2 * clear(*rays).distance_m)
 
-    _, depth, trust, doubt = teacher.look(Foggy(), THERMAL, Camera.from_fov(8, 6, 60.0),
-                                                World.viewpoints[0])
-    np.testing.assert_allclose(trust[depth > 0.0], 0.5, atol=1e-4)
-    np.testing.assert_allclose(doubt[depth > 0.0], 0.2, atol=1e-4)
+    _, depth, confidence, relative_spread = teacher.render_view(
+        Foggy(), THERMAL, Camera.from_fov(8, 6, 60.0), World.viewpoints[0])
+    np.testing.assert_allclose(confidence[depth > 0.0], 0.5, atol=1e-4)
+    np.testing.assert_allclose(relative_spread[depth > 0.0], 0.2, atol=1e-4)
 
 
 def test_views_that_nobody_took_lie_beside_the_path_too(room, monkeypatch):
     """A map that brings no places along is looked around in first: other headings, all trusted."""
     camera = small_camera(room.frames[0].records[THERMAL].camera)
-    looked, look = [], teacher.look
+    looked, render_view = [], teacher.render_view
 
     def noted(renderer, modality, camera, T):
         looked.append(T)
-        return look(renderer, modality, camera, T)
+        return render_view(renderer, modality, camera, T)
 
-    monkeypatch.setattr(teacher, 'look', noted)
-    lessons = teacher.unseen_views(World(), room, room.train, camera, 6,
-                                         np.random.default_rng(0))
-    assert len(lessons) == 6 and min(lesson.trust.mean() for lesson in lessons) > 0.8
+    monkeypatch.setattr(teacher, 'render_view', noted)
+    examples = teacher.novel_view_examples(World(), room, room.train, camera, 6,
+                                           np.random.default_rng(0))
+    assert len(examples) == 6 and min(example.confidence.mean() for example in examples) > 0.8
     taken = [room.frames[i].T_world_cam @ room.frames[i].records[THERMAL].T_cam_sensor
              for i in room.train]
     turned = [min(se3.distance(T, known)[1] for known in taken) for T in looked]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Depth of one camera as another, unaligned one would see it.
+Warp depth from one camera into another that is not aligned with it.
 
-Loops over pixels that numpy cannot do at once; compiled.
+The source's pixels are the corners of a mesh, which a compiled kernel draws into the target.
 """
 
 import numba as nb
@@ -13,41 +13,39 @@ from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 
 Array = NDArray[np.float64]
 
-_MOST_RATIO = 1.1  # of the depths of neighbours on one surface
+_LARGEST_RATIO = 1.1  # of the depths of neighbouring pixels on one surface
 
 
 def lifted(depth_m: NDArray[np.floating], camera: Camera) -> Array:
-    """Points (h, w, 3) in the camera of depth along z (h, w)."""
+    """Points (h, w, 3) in the camera frame, of depth along z (h, w)."""
     rays = camera.rays()
     flat = rays / np.where(np.abs(rays[:, 2:]) > 1e-6, rays[:, 2:], 1e-6)
     return np.asarray(flat.reshape(*depth_m.shape, 3) * np.asarray(depth_m, np.float64)[..., None])
 
 
-def warp_depth(depth_m: NDArray[np.floating], trust: NDArray[np.floating], source: Camera,
+def warp_depth(depth_m: NDArray[np.floating], confidence: NDArray[np.floating], source: Camera,
                target: Camera, T_target_source: Array,
                ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """
-    Depth along z and its trust (h, w) at the target's pixels; both 0 where nothing is known.
+    Depth along z and its confidence (h, w) at the target's pixels; both 0 where unknown.
 
-    The source's pixels are corners of a mesh that is drawn into the target, so that every target
-    pixel gets the depth of its own centre, not that of the nearest source pixel; what is behind
-    something else, or hidden from the source, is not filled.
+    Every target pixel gets the depth of its own centre, not that of the nearest source pixel; what
+    is occluded in the target, or was in the source, is not filled.
     """
-    from thermal_nerf_loc.mapping.thermal_depth.depth_warp import rasterize
-
     points = lifted(depth_m, source) @ T_target_source[:3, :3].T + T_target_source[:3, 3]
     uv, _ = target.project(points)
     known = (np.asarray(depth_m) > 0.0) & _in_field(points, target)
     inverse = np.where(known, 1.0 / np.where(known, points[..., 2], 1.0), 0.0)
     out = np.zeros((target.height, target.width)), np.zeros((target.height, target.width))
-    rasterize(np.ascontiguousarray(uv), inverse, np.asarray(trust, np.float64), _MOST_RATIO, *out)
+    rasterize(np.ascontiguousarray(uv), inverse, np.asarray(confidence, np.float64),
+              _LARGEST_RATIO, *out)
     seen = out[0] > 0.0
     return (np.where(seen, 1.0 / np.where(seen, out[0], 1.0), 0.0).astype(np.float32),
             out[1].astype(np.float32))
 
 
 def _in_field(points: Array, camera: Camera) -> NDArray[np.bool_]:
-    """In front of a camera, and not where its distortion has folded back."""
+    """In front of the camera, and not where its distortion model folds back."""
     front = points[..., 2] > 1e-6
     z = np.where(front, points[..., 2], 1.0)
     radius = np.linalg.norm(points[..., :2], axis=-1) / z
@@ -60,9 +58,9 @@ _OPTIONS = {'cache': True, 'nogil': True}
 
 
 @nb.njit(**_OPTIONS)
-def rasterize(uv, inverse, trust, most_ratio, out_inverse, out_trust):
+def rasterize(uv, inverse, confidence, most_ratio, out_inverse, out_confidence):
     """
-    Draw a surface, given as a mesh of pixels, into another image; the nearest of it wins.
+    Draw a surface, given as a mesh of pixels, into another image; the nearest surface wins.
 
     uv (h, w, 2): where each pixel lies in the other image, of any fraction of a pixel; inverse
     (h, w): 1 / z there, 0 where unknown. In the plane of a triangle 1 / z is linear in the image.
@@ -71,14 +69,15 @@ def rasterize(uv, inverse, trust, most_ratio, out_inverse, out_trust):
     h, w = inverse.shape
     for i in range(h - 1):
         for j in range(w - 1):
-            _triangle(uv, inverse, trust, i, j, i, j + 1, i + 1, j, most_ratio, out_inverse,
-                      out_trust)
-            _triangle(uv, inverse, trust, i + 1, j + 1, i + 1, j, i, j + 1, most_ratio,
-                      out_inverse, out_trust)
+            _triangle(uv, inverse, confidence, i, j, i, j + 1, i + 1, j, most_ratio, out_inverse,
+                      out_confidence)
+            _triangle(uv, inverse, confidence, i + 1, j + 1, i + 1, j, i, j + 1, most_ratio,
+                      out_inverse, out_confidence)
 
 
 @nb.njit(**_OPTIONS)
-def _triangle(uv, inverse, trust, i0, j0, i1, j1, i2, j2, most_ratio, out_inverse, out_trust):
+def _triangle(uv, inverse, confidence, i0, j0, i1, j1, i2, j2, most_ratio, out_inverse,
+              out_confidence):
     a, b, c = inverse[i0, j0], inverse[i1, j1], inverse[i2, j2]
     low, high = min(a, b, c), max(a, b, c)
     if low <= 0.0 or high > most_ratio * low:
@@ -105,5 +104,5 @@ def _triangle(uv, inverse, trust, i0, j0, i1, j1, i2, j2, most_ratio, out_invers
             here = a + p * (b - a) + q * (c - a)
             if here > out_inverse[r, s]:
                 out_inverse[r, s] = here
-                out_trust[r, s] = (trust[i0, j0] * (1.0 - p - q) + trust[i1, j1] * p
-                                   + trust[i2, j2] * q)
+                out_confidence[r, s] = (confidence[i0, j0] * (1.0 - p - q) + confidence[i1, j1] * p
+                                   + confidence[i2, j2] * q)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Teaching a small thermal depth network a place, after MonoTher-Depth (Zuo et al., RA-L 2025).
+Distil a small thermal depth network for one scene, after MonoTher-Depth (Zuo et al., RA-L 2025).
 
-    L = mean trust (|mu - log d| / (b + s) + log (b + s))  +  consistency |mu' - mu - shift|
+    L = mean c (|mu - log d| / (b + s) + log (b + s))  +  consistency |mu' - mu - shift|
 
-d is what a teacher or a label says, s its own doubt, trust how far it is believed; mu and b are
-what the network predicts, a Laplace distribution of log depth. Every image is seen twice, each
-time turned a little (a pure rotation, exact for depth: z' = z / r_z for the ray r that moves onto
-the pixel) and with other noise, gain and offset; both predictions must agree, also where nobody
-said anything. Without lessons of a teacher the same function trains on labels alone.
+d is the depth of a teacher or a label, s its relative spread, c its confidence; mu and b are what
+the network predicts, a Laplace distribution of log depth. Every image is used twice, each time
+rotated a little (exact for depth: z' = z / r_z for the ray r that moves onto the pixel) and with
+other noise and offset; both predictions must agree, also where no depth is known. Without examples
+of a teacher the same function trains on labels alone.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,18 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.field.cpu_renderer import has_bfloat16
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.mapping.thermal_depth.model import Scale, ThermalDepth
+from thermal_nerf_loc.mapping.thermal_depth.model import TemperatureScaling, ThermalDepth
 from thermal_nerf_loc.mapping.thermal_depth.network import DepthNetwork
 from thermal_nerf_loc.mapping.thermal_depth.teacher import DepthExample
 
 _REPORT_STEPS = 10
-_TURNS = 128
+_ROTATIONS = 128  # drawn once, then chosen from
 _LEAST_STD_CELSIUS = 0.1
-_DECAY = 1e-4
+_WEIGHT_DECAY = 1e-4
+_WARM_UP_STEPS = 30
+_LARGEST_GRADIENT = 5.0  # norm; larger ones are clipped
+_CELLS = 15, 20  # rows and columns in which predictions are compared
+_FEWEST_PIXELS = 4  # more than these in a cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +47,14 @@ class DistillConfig:
 
     steps: int = setting(1500, 'of training', 1, 1_000_000)
     max_seconds: float | None = setting(None, 'stop after this time', 1.0)
-    images: int = setting(8, 'images a step, each seen twice', 1, 1024)
+    images: int = setting(8, 'images a step, each used twice', 1, 1024)
     rate: float = setting(1.5e-3, 'of Adam, at first', 1e-6, 1.0)
     label_share: float = setting(0.25, 'of the images of a step: those with measured depth, '
-                                 'beside a teacher', 0.0, 1.0)
+                                 'where there is a teacher', 0.0, 1.0)
     alone_share: float = setting(0.5, 'the same, without a teacher', 0.0, 1.0)
-    consistency: float = setting(0.3, 'weight of agreement between the two looks', 0.0, 100.0)
-    turn_deg: float = setting(4.0, 'sigma of the turns, about each axis', 0.0, 30.0)
+    consistency: float = setting(0.3, 'weight of agreement between the two predictions', 0.0,
+                                 100.0)
+    turn_deg: float = setting(4.0, 'sigma of the rotations, about each axis', 0.0, 30.0)
     offset_celsius: float = setting(0.5, 'sigma of what is added: cameras drift', 0.0, 50.0)
     noise_celsius: float = setting(0.1, 'sigma of noise', 0.0, 10.0)
     seed: int = setting(0, 'of every random choice', 0)
@@ -57,69 +62,72 @@ class DistillConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pool:
-    """Lessons as tensors (n, h, w)."""
+    """Examples as tensors (n, h, w)."""
 
     images: Tensor
     log_depth: Tensor
-    trust: Tensor
-    doubt: Tensor
+    confidence: Tensor
+    relative_spread: Tensor
 
     @classmethod
-    def of(cls, lessons: Sequence[DepthExample], scale: Scale) -> '_Pool':
+    def of(cls, examples: Sequence[DepthExample], scale: TemperatureScaling) -> '_Pool':
         """Images as the network reads them; depth in logarithms."""
         def stack(parts: list[NDArray[np.float32]]) -> Tensor:
             return torch.from_numpy(np.stack(parts).astype(np.float32))
 
-        trust = stack([lesson.trust for lesson in lessons])
-        depth = stack([lesson.depth_m for lesson in lessons])
-        return cls(stack([scale(lesson.celsius) for lesson in lessons]),
-                   torch.log(torch.where(trust > 0.0, depth, 1.0).clamp(min=1e-3)), trust,
-                   stack([lesson.doubt for lesson in lessons]).clamp(max=1.0))
+        confidence = stack([example.confidence for example in examples])
+        depth = stack([example.depth_m for example in examples])
+        return cls(stack([scale(example.celsius) for example in examples]),
+                   torch.log(torch.where(confidence > 0.0, depth, 1.0).clamp(min=1e-3)),
+                   confidence,
+                   stack([example.relative_spread for example in examples]).clamp(max=1.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Turns:
-    """A stock of turns to draw from: grids (n, h, w, 2) and shifts of log depth (n, h, w)."""
+class _Rotations:
+    """Random rotations: grids (n, h, w, 2) and shifts of log depth (n, h, w); see `rotated`."""
 
     grid: Tensor
     shift: Tensor
 
     @classmethod
-    def of(cls, camera: Camera, rng: np.random.Generator, sigma_deg: float) -> '_Turns':
+    def of(cls, camera: Camera, rng: np.random.Generator, sigma_deg: float) -> '_Rotations':
         """Draw them."""
-        grids, shifts = zip(*(turned(camera, rng, sigma_deg) for _ in range(_TURNS)))
+        grids, shifts = zip(*(rotated(camera, rng, sigma_deg) for _ in range(_ROTATIONS)))
         return cls(torch.stack(grids), torch.stack(shifts))
 
 
-def distill(labels: Sequence[DepthExample], lessons: Sequence[DepthExample], camera: Camera,
+def distill(labels: Sequence[DepthExample], examples: Sequence[DepthExample], camera: Camera,
             config: DistillConfig = DistillConfig(), progress: Progress = silent,
             ) -> tuple[ThermalDepth, int]:
     """
-    Train on labels and on lessons (a teacher's, or images about which nobody says anything).
+    Train on labels and on other examples (a teacher's, or images without depth).
 
-    Returns the network and the steps that were run.
+    Returns the network and the number of steps.
     """
-    everything = [*labels, *lessons]
-    told = [lesson.depth_m[lesson.trust > 0.0] for lesson in everything]
-    if not any(part.size for part in told):
-        raise InputError('nobody says anything about depth', where='distill-depth',
+    together = [*labels, *examples]
+    depths = [example.depth_m[example.confidence > 0.0] for example in together]
+    if not any(part.size for part in depths):
+        raise InputError('no depth to learn from', where='distill-depth',
                          expected='a teacher, or frames with measured thermal depth')
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
-    celsius = np.concatenate([lesson.celsius.ravel() for lesson in everything])
-    scale = Scale(float(celsius.mean()), max(float(celsius.std()), _LEAST_STD_CELSIUS))
-    network = DepthNetwork(float(np.log(np.median(np.concatenate(told)))))
-    pool = _Pool.of(everything, scale)
+    celsius = np.concatenate([example.celsius.ravel() for example in together])
+    scale = TemperatureScaling(float(celsius.mean()),
+                               max(float(celsius.std()), _LEAST_STD_CELSIUS))
+    network = DepthNetwork(float(np.log(np.median(np.concatenate(depths)))))
+    pool = _Pool.of(together, scale)
     steps = _train(network, pool, len(labels), camera, scale, config, rng, progress)
     return ThermalDepth(network.eval(), camera, scale), steps
 
 
-def _train(network: DepthNetwork, pool: _Pool, labels: int, camera: Camera, scale: Scale,
+def _train(network: DepthNetwork, pool: _Pool, labels: int, camera: Camera,
+           scale: TemperatureScaling,
            config: DistillConfig, rng: np.random.Generator, progress: Progress) -> int:
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=_DECAY,
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=_WEIGHT_DECAY,
                                   fused=True)
-    turns = _Turns.of(camera, rng, config.turn_deg)
-    labelled = _label_share(pool, labels, config)
+    rotations = _Rotations.of(camera, rng, config.turn_deg)
+    with_label_share = _label_share(pool, labels, config)
     began, step = time.monotonic(), 0
     while step < config.steps:
         share = step / config.steps
@@ -128,16 +136,16 @@ def _train(network: DepthNetwork, pool: _Pool, labels: int, camera: Camera, scal
             if share >= 1.0:
                 break
         for group in optimizer.param_groups:
-            group['lr'] = config.rate * min(1.0, (step + 1) / 30) * 0.5 * (
+            group['lr'] = config.rate * min(1.0, (step + 1) / _WARM_UP_STEPS) * 0.5 * (
                 1.0 + np.cos(np.pi * share))
-        images = _chosen(labels, len(pool.images), labelled, config, rng)
-        loss = _loss(network, pool, images, turns, scale, config, rng)
+        images = _chosen(labels, len(pool.images), with_label_share, config, rng)
+        loss = _loss(network, pool, images, rotations, scale, config, rng)
         if not torch.isfinite(loss):
             raise RunError('distillation diverged: the loss is not finite', where=f'step {step}',
                            hint='Lower the learning rate.')
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
         optimizer.step()
         step += 1
         if step % _REPORT_STEPS == 0:
@@ -146,11 +154,11 @@ def _train(network: DepthNetwork, pool: _Pool, labels: int, camera: Camera, scal
 
 
 def _label_share(pool: _Pool, labels: int, config: DistillConfig) -> float:
-    """How many of a step's images have labels: as many as there is nobody else to learn from."""
+    """Share of a step's images that have labels: all, where there are no others."""
     if labels in (0, len(pool.images)):
         return float(labels > 0)
-    taught = bool(pool.trust[labels:].any())
-    return config.label_share if taught else config.alone_share
+    has_teacher = bool(pool.confidence[labels:].any())
+    return config.label_share if has_teacher else config.alone_share
 
 
 def _chosen(labels: int, count: int, share: float, config: DistillConfig,
@@ -162,12 +170,13 @@ def _chosen(labels: int, count: int, share: float, config: DistillConfig,
         rng.integers(labels, max(count, labels + 1), config.images - with_label)]))
 
 
-def _loss(network: DepthNetwork, pool: _Pool, index: Tensor, turns: _Turns, scale: Scale,
+def _loss(network: DepthNetwork, pool: _Pool, index: Tensor, rotations: _Rotations,
+          scale: TemperatureScaling,
           config: DistillConfig, rng: np.random.Generator) -> Tensor:
-    """Likelihood of what was said, over both looks, and their agreement."""
+    """Negative log likelihood of known depth over both predictions, and their disagreement."""
     twice = torch.cat([index, index])
-    chosen = torch.from_numpy(rng.integers(0, len(turns.grid), len(twice)))
-    grid, shift = turns.grid[chosen], turns.shift[chosen]
+    chosen = torch.from_numpy(rng.integers(0, len(rotations.grid), len(twice)))
+    grid, shift = rotations.grid[chosen], rotations.shift[chosen]
     inside = (grid.abs() <= 1.0).all(dim=-1)
     images = _sample(pool.images[twice], grid, 'bilinear')
     unit = scale.std_celsius
@@ -178,11 +187,11 @@ def _loss(network: DepthNetwork, pool: _Pool, index: Tensor, turns: _Turns, scal
         mean, log_scale = network((images + offset + noise).float())
     mean, log_scale = mean.float(), log_scale.float()
     target = _sample(pool.log_depth[twice], grid, 'nearest') + shift
-    trust = _sample(pool.trust[twice], grid, 'nearest') * inside
-    doubt = _sample(pool.doubt[twice], grid, 'nearest')
-    b = torch.exp(log_scale) + doubt
-    likelihood = trust * ((mean - target).abs() / b + torch.log(b))
-    loss: Tensor = likelihood.sum() / trust.sum().clamp(min=1.0)
+    confidence = _sample(pool.confidence[twice], grid, 'nearest') * inside
+    relative_spread = _sample(pool.relative_spread[twice], grid, 'nearest')
+    b = torch.exp(log_scale) + relative_spread
+    likelihood = confidence * ((mean - target).abs() / b + torch.log(b))
+    loss: Tensor = likelihood.sum() / confidence.sum().clamp(min=1.0)
     if config.consistency > 0.0:
         loss = loss + config.consistency * _disagreement(mean, grid, shift, inside)
     return loss
@@ -190,14 +199,14 @@ def _loss(network: DepthNetwork, pool: _Pool, index: Tensor, turns: _Turns, scal
 
 def _disagreement(mean: Tensor, grid: Tensor, shift: Tensor, inside: Tensor) -> Tensor:
     """
-    Mean difference of both looks' log depth, each turned back to the untouched image.
+    Mean difference of both predictions of log depth, each rotated back to the original image.
 
-    Scattering each prediction to where it was sampled from needs the inverse turn; comparing
-    coarse cells (mean log depth of what falls in each) needs only the forward one.
+    Sampling each prediction in the original image needs the inverse rotation; comparing coarse
+    cells (mean log depth of what falls in each) needs only the forward one.
     """
     n = len(mean) // 2
     back = mean - shift
-    rows, columns = 15, 20
+    rows, columns = _CELLS
     u = ((grid[..., 0] + 1.0) * 0.5 * columns).long().clamp(0, columns - 1)
     v = ((grid[..., 1] + 1.0) * 0.5 * rows).long().clamp(0, rows - 1)
     cell = (v * columns + u).flatten(1)
@@ -205,22 +214,23 @@ def _disagreement(mean: Tensor, grid: Tensor, shift: Tensor, inside: Tensor) -> 
     zeros = torch.zeros(2 * n, rows * columns)
     count = zeros.scatter_add(1, cell, weight)
     total = zeros.scatter_add(1, cell, weight * back.flatten(1))
-    both = ((count[:n] > 4) & (count[n:] > 4)).float()
-    mine = total / count.clamp(min=1.0)
-    apart: Tensor = ((mine[:n] - mine[n:]).abs() * both).sum() / both.sum().clamp(min=1.0)
-    return apart
+    both = ((count[:n] > _FEWEST_PIXELS) & (count[n:] > _FEWEST_PIXELS)).float()
+    mean_of_cell = total / count.clamp(min=1.0)
+    off = (mean_of_cell[:n] - mean_of_cell[n:]).abs() * both
+    mean_off: Tensor = off.sum() / both.sum().clamp(min=1.0)
+    return mean_off
 
 
-def turned(camera: Camera, rng: np.random.Generator, sigma_deg: float) -> tuple[Tensor, Tensor]:
+def rotated(camera: Camera, rng: np.random.Generator, sigma_deg: float) -> tuple[Tensor, Tensor]:
     """
-    Where each pixel of a camera that is turned a little looks in the untouched image.
+    Where in the original image each pixel of a randomly rotated camera lies.
 
-    A grid (h, w, 2) in -1 to 1, and what log depth along z changes by (h, w).
+    A grid (h, w, 2) in -1 to 1, and by how much log depth along z changes (h, w).
     """
     R = se3.so3_exp(np.deg2rad(sigma_deg) * rng.normal(size=3))
     rays = camera.rays()
     rays = rays / rays[:, 2:]
-    before = rays @ R.T  # in the untouched camera
+    before = rays @ R.T  # in the original camera
     uv, _ = camera.project(before)
     uv = np.where(before[:, 2:] > 1e-6, uv, -1e6)
     grid = 2.0 * uv / camera.size - 1.0

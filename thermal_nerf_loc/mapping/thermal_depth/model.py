@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth from one thermal image, by a network that was distilled for the place; its file."""
+"""Depth from one thermal image by a network distilled for the scene, and the network's file."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,12 +24,12 @@ from thermal_nerf_loc.sensing.frame import Frame, SensorImage, THERMAL
 Array32 = NDArray[np.float32]
 
 FORMAT, VERSION = 'thermal_nerf_loc thermal depth', 2
-_SAME_LENS = 0.02  # of focal length, width, height: by as much depth would be wrong
+_LENS_TOLERANCE = 0.02  # of focal length, width, height; depth would be wrong by as much
 
 
 @dataclass(frozen=True, slots=True)
-class Scale:
-    """How deg C become what the network reads: standard deviations of the place."""
+class TemperatureScaling:
+    """From deg C to what the network reads: standard deviations of the scene's temperatures."""
 
     mean_celsius: float
     std_celsius: float
@@ -49,26 +49,26 @@ class DepthPrediction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ThermalDepth:
-    """A trained network, the lens it was trained for, and what is known of its making."""
+    """A trained network, the lens that it was trained for, and how it was trained (`facts`)."""
 
     network: DepthNetwork
     camera: Camera  # as small as the network's images
-    scale: Scale
+    scale: TemperatureScaling
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def predict(self, frame: Frame) -> DepthPrediction:
-        """Look at a frame's thermal image."""
+        """Predict depth for a frame's thermal image."""
         if THERMAL not in frame.images:
             raise InputError('frame has no thermal image', where=frame.name or frame.stamp_ns,
                              got=', '.join(frame.images))
         return self.predict_image(frame.images[THERMAL])
 
     def predict_image(self, image: SensorImage) -> DepthPrediction:
-        """Look at one thermal image."""
+        """Predict depth for one thermal image."""
         self._check_lens(image.camera)
         with torch.no_grad():
             mean, log_scale = self.network(torch.from_numpy(
-                self.scale(shrunk(image, self.camera)))[None])
+                self.scale(reduced(image, self.camera)))[None])
         size = image.camera.size
         depth = np.exp(_enlarged(mean[0].numpy(), size))
         b = np.exp(_enlarged(log_scale[0].numpy(), size))
@@ -90,8 +90,8 @@ class ThermalDepth:
         try:
             tensors = load(data)
             length = int.from_bytes(data[:8], 'little')
-            told = json.loads(data[8:8 + length]).get('__metadata__', {}).get('thermal_depth')
-            facts = json.loads(told or '{}')
+            metadata = json.loads(data[8:8 + length]).get('__metadata__', {})
+            facts = json.loads(metadata.get('thermal_depth') or '{}')
         except (SafetensorError, ValueError) as error:
             raise InputError('file is truncated, corrupt or no depth network', where=path,
                              expected='a safetensors file', got=str(error)) from None
@@ -106,7 +106,8 @@ class ThermalDepth:
             network.load_state_dict(tensors)
             lens = facts['camera'] | {'model': CameraModel(facts['camera']['model']),
                                       'distortion': tuple(facts['camera']['distortion'])}
-            return cls(network.eval(), Camera(**lens), Scale(**facts['scale']), facts['facts'])
+            return cls(network.eval(), Camera(**lens), TemperatureScaling(**facts['scale']),
+                       facts['facts'])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError('depth network is inconsistent', where=path,
                              got=' '.join(f'{type(error).__name__}: {error}'.split())[:200]
@@ -122,11 +123,11 @@ class ThermalDepth:
 
 
 def same_lens(camera: Camera, other: Camera) -> bool:
-    """Whether both see as large and as far to the sides, whatever their resolutions."""
+    """Whether focal length and centre agree, relative to the image, whatever the resolutions."""
     small = camera.resized(*other.size)
-    return (max(abs(small.fx / other.fx - 1.0), abs(small.fy / other.fy - 1.0)) <= _SAME_LENS
-            and abs(small.cx - other.cx) <= _SAME_LENS * other.width
-            and abs(small.cy - other.cy) <= _SAME_LENS * other.height)
+    return (max(abs(small.fx / other.fx - 1.0), abs(small.fy / other.fy - 1.0)) <= _LENS_TOLERANCE
+            and abs(small.cx - other.cx) <= _LENS_TOLERANCE * other.width
+            and abs(small.cy - other.cy) <= _LENS_TOLERANCE * other.height)
 
 
 def small_camera(camera: Camera) -> Camera:
@@ -134,8 +135,8 @@ def small_camera(camera: Camera) -> Camera:
     return camera.resized(WIDTH_PX, max(round(WIDTH_PX * camera.height / camera.width), 8))
 
 
-def shrunk(image: SensorImage, camera: Camera) -> Array32:
-    """Thermal values at a small camera's size; what is unknown is as warm as the rest."""
+def reduced(image: SensorImage, camera: Camera) -> Array32:
+    """Thermal values at a small camera's size; unknown pixels get the mean of the others."""
     values = image.values[..., 0]
     known = np.isfinite(values) if image.valid is None else np.isfinite(values) & image.valid
     fill = float(values[known].mean()) if known.any() else 0.0
