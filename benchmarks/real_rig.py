@@ -100,9 +100,10 @@ def trained(args: argparse.Namespace, scene: Any, name: str) -> tuple[Any, Any]:
     from thermal_nerf_loc.mapping.training.config import DEPTH_WEIGHT, RefineConfig, TrainConfig
     from thermal_nerf_loc.mapping.training.trainer import train
 
-    what, formation, points = MAPS[name]
+    what, camera_response, points = MAPS[name]
     refine = RefineConfig(what, 'edges' if what else 'features')
-    config = TrainConfig(steps=args.steps, rays=256 if args.quick else 2048, formation=formation,
+    config = TrainConfig(steps=args.steps, rays=256 if args.quick else 2048,
+                         camera_response=camera_response,
                          refine=refine, depth_points=points,
                          depth_weight=DEPTH_WEIGHT if points else 0.0, checkpoint_seconds=0.0)
     result = train(scene, config, progress_printer(name))
@@ -160,11 +161,11 @@ def shared_points(scene: Any) -> dict[int, Any]:
     """Points in held-out RGB images that were matched with others; {}: too few matches."""
     from thermal_nerf_loc.common.errors import RunError
     from thermal_nerf_loc.common.progress import silent
-    from thermal_nerf_loc.mapping.camera_poses.sparse_depth import matched_depth
+    from thermal_nerf_loc.mapping.camera_poses.sparse_depth import triangulated_depth
 
     every = replace(scene, train=tuple(range(len(scene.frames))), test=())
     try:
-        found = matched_depth(every, 'rgb', False, silent)
+        found = triangulated_depth(every, 'rgb', False, silent)
     except RunError:
         return {}
     return {i: found[i] for i in scene.test}

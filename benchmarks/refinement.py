@@ -74,7 +74,8 @@ def thermal(args: argparse.Namespace) -> dict[str, Any]:
     """Vignetting and drift, held against a clean camera's images of the same views."""
     clean, real = scene_of(args, clean=True), scene_of(args)
     found = {'clean camera': trained(args, clean), 'nothing learned': trained(
-        args, real, judge=clean, formation=False), 'learned': trained(args, real, judge=clean)}
+        args, real, judge=clean, camera_response=False),
+             'learned': trained(args, real, judge=clean)}
     report('thermal camera with vignetting and drift', found, ())
     return found
 

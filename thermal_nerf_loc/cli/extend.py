@@ -68,7 +68,7 @@ def training_of(radiance_map: Any, steps: int | None = None, device: str | None 
     from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     told = {name: value for name, value in radiance_map.info.training.items()
-            if name not in ('places', 'refine')}  # found anew, and not at all
+            if name not in ('panoramas', 'places', 'refine')}  # found anew, and not at all
     config = replace(from_mapping(TrainConfig, told, 'map: training'),
                      steps=steps or radiance_map.info.steps, max_seconds=None,
                      device=device or 'auto')

@@ -197,9 +197,9 @@ def _look_around(radiance_map: Any, scene: Any, config: Any, progress: Any) -> A
 
     poses = np.array([scene.frames[i].T_world_cam for i in scene.train])
     affordable = int(_PLACES_SHARE * radiance_map.info.steps * config.rays
-                     / (config.places.rays * len(radiance_map.modalities)))
-    most = min(config.places.most, max(affordable, _FEWEST_PLACES))
-    return find_panoramas(radiance_map, poses, replace(config.places, most=most), progress)
+                     / (config.panoramas.rays * len(radiance_map.modalities)))
+    most = min(config.panoramas.most, max(affordable, _FEWEST_PLACES))
+    return find_panoramas(radiance_map, poses, replace(config.panoramas, most=most), progress)
 
 
 def _calibrate(radiance_map: Any, scene: Any,

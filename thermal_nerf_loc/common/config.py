@@ -37,7 +37,8 @@ def from_mapping(cls: type[T], values: Any, where: str = 'configuration') -> T:
     """
     Build `cls` from a (nested) mapping; unknown keys and wrong values are named.
 
-    Former names of fields are accepted (`setting`).
+    Former names of fields are accepted (`setting`). A class may name settings that it had in
+    earlier versions, with the one value that is left of each: `removed = {'form': 'so3xr3'}`.
     """
     if not isinstance(values, dict):
         raise InputError(f'{cls.__name__} must be a mapping', where=where, got=repr(values))
@@ -45,8 +46,14 @@ def from_mapping(cls: type[T], values: Any, where: str = 'configuration') -> T:
     hints = typing.get_type_hints(cls)
     arguments: dict[str, Any] = {}
     given: dict[str, str] = {}  # field: the key that set it
+    removed = getattr(cls, 'removed', {})
     for key, value in values.items():
         name = former.get(key, key)
+        if key in removed and key not in known:
+            if value != removed[key]:
+                raise InputError('this choice was removed', where=f'{where}.{key}',
+                                 expected=f'{removed[key]!r}, or no such key', got=repr(value))
+            continue
         if name not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             raise InputError(f'unknown key {key!r}', where=where,

@@ -99,10 +99,10 @@ def test_corrections_move_the_rows_along(folder: Path) -> None:
     scene = scene_of(folder)
     sources, _ = load_sources(scene, TrainConfig())
     batch = sources['rgb'].draw(300, np.random.default_rng(0))
-    corrections = CameraOptimizer(RefineConfig(('poses',), 'gradient'), scene, ('rgb',), 1.0)
-    for ours, given in zip(corrections.rays('rgb', batch), (batch.origins, batch.directions)):
+    optimizer = CameraOptimizer(RefineConfig(('poses',), 'gradient'), scene, ('rgb',), 1.0)
+    for ours, given in zip(optimizer.rays('rgb', batch), (batch.origins, batch.directions)):
         np.testing.assert_allclose(ours.detach().numpy(), given, atol=1e-6)
-    assert batch.moved is not None and np.abs(batch.moved - np.eye(4)).max() > 0.01
+    assert batch.row_motion is not None and np.abs(batch.row_motion - np.eye(4)).max() > 0.01
 
 
 def test_the_motion_is_that_of_the_neighbours(folder: Path) -> None:

@@ -33,7 +33,7 @@ def world() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return se3.from_parts(R, place), 0.4 * rng.normal(size=(FRAMES, 6)), points
 
 
-def sightings(sensors: np.ndarray, points: np.ndarray, lens: np.ndarray, noise_px: float,
+def observations(sensors: np.ndarray, points: np.ndarray, lens: np.ndarray, noise_px: float,
               seed: int) -> Tracks:
     """Where each image shows which point; some are mistaken for another."""
     rng = np.random.default_rng(seed)
@@ -54,26 +54,26 @@ def solved(free: tuple[bool, bool, bool, bool], pose_deg: float = 0.0, pose_m: f
     truth, twists, points = world()
     rng = np.random.default_rng(1)
     noise = rng.normal(size=(FRAMES, 6)) / 3**0.5
-    begin = se3.plus(truth, noise * np.repeat((pose_m, np.deg2rad(pose_deg)), 3))
+    start = se3.plus(truth, noise * np.repeat((pose_m, np.deg2rad(pose_deg)), 3))
     rig, lens, delay_s = (value if asked else nothing for asked, value, nothing in zip(
         free[1:], (RIG, LENS, DELAY_S), (np.eye(4), np.zeros(3), 0.0)))
     thermal = truth @ se3.exp(twists * delay_s) @ rig
     given, here = np.tile(np.eye(4), (FRAMES, 1, 1)), np.arange(FRAMES)
     focal = np.full(FRAMES, FOCAL_PX)
-    sensors = {'rgb': Sensor(sightings(truth, points, np.zeros(3), 0.1, 2), here, given, focal),
-               'thermal': Sensor(sightings(thermal, points + 0.01, lens, 0.1, 3), here, given,
+    sensors = {'rgb': Sensor(observations(truth, points, np.zeros(3), 0.1, 2), here, given, focal),
+               'thermal': Sensor(observations(thermal, points + 0.01, lens, 0.1, 3), here, given,
                                  focal, movable=True)}
-    return BundleAdjustment(sensors, begin, twists, 2.0, free).solve(), truth, begin
+    return BundleAdjustment(sensors, start, twists, 2.0, free).solve(), truth, start
 
 
 def test_poses_come_back() -> None:
     """From 3 deg and 5 cm off, one sighting in twenty wrong."""
-    found, truth, begin = solved((True, False, False, False), 3.0, 0.05)
-    before, after = (pose_errors(poses, truth) for poses in (begin, found.cameras.poses))
+    found, truth, start = solved((True, False, False, False), 3.0, 0.05)
+    before, after = (pose_errors(poses, truth) for poses in (start, found.cameras.poses))
     assert before['rmse_deg'] > 2.0
     assert after['rmse_deg'] < 0.3 and after['rmse_m'] < 0.01  # few points, little parallax
     assert after['scale'] == pytest.approx(1.0, abs=0.03)  # as large as it was given
-    assert found.residual_px['rgb'] < 0.2 and found.sightings['thermal'] > 500
+    assert found.residual_px['rgb'] < 0.2 and found.observations['thermal'] > 500
     np.testing.assert_array_equal(found.cameras.rig, np.eye(4))
 
 
@@ -90,13 +90,13 @@ def test_rig_lens_and_delay_come_back() -> None:
 def test_slopes_are_differences() -> None:
     """Of residuals in every camera parameter and point."""
     truth, twists, points = world()
-    track = sightings(truth, points, np.zeros(3), 0.1, 2)
+    track = observations(truth, points, np.zeros(3), 0.1, 2)
     chosen = slice(0, 200)
     track = Tracks(track.image[chosen], track.point[chosen], track.xy[chosen], track.points)
     sensor = Sensor(track, np.arange(FRAMES), np.tile(RIG, (FRAMES, 1, 1)),
                     np.full(FRAMES, FOCAL_PX), movable=True)
     problem = BundleAdjustment({'thermal': sensor}, truth, twists, 2.0, (True, True, True, True))
-    cameras = replace(problem.begin, rig=RIG, lens=LENS, delay_s=DELAY_S)
+    cameras = replace(problem.start, rig=RIG, lens=LENS, delay_s=DELAY_S)
     everything = np.ones(200, np.bool_)
     r, J_sensor = problem._residuals(cameras, points, everything)
     J, J_points = problem._jacobians(cameras, points, everything, J_sensor)
@@ -115,6 +115,6 @@ def test_slopes_are_differences() -> None:
 
 def test_pairs_look_the_same_way() -> None:
     """Neighbours on the walk, not the opposite wall."""
-    pairs = candidate_pairs(world()[0])
+    pairs = candidate_pairs(world()[0], 16)
     assert (0, 1) in pairs and (0, FRAMES - 1) in pairs
     assert (0, FRAMES // 2) not in pairs

@@ -10,7 +10,8 @@ from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-from thermal_nerf_loc.mapping.camera_poses.sparse_depth import matched_depth, painted, Sightings
+from thermal_nerf_loc.mapping.camera_poses.sparse_depth import (
+    depth_map, SparseDepth, triangulated_depth)
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.simulation.perturbations import PerturbationConfig, perturbed_scene
@@ -26,12 +27,12 @@ def scene(tmp_path_factory):
 
 
 def errors_of(scene, found):
-    """Relative errors of all sightings, at the nearest pixel."""
+    """Relative errors of all points, at the nearest pixel."""
     off = []
-    for i, sightings in found.items():
+    for i, sparse in found.items():
         true = scene.load(i).images['rgb'].depth_m
-        x, y = np.floor(sightings.pixels).astype(int).T
-        off.append(sightings.depth_m / true[y, x] - 1.0)
+        x, y = np.floor(sparse.pixels).astype(int).T
+        off.append(sparse.depth_m / true[y, x] - 1.0)
     return np.abs(np.concatenate(off))
 
 
@@ -40,7 +41,7 @@ def test_points_lie_where_the_world_is(scene, refined):
     """With true poses; and with poses that are off, once they are adjusted."""
     bad = perturbed_scene(scene,
                           PerturbationConfig(pose_deg=1.0, pose_m=0.02)) if refined else scene
-    found = matched_depth(bad, 'rgb', refined, silent)
+    found = triangulated_depth(bad, 'rgb', refined, silent)
     assert set(found) == set(scene.train)
     off = errors_of(scene, found)
     assert len(off) > 10 * len(scene.train)
@@ -65,10 +66,10 @@ def test_training_gets_them(scene):
     assert float(off.median()) < 0.03
 
 
-def test_a_sighting_tells_of_the_pixels_around_it():
+def test_a_point_tells_of_the_pixels_around_it():
     camera = Camera.from_fov(200, 100, 60.0)
-    depth, trust = painted(Sightings(np.array([[50.5, 40.5], [51.5, 40.5], [0.2, 99.9]]),
-                                     np.array([2.0, 3.0, 4.0])), camera)
+    depth, trust = depth_map(SparseDepth(np.array([[50.5, 40.5], [51.5, 40.5], [0.2, 99.9]]),
+                                         np.array([2.0, 3.0, 4.0])), camera)
     assert depth[40, 50] == 2.0 and depth[40, 51] == 3.0 and trust[40, 50] == 1.0
     assert depth[99, 0] == 4.0 and 0.0 < trust[41, 50] < 1.0
     assert (depth > 0.0).sum() == (trust > 0.0).sum() < 20
@@ -77,7 +78,7 @@ def test_a_sighting_tells_of_the_pixels_around_it():
 def test_images_that_share_nothing_are_refused(scene):
     """One pair at either end of the drive; wrong poses, which points do not agree with."""
     with pytest.raises(RunError, match='too few points to tell depth'):
-        matched_depth(replace(scene, train=scene.train[::7]), 'rgb', False, silent)
+        triangulated_depth(replace(scene, train=scene.train[::7]), 'rgb', False, silent)
     bad = perturbed_scene(scene, PerturbationConfig(pose_deg=20.0, pose_m=0.5))
     with pytest.raises(RunError, match='--refine poses'):
         load_sources(bad, TrainConfig(depth_points=True, depth_weight=0.3))

@@ -82,7 +82,7 @@ def test_two_processes_train_as_well_as_one(room: Scene, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_processes_hold_the_same_weights(room: Scene, tmp_path: Path) -> None:
     """After the last step; and what they leave on the way is for two processes only."""
-    config = replace(SMALL, steps=20, rays=256, balance='learned', checkpoint_seconds=1e-9)
+    config = replace(SMALL, steps=20, rays=256, checkpoint_seconds=1e-9)
     (tmp_path / 'c.yaml').write_text(yaml.safe_dump(asdict(config)))
     torchrun('--no-python', sys.executable, '-c', SHOW_BITS, str(room.root), str(tmp_path))
     assert (tmp_path / '0').read_text() == (tmp_path / '1').read_text()

@@ -14,7 +14,7 @@ from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
-from thermal_nerf_loc.mapping.training.scene_bounds import fit_bounds, look, SceneBounds
+from thermal_nerf_loc.mapping.training.scene_bounds import find_bounds, fit_bounds, SceneBounds
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 HALL_M = np.array([[0.0, 0.0, 0.0], [16.0, 2.4, 2.6]])
@@ -41,21 +41,21 @@ def sources_of(scene: Scene) -> dict[str, PixelSource]:
 def test_a_corridor_is_found_to_be_narrow(hall: Scene) -> None:
     """The box ends near the walls, where the guess from the path is wider by many times."""
     positions = positions_of(hall)
-    extent = look(sources_of(hall), positions, TrainConfig())
+    bounds = find_bounds(sources_of(hall), positions, TrainConfig())
     guess = space_around_cameras(positions)
-    off = np.abs(extent.space.bounds - HALL_M)
+    off = np.abs(bounds.space.bounds - HALL_M)
     assert off.max() < 2.5
     assert (np.abs(guess.bounds - HALL_M).max(axis=0) > 3.0 * off.max(axis=0)).all()
-    low, high = extent.space.bounds
+    low, high = bounds.space.bounds
     assert (positions > low).all() and (positions < high).all()
-    assert extent.pixel_m is not None and 0.005 < extent.pixel_m < 0.1
+    assert bounds.pixel_m is not None and 0.005 < bounds.pixel_m < 0.1
 
 
 def test_the_same_seed_finds_the_same_box(hall: Scene) -> None:
     """So that an interrupted training goes on where it was."""
-    looked = [look(sources_of(hall), positions_of(hall), TrainConfig(seed=5, extent_steps=50))
-              for _ in range(2)]
-    assert looked[0] == looked[1]
+    config = TrainConfig(seed=5, scene_bounds_steps=50)
+    found = [find_bounds(sources_of(hall), positions_of(hall), config) for _ in range(2)]
+    assert found[0] == found[1]
 
 
 def test_what_is_set_stays(hall: Scene) -> None:
@@ -64,7 +64,8 @@ def test_what_is_set_stays(hall: Scene) -> None:
     config, _ = fit_bounds(TrainConfig(steps=600, field=fine), sources_of(hall),
                            positions_of(hall))
     assert config.steps == 600 and config.field.encoding.finest == 77
-    config, space = fit_bounds(TrainConfig(extent_steps=0), sources_of(hall), positions_of(hall))
+    config, space = fit_bounds(TrainConfig(scene_bounds_steps=0), sources_of(hall),
+                               positions_of(hall))
     assert config.steps == 3000
     assert config.field.encoding.finest == EncodingConfig().finest_points
     assert space == space_around_cameras(positions_of(hall))
@@ -73,15 +74,15 @@ def test_what_is_set_stays(hall: Scene) -> None:
 @pytest.mark.parametrize('short', [TrainConfig(steps=400), TrainConfig(max_seconds=20.0)])
 def test_short_runs_do_not_look_first(hall: Scene, short: TrainConfig) -> None:
     """A tenth of few steps would tell nothing, and take what little time there is."""
-    extent = look(sources_of(hall), positions_of(hall), short)
-    assert extent == SceneBounds(space_around_cameras(positions_of(hall)))
+    bounds = find_bounds(sources_of(hall), positions_of(hall), short)
+    assert bounds == SceneBounds(space_around_cameras(positions_of(hall)))
 
 
 @pytest.mark.parametrize(('images', 'steps'), [(10, 3000), (80, 3000), (160, 6000),
                                                (100_000, 12000)])
 def test_more_views_take_more_steps(images: int, steps: int) -> None:
     """Within limits."""
-    assert TrainConfig().settled(images, 512).steps == steps
+    assert TrainConfig().filled(images, 512).steps == steps
 
 
 def test_cells_are_as_small_as_what_pixels_cover() -> None:

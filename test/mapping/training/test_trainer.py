@@ -94,10 +94,10 @@ def test_inherited_field_is_the_same_but_for_its_branch(room: Scene) -> None:
     sources, _ = load_sources(room, config)
     trainer = Trainer(config, sources, room)
     trainer.step(0.0)
-    assert [learner.modalities for learner in trainer.learning] == [('rgb',)]
+    assert [learner.modalities for learner in trainer.active_learners] == [('rgb',)]
     trainer.begin_phase(1)
     rgb, thermal = trainer.learners
-    assert [learner.modalities for learner in trainer.learning] == [('thermal',)]
+    assert [learner.modalities for learner in trainer.active_learners] == [('thermal',)]
     assert set(thermal.field.branches) == {'thermal'}
     points = torch.rand(200, 3) * 2.0
     for a, b in zip(rgb.field.density(points), thermal.field.density(points), strict=True):

@@ -124,8 +124,8 @@ def _exp(theta: Any) -> Any:
     """Exponential of the twist (v, w), differentiable also at zero."""
     import torch
 
-    from thermal_nerf_loc.geometry.lie_torch import hats
-    return torch.linalg.matrix_exp(hats(theta[None])[0])
+    from thermal_nerf_loc.geometry.lie_torch import se3_hat
+    return torch.linalg.matrix_exp(se3_hat(theta[None])[0])
 
 
 def _index(uv: Array, width: int) -> NDArray[np.intp]:

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What is learned about where the cameras stood: poses, the rig, thermal intrinsics, a time offset.
+The camera optimizer: poses, rig, thermal intrinsics and time offset, learned with the map.
 
     T_world_sensor = P_i T_world_cam_i  exp(dt xi_i)  T_cam_sensor D
 
-for frame i with its given pose; P_i corrects it in the world, D turns and shifts the thermal
-camera in the rig, dt is by how much thermal images are later than their stamps say, at the
-frame's own velocity xi_i. Lengths count in scene scales, so that one learning rate serves metres
-and radians.
+for frame i with its given pose. P_i corrects it in the world, D corrects where the thermal camera
+is in the rig, dt is by how much thermal images are later than their stamps, xi_i is the frame's
+velocity. Lengths count in scene scales, so that one learning rate serves metres and radians.
 
-No image can tell a motion or a scaling of everything: those seven directions are projected out
-of the P_i, to first order. Coarse hash levels learn first (`HashLevelSchedule`): fine ones would
-paint every image where its wrong pose sees it, and hold it there.
+No image can tell a motion or a scaling of everything: those seven directions (the gauge) are
+projected out of the P_i, to first order. Coarse hash levels learn first (`HashLevelSchedule`):
+fine ones would fit every image to its wrong pose, and hold it there (BARF, Lin et al. 2021).
 """
 
 from collections.abc import Sequence
@@ -26,9 +25,9 @@ from torch import nn, Tensor
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.lie_torch import (
-    about, bent, gauge_basis, hats, LONGEST_GAP_S, motion, velocities)
+    adjusted_rays, gauge_basis, LONGEST_GAP_S, moved_in_place, rigid_motion, se3_hat, velocities)
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import Cameras
+from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import CameraEstimate
 from thermal_nerf_loc.mapping.training.config import (
     EDGES, FEATURES, INTRINSICS, POSES, RefineConfig, RIG, TIME)
 from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
@@ -38,7 +37,7 @@ Array = NDArray[np.float64]
 
 
 class FixedCameras:
-    """The null correction: rays as the data set gives them."""
+    """Null object of `CameraOptimizer`: rays from the poses of the data set."""
 
     @staticmethod
     def rays(modality: str, batch: RayBatch) -> tuple[Tensor, Tensor]:
@@ -47,11 +46,11 @@ class FixedCameras:
 
 
 class CameraOptimizer(nn.Module):
-    """All that `config.what` names, as parameters that begin at zero."""
+    """Corrections of all that `config.what` names, as parameters that begin at zero."""
 
-    base: Tensor
-    base_rig: Tensor
-    likeness: Tensor
+    start_poses: Tensor  # (frames, 4, 4) that `poses` correct: as given, or initialized
+    start_rig: Tensor  # (4, 4) that `rig` corrects
+    edge_correlation: Tensor  # of colour and thermal edges, where they gave the rig
 
     def __init__(self, config: RefineConfig, scene: Scene, modalities: Sequence[str],
                  scale_m: float) -> None:
@@ -61,100 +60,98 @@ class CameraOptimizer(nn.Module):
         _check(config, scene, modalities)
         self.given = np.stack([scene.frames[i].T_world_cam for i in scene.train])
         self.modalities = tuple(modalities)
-        self.register_buffer('base', torch.from_numpy(self.given).clone())
-        self.register_buffer('base_rig', torch.eye(4, dtype=torch.float64))
-        self.register_buffer('likeness', torch.tensor(0.0, dtype=torch.float64))
-        self._of_image: dict[str, NDArray[np.int64]] = {}
-        self._rigs: dict[str, Tensor] = {}
+        self.register_buffer('start_poses', torch.from_numpy(self.given).clone())
+        self.register_buffer('start_rig', torch.eye(4, dtype=torch.float64))
+        self.register_buffer('edge_correlation', torch.tensor(0.0, dtype=torch.float64))
+        self._frame_of_image: dict[str, NDArray[np.int64]] = {}
+        self._T_cam_sensor: dict[str, Tensor] = {}
         for name in modalities:
             members = [(k, scene.frames[i].records[name]) for k, i in enumerate(scene.train)
                        if name in scene.frames[i].records]
-            self._of_image[name] = np.array([k for k, _ in members])
-            self._rigs[name] = torch.from_numpy(
+            self._frame_of_image[name] = np.array([k for k, _ in members])
+            self._T_cam_sensor[name] = torch.from_numpy(
                 np.stack([record.T_cam_sensor for _, record in members]))
-        width = 9 if config.form == '6d' else 6
-        self.poses = self._parameter(POSES, len(scene.train), width)
-        self.rig = self._parameter(RIG, 1, width)
-        self.lens = self._parameter(INTRINSICS, 3)  # log focal, centre
-        self.delay = self._parameter(TIME)
-        self._gauge = torch.from_numpy(gauge_basis(self.given, config.form, scale_m))
+        self.poses = self._parameter(POSES, len(scene.train), 6)
+        self.rig = self._parameter(RIG, 1, 6)
+        self.lens = self._parameter(INTRINSICS, 3)  # log focal length, shift of the centre
+        self.delay_s = self._parameter(TIME)
+        self._gauge = torch.from_numpy(gauge_basis(self.given, scale_m))
         self.twists = velocities(self.given, [scene.frames[i].stamp_ns for i in scene.train])
 
     def rays(self, modality: str, batch: RayBatch) -> tuple[Tensor, Tensor]:
-        """Origins and directions (n, 3) from where the cameras are now believed to stand."""
+        """Origins and directions (n, 3) from the cameras as they are estimated now."""
         T = self.sensor_poses(modality)[batch.image.cpu()]
-        if batch.moved is not None:
-            T = T @ torch.from_numpy(batch.moved)
+        if batch.row_motion is not None:
+            T = T @ torch.from_numpy(batch.row_motion)
         T = T.float()
-        sights = torch.from_numpy(batch.sights)
+        directions = torch.from_numpy(batch.directions_cam)
         if modality == THERMAL and INTRINSICS in self.config.what:
-            sights = bent(sights, self.lens.float())
-        return T[:, :3, 3], torch.einsum('nij,nj->ni', T[:, :3, :3], sights)
+            directions = adjusted_rays(directions, self.lens.float())
+        return T[:, :3, 3], torch.einsum('nij,nj->ni', T[:, :3, :3], directions)
 
     def sensor_poses(self, modality: str) -> Tensor:
         """T_world_sensor of every image of a modality (n, 4, 4)."""
-        frames = torch.from_numpy(self._of_image[modality])
+        frames = torch.from_numpy(self._frame_of_image[modality])
         T = self.frame_poses()[frames]
         if modality != THERMAL:
-            return T @ self._rigs[modality]
+            return T @ self._T_cam_sensor[modality]
         if TIME in self.config.what:
             twists = torch.from_numpy(self.twists)[frames]
-            T = T @ torch.matrix_exp(hats(twists) * self.delay)
-        return T @ self._rigs[modality] @ self.rig_correction()
+            T = T @ torch.matrix_exp(se3_hat(twists) * self.delay_s)
+        return T @ self._T_cam_sensor[modality] @ self.rig_correction()
 
     def frame_poses(self) -> Tensor:
         """T_world_cam of every training frame (n, 4, 4)."""
         free = self.poses.reshape(-1)
-        moved = motion((free - self._gauge @ (self._gauge.T @ free)).view_as(self.poses),
-                       self.config.form, self.scale_m)
-        return about(moved, self.base, self.config.form, self._center())
+        in_gauge = (free - self._gauge @ (self._gauge.T @ free)).view_as(self.poses)
+        return moved_in_place(rigid_motion(in_gauge, self.scale_m), self.start_poses)
 
     def rig_correction(self) -> Tensor:
-        """D: where the thermal camera is, seen from where it was said to be (4, 4)."""
-        return self.base_rig @ motion(self.rig, self.config.form, self.scale_m)[0]
+        """D: pose of the thermal camera in the frame where it was given (4, 4)."""
+        return self.start_rig @ rigid_motion(self.rig, self.scale_m)[0]
 
     def prior(self) -> Tensor:
-        """Weak pull towards what was given; without it, frames that see nothing would wander."""
+        """Weak pull towards where the parameters began; else unconstrained frames would wander."""
         return (self.poses**2).sum(dim=1).mean() + (self.rig**2).sum()
 
     @torch.no_grad()
-    def begin_at(self, cameras: Cameras) -> None:
-        """Let all parameters begin at what bundle adjustment has found."""
+    def start_from(self, cameras: CameraEstimate) -> None:
+        """Begin at the result of bundle adjustment."""
         if POSES in self.config.what:
-            self.rebase(cameras.poses)
-        self.base_rig[:] = torch.from_numpy(cameras.rig)
+            self.start_from_poses(cameras.poses)
+        self.start_rig[:] = torch.from_numpy(cameras.rig)
         self.lens[:] = torch.from_numpy(cameras.lens)
-        self.delay.fill_(cameras.delay_s)
+        self.delay_s.fill_(cameras.delay_s)
 
     @torch.no_grad()
-    def place(self, T: Array, likeness: float) -> None:
-        """Let the rig begin at T (4, 4) behind what it was."""
-        self.base_rig[:] = torch.from_numpy(self.rig_correction().numpy() @ T)
+    def start_from_rig(self, T: Array, edge_correlation: float) -> None:
+        """Begin with the rig moved by T (4, 4) in the thermal camera's own frame."""
+        self.start_rig[:] = torch.from_numpy(self.rig_correction().numpy() @ T)
         self.rig.zero_()
-        self.likeness.fill_(likeness)
+        self.edge_correlation.fill_(edge_correlation)
 
     @torch.no_grad()
-    def rebase(self, poses: Array) -> None:
-        """Go on from other poses (n, 4, 4) of the frames, in the gauge of those given."""
+    def start_from_poses(self, poses: Array) -> None:
+        """Begin at other poses (n, 4, 4) of the frames, in the gauge of those given."""
         offset = np.concatenate([
             (poses[:, :3, 3] - self.given[:, :3, 3]) / self.scale_m,
             se3.so3_log(poses[:, :3, :3] @ self.given[:, :3, :3].transpose(0, 2, 1))], axis=1)
-        basis = gauge_basis(self.given, 'so3xr3', self.scale_m)
+        basis = self._gauge.numpy()
         free = offset.reshape(-1) - basis @ (basis.T @ offset.reshape(-1))
         offset = free.reshape(-1, 6)
-        self.base[:, :3, :3] = torch.from_numpy(
+        self.start_poses[:, :3, :3] = torch.from_numpy(
             se3.so3_exp(offset[:, 3:]) @ self.given[:, :3, :3])
-        self.base[:, :3, 3] = torch.from_numpy(
+        self.start_poses[:, :3, 3] = torch.from_numpy(
             self.given[:, :3, 3] + self.scale_m * offset[:, :3])
         self.poses.zero_()
 
     @torch.no_grad()
     def applied(self, scene: Scene) -> Scene:
-        """The scene with training poses, rig and thermal camera as they are now believed."""
+        """The scene with training poses, rig and thermal camera as they are estimated now."""
         poses = self.frame_poses().numpy()
-        turn = self.rig_correction().numpy()
+        D = self.rig_correction().numpy()
         log_focal, dx, dy = self.lens.tolist()
-        delay_ns = round(1e9 * float(self.delay))
+        delay_ns = round(1e9 * float(self.delay_s))
         twists = _twists_of(scene)
         frames = list(scene.frames)
         for k, i in enumerate(scene.train):
@@ -163,7 +160,7 @@ class CameraOptimizer(nn.Module):
             if THERMAL not in frame.records:
                 continue
             record = frame.records[THERMAL]
-            T = se3.exp(twists[i] * 1e-9 * delay_ns) @ record.T_cam_sensor @ turn
+            T = se3.exp(twists[i] * 1e-9 * delay_ns) @ record.T_cam_sensor @ D
             camera = record.camera
             camera = replace(camera, fx=camera.fx * np.exp(log_focal),
                              fy=camera.fy * np.exp(log_focal),
@@ -174,7 +171,7 @@ class CameraOptimizer(nn.Module):
 
     @torch.no_grad()
     def facts(self, scene: Scene) -> dict[str, Any]:
-        """What the map file tells: how far all was moved, and where the cameras are now."""
+        """What the map file records: how far all was moved, and where the cameras are now."""
         poses = self.frame_poses().numpy()
         R = poses[:, :3, :3] @ self.given[:, :3, :3].transpose(0, 2, 1)
         moved_m = np.linalg.norm(poses[:, :3, 3] - self.given[:, :3, 3], axis=1)
@@ -189,26 +186,28 @@ class CameraOptimizer(nn.Module):
                 'rig_m': rig_m, 'rig_deg': rig_deg, 'T_thermal_given_thermal': D.tolist(),
                 'thermal_focal_factor': float(np.exp(log_focal)),
                 'thermal_centre_shift': [dx, dy],  # of the focal length
-                'thermal_delay_s': float(self.delay),
-                **({'edge_correlation': float(self.likeness)}
+                'thermal_delay_s': float(self.delay_s),
+                **({'edge_correlation': float(self.edge_correlation)}
                    if self.config.method == EDGES else {}),
                 'frames': {scene.frames[i].name: poses[k].tolist()
                            for k, i in enumerate(scene.train)} if POSES in self.config.what
                 else {}}
 
     def _parameter(self, name: str, *shape: int) -> nn.Parameter:
-        """Zeros that learn where the gradient of the images is asked."""
-        found = self.config.method == FEATURES or (self.config.method == EDGES and name == RIG)
+        """Zeros; trainable where images are to correct what `name` says while training."""
+        initialized_only = (self.config.method == FEATURES
+                            or (self.config.method == EDGES and name == RIG))
         return nn.Parameter(torch.zeros(shape, dtype=torch.float64),
-                            requires_grad=name in self.config.what and not found)
-
-    def _center(self) -> Tensor:
-        return torch.from_numpy(self.given[:, :3, 3].mean(axis=0))
+                            requires_grad=name in self.config.what and not initialized_only)
 
 
 @dataclass(frozen=True, slots=True)
 class HashLevelSchedule:
-    """How many hash levels are read when: few at first, all from `fine` on (shares of the run)."""
+    """
+    How many hash levels are read: `first` until `begin`, all from `fine` on, linear between.
+
+    Times are shares of the training.
+    """
 
     first: float
     fine: float
@@ -224,7 +223,7 @@ class HashLevelSchedule:
 
 
 def _twists_of(scene: Scene) -> Array:
-    """Velocities of all frames, each from its own split: one drive."""
+    """Velocities (n, 6) of all frames; each split counts as one drive."""
     out = np.zeros((len(scene.frames), 6))
     for part in (scene.train, scene.test):
         if part:

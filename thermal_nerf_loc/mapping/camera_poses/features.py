@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Points that several images show: SIFT, matched both ways, held against two-view geometry.
+Feature tracks: SIFT keypoints, matched mutually, verified by the essential matrix, joined.
 
-Nothing here asks for poses but the choice of pairs, so that wrong ones do no harm.
+Poses choose the pairs of images that are matched and nothing else, so that wrong ones do no harm.
 """
 
 from collections.abc import Callable
@@ -13,30 +13,41 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csgraph
 
+from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
-_FEATURES = 600  # an image; more are slower and hardly better
-_SMALLEST_PX = 320  # images narrower than this are doubled: SIFT wants some pixels
+_SMALLEST_PX = 320  # images narrower than this are doubled: SIFT needs some pixels
 _LARGEST_PX = 960
-_RATIO = 0.85  # of the distances to the best and the second-best match (Lowe)
-_NEIGHBOURS = 16  # images that each one is matched with
 _WIDEST_RAD = np.deg2rad(70.0)  # between the axes of two images that are matched
-_EPIPOLAR_PX = 1.0  # at a width of 160
-_FEWEST = 12  # matches that a pair must keep, for its geometry to be believed
+_NOMINAL_WIDTH_PX = 160  # that tolerances refer to
+_FEWEST_MATCHES = 12  # that a pair must keep, for its geometry to be trusted
+_LEAST_INLIERS = 0.3  # of a pair's matches
 _HIGH_PASS_SHARE = 0.06  # of the width: what is smoother in a thermal image is vignetting or drift
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureConfig:
+    """How points that images share are found."""
+
+    per_image: int = setting(600, 'SIFT keypoints an image', 50, 100_000)
+    ratio: float = setting(0.85, 'most of the distances to the best and the second-best match '
+                           '(Lowe)', 0.1, 1.0)
+    neighbours: int = setting(16, 'images that each one is matched with', 1, 1000)
+    epipolar_px: float = setting(1.0, 'most distance of a match from its epipolar line, in images '
+                                 '160 pixels wide', 0.01, 100.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracks:
-    """One entry for each time that a point was seen."""
+    """Points that several images show; one entry an observation."""
 
     image: NDArray[np.int64]  # (n,)
     point: NDArray[np.int64]  # (n,) 0 to points - 1
-    xy: Array  # (n, 2) undistorted image coordinates at focal length 1
+    xy: Array  # (n, 2) undistorted, at focal length 1
     points: int
 
 
@@ -44,20 +55,20 @@ class Tracks:
 class _Features:
     """Keypoints of one image."""
 
-    xy: Array
-    descriptors: Array32
+    xy: Array  # (n, 2) undistorted, at focal length 1
+    descriptors: Array32  # (n, 128) of length 1
     camera: Camera
 
 
 def find_tracks(modality: str, count: int, load: Callable[[int], SensorImage],
-                poses: Array) -> Tracks:
-    """Match images 0 to `count`, whose sensors stood about at `poses` (n, 4, 4)."""
+                poses: Array, config: FeatureConfig = FeatureConfig()) -> Tracks:
+    """Match images 0 to `count` with sensors at about `poses` (n, 4, 4) T_world_sensor."""
     pattern = None if modality == RGB else _fixed_pattern(count, load)
-    features = [_features(load(i), modality, pattern) for i in range(count)]
+    features = [_features(load(i), modality, pattern, config.per_image) for i in range(count)]
     starts = np.concatenate([[0], np.cumsum([len(f.xy) for f in features])]).astype(np.int64)
     ends: list[NDArray[np.int64]] = []
-    for a, b in candidate_pairs(poses):
-        found = _match(features[a], features[b])
+    for a, b in candidate_pairs(poses, config.neighbours):
+        found = _match(features[a], features[b], config)
         ends.append(found + starts[[a, b]])
     edges = np.concatenate(ends) if ends else np.empty((0, 2), np.int64)
     xy = np.concatenate([f.xy for f in features])
@@ -65,23 +76,24 @@ def find_tracks(modality: str, count: int, load: Callable[[int], SensorImage],
     return _joined(edges, image, xy)
 
 
-def candidate_pairs(poses: Array) -> list[tuple[int, int]]:
-    """Pairs that probably see the same, each image with its nearest in direction and place."""
-    axes, places = poses[:, :3, 2], poses[:, :3, 3]
+def candidate_pairs(poses: Array, neighbours: int) -> list[tuple[int, int]]:
+    """Pairs that may overlap: each image with its nearest in direction and position."""
+    axes, centers = poses[:, :3, 2], poses[:, :3, 3]
     angle = np.arccos(np.clip(axes @ axes.T, -1.0, 1.0))
-    apart = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    apart = np.linalg.norm(centers[:, None] - centers[None], axis=-1)
     cost = angle + 0.5 * apart / max(float(np.median(apart)), 1e-9)
     cost[angle > _WIDEST_RAD] = np.inf
     np.fill_diagonal(cost, np.inf)
     pairs = set()
     for a, row in enumerate(cost):
-        for b in np.argsort(row, kind='stable')[:_NEIGHBOURS]:
+        for b in np.argsort(row, kind='stable')[:neighbours]:
             if np.isfinite(row[b]):
                 pairs.add((min(a, int(b)), max(a, int(b))))
     return sorted(pairs)
 
 
-def _features(image: SensorImage, modality: str, pattern: Array32 | None) -> _Features:
+def _features(image: SensorImage, modality: str, pattern: Array32 | None, count: int,
+              ) -> _Features:
     grey = image.values.mean(axis=-1)
     if modality != RGB:
         grey = _detail(grey)
@@ -100,7 +112,7 @@ def _features(image: SensorImage, modality: str, pattern: Array32 | None) -> _Fe
     if image.valid is not None:
         mask = cv2.resize(image.valid.astype(np.uint8), pixels.shape[::-1],
                           interpolation=cv2.INTER_NEAREST)
-    sift = cv2.SIFT.create(nfeatures=_FEATURES, contrastThreshold=0.01)
+    sift = cv2.SIFT.create(nfeatures=count, contrastThreshold=0.01)
     keypoints, descriptors = sift.detectAndCompute(pixels, mask)
     if not keypoints:
         return _Features(np.empty((0, 2)), np.empty((0, 128), np.float32), image.camera)
@@ -111,45 +123,46 @@ def _features(image: SensorImage, modality: str, pattern: Array32 | None) -> _Fe
 
 
 def _detail(values: Array32) -> Array32:
-    """What is finer than vignetting and drift."""
+    """A thermal image without vignetting and drift (high pass)."""
     sigma = _HIGH_PASS_SHARE * values.shape[1]
     return np.asarray(values - cv2.GaussianBlur(values, (0, 0), sigma), np.float32)
 
 
 def _fixed_pattern(count: int, load: Callable[[int], SensorImage]) -> Array32 | None:
-    """Columns and pixels that differ alike in all images; None where sizes differ."""
+    """Median detail of all images: columns and pixels of the detector; None: not known."""
     details = [_detail(load(i).values[..., 0]) for i in range(0, count, max(1, count // 24))]
     if len({d.shape for d in details}) > 1 or len(details) < 5:
         return None
     return np.asarray(np.median(details, axis=0), np.float32)
 
 
-def _match(a: _Features, b: _Features) -> NDArray[np.int64]:
-    """Indices (n, 2) of keypoints that are the same point, as far as two images can tell."""
+def _match(a: _Features, b: _Features, config: FeatureConfig) -> NDArray[np.int64]:
+    """Indices (n, 2) of matching keypoints: mutual, distinct, on their epipolar lines."""
     nothing = np.empty((0, 2), np.int64)
-    if min(len(a.xy), len(b.xy)) < _FEWEST:
+    if min(len(a.xy), len(b.xy)) < _FEWEST_MATCHES:
         return nothing
-    likeness = a.descriptors @ b.descriptors.T
-    best = likeness.argmax(axis=1)
+    similarity = a.descriptors @ b.descriptors.T
+    best = similarity.argmax(axis=1)
     rows = np.arange(len(best))
-    first = likeness[rows, best]
-    mutual = likeness.argmax(axis=0)[best] == rows
-    likeness[rows, best] = -1.0
-    far = 2.0 - 2.0 * likeness.max(axis=1)  # squared distances of unit vectors
-    chosen = np.flatnonzero(mutual & (2.0 - 2.0 * first < _RATIO**2 * far))
-    if len(chosen) < _FEWEST:
+    first = similarity[rows, best]
+    mutual = similarity.argmax(axis=0)[best] == rows
+    similarity[rows, best] = -1.0
+    second = 2.0 - 2.0 * similarity.max(axis=1)  # squared distances of unit vectors
+    chosen = np.flatnonzero(mutual & (2.0 - 2.0 * first < config.ratio**2 * second))
+    if len(chosen) < _FEWEST_MATCHES:
         return nothing
-    pixel = _EPIPOLAR_PX * a.camera.width / (160.0 * a.camera.fx)
+    # at focal length 1
+    tolerance = config.epipolar_px * a.camera.width / (_NOMINAL_WIDTH_PX * a.camera.fx)
     E, inside = cv2.findEssentialMat(a.xy[chosen], b.xy[best[chosen]], np.eye(3), cv2.RANSAC,
-                                     0.999, pixel)
-    if np.shape(E) != (3, 3) or inside.sum() < max(_FEWEST, 0.3 * len(chosen)):
+                                     0.999, tolerance)
+    if np.shape(E) != (3, 3) or inside.sum() < max(_FEWEST_MATCHES, _LEAST_INLIERS * len(chosen)):
         return nothing
     kept = chosen[inside[:, 0] > 0]
     return np.stack([kept, best[kept]], axis=1).astype(np.int64)
 
 
 def _joined(edges: NDArray[np.int64], image: NDArray[np.int64], xy: Array) -> Tracks:
-    """Connected keypoints as points; those that one image shows twice are given up."""
+    """Connected keypoints as points, without those that one image shows twice."""
     total = len(xy)
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(total, total))
     _, label = csgraph.connected_components(graph, directed=False)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Half-done training on disk, to go on after a kill as if nothing had been.
+Checkpoint of an interrupted training, from which it goes on to the same map, bit by bit.
 
-One safetensors file beside the map: tensors (fields, optimiser, density grids, random state), and
-as metadata a JSON text with the counters. It is believed only whole (checksum), and only by a
+One safetensors file beside the map: tensors (fields, optimizer, density grids, random state), and
+as metadata a JSON text with the counters. It is used only if it is whole (checksum), and only by a
 training with the same settings and the same pixels (identity).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 import hashlib
 import json
@@ -15,20 +15,25 @@ from pathlib import Path
 from typing import Any
 import warnings
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+import torch
+from torch import nn, Tensor
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.io.atomic_files import read_bytes, remove, write_atomically
 
-FORMAT, VERSION = 'thermal_nerf_loc checkpoint', 2  # 1: another hash grid
+Array32 = NDArray[np.float32]
+
+FORMAT, VERSION = 'thermal_nerf_loc checkpoint', 3  # 1: another hash grid; 2: other names
 _START_ANEW = 'Train without --resume to start anew.'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class State:
-    """All that a training needs to go on; `facts` are what JSON can hold."""
+    """All that a training needs to go on; `facts` hold what JSON can."""
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
@@ -48,14 +53,14 @@ class Checkpoint:
         return cls(map_path.with_name(f'{map_path.name}.checkpoint'), resume)
 
     def due(self, seconds: float, period_s: float) -> bool:
-        """True once every period of training time; a period of 0 is never over."""
+        """True once every period of training time; never with a period of 0."""
         if period_s <= 0.0 or seconds - self._written_s < period_s:
             return False
         self._written_s = seconds
         return True
 
     def write(self, state: State, identity: Mapping[str, Any]) -> None:
-        """Take the place of the last one, which stays whole until then."""
+        """Replace the last one, which stays whole until then."""
         text = json.dumps({'identity': identity, 'facts': dict(state.facts)})
         tensors = {name: tensor.detach().cpu().contiguous()
                    for name, tensor in state.tensors.items()}
@@ -64,7 +69,7 @@ class Checkpoint:
         write_atomically(self.path, save(tensors, metadata))
 
     def read(self, identity: Mapping[str, Any]) -> State:
-        """Read and check; refuse what another training has left."""
+        """Read and check; refuse the checkpoint of another training."""
         if not self.path.is_file():
             raise InputError('no checkpoint to resume from', where=self.path, hint=_START_ANEW)
         content = read_bytes(self.path)
@@ -90,10 +95,38 @@ class Checkpoint:
         remove(self.path)
 
     def warn_if_left(self) -> None:
-        """Tell of a checkpoint that a training from the start is about to replace."""
+        """Warn of a checkpoint that a training from the start is about to replace."""
         if self.path.is_file():
             warnings.warn(f'{self.path}: left by an interrupted training and replaced now; '
                           '--resume would have continued it', stacklevel=2)
+
+
+def pack(modules: Mapping[str, nn.Module], grids: Sequence[Array32],
+         optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State of modules (by prefix), density grids and optimizer as named tensors."""
+    tensors = {f'{prefix}.{key}': value for prefix, module in modules.items()
+               for key, value in module.state_dict().items()}
+    tensors |= {f'grid{i}': torch.from_numpy(values) for i, values in enumerate(grids)}
+    return tensors | {f'adam{i}.{key}': value
+                      for i, moments in optimizer.state_dict()['state'].items()
+                      for key, value in moments.items()}
+
+
+def unpack(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module],
+           grids: Sequence[Array32], optimizer: torch.optim.Optimizer) -> None:
+    """Restore what `pack` has stored, in place."""
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
+                if name.startswith(prefix)}
+
+    for prefix, module in modules.items():
+        module.load_state_dict(under(f'{prefix}.'))
+    for i, values in enumerate(grids):
+        values[:] = tensors[f'grid{i}'].numpy()
+    parameters = sum(len(group['params']) for group in optimizer.param_groups)
+    optimizer.load_state_dict({
+        'state': {i: under(f'adam{i}.') for i in range(parameters)},
+        'param_groups': optimizer.state_dict()['param_groups']})
 
 
 def _decode(content: bytes, path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

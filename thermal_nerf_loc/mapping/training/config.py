@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every choice of the trainer, with its range and meaning."""
+"""Settings of training, each with its range and meaning."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -12,29 +13,30 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import NOMINAL_LOG2_ROWS
 from thermal_nerf_loc.field.radiance_field import FieldConfig
+from thermal_nerf_loc.mapping.camera_poses.features import FeatureConfig
 from thermal_nerf_loc.mapping.map.panoramas import PanoramaConfig
 
 STRATEGIES = ('rgbx', 'scratch', 'finetune', 'separate')  # see `strategies.py`
 REFINABLE = POSES, RIG, INTRINSICS, TIME = 'poses', 'rig', 'intrinsics', 'time'
-METRIC, AFFINE, INVERSE = 'metric', 'affine', 'inverse'
+METRIC, AFFINE, INVERSE = 'metric', 'affine', 'inverse'  # kinds of depth maps
 DEPTH_WEIGHT = 0.3  # where depth is asked for and no weight is given
-METHODS = FEATURES, GRADIENT, BOTH, EDGES = 'features', 'gradient', 'both', 'edges'
+METHODS = FEATURES, GRADIENT, BOTH, EDGES = 'features', 'gradient', 'both', 'edges'  # to refine
 
-_FEWEST_STEPS, _FEW_IMAGES = 3000, 80
-_MOST_WEALTH = 4.0  # times the few images
-_GRID_CELLS = 96, 192
+_ROOM_STEPS, _ROOM_IMAGES = 3000, 80  # that suit one room
+_LARGEST_FACTOR = 4.0  # times a room's images
+_GRID_CELLS = 96, 192  # of the density grid, fewest and most
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:
-    """When what begins, in steps; short runs shorten it in proportion."""
+    """When each stage of training begins, in steps; short runs shorten it in proportion."""
 
-    uniform_steps: int = setting(400, 'steps with uniform samples', 0)
+    uniform_steps: int = setting(400, 'steps whose samples are uniform along the ray', 0)
     adaptive_steps: int = setting(800, 'step from which samples follow the density grid', 1)
     direction_steps: int = setting(1000, 'step from which colour may depend on direction', 0)
-    uniform_samples: int = setting(24, 'samples a ray at first', 4, 1024)
-    adaptive_samples: int = setting(16, 'samples a ray later', 4, 1024)
-    exploring_share: float = setting(0.1, 'share of late samples that stay uniform', 0.0, 1.0)
+    uniform_samples: int = setting(24, 'samples a ray while uniform', 4, 1024)
+    adaptive_samples: int = setting(16, 'samples a ray afterwards', 4, 1024)
+    exploring_share: float = setting(0.1, 'share of those that stay uniform', 0.0, 1.0)
 
     def uniform_until(self, steps: float) -> float:
         """Last uniform step, at most a fifth of the run."""
@@ -52,32 +54,35 @@ class ScheduleConfig:
         return 1.0 - fade * (1.0 - self.exploring_share)
 
     def direction_share(self, step: float, steps: float) -> float:
-        """How much of the viewing direction the branches see."""
+        """Factor of the viewing direction that the branches see: 0 hides it."""
         first = min(self.direction_steps, steps / 2)
         return min(max((step - first) / max(first, 1), 0.0), 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class RefineConfig:
-    """What is learned about where the cameras stood, and how."""
+    """What of the cameras is estimated, and how."""
+
+    removed: ClassVar[Mapping[str, Any]] = {'form': 'so3xr3'}
 
     what: tuple[str, ...] = setting((), 'any of poses, rig, intrinsics, time')
     method: str = setting(FEATURES, 'features: bundle adjustment before training; gradient: of '
                           'the images, while training; both: in turn; edges: the rig by '
                           'edges of heat on edges of colour, all else by gradient',
                           choices=METHODS)
-    look_ahead: float = setting(0.4, 'edges are looked for in a map of colour alone, that so '
-                                'large a share of the training makes before it', 0.02, 0.8)
-    form: str = setting('so3xr3', 'parameters of a correction', choices=('so3xr3', 'se3', '6d'))
+    colour_map_share: float = setting(
+        0.4, 'edges need a map of colour alone, made before the training with so large a share '
+        'of its steps or time', 0.02, 0.8, formerly='look_ahead')
     learning_rate: float = setting(2e-4, 'radians, or scene scales', 1e-7, 1.0)
     decay: float = setting(0.01, 'last learning rate over the first', 1e-6, 1.0)
-    prior: float = setting(1e-4, 'weight of the pull towards what was given', 0.0, 100.0)
+    prior: float = setting(1e-4, 'weight of the pull towards where refinement began', 0.0, 100.0)
     first_levels: float = setting(4.0, 'hash levels read at first', 1.0, 32.0)
     coarse_until: float = setting(0.1, 'share of the training with those alone', 0.0, 1.0)
     fine_at: float = setting(0.4, 'share of the training from which all levels are read', 0.0, 1.0)
+    features: FeatureConfig = setting(FeatureConfig(), 'points that images share')
 
     def __post_init__(self) -> None:
-        """Refuse what nobody knows."""
+        """Refuse unknown names, and edges without the rig."""
         unknown = [name for name in self.what if name not in REFINABLE]
         if unknown:
             raise InputError('cannot refine this', where='refine.what',
@@ -91,12 +96,15 @@ class RefineConfig:
 class TrainConfig:
     """Training settings; with `max_seconds` the result depends on the machine's speed."""
 
+    removed: ClassVar[Mapping[str, Any]] = {'balance': 'fixed'}
+
     strategy: str = setting('rgbx', 'how modalities share the field', choices=STRATEGIES)
     modality: str = setting('both', 'images to use', choices=('both', 'rgb', 'thermal'))
     steps: int | None = setting(None, 'optimisation steps; null: by the number of images', 1,
                                 10_000_000)
-    extent_steps: int = setting(150, 'steps of a coarse look at how far the cameras see, at most '
-                                'a tenth of the training; 0: guess from where they were', 0)
+    scene_bounds_steps: int = setting(
+        150, 'steps of a coarse field that finds how far the cameras see, at most a tenth of the '
+        'training; 0: guess from where they were', 0, formerly='extent_steps')
     max_seconds: float | None = setting(None, 'stop after this time, schedule fitted to it', 1.0)
     checkpoint_seconds: float = setting(60.0, 'training time between checkpoints; 0: none', 0.0)
     rays: int = setting(2048, 'rays a step, over all modalities', 16, 1_000_000)
@@ -109,49 +117,51 @@ class TrainConfig:
     loss: str = setting('l2', 'loss of colours', choices=('l2', 'huber'))
     thermal_knee: float = setting(0.05, 'beyond this share of their contrast thermal errors count '
                                   'linearly, so that hot edges stay sharp; 0: squares', 0.0, 10.0)
-    balance: str = setting('fixed', 'weights of the modalities', choices=('fixed', 'learned'))
     thermal_weight: float = setting(0.25, 'weight of the thermal loss; colour has 1', 0.0, 100.0)
-    formation: bool = setting(True, 'learn what the cameras add: drift, exposure, vignetting')
-    formation_learning_rate: float = setting(0.001, 'of what the cameras add', 1e-7, 1.0)
-    distortion: float = setting(0.003, 'weight of the spread along rays', 0.0, 10.0)
+    camera_response: bool = setting(True, 'learn what the cameras add: drift, exposure, '
+                                    'vignetting', formerly='formation')
+    camera_response_learning_rate: float = setting(0.001, 'of what the cameras add', 1e-7, 1.0,
+                                                   formerly='formation_learning_rate')
+    distortion: float = setting(0.003, 'weight of the spread of density along rays', 0.0, 10.0)
     depth_weight: float = setting(0.0, 'weight of measured depth; 0 ignores it', 0.0, 10.0)
     depth_kind: str = setting(METRIC, 'what depth maps hold: metres; or depth (affine) or inverse '
                               'depth whose scale and shift are fitted for each image',
                               choices=(METRIC, AFFINE, INVERSE))
-    depth_points: bool = setting(False, 'depth of points that images share helps, too')
+    depth_points: bool = setting(False, 'use depth of points that images share, too')
     near_gradient: float = setting(1.0, 'gradients shrink nearer than this, in scene scales',
                                    0.0, 10.0)
-    refresh_share: float = setting(0.01, 'grid cells looked at anew every 16 steps', 0.0, 1.0)
+    refresh_share: float = setting(0.01, 'of the density grid, every 16 steps', 0.0, 1.0)
     bfloat16: bool = setting(True, 'networks in bfloat16 where the processor has it')
     field: FieldConfig = setting(FieldConfig(), 'networks')
     sampling: SamplingConfig = setting(SamplingConfig(), 'sampling along rays')
-    schedule: ScheduleConfig = setting(ScheduleConfig(), 'order of events')
-    places: PanoramaConfig = setting(PanoramaConfig(), 'panoramas, made once the map is trained')
+    schedule: ScheduleConfig = setting(ScheduleConfig(), 'stages of training')
+    panoramas: PanoramaConfig = setting(PanoramaConfig(), 'panoramas, made once the map is '
+                                        'trained', formerly='places')
     refine: RefineConfig = setting(RefineConfig(), 'poses and rig')
 
     @property
     def planned_steps(self) -> int:
-        """`steps`, or as many as a room takes where nobody has counted images."""
-        return _FEWEST_STEPS if self.steps is None else self.steps
+        """`steps`, or what suits a room where it is null."""
+        return _ROOM_STEPS if self.steps is None else self.steps
 
-    def settled(self, images: int, finest: int) -> 'TrainConfig':
+    def filled(self, images: int, finest: int) -> 'TrainConfig':
         """
-        The same with what was left open, for so many views of each modality.
+        The same with nulls filled in, for so many images of each modality.
 
-        More views have more to tell: more steps to learn it, more rows to keep it.
+        More images show more: more steps to learn it, more rows of the hash grid to keep it.
         """
-        rich, encoding, sampling = wealth(images), self.field.encoding, self.sampling
+        factor, encoding, sampling = capacity_factor(images), self.field.encoding, self.sampling
         encoding = replace(
             encoding, finest=encoding.finest or finest, log2_rows=encoding.log2_rows
-            or NOMINAL_LOG2_ROWS + round(math.log2(rich)))
+            or NOMINAL_LOG2_ROWS + round(math.log2(factor)))
         cells = min(max(encoding.finest_points // 4, _GRID_CELLS[0]), _GRID_CELLS[1])
-        return replace(self, steps=self.steps or round(_FEWEST_STEPS * rich),
+        return replace(self, steps=self.steps or round(_ROOM_STEPS * factor),
                        field=replace(self.field, encoding=encoding),
                        sampling=replace(sampling, grid_cells=sampling.grid_cells or cells))
 
-    def looking_ahead(self) -> 'TrainConfig':
-        """For the map of colour alone in which edges tell the rig."""
-        share, limit = self.refine.look_ahead, self.max_seconds
+    def of_colour_map(self) -> 'TrainConfig':
+        """Settings of the map of colour alone that gives the rig by edges."""
+        share, limit = self.refine.colour_map_share, self.max_seconds
         poses = tuple(name for name in self.refine.what if name == POSES)
         return replace(self, strategy='rgbx', modality='rgb',
                        steps=max(1, round(share * self.planned_steps)),
@@ -161,7 +171,7 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """Every setting that the trained fields depend on."""
         return {name: value for name, value in asdict(self).items()
-                if name not in ('checkpoint_seconds', 'memory_limit_mb', 'places')}
+                if name not in ('checkpoint_seconds', 'memory_limit_mb', 'panoramas')}
 
     def resolved_device(self) -> str:
         """'cpu' or 'cuda'."""
@@ -173,6 +183,6 @@ class TrainConfig:
         return self.device
 
 
-def wealth(images: int) -> float:
-    """How many times the views of a room there are, within what training time allows."""
-    return min(max(images / _FEW_IMAGES, 1.0), _MOST_WEALTH)
+def capacity_factor(images: int) -> float:
+    """Steps and grid of a map over those of a room, by its images; limited by training time."""
+    return min(max(images / _ROOM_IMAGES, 1.0), _LARGEST_FACTOR)

@@ -28,11 +28,11 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """True in the one process that reports and saves."""
+        """True in the first process, which reports and saves."""
         return self.rank == 0
 
     def random(self, seed: int) -> np.random.Generator:
-        """Random numbers that no other process draws."""
+        """A generator of its own for each process."""
         return np.random.default_rng([seed, self.rank] if self.count > 1 else seed)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -46,13 +46,13 @@ class Processes:
         for tensor, mean in zip(tensors, means, strict=True):
             tensor.copy_(mean.view_as(tensor))
 
-    def leaders(self, value: float) -> float:
-        """The first process's value, for decisions that all must take alike."""
+    def of_leader(self, value: float) -> float:
+        """The first process's value, for decisions that must be the same in all."""
         if self.count == 1:
             return value
-        said = torch.tensor([value], dtype=torch.float64, device=self.device)
-        distributed.broadcast(said, 0)
-        return float(said.item())
+        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
+        distributed.broadcast(shared, 0)
+        return float(shared.item())
 
     def gather(self, text: str, size: int) -> list[str]:
         """Every process's text of at most `size` bytes, in the order of ranks."""
@@ -71,20 +71,20 @@ def leads() -> bool:
 
 @contextmanager
 def joined(device: str) -> Iterator[Processes]:
-    """Meet the other processes that torchrun has started; part from them at the end."""
+    """Join the process group that torchrun has started, and leave it at the end."""
     count = int(os.environ.get('WORLD_SIZE', '1'))
     if count == 1:
         yield Processes(device=torch.device(device))
         return
     rank, local_rank = int(os.environ['RANK']), int(os.environ['LOCAL_RANK'])
-    beside = int(os.environ['LOCAL_WORLD_SIZE'])
+    local_count = int(os.environ['LOCAL_WORLD_SIZE'])
     if device == 'cuda':
-        if beside > torch.cuda.device_count():
+        if local_count > torch.cuda.device_count():
             raise InputError('more processes than GPUs', expected=f'at most '
-                             f'{torch.cuda.device_count()} on this machine', got=beside)
+                             f'{torch.cuda.device_count()} on this machine', got=local_count)
         torch.cuda.set_device(local_rank)
         device = f'cuda:{local_rank}'
-    with _threads(max(1, len(os.sched_getaffinity(0)) // beside)):
+    with _threads(max(1, len(os.sched_getaffinity(0)) // local_count)):
         distributed.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
         try:
             yield Processes(rank, count, torch.device(device))
@@ -94,7 +94,7 @@ def joined(device: str) -> Iterator[Processes]:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Compute with so many threads (torchrun says one, whatever the machine has)."""
+    """Compute with so many threads (torchrun sets one, whatever the machine has)."""
     import numba
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(count)

@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What training minimises: image differences, their balance, and tidy weights along rays.
+What training minimises: image differences, weights of the modalities, distortion, depth.
 
-Depth that knows no scale, fitted to the surfaces that images have put up so far.
-
-A monocular network gives z (`affine`) or 1 / z (`inverse`) up to a scale and a shift, other ones
-for each image. With y the map's present z, or 1 / z, least squares in y = a x + b over the rays
-seen lately (sums decay) give both; an image whose rays tell no slope above zero helps nothing.
+Losses of the depth terms and of images are functions; `Balance` weighs the modalities, `DepthFit`
+fits relative depth (of monocular networks) to the surfaces of the map in training.
 """
 
 from collections.abc import Mapping
@@ -24,10 +21,13 @@ from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
 
 _NOMINAL_VARIANCE = 0.04  # of field values in a colourful room
 _LEAST_VARIANCE = 4e-4  # below it is mostly noise
+_FIT_DECAY = 0.98  # of the sums of a depth fit, a step
+_FIT_SPREAD_SHARE = 0.1  # a spread of this share of the distance halves a ray's weight
+_FIT_LEAST_WEIGHT = 20.0  # that an image's sums must hold
 
 
 def photometric(rendered: Tensor, truth: Tensor, kind: str) -> Tensor:
-    """L2 as published, or Huber (against moving things) with a knee at 0.1."""
+    """Mean squared error, or Huber (against moving things) with a knee at 0.1."""
     if kind == 'huber':
         return 2.0 * functional.huber_loss(rendered, truth, delta=0.1)
     return functional.mse_loss(rendered, truth)
@@ -35,12 +35,12 @@ def photometric(rendered: Tensor, truth: Tensor, kind: str) -> Tensor:
 
 def bounded(rendered: Tensor, truth: Tensor, knee: float, contrast: float) -> Tensor:
     """
-    Squares of small errors, and beyond `knee` contrasts a slope that grows no more.
+    Squares of small errors, linear beyond `knee` contrasts: (2 / knee) huber(e).
 
-    Heat has few edges, but high ones: in a room of 20 deg C a pipe has 80. Squared, what a pixel
-    on its rim is off outweighs all that walls could tell, and as half a pixel of error there is
-    cheaper spread as fog than not at all, edges blur. The slope is that of a square at one
-    contrast (standard deviation of the images), whatever the knee: (2 / knee) huber(e).
+    Thermal images have few edges, but high ones: in a room of 20 deg C a pipe has 80. Squared, the
+    error of a pixel on its rim outweighs all that walls could tell, and as half a pixel of error
+    there is cheaper spread as fog than not at all, edges blur. The slope beyond the knee is that
+    of a square at one contrast (standard deviation of the images), whatever the knee.
     """
     return 2.0 / knee * functional.huber_loss(rendered, truth, delta=knee * contrast)
 
@@ -51,7 +51,7 @@ def distortion(weights: Tensor, samples: Samples, scale_m: float, kernels: bool 
     Spread of the weight along each ray (mip-NeRF 360), in O(samples) by prefix sums.
 
     Distances are bounded as s = t / (t + scale), so that far fog costs no more than near fog:
-    sum_ij w_i w_j |s_i - s_j| + 1/3 sum_i w_i^2 ds_i. With `kernels` the CPU's own serve.
+    sum_ij w_i w_j |s_i - s_j| + 1/3 sum_i w_i^2 ds_i. `kernels`: compute it by the CPU kernel.
     """
     if kernels:
         loss: Tensor = _CpuDistortion.apply(weights, samples, scale_m)  # type: ignore[no-untyped-call]
@@ -69,10 +69,10 @@ def distortion(weights: Tensor, samples: Samples, scale_m: float, kernels: bool 
 def depth_error(weights: Tensor, samples: Samples, depth_m: Tensor, confidence: Tensor,
                 reach_m: float) -> Tensor:
     """
-    Mean distance of the weight from a measured surface, beyond `reach_m` flat.
+    Mean distance of the weight from a measured surface, constant beyond `reach_m`.
 
-    Rays with unknown depth have confidence 0; the mean is over all others, so that depths which
-    nobody trusts move little even where there are no better ones.
+    Rays with unknown depth have confidence 0; the mean is over all others, so that depths of low
+    confidence move little even where there are no better ones.
     """
     off = (samples.distance_m - depth_m[:, None]).abs().clamp(max=reach_m) / reach_m
     known = (confidence > 0.0).sum().clamp(min=1)
@@ -80,85 +80,71 @@ def depth_error(weights: Tensor, samples: Samples, depth_m: Tensor, confidence: 
 
 
 class _CpuDistortion(torch.autograd.Function):
-    """Ties the kernel into autograd; it finds value and slopes in one go."""
+    """Autograd of the kernel, which computes value and gradient at once."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, samples: Samples, scale_m: float) -> Tensor:
         """Mean over the rays."""
         from thermal_nerf_loc.field.kernels import compositing
-        losses, slopes = torch.empty(len(weights)), torch.empty_like(weights)
+        losses, gradient = torch.empty(len(weights)), torch.empty_like(weights)
         compositing.distortion(weights.detach().contiguous().numpy(), samples.distance_m.numpy(),
                                samples.width_m.numpy(), np.float32(scale_m), losses.numpy(),
-                               slopes.numpy())
-        ctx.save_for_backward(slopes)
+                               gradient.numpy())
+        ctx.save_for_backward(gradient)
         return losses.mean()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        """Slopes of the mean."""
-        slopes, = ctx.saved_tensors
-        return slopes * (gradients[0] / len(slopes)), None, None
+        """Gradient of the mean."""
+        gradient, = ctx.saved_tensors
+        return gradient * (gradients[0] / len(gradient)), None, None
 
 
 class Balance:
     """
-    Weights of the modalities' losses.
+    Weights of the modalities' losses: a fixed one of each, over the variance of its images.
 
-    An error counts relative to the variance of its modality's images: the shapes of a dull scene
-    are worth those of a bright one, and the terms on geometry mean the same in both. On top of it
-    comes a fixed weight for each, or one learned from the residuals' own variance.
+    Relative to the variance, the shapes of a dull scene count as much as those of a bright one,
+    and the terms on geometry mean the same in both.
     """
 
-    def __init__(self, kind: str, fixed: Mapping[str, float], contrast: Mapping[str, float],
-                 ) -> None:
-        """`kind` is 'fixed' or 'learned'; `contrast` holds the variance of each one's images."""
-        self.kind, self.fixed = kind, dict(fixed)
-        self.spread = {name: math.sqrt(max(variance, _LEAST_VARIANCE))
-                       for name, variance in contrast.items()}
-        self.contrast = {name: _NOMINAL_VARIANCE / spread**2
-                         for name, spread in self.spread.items()}
-        self.variance: dict[str, float] = {}
+    def __init__(self, weights: Mapping[str, float], variance: Mapping[str, float]) -> None:
+        """`weights` default to 1; `variance` of each modality's images, in field values."""
+        self.contrast = {name: math.sqrt(max(value, _LEAST_VARIANCE))
+                         for name, value in variance.items()}
+        self._weight = {name: weights.get(name, 1.0) * (_NOMINAL_VARIANCE / contrast**2)
+                        for name, contrast in self.contrast.items()}
 
-    def weight(self, modality: str, squares: Tensor) -> float:
-        """
-        Factor for this step's loss of a modality.
-
-        The maximum of a Gaussian likelihood in its variance is the mean squared residual, so the
-        learned weight is its running inverse, scaled to leave RGB where a fixed one has it.
-        """
-        if self.kind == 'fixed':
-            return self.fixed.get(modality, 1.0) * self.contrast[modality]
-        now = float(squares.detach())
-        self.variance[modality] = 0.98 * self.variance.get(modality, now) + 0.02 * now
-        anchor = 'rgb' if 'rgb' in self.variance else modality
-        ratio = self.variance[anchor] / max(self.variance[modality], 1e-8)
-        return self.contrast[anchor] * min(max(ratio, 0.1), 10.0)
-
-
-_DECAY = 0.98  # of the sums, a step
-_SPREAD_SHARE = 0.1  # a spread of this share of the distance halves a ray's weight
-_LEAST = 20.0  # weight that an image's sums must hold
+    def weight(self, modality: str) -> float:
+        """Factor of the loss of a modality."""
+        return self._weight[modality]
 
 
 class DepthFit(nn.Module):
-    """Scale and shift of each image of one modality."""
+    """
+    Scale and shift of relative depth, of each image of one modality.
+
+    A monocular network gives z (`affine`) or 1 / z (`inverse`) up to a scale and a shift, which
+    differ between images. With y the map's present z, or 1 / z, least squares in y = a x + b over
+    recent rays (sums decay) give both; an image whose rays give no slope above zero is not used.
+    """
 
     sums: Tensor
 
     def __init__(self, images: int, kind: str) -> None:
-        """Nothing is known yet."""
+        """Begin without rays."""
         super().__init__()
         self.kind = kind
-        # of w, wx, wy, wxx, wxy
+        # weights w, and w times x, y, x^2, x y
         self.register_buffer('sums', torch.zeros(images, 5, dtype=torch.float64))
 
     def metres(self, weights: Tensor, samples: Samples, batch: RayBatch) -> tuple[Tensor, Tensor]:
-        """What the maps say along each ray in metres, and its confidence."""
-        forward = torch.from_numpy(batch.sights[:, 2]).to(weights.device)
+        """Depth along each ray in metres, and its confidence."""
+        forward = torch.from_numpy(batch.directions_cam[:, 2]).to(weights.device)
         x = batch.depth_m * forward
         far, spread = expected_distance(weights.detach(), samples.distance_m)
-        trust = batch.confidence / (1.0 + (spread / (_SPREAD_SHARE * far))**2)
+        trust = batch.confidence / (1.0 + (spread / (_FIT_SPREAD_SHARE * far))**2)
         y = far * forward
         self._observe(batch.image.cpu(), trust, x, 1.0 / y if self.kind == INVERSE else y)
         slope, shift, known = (part.to(weights.device)[batch.image] for part in self.fitted())
@@ -174,7 +160,7 @@ class DepthFit(nn.Module):
         variance = wxx / total - (wx / total)**2
         slope = (wxy / total - wx * wy / total**2) / variance.clamp(min=1e-12)
         shift = (wy - slope * wx) / total
-        known = (w > _LEAST) & (slope > 0.0) & (variance > 1e-12)
+        known = (w > _FIT_LEAST_WEIGHT) & (slope > 0.0) & (variance > 1e-12)
         return slope.float(), shift.float(), known
 
     def _observe(self, image: Tensor, trust: Tensor, x: Tensor, y: Tensor) -> None:
@@ -182,6 +168,6 @@ class DepthFit(nn.Module):
         good = torch.isfinite(x) & torch.isfinite(y)
         w = torch.where(good, w, 0.0)
         x, y = torch.where(good, x, 0.0), torch.where(good, y, 0.0)
-        self.sums *= _DECAY
+        self.sums *= _FIT_DECAY
         self.sums.index_add_(0, image, torch.stack(
             [w, w * x, w * y, w * x * x, w * x * y], dim=1))

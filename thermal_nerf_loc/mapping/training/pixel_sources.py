@@ -10,7 +10,8 @@ import numpy as np
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory, on_disk
 from thermal_nerf_loc.io.datasets.scene import ImageRecord, load_image, Scene
-from thermal_nerf_loc.mapping.camera_poses.sparse_depth import matched_depth, painted, Sightings
+from thermal_nerf_loc.mapping.camera_poses.sparse_depth import (
+    depth_map, SparseDepth, triangulated_depth)
 from thermal_nerf_loc.mapping.training.config import POSES, TrainConfig
 from thermal_nerf_loc.mapping.training.ray_sampler import bytes_needed, PixelSource
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
@@ -23,20 +24,22 @@ _log = logging.getLogger(__name__)
 
 def load_sources(scene: Scene, config: TrainConfig, progress: Progress = silent,
                  ) -> tuple[dict[str, PixelSource], TemperatureRange | None]:
-    """Pixels of each modality of the training split, and the range that thermal was scaled by."""
+    """Training pixels of each modality, and the range that thermal values were scaled by."""
     wanted = scene.modalities if config.modality == 'both' else (config.modality,)
     scene.require(*wanted)
-    order = sorted(wanted, key=lambda name: name != RGB)  # RGB first: X is what joins it
+    order = sorted(wanted, key=lambda name: name != RGB)  # `finetune` begins with RGB
     members = {name: _records(scene, name, config.depth_weight > 0.0) for name in order}
     temperatures = _temperature_range(members[THERMAL]) if THERMAL in members else None
-    matched = {order[0]: matched_depth(scene, order[0], POSES in config.refine.what, progress)
-               } if config.depth_points else {}
+    sparse = {}
+    if config.depth_points:
+        sparse[order[0]] = triangulated_depth(scene, order[0], POSES in config.refine.what,
+                                              progress, config.refine.features)
     needed = sum(bytes_needed([record.camera for record in records.values()], _channels(name),
-                              name in matched or _has_depth(records),
-                              name in matched or _has_confidence(records))
+                              name in sparse or _has_depth(records),
+                              name in sparse or _has_confidence(records))
                  for name, records in members.items())
     allocate = on_disk if needed > config.memory_limit_mb * 2**20 else in_memory
-    return {name: _source(scene, name, members[name], temperatures, allocate, matched.get(name))
+    return {name: _source(scene, name, members[name], temperatures, allocate, sparse.get(name))
             for name in order}, temperatures
 
 
@@ -63,7 +66,7 @@ def without_frozen(scene: Scene) -> Scene:
 
 
 def _source(scene: Scene, name: str, members: _Records, temperatures: TemperatureRange | None,
-            allocate: Allocate, matched: Mapping[int, Sightings] | None) -> PixelSource:
+            allocate: Allocate, sparse: Mapping[int, SparseDepth] | None) -> PixelSource:
     """Pixels of a modality, temperatures scaled to [0, 1]."""
     records, frames = list(members.values()), list(members)
 
@@ -71,20 +74,20 @@ def _source(scene: Scene, name: str, members: _Records, temperatures: Temperatur
         image = load_image(name, records[i])
         if name == THERMAL and temperatures is not None:
             image = replace(image, values=temperatures.to_field(image.values))
-        if matched is not None:
-            depth_m, confidence = painted(matched[frames[i]], image.camera)
+        if sparse is not None:
+            depth_m, confidence = depth_map(sparse[frames[i]], image.camera)
             image = replace(image, depth_m=depth_m, depth_confidence=confidence)
         return image
 
     poses = [scene.frames[index].T_world_cam @ record.T_cam_sensor
              for index, record in members.items()]
     return PixelSource([record.camera for record in records], poses, load, _channels(name),
-                       matched is not None or _has_depth(members), allocate,
-                       matched is not None or _has_confidence(members))
+                       sparse is not None or _has_depth(members), allocate,
+                       sparse is not None or _has_confidence(members))
 
 
 def _records(scene: Scene, name: str, with_depth: bool) -> _Records:
-    """Training images of a modality by frame; depth that nobody asks for stays on disk."""
+    """Training images of a modality by frame; depth that has no weight is not loaded."""
     found = {index: scene.frames[index].records[name] for index in scene.train
              if name in scene.frames[index].records}
     return found if with_depth else {
@@ -95,7 +98,7 @@ def _records(scene: Scene, name: str, with_depth: bool) -> _Records:
 def _temperature_range(records: _Records) -> TemperatureRange:
     """All temperatures of the training split, with head room for other days."""
     extremes: list[float] = []
-    least = 1e-3  # of what was stretched to [0, 1]
+    least = 1e-3  # span of images that were stretched to [0, 1]
     for record in records.values():
         image = load_image(THERMAL, record)
         extremes += [float(np.nanmin(image.values)), float(np.nanmax(image.values))]

@@ -24,7 +24,7 @@ _STEPS = np.float32(65535.0)  # 16 bits: 8-bit colour exactly, 1/60000 of a temp
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RayBatch:
-    """Rays and what was seen along them; depth along the ray, confidence 0 where unknown."""
+    """Rays with the pixels they go through; depth along the ray, confidence 0 where unknown."""
 
     origins: Array32  # (n, 3)
     directions: Array32  # (n, 3) unit
@@ -33,8 +33,8 @@ class RayBatch:
     confidence: Tensor  # (n,)
     image: Tensor  # (n,) which training image of this modality
     across: Tensor  # (n, 2) -1 to 1 from left to right, from top to bottom
-    sights: Array32  # (n, 3) directions in the camera
-    moved: NDArray[np.float64] | None = None  # (n, 4, 4) of rolling images: at each ray's row
+    directions_cam: Array32  # (n, 3) unit, in the camera's frame
+    row_motion: NDArray[np.float64] | None = None  # (n, 4, 4) to each ray's row: rolling shutter
 
     def on(self, device: torch.device) -> 'RayBatch':
         """The same with its tensors on a device; rays stay where the sampler is."""
@@ -43,13 +43,13 @@ class RayBatch:
 
 
 class PixelSource:
-    """Posed images of one modality, ready to be drawn from."""
+    """Pixels of the posed images of one modality, to draw random rays from."""
 
     def __init__(self, cameras: Sequence[Camera], poses: Sequence[NDArray[np.float64]],
                  load: Callable[[int], SensorImage], channels: int, has_depth: bool = False,
                  allocate: Allocate = in_memory, has_confidence: bool = False) -> None:
         """
-        Ask `load` for one image after the other, its values in [0, 1]; none is kept.
+        Load one image after the other, with values in [0, 1]; none is kept.
 
         `poses` are T_world_sensor; `allocate` makes the arrays, in memory or on disk.
         """
@@ -89,31 +89,31 @@ class PixelSource:
         image = np.searchsorted(self._starts, index, side='right') - 1
         inside = index - self._starts[image]
         pose, size = self._poses[image], self._sizes[image]
-        moved = None
+        row_motion = None
         if self._sweeps.any():
-            moved = row_poses(self._sweeps[image], inside // size[:, 0] + 0.5, size[:, 1])
-            pose = (pose @ moved).astype(np.float32)
-        sights = self._tables[self._table_start[image] + inside]
-        directions = np.einsum('nij,nj->ni', pose[:, :3, :3], sights)
+            row_motion = row_poses(self._sweeps[image], inside // size[:, 0] + 0.5, size[:, 1])
+            pose = (pose @ row_motion).astype(np.float32)
+        directions_cam = self._tables[self._table_start[image] + inside]
+        directions = np.einsum('nij,nj->ni', pose[:, :3, :3], directions_cam)
         pixels = np.stack([inside % size[:, 0], inside // size[:, 0]], axis=-1) + 0.5
         truth = torch.from_numpy(self._values[index].astype(np.float32) / _STEPS)
         depth = (np.full(len(index), np.nan, np.float32) if self._depths is None
                  else np.asarray(self._depths[index]))
         known = np.isfinite(depth)
-        trust = known.astype(np.float32)
+        confidence = known.astype(np.float32)
         if self._confidence is not None:
-            trust *= self._confidence[index] / np.float32(255.0)
+            confidence *= self._confidence[index] / np.float32(255.0)
         return RayBatch(np.ascontiguousarray(pose[:, :3, 3]), directions, truth,
                         torch.from_numpy(np.where(known, depth, 0.0).astype(np.float32)),
-                        torch.from_numpy(trust), torch.from_numpy(image),
-                        torch.from_numpy(across(pixels, size)), sights, moved)
+                        torch.from_numpy(confidence), torch.from_numpy(image),
+                        torch.from_numpy(across(pixels, size)), directions_cam, row_motion)
 
     def _fill(self, cameras: Sequence[Camera], load: Callable[[int], SensorImage],
               allocate: Allocate) -> None:
         """One image at a time into the flat arrays, and all of it into the digest."""
         digest = hashlib.sha256(repr(cameras).encode() + self._poses.tobytes())
         usable = allocate((len(self._values),), np.bool_)
-        moments = np.zeros((3, self.channels))  # of the usable values: count, sum, squares
+        sums = np.zeros((3, self.channels))  # of the usable values: count, sum, squares
         for i in range(len(cameras)):
             part = slice(self._starts[i], self._starts[i + 1])
             image = load(i)
@@ -125,18 +125,18 @@ class PixelSource:
             self._values[part] = np.clip(steps, 0.0, _STEPS).reshape(-1, self.channels)
             usable[part] = _usable(image)
             seen = image.values.reshape(-1, self.channels)[usable[part]].astype(np.float64)
-            moments += (np.full(self.channels, len(seen)), seen.sum(axis=0), (seen**2).sum(axis=0))
+            sums += (np.full(self.channels, len(seen)), seen.sum(axis=0), (seen**2).sum(axis=0))
             if self._depths is not None:
                 forward = self._tables[self._table_start[i]:][:part.stop - part.start, 2]
                 self._depths[part] = _along_rays(image, forward)
                 digest.update(self._depths[part].data)
             if self._confidence is not None:
-                self._confidence[part] = _trust(image)
+                self._confidence[part] = _confidence_steps(image)
                 digest.update(self._confidence[part].data)
             digest.update(self._values[part].data)
             digest.update(usable[part].data)
-        self.digest = digest.hexdigest()  # of all that training can see of these images
-        mean, square = moments[1:] / np.maximum(moments[0], 1.0)
+        self.digest = digest.hexdigest()  # of all that training reads of these images
+        mean, square = sums[1:] / np.maximum(sums[0], 1.0)
         self.variance = float((square - mean**2).mean())  # over all images
         self._usable = self._usable_pixels(usable, allocate)
 
@@ -178,14 +178,14 @@ def _direction_tables(cameras: Sequence[Camera], allocate: Allocate,
 
 
 def _along_rays(image: SensorImage, forward: Array32) -> Array32:
-    """Depth along the ray of every pixel, NaN where unknown; `forward` is each ray's z."""
+    """Depth along the ray of every pixel, NaN where unknown; `forward` is z of its direction."""
     if image.depth_m is None:
         return np.full(len(forward), np.nan, np.float32)
     z = image.depth_m.reshape(-1)
     return np.where(z > 0.0, z / forward, np.nan).astype(np.float32)
 
 
-def _trust(image: SensorImage) -> NDArray[np.uint8]:
+def _confidence_steps(image: SensorImage) -> NDArray[np.uint8]:
     """Confidence of each pixel's depth in 255ths."""
     if image.depth_confidence is None:
         return np.full(image.camera.width * image.camera.height, 255, np.uint8)

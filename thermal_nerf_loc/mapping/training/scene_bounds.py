@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How far the cameras see: a short look with a coarse field, before training.
+Scene bounds: how far the cameras see, from a coarse field that is trained first.
 
 The hash grid resolves a box; all beyond is contracted. Where cameras went says little about how
 far they saw: a corridor is much longer than wide, a robot in a hall keeps to its middle. So a
 coarse field is trained for a few seconds, from uniform samples alone, and the box is put around
-its surfaces. Their usual distance also says what a pixel covers, and thus how fine the grid may
+its surfaces. Their median distance also says what a pixel covers, and thus how fine the grid may
 be.
 """
 
@@ -21,101 +21,110 @@ from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.field.volume_rendering import BranchView, render, Samples
-from thermal_nerf_loc.mapping.training.config import TrainConfig, wealth
+from thermal_nerf_loc.mapping.training.config import capacity_factor, TrainConfig
 from thermal_nerf_loc.mapping.training.objective import Objective
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
-from thermal_nerf_loc.mapping.training.strategies import adam, Learner, learners_for
+from thermal_nerf_loc.mapping.training.schedule import adam, SchedulePosition
+from thermal_nerf_loc.mapping.training.strategies import Learner, learners_for
 
 Array = NDArray[np.float64]
 
 _FEWEST_STEPS = 50  # with less a coarse field knows nothing yet
 _LEAST_SECONDS = 60.0  # of a training that has the time for it
-_SHARE = 0.1  # of the training's steps, at most, for this look
+_STEPS_SHARE = 0.1  # of the training's steps, at most
 _FIELD = FieldConfig(EncodingConfig(levels=4, log2_rows=15, coarsest=16, finest=64))
 _SAMPLING = SamplingConfig(grid_cells=16, bins=64, near=0.03)
 _RAYS = 1024
 _SAMPLES = 32
-_LOOKED_AT = 4096  # rays of each modality
+_SURFACE_RAYS = 4096  # of each modality
 _OUTLIERS = 0.05  # share of the surfaces on either side that may be fog, or far behind a window
 _FAR_TOO_LARGE = 4.0  # times the volume
 _MARGIN = 0.05  # of the box, on either side
-_PIXELS_A_CELL = 1.2  # of the finest level, at the usual distance, where there are few views
-_POINTS = 256, 1024  # of the finest level, along the longest axis
+_PIXELS_A_CELL = 1.2  # of the finest level, at the median distance, where there are few images
+_POINTS = 256, 1024  # of the finest level along the longest axis, fewest and most
 
 
 @dataclass(frozen=True, slots=True)
 class SceneBounds:
-    """The box that holds what is seen, and what a pixel covers at the usual distance."""
+    """The box that holds what the cameras see, and what a pixel covers at the median distance."""
 
     space: Space
-    pixel_m: float | None = None  # None: nobody has looked
+    pixel_m: float | None = None  # None: not measured
 
-    def finest(self, times: float = 1.0) -> int:
+    def finest(self, factor: float = 1.0) -> int:
         """
-        Points along an axis for cells as large as what the images can show.
+        Grid points along an axis for cells as large as what the images can show.
 
-        With so many `times` the views of a room, as many pixels fall on smaller cells.
+        With `factor` times the images of a room, as many pixels fall on smaller cells.
         """
         if self.pixel_m is None:
             return EncodingConfig().finest_points
         longest_m = 4.0 * max(self.space.half_extent_m)  # with what is contracted
-        cell_m = _PIXELS_A_CELL * self.pixel_m / times**0.5
+        cell_m = _PIXELS_A_CELL * self.pixel_m / factor**0.5
         return int(np.clip(longest_m / cell_m, *_POINTS))
 
 
 def fit_bounds(config: TrainConfig, sources: Mapping[str, PixelSource], positions: Array,
            ) -> tuple[TrainConfig, Space]:
-    """Settings and space that suit what cameras at these positions (n, 3) have seen."""
-    extent = look(sources, positions, config)
-    views = _views(sources)
-    return config.settled(views, extent.finest(wealth(views))), extent.space
+    """Settings and space that suit what cameras at these positions (n, 3) see."""
+    bounds = find_bounds(sources, positions, config)
+    images = _images(sources)
+    return config.filled(images, bounds.finest(capacity_factor(images))), bounds.space
 
 
-def look(sources: Mapping[str, PixelSource], positions: Array, config: TrainConfig) -> SceneBounds:
-    """Look into the box that the cameras' path suggests; where it was far too large, once more."""
+def find_bounds(sources: Mapping[str, PixelSource], positions: Array, config: TrainConfig,
+                ) -> SceneBounds:
+    """
+    Bounds by a coarse field in the box that the cameras' path suggests.
+
+    Where that was far too large, once more in the box that was found; in short trainings the
+    guess from the path is the answer.
+    """
     guess = space_around_cameras(positions)
-    whole = config.settled(_views(sources), EncodingConfig().finest_points).planned_steps
-    steps = min(config.extent_steps, int(_SHARE * whole))
+    planned = config.filled(_images(sources), EncodingConfig().finest_points).planned_steps
+    steps = min(config.scene_bounds_steps, int(_STEPS_SHARE * planned))
     in_haste = config.max_seconds is not None and config.max_seconds < _LEAST_SECONDS
     if steps < _FEWEST_STEPS or in_haste:
         return SceneBounds(guess)
-    extent = _seen(sources, positions, guess, config, steps)
-    if np.prod(guess.half_extent_m) > _FAR_TOO_LARGE * np.prod(extent.space.half_extent_m):
-        extent = _seen(sources, positions, extent.space, config, steps)
-    return extent
+    bounds = _measured(sources, positions, guess, config, steps)
+    if np.prod(guess.half_extent_m) > _FAR_TOO_LARGE * np.prod(bounds.space.half_extent_m):
+        bounds = _measured(sources, positions, bounds.space, config, steps)
+    return bounds
 
 
-def _seen(sources: Mapping[str, PixelSource], positions: Array, space: Space, config: TrainConfig,
-          steps: int) -> SceneBounds:
-    """Learn coarsely for some steps, then see where the surfaces are."""
-    learner, rng = _learned(sources, space, config, steps), np.random.default_rng(config.seed)
-    seen = {name: _surfaces(learner, name, source, rng) for name, source in sources.items()}
-    points = np.concatenate([points for points, _ in seen.values()])
+def _measured(sources: Mapping[str, PixelSource], positions: Array, space: Space,
+              config: TrainConfig, steps: int) -> SceneBounds:
+    """Train a coarse field in `space`, then put a box around its surfaces and the cameras."""
+    learner = _coarse_field(sources, space, config, steps)
+    rng = np.random.default_rng(config.seed)
+    surfaces = {name: _surfaces(learner, name, source, rng) for name, source in sources.items()}
+    points = np.concatenate([points for points, _ in surfaces.values()])
     low, high = np.quantile(points, (_OUTLIERS, 1.0 - _OUTLIERS), axis=0)
     low, high = np.minimum(low, positions.min(axis=0)), np.maximum(high, positions.max(axis=0))
     center, half = 0.5 * (low + high), (0.5 + _MARGIN) * (high - low)
     half = np.maximum(half, _MARGIN * half.max())  # flat scenes have some depth, too
     pixel_m = min(float(np.median(distances)) * sources[name].pixel_rad
-                  for name, (_, distances) in seen.items())
+                  for name, (_, distances) in surfaces.items())
     return SceneBounds(Space(_triple(center), _triple(half)), pixel_m)
 
 
-def _learned(sources: Mapping[str, PixelSource], space: Space, config: TrainConfig, steps: int,
-             ) -> Learner:
-    """A coarse field of all modalities, from uniform samples, blind to directions."""
+def _coarse_field(sources: Mapping[str, PixelSource], space: Space, config: TrainConfig,
+                  steps: int) -> Learner:
+    """A coarse field of all modalities, from uniform samples, without viewing directions."""
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     schedule = replace(config.schedule, uniform_steps=steps, uniform_samples=_SAMPLES)
-    config = replace(config, schedule=schedule, near_gradient=0.0, formation=False)
+    config = replace(config, schedule=schedule, near_gradient=0.0, camera_response=False)
     learner, = learners_for('rgbx', _FIELD, _SAMPLING, space,
                             {name: source.channels for name, source in sources.items()})
     objective = Objective(config, sources, torch.device('cpu'))
     optimizer = adam(config, [learner])
     for step in range(steps):
+        position = SchedulePosition(step, 5.0 * steps)  # uniform samples take a fifth
         loss = torch.zeros(())
         for name, source in sources.items():
             batch = source.draw(_RAYS // len(sources), rng)
-            loss = loss + objective.loss(learner, name, batch, (step, 5.0 * steps), rng)
+            loss = loss + objective.loss(learner, name, batch, position, rng)
         optimizer.zero_grad(set_to_none=False)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -125,8 +134,8 @@ def _learned(sources: Mapping[str, PixelSource], space: Space, config: TrainConf
 @torch.no_grad()
 def _surfaces(learner: Learner, modality: str, source: PixelSource, rng: np.random.Generator,
               ) -> tuple[Array, Array]:
-    """Where random rays end, (n, 3), and how far away: half of the light comes from before."""
-    batch = source.draw(_LOOKED_AT, rng)
+    """Surface points (n, 3) of random rays, and their distances: the median of the weight."""
+    batch = source.draw(_SURFACE_RAYS, rng)
     samples = Samples.from_numpy(*learner.grid.sample(batch.origins, batch.directions,
                                                       2 * _SAMPLES, 1.0))
     origins, directions = torch.from_numpy(batch.origins), torch.from_numpy(batch.directions)
@@ -138,7 +147,7 @@ def _surfaces(learner: Learner, modality: str, source: PixelSource, rng: np.rand
     return (origins + distances * directions).double().numpy(), distances[:, 0].double().numpy()
 
 
-def _views(sources: Mapping[str, PixelSource]) -> int:
+def _images(sources: Mapping[str, PixelSource]) -> int:
     return max(source.images for source in sources.values())
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Building a map: rays through training pixels, one optimiser, a schedule that lets surfaces stand.
+Training a map: random rays of the training images, one optimizer, a schedule of stages.
 
-The order matters more than any weight (measured on simulated rooms, where depth is known):
-1. rays are sampled uniformly, the direction is hidden from the colour branch: nothing but
-   parallax can explain the images, so surfaces condense where they are;
-2. samples move to the surfaces (density grid), an exploring share stays;
-3. the colour branch sees directions, once fog can no longer buy anything with them.
+The order of the stages matters more than any weight (measured on simulated rooms, where depth is
+known):
+1. samples are uniform along the ray, and the direction is hidden from the colour branch: nothing
+   but parallax can explain the images, so surfaces form where they are;
+2. samples move to the surfaces (density grid), a share stays uniform;
+3. the colour branch sees directions, when fog can no longer use them to explain the images.
 A phase that inherits its surfaces (`finetune`) begins where this order ends.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
@@ -28,21 +29,20 @@ from thermal_nerf_loc.field.contraction import Space, space_around_cameras
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import (
     CameraOptimizer, FixedCameras, HashLevelSchedule)
-from thermal_nerf_loc.mapping.camera_poses.pose_initialization import adjust, place_thermal
+from thermal_nerf_loc.mapping.camera_poses.pose_initialization import (
+    initialize_by_points, initialize_rig_by_edges)
 from thermal_nerf_loc.mapping.map.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
-from thermal_nerf_loc.mapping.training.camera_response import zero_offset, ZeroOffset
-from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint, State
+from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint, pack, State, unpack
 from thermal_nerf_loc.mapping.training.config import BOTH, EDGES, FEATURES, TrainConfig
 from thermal_nerf_loc.mapping.training.distributed import joined, Processes
 from thermal_nerf_loc.mapping.training.objective import Objective
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources, without_frozen
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
 from thermal_nerf_loc.mapping.training.scene_bounds import fit_bounds
-from thermal_nerf_loc.mapping.training.strategies import (
-    adam, inherit, Learner, learners_for, phases_for, set_rate)
+from thermal_nerf_loc.mapping.training.schedule import adam, Schedule
+from thermal_nerf_loc.mapping.training.strategies import inherit, Learner, learners_for
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
-from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 _REPORT_STEPS = 20
 _REFRESH_STEPS = 16
@@ -58,8 +58,8 @@ class TrainingResult:
     rays_per_second: float
     peak_memory_mb: float
     final_loss: float
-    backend: str  # what read the hash grid
-    scene: Scene  # as it was given, or with what was refined
+    backend: str  # of the hash grid
+    scene: Scene  # as it was given, or with refined poses
 
 
 def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress = silent,
@@ -79,11 +79,13 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
         backend = trainer.learners[0].field.encoding.backend
         seconds = _run(trainer, scene, progress, checkpoint, began)
     refined, facts = given, {}
-    if trainer.corrections is not None:
-        refined, facts = trainer.corrections.applied(given), trainer.corrections.facts(given)
-    zero = trainer.zero(scene, temperatures)
-    if temperatures is not None and zero is not None:
-        temperatures = temperatures.moved(zero.celsius)
+    if trainer.camera_optimizer is not None:
+        refined = trainer.camera_optimizer.applied(given)
+        facts = trainer.camera_optimizer.facts(given)
+    zero = None
+    if temperatures is not None:
+        zero = trainer.objective.thermal_zero(_thermal_stamps_ns(scene), temperatures)
+        temperatures = temperatures.moved(zero.celsius) if zero else temperatures
     info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
                    seconds=seconds, refinement=facts, zero=zero._asdict() if zero else {})
     radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(refined),
@@ -99,17 +101,17 @@ def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Check
     """Step until done; the seconds that it took, with those before an interruption."""
     processes, period_s = trainer.processes, trainer.config.checkpoint_seconds
     started = began - _resume(trainer, checkpoint)
-    if trainer.corrections and not trainer.steps:
-        _look_ahead(trainer, scene, progress)
-    seconds = processes.leaders(time.monotonic() - started)
+    if trainer.camera_optimizer and not trainer.steps:
+        _initialize_cameras(trainer, scene, progress)
+    seconds = processes.of_leader(time.monotonic() - started)
     if not trainer.steps:
-        trainer.prelude = seconds
+        trainer.schedule.preparation_s = seconds
     while not trainer.finished(seconds):
         trainer.step(seconds)
-        seconds = processes.leaders(time.monotonic() - started)
+        seconds = processes.of_leader(time.monotonic() - started)
         if trainer.steps % _REPORT_STEPS == 0 and processes.leads:
-            progress(trainer.share, 1.0, trainer.status(seconds))
-        if checkpoint and trainer.agreed and checkpoint.due(seconds, period_s):
+            progress(trainer.schedule.share, 1.0, trainer.status(seconds))
+        if checkpoint and trainer.is_synchronized and checkpoint.due(seconds, period_s):
             state = trainer.state(seconds)
             if processes.leads:
                 checkpoint.write(state, trainer.identity)
@@ -117,28 +119,28 @@ def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Check
     return seconds
 
 
-def _look_ahead(trainer: 'Trainer', scene: Scene, progress: Progress) -> None:
-    """Let corrections begin where matched points, or edges in a map of colour, put them."""
-    config, corrections = trainer.config, trainer.corrections
-    assert corrections is not None
+def _initialize_cameras(trainer: 'Trainer', scene: Scene, progress: Progress) -> None:
+    """Begin where matched points, or edges in a map of colour, put the cameras."""
+    config, optimizer = trainer.config, trainer.camera_optimizer
+    assert optimizer is not None
     if config.refine.method in (FEATURES, BOTH):
-        adjust(corrections, scene, progress)
+        initialize_by_points(optimizer, scene, progress)
     elif config.refine.method == EDGES:
-        ahead = Trainer(config.looking_ahead(), {RGB: trainer.sources[RGB]}, scene,
-                        trainer.processes, trainer.learners[0].field.space)
-        _run(ahead, scene, _prefixed(progress, 'colour ahead, '), None, time.monotonic())
-        known = ahead.corrections.applied(scene) if ahead.corrections else scene
-        place_thermal(corrections, known, ahead.learners, progress)
+        colour = Trainer(config.of_colour_map(), {RGB: trainer.sources[RGB]}, scene,
+                         trainer.processes, trainer.learners[0].field.space)
+        _run(colour, scene, _prefixed(progress, 'colour ahead, '), None, time.monotonic())
+        known = colour.camera_optimizer.applied(scene) if colour.camera_optimizer else scene
+        initialize_rig_by_edges(optimizer, known, colour.learners, progress)
 
 
-def _prefixed(progress: Progress, words: str) -> Progress:
-    def told(done: float, total: float, message: str = '') -> None:
-        progress(done, total, words + message)
-    return told
+def _prefixed(progress: Progress, prefix: str) -> Progress:
+    def report(done: float, total: float, message: str = '') -> None:
+        progress(done, total, prefix + message)
+    return report
 
 
 def _resume(trainer: 'Trainer', checkpoint: Checkpoint | None) -> float:
-    """Seconds that an interrupted training has taken, whose state the trainer gets."""
+    """Restore an interrupted training, if asked for; the seconds that it took."""
     if checkpoint is None:
         return 0.0
     if not checkpoint.resume:
@@ -154,37 +156,41 @@ def _resume(trainer: 'Trainer', checkpoint: Checkpoint | None) -> float:
 
 
 class Trainer:
-    """One optimiser over the fields that learn at present; `step` is one batch each."""
+    """Fields, cameras and optimizer in training; `step` trains with one batch each."""
 
     def __init__(self, config: TrainConfig, sources: Mapping[str, PixelSource], scene: Scene,
                  processes: Processes = Processes(), space: Space | None = None) -> None:
-        """Build fields and optimiser from the seed; without a space it is guessed."""
+        """Build fields and optimizer from the seed; `space` defaults to a guess by the path."""
         torch.manual_seed(config.seed)
         self.rng = processes.random(config.seed)
         self.config, self.sources, self.processes = config, sources, processes
         if space is None:
             space = space_around_cameras(_positions(scene))
         channels = {name: source.channels for name, source in sources.items()}
-        self._phases = phases_for(config.strategy, tuple(sources))
-        self.phase, self.phase_began = 0, 0
+        self.schedule = Schedule(config, tuple(sources))
         self.learners = learners_for(config.strategy, config.field, config.sampling, space,
                                      channels)
         for learner in self.learners:
             learner.field.to(processes.device)
-        self.corrections = (CameraOptimizer(config.refine, scene, tuple(sources), space.scale_m)
-                            if config.refine.what else None)
-        self._coarseness = HashLevelSchedule(config.refine.first_levels, config.refine.fine_at,
-                                      config.refine.coarse_until)
+        refine = config.refine
+        self.camera_optimizer = (
+            CameraOptimizer(refine, scene, tuple(sources), space.scale_m) if refine.what else None)
+        self._hash_levels = HashLevelSchedule(refine.first_levels, refine.fine_at,
+                                              refine.coarse_until)
         self.objective = Objective(config, sources, processes.device,
-                                   self.corrections or FixedCameras())
+                                   self.camera_optimizer or FixedCameras())
         self.optimizer = self._optimizer()
-        self.steps, self.share, self.loss = 0, 0.0, float('nan')
-        self.prelude = 0.0  # seconds before the first step
+        self.loss = float('nan')
 
     @property
-    def learning(self) -> tuple[Learner, ...]:
+    def steps(self) -> int:
+        """Steps done."""
+        return self.schedule.steps
+
+    @property
+    def active_learners(self) -> tuple[Learner, ...]:
         """The learners of the present phase; those of earlier ones are done."""
-        present = set(self._phases[self.phase].modalities)
+        present = set(self.schedule.phase.modalities)
         return tuple(learner for learner in self.learners if present & set(learner.modalities))
 
     @property
@@ -193,26 +199,23 @@ class Trainer:
         return {'config': self.config.identity(), 'processes': self.processes.count,
                 'images': {name: source.digest for name, source in self.sources.items()}}
 
+    @property
+    def is_synchronized(self) -> bool:
+        """True while all processes hold the same state, but for their random numbers."""
+        return self.processes.count == 1 or self.steps % _REFRESH_STEPS == 0
+
     def finished(self, seconds: float) -> bool:
         """True once the steps are done or the time is up."""
-        limit = self.config.max_seconds
-        return self.steps >= self.config.planned_steps or (limit is not None and seconds >= limit)
+        return self.schedule.finished(seconds)
 
     def step(self, seconds: float) -> None:
-        """Draw, render, compare, descend."""
-        self.share = self._share(seconds)
-        if self.share >= self._phases[self.phase].end and self.phase + 1 < len(self._phases):
-            self.begin_phase(self.phase + 1)
-        self._set_learning_rate()
-        self._set_levels()
-        loss = torch.zeros((), device=self.processes.device)
-        for learner in self.learning:
-            for modality in learner.modalities:
-                batch = self.sources[modality].draw(self._rays_each(), self.rng)
-                loss = loss + self.objective.loss(learner, modality, batch, self._moment(),
-                                                  self.rng)
-        if self.corrections is not None:
-            loss = loss + self.config.refine.prior * self.corrections.prior()
+        """Sample rays, render, compare, take an optimizer step, refresh the density grids."""
+        self.schedule.update(seconds)
+        if self.schedule.next_phase_is_due:
+            self.begin_phase(self.schedule.phase_index + 1)
+        self.schedule.set_learning_rates(self.optimizer)
+        self._set_hash_levels()
+        loss = self._batch_loss()
         if not torch.isfinite(loss):
             raise RunError('training diverged: the loss is not finite', where=f'step {self.steps}',
                            hint='Lower --learning-rate or check the poses.')
@@ -223,39 +226,25 @@ class Trainer:
                                 if parameter.grad is not None])
         self.optimizer.step()
         self.loss = float(loss.detach())
-        self.steps += 1
+        self.schedule.count_step()
         self._refresh_grids()
 
-    def begin_phase(self, phase: int) -> None:
-        """Let the next modalities inherit what stands, under an optimiser of their own."""
-        torch.manual_seed(self.config.seed + phase)
-        self.phase, self.phase_began = phase, self.steps
+    def begin_phase(self, index: int) -> None:
+        """Let the next modalities inherit the surfaces, with an optimizer of their own."""
+        torch.manual_seed(self.config.seed + index)
+        self.schedule.begin_phase(index)
         self.learners += tuple(inherit(self.learners[0], name, self.sources[name].channels)
-                               for name in self._phases[phase].modalities)
-        for learner in self.learning:
+                               for name in self.schedule.phase.modalities)
+        for learner in self.active_learners:
             learner.field.to(self.processes.device)
         self.optimizer = self._optimizer()
 
-    @property
-    def agreed(self) -> bool:
-        """True while all processes hold the same state, but for their random numbers."""
-        return self.processes.count == 1 or self.steps % _REFRESH_STEPS == 0
-
     def finish(self) -> None:
-        """Leave the same map in every process, ready to be rendered."""
-        self._merge()
-        self.objective.formations.cpu()
+        """Leave the same map in every process, on the CPU."""
+        self._synchronize()
+        self.objective.camera_responses.cpu()
         for learner in self.learners:
             learner.field.cpu()
-
-    def zero(self, scene: Scene, temperatures: TemperatureRange | None) -> ZeroOffset | None:
-        """By how much the map is too cold, where shutter events tell."""
-        if (temperatures is None or not self.config.formation
-                or not self.sources[THERMAL].radiometric):
-            return None
-        stamps = [scene.frames[i].records[THERMAL].stamp_ns for i in scene.train
-                  if THERMAL in scene.frames[i].records]
-        return zero_offset(np.array(stamps), self.objective.offsets(temperatures))
 
     def status(self, seconds: float) -> str:
         """One line for a progress bar."""
@@ -263,121 +252,90 @@ class Trainer:
         return f'{quality} | {self.steps * self.config.rays / max(seconds, 1e-9):,.0f} rays/s'
 
     def state(self, seconds: float) -> State:
-        """All that the next step depends on."""
-        tensors = {'torch_random': torch.get_rng_state()}
-        for i, learner in enumerate(self.learners):
-            tensors |= {f'field{i}.{key}': value
-                        for key, value in learner.field.state_dict().items()}
-            tensors[f'grid{i}'] = torch.from_numpy(learner.grid.values)
-        tensors |= {f'formation.{key}': value
-                    for key, value in self.objective.formations.state_dict().items()}
-        tensors |= {f'depth_fit.{key}': value
-                    for key, value in self.objective.depth_fits.state_dict().items()}
-        if self.corrections is not None:
-            tensors |= {f'corrections.{key}': value
-                        for key, value in self.corrections.state_dict().items()}
-        for i, moments in self.optimizer.state_dict()['state'].items():
-            tensors |= {f'adam{i}.{key}': value for key, value in moments.items()}
-        return State(tensors, {'steps': self.steps, 'seconds': seconds,
-                               'prelude': self.prelude, 'phase': self.phase,
-                               'phase_began': self.phase_began, 'loss': self.loss,
-                               'psnr': self.objective.psnr,
-                               'variance': self.objective.balance.variance,
-                               'random': self.processes.gather(
-                                   json.dumps(self.rng.bit_generator.state), 1024)})
+        """All that the next step depends on, for a checkpoint."""
+        tensors = pack(self._modules(), self._grids(), self.optimizer)
+        tensors['torch_random'] = torch.get_rng_state()
+        random = self.processes.gather(json.dumps(self.rng.bit_generator.state), 1024)
+        return State(tensors, {**self.schedule.facts(), 'seconds': seconds, 'loss': self.loss,
+                               'psnr': self.objective.psnr, 'random': random})
 
     def restore(self, state: State) -> None:
         """Go on where `state` was taken."""
         facts, tensors = state.facts, state.tensors
-        for phase in range(1, facts['phase'] + 1):
-            self.begin_phase(phase)
-        for i, learner in enumerate(self.learners):
-            learner.field.load_state_dict(_under(f'field{i}.', tensors))
-            learner.grid.values[:] = tensors[f'grid{i}'].numpy()
-        self.objective.formations.load_state_dict(_under('formation.', tensors))
-        self.objective.depth_fits.load_state_dict(_under('depth_fit.', tensors))
-        if self.corrections is not None:
-            self.corrections.load_state_dict(_under('corrections.', tensors))
-        parameters = sum(len(group['params']) for group in self.optimizer.param_groups)
-        self.optimizer.load_state_dict({
-            'state': {i: _under(f'adam{i}.', tensors) for i in range(parameters)},
-            'param_groups': self.optimizer.state_dict()['param_groups']})
-        self.steps, self.phase_began = facts['steps'], facts['phase_began']
-        self.prelude = facts['prelude']
+        for index in range(1, facts['phase'] + 1):
+            self.begin_phase(index)
+        self.schedule.restore(facts)
+        unpack(tensors, self._modules(), self._grids(), self.optimizer)
         self.loss, self.objective.psnr = facts['loss'], dict(facts['psnr'])
-        self.objective.balance.variance = dict(facts['variance'])
         self.rng.bit_generator.state = json.loads(facts['random'][self.processes.rank])
         torch.set_rng_state(tensors['torch_random'])
 
-    def _moment(self) -> tuple[float, float]:
-        """How many steps the schedule has run, and of how many; inherited surfaces end it."""
-        phase = self._phases[self.phase]
-        total = self.config.planned_steps * (phase.end - phase.begin)
-        if self.config.max_seconds is not None and self.steps:
-            expected = self.steps / max(self.share, 1e-9)
-            total = min(total, expected * (phase.end - phase.begin))
-        return (total if phase.inherits else self.steps - self.phase_began), total
+    def _modules(self) -> dict[str, nn.Module]:
+        """All that learns, by its name in a checkpoint."""
+        modules: dict[str, nn.Module] = {
+            f'field{i}': learner.field for i, learner in enumerate(self.learners)}
+        modules |= {'camera_response': self.objective.camera_responses,
+                    'depth_fit': self.objective.depth_fits}
+        if self.camera_optimizer is not None:
+            modules['camera_optimizer'] = self.camera_optimizer
+        return modules
+
+    def _grids(self) -> list[NDArray[np.float32]]:
+        return [learner.grid.values for learner in self.learners]
+
+    def _batch_loss(self) -> Tensor:
+        """Loss of one batch of rays of each modality that learns, and of the cameras' prior."""
+        loss = torch.zeros((), device=self.processes.device)
+        for learner in self.active_learners:
+            for modality in learner.modalities:
+                batch = self.sources[modality].draw(self._rays_each(), self.rng)
+                loss = loss + self.objective.loss(learner, modality, batch,
+                                                  self.schedule.position, self.rng)
+        if self.camera_optimizer is not None:
+            loss = loss + self.config.refine.prior * self.camera_optimizer.prior()
+        return loss
 
     def _rays_each(self) -> int:
-        """The batch is shared evenly, so that every strategy and any number of processes pay."""
-        shares = self.processes.count * sum(len(learner.modalities) for learner in self.learning)
-        return max(1, self.config.rays // shares)
+        """Rays of a modality in this process: the batch costs the same for every strategy."""
+        modalities = sum(len(learner.modalities) for learner in self.active_learners)
+        return max(1, self.config.rays // (self.processes.count * modalities))
 
-    def _share(self, seconds: float) -> float:
-        """How much of the training is done, by steps or by time."""
-        by_steps = self.steps / self.config.planned_steps
-        if self.config.max_seconds is None:
-            return by_steps
-        time_left = max(self.config.max_seconds - self.prelude, 1e-9)
-        return max(by_steps, min(1.0, (seconds - self.prelude) / time_left))
-
-    def _set_learning_rate(self) -> None:
-        phase = self._phases[self.phase]
-        set_rate(self.optimizer, self.steps - self.phase_began,
-                 (self.share - phase.begin) / (phase.end - phase.begin))
-
-    def _set_levels(self) -> None:
+    def _set_hash_levels(self) -> None:
         """Hide fine hash levels while poses are still far off."""
-        if self.corrections is not None and self.config.refine.method != FEATURES:
+        if self.camera_optimizer is not None and self.config.refine.method != FEATURES:
             for learner in self.learners:
                 encoding = learner.field.encoding
-                encoding.active_levels = self._coarseness.levels(self.share,
-                                                                 encoding.config.levels)
+                encoding.active_levels = self._hash_levels.levels(self.schedule.share,
+                                                                  encoding.config.levels)
 
     def _optimizer(self) -> torch.optim.Adam:
-        """For what the present phase learns."""
-        present = {name for learner in self.learning for name in learner.modalities}
-        cameras = [p for name, formation in self.objective.formations.items() if name in present
-                   for p in formation.parameters()]
-        poses = self.corrections.parameters() if self.corrections is not None else ()
-        return adam(self.config, self.learning, cameras, poses)
+        """For what learns in the present phase."""
+        present = {name for learner in self.active_learners for name in learner.modalities}
+        responses = [p for name, response in self.objective.camera_responses.items()
+                     if name in present for p in response.parameters()]
+        poses = self.camera_optimizer.parameters() if self.camera_optimizer is not None else ()
+        return adam(self.config, self.active_learners, responses, poses)
 
     def _refresh_grids(self) -> None:
         if self.steps % _REFRESH_STEPS == 0:
-            for learner in self.learning:
+            for learner in self.active_learners:
                 learner.grid.refresh(learner.field, self.config.refresh_share, self.rng)
-            self._merge()
+            self._synchronize()
 
-    def _merge(self) -> None:
-        """Make one of what each process has learned beside the weights."""
+    def _synchronize(self) -> None:
+        """Average over the processes what no gradient does: density grids and buffers."""
         self.processes.average([*(torch.from_numpy(learner.grid.values)
-                                  for learner in self.learning),
-                                *self.objective.formations.buffers(),
+                                  for learner in self.active_learners),
+                                *self.objective.camera_responses.buffers(),
                                 *self.objective.depth_fits.buffers()])
-        variance = self.objective.balance.variance
-        if not variance:
-            return
-        mean = torch.tensor([variance[name] for name in sorted(variance)], dtype=torch.float64)
-        self.processes.average([mean])
-        self.objective.balance.variance = dict(zip(sorted(variance), mean.tolist(), strict=True))
+
+
+def _thermal_stamps_ns(scene: Scene) -> NDArray[np.int64]:
+    """Stamps of the thermal training images."""
+    return np.array([scene.frames[i].records[THERMAL].stamp_ns for i in scene.train
+                     if THERMAL in scene.frames[i].records])
 
 
 def _positions(scene: Scene) -> NDArray[np.float64]:
     """Where the training cameras were (n, 3)."""
     return np.array([scene.frames[i].T_world_cam[:3, 3] for i in scene.train])
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors whose names begin so, without that beginning."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
-            if name.startswith(prefix)}
