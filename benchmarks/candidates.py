@@ -88,7 +88,7 @@ class ExactMap:
         """Cameras stood where those of the training images did."""
         import numpy as np
 
-        from thermal_nerf_loc.field.contraction import Space
+        from thermal_nerf_loc.field.contraction import ContractedSpace
         from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
         from thermal_nerf_loc.simulation.layouts import make_world
 
@@ -97,7 +97,7 @@ class ExactMap:
             world.modalities, world.render_rays, world.bounds)
         self.viewpoints = np.array([scene_.frames[i].T_world_cam for i in scene_.train])
         low, high = world.bounds
-        self.space = Space(tuple(0.5 * (low + high)), tuple(0.5 * (high - low)))
+        self.space = ContractedSpace(tuple(0.5 * (low + high)), tuple(0.5 * (high - low)))
 
 
 def settings(args: argparse.Namespace, network: str) -> Any:

@@ -194,7 +194,7 @@ def kept_samples(radiance_map: Any, scene: Any, modality: str) -> float:
     """Samples per ray with a weight that counts, for which the branch runs; mean of a view."""
     import torch
 
-    from thermal_nerf_loc.field.volume_rendering import composite, DARK
+    from thermal_nerf_loc.field.volume_rendering import composite, NEGLIGIBLE_WEIGHT
     from thermal_nerf_loc.mapping.map import radiance_map
 
     learner = next(x for x in radiance_map.learners if modality in x.modalities)
@@ -206,7 +206,7 @@ def kept_samples(radiance_map: Any, scene: Any, modality: str) -> float:
     with torch.no_grad():
         sigma, _ = learner.field.density(points)
         weights = composite(sigma.view(t.shape), torch.from_numpy(width))
-    return float((weights > DARK).sum(dim=1).float().mean())
+    return float((weights > NEGLIGIBLE_WEIGHT).sum(dim=1).float().mean())
 
 
 def speed_of(radiance_map: Any, scene: Any, modality: str, runs: int) -> float:

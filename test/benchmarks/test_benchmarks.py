@@ -54,10 +54,11 @@ def test_the_torch_grid_draws_what_the_kernels_draw() -> None:
     """Same samples from the same random numbers: else two benchmarks compare nothing."""
     from _bench import torch_grid
 
-    from thermal_nerf_loc.field.contraction import Space
+    from thermal_nerf_loc.field.contraction import ContractedSpace
     from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
     rng = np.random.default_rng(0)
-    grid = DensityGrid(SamplingConfig(grid_cells=32, bins=64), Space((0., 0., 0.), (2., 2., 1.)))
+    grid = DensityGrid(SamplingConfig(grid_cells=32, bins=64),
+                       ContractedSpace((0., 0., 0.), (2., 2., 1.)))
     grid.values[:] = rng.gamma(0.3, 3.0, grid.values.shape)
     directions = rng.normal(size=(50, 3))
     directions = (directions / np.linalg.norm(directions, axis=1)[:, None]).astype(np.float32)
@@ -76,9 +77,9 @@ def test_operations_of_a_network_are_counted() -> None:
     """Two for each weight."""
     from roofline import branch_operations, density_operations
 
-    from thermal_nerf_loc.field.contraction import Space
+    from thermal_nerf_loc.field.contraction import ContractedSpace
     from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
-    field = RadianceField(FieldConfig(), Space((0., 0., 0.), (1., 1., 1.)),
+    field = RadianceField(FieldConfig(), ContractedSpace((0., 0., 0.), (1., 1., 1.)),
                           {'rgb': 3, 'thermal': 1})
 
     def weights(module: object) -> int:

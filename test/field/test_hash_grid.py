@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.common.errors import RunError
-from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import HashEncoding
 from thermal_nerf_loc.field.kernels import tiny_cuda, torch_reference
@@ -171,7 +171,7 @@ def test_a_field_learns_alike_through_tiny_cuda_nn(bfloat16: bool,
     """Our parameter gets the gradient, nothing else is registered, under autocast too."""
     stand_in(monkeypatch, tiny_cuda_grid.module())
     torch.manual_seed(0)
-    field = RadianceField(FieldConfig(encoding=SMALL), Space((0., 0., 0.), (1., 1., 1.)),
+    field = RadianceField(FieldConfig(encoding=SMALL), ContractedSpace((0., 0., 0.), (1., 1., 1.)),
                           {'rgb': 3})
     names = list(field.state_dict())
     points = torch.randn(100, 3)

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.field.contraction import Space, space_around_cameras
+from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
 from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch
 from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
 from thermal_nerf_loc.field.kernels import torch_reference as torch_reference
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
-from thermal_nerf_loc.field.volume_rendering import (BranchView, composite, expected_distance,
+from thermal_nerf_loc.field.volume_rendering import (BranchOptions, composite, expected_distance,
                                                      render, Samples)
 
-SPACE = Space((0.5, -0.2, 1.0), (2.0, 1.5, 1.0))
+SPACE = ContractedSpace((0.5, -0.2, 1.0), (2.0, 1.5, 1.0))
 SMALL = EncodingConfig(levels=4, log2_rows=10, coarsest=4, finest=64)
 
 
@@ -112,7 +112,8 @@ def test_stopped_gradient_leaves_the_density_alone() -> None:
     field = field_with_surfaces()
     origins, directions = (torch.from_numpy(a) for a in random_rays(20))
     samples = Samples(torch.linspace(0.2, 4.0, 16).expand(20, 16), torch.full((20, 16), 0.25))
-    seen = render(field, 'thermal', origins, directions, samples, BranchView(stop_gradient=True))
+    seen = render(field, 'thermal', origins, directions, samples,
+                  BranchOptions(stop_gradient=True))
     seen.values.sum().backward()
     assert all(p.grad is None for p in field.density_net.parameters())
     assert field.encoding.table.grad is None

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.kernels.ray_sampling import contract_all
 from thermal_nerf_loc.field.volume_rendering import (_CpuCompositing, _ScaleGradient, composite,
                                                      Samples)
@@ -83,7 +83,7 @@ def test_one_lump_has_no_distortion_between_samples():
 
 def test_the_kernel_contracts_as_torch_does():
     """Inside, on the border of, and far outside of the inner box."""
-    space = Space((1.0, -2.0, 0.5), (2.0, 1.0, 0.7))
+    space = ContractedSpace((1.0, -2.0, 0.5), (2.0, 1.0, 0.7))
     points = torch.tensor(np.random.default_rng(3).normal(0.0, 5.0, (500, 3)), dtype=torch.float32)
     points[0], points[1] = torch.tensor([3.0, -2.0, 0.5]), torch.tensor([1e6, 0.0, -1e6])
     unit = torch.empty_like(points)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from thermal_nerf_loc.cli import main
-from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.mapping.map.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty
@@ -46,7 +46,7 @@ def install(monkeypatch, **facts):
 def unsure(seen):
     """Let that world doubt itself, the more the higher up."""
     low, high = seen.bounds
-    space = Space(tuple(0.5 * (low + high)), tuple(0.5 * (high - low)))
+    space = ContractedSpace(tuple(0.5 * (low + high)), tuple(0.5 * (high - low)))
     heights = np.linspace(-2.0, 1.0, CELLS, dtype=np.float32)
     seen.uncertainty = Uncertainty(np.broadcast_to(heights, (CELLS,) * 3), space)
     return seen

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Where the field lives: an inner box at full resolution, and all the rest contracted around it.
+Contraction of space: an inner box at full resolution, all the rest compressed around it.
 
 With u = (x - centre) / half_extent and m = max|u|, points with m <= 1 stay, others go to
 u (2 - 1/m) / m, so that infinity lies on the cube [-2, 2]^3 (mip-NeRF 360, with the max norm as in
@@ -14,10 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 
-
 @dataclass(frozen=True, slots=True)
-class Space:
-    """Inner box of the contraction, in world metres."""
+class ContractedSpace:
+    """Inner box of the contraction, in world metres, and the mapping to and from it."""
 
     center_m: tuple[float, float, float]
     half_extent_m: tuple[float, float, float]
@@ -58,12 +57,13 @@ class Space:
         return stretched * unit.new_tensor(self.half_extent_m) + unit.new_tensor(self.center_m)
 
 
-def space_around_cameras(positions: ArrayLike) -> Space:
+def space_around_cameras(positions: ArrayLike) -> ContractedSpace:
     """
-    Guess the inner box from where the cameras were; the contraction forgives a wrong guess.
+    Guess the inner box from the cameras' positions (n, 3).
 
     Rooms and machines are rarely farther away than the path of the cameras is long, so the box
-    is that path's extent, widened on all sides by its largest half extent.
+    is that path's extent, widened on all sides by 1.2 times its largest half extent. The
+    contraction makes up for a wrong guess.
     """
     positions = np.asarray(positions, dtype=np.float64)
     low, high = positions.min(axis=0), positions.max(axis=0)
@@ -71,5 +71,5 @@ def space_around_cameras(positions: ArrayLike) -> Space:
     margin = max(float(half.max()), 1e-3)
     half = half + 1.2 * margin
     center = 0.5 * (low + high)
-    return Space((float(center[0]), float(center[1]), float(center[2])),
+    return ContractedSpace((float(center[0]), float(center[1]), float(center[2])),
                  (float(half[0]), float(half[1]), float(half[2])))

@@ -12,10 +12,11 @@ from torch import Tensor
 from thermal_nerf_loc.field.density_grid import DensityGrid
 from thermal_nerf_loc.field.kernels import inference
 from thermal_nerf_loc.field.radiance_field import RadianceField, spherical_harmonics
-from thermal_nerf_loc.field.volume_rendering import DARK, expected_distance, render, Samples
+from thermal_nerf_loc.field.volume_rendering import (
+    expected_distance, NEGLIGIBLE_WEIGHT, render, Samples)
 
 Array32 = NDArray[np.float32]
-Seen = tuple[Array32, Array32, Array32, Array32]  # values, distance, spread, opacity
+RayArrays = tuple[Array32, Array32, Array32, Array32]  # values, distance, spread, opacity
 
 
 def processor_has_bfloat16() -> bool:
@@ -32,11 +33,11 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 class CpuRenderer:
-    """One branch of a trained field, laid out for the CPU."""
+    """Renders one branch of a trained field on the CPU."""
 
     def __init__(self, field: RadianceField, grid: DensityGrid, modality: str,
                  bfloat16: bool | None = None) -> None:
-        """Copy the networks; train on, and a new renderer is due."""
+        """Copy the networks: after further training make a new renderer."""
         half = processor_has_bfloat16() if bfloat16 is None else bfloat16
         self._grid, self._space, self._channels = grid, field.space, field.channels[modality]
         self._type = torch.bfloat16 if half else torch.float32
@@ -53,10 +54,10 @@ class CpuRenderer:
 
     @torch.inference_mode()
     def render(self, origins: Array32, directions: Array32, samples: int, exploring: float,
-               ) -> Seen:
-        """Look along rays (n, 3): place samples, ask the density, then value what matters."""
+               ) -> RayArrays:
+        """Render rays (n, 3): place samples, evaluate density, then values where they count."""
         distances, widths = self._grid.sample(origins, directions, samples, exploring)
-        raw = _apply(self._density, self._encoded(origins, directions, distances))
+        raw = _apply_padded(self._density, self._encoded(origins, directions, distances))
         weights, counts, distance, spread = self._weighed(raw, distances, widths)
         values = self._values(raw, directions, weights, counts)
         return values, distance, spread, np.ones(len(origins), np.float32)
@@ -71,38 +72,39 @@ class CpuRenderer:
 
     def _weighed(self, raw: Tensor, distances: Array32, widths: Array32,
                  ) -> tuple[Array32, NDArray[np.int64], Array32, Array32]:
-        """Weights (rays, samples), how many samples of each ray matter, distance and spread."""
+        """Weights (rays, samples), number of those above zero by ray, distance and spread."""
         rays = len(distances)
         weights, counts = np.empty_like(distances), np.empty(rays, np.int64)
         distance, spread = np.empty(rays, np.float32), np.empty(rays, np.float32)
         log_density = raw[:, 0].float().contiguous().numpy()
-        inference.weigh(log_density, widths, self._bias, self._scale, np.float32(DARK), weights,
+        inference.weigh(log_density, widths, self._bias, self._scale,
+                        np.float32(NEGLIGIBLE_WEIGHT), weights,
                          counts, distances, distance, spread)
         return weights, counts, distance, spread
 
     def _values(self, raw: Tensor, directions: Array32, weights: Array32,
                 counts: NDArray[np.int64]) -> Array32:
-        """Ask the branch about the samples that matter, and composite."""
+        """Evaluate the branch for samples with weight, and composite."""
         kept = torch.from_numpy(np.flatnonzero(weights.reshape(-1)))
         features = raw.index_select(0, kept)[:, 1:]
         if self._sees_direction:
             harmonics = spherical_harmonics(torch.from_numpy(directions)).to(self._type)
             rays = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
             features = torch.cat([features, harmonics.index_select(0, rays)], dim=1)
-        shown = torch.sigmoid(_apply(self._branch, features).float()).numpy()
+        kept_values = torch.sigmoid(_apply_padded(self._branch, features).float()).numpy()
         values = np.empty((len(counts), self._channels), np.float32)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        inference.accumulate(weights, starts, shown, values)
+        inference.accumulate(weights, starts, kept_values, values)
         return values
 
 
-def _apply(network: torch.nn.Module, rows: Tensor) -> Tensor:
+def _apply_padded(network: torch.nn.Module, rows: Tensor) -> Tensor:
     """
     Apply a network to rows padded to one of few lengths.
 
-    oneDNN keeps a compiled primitive for each shape it ever saw, up to 1024 of them: with as many
-    lengths as there are frames, a node that runs for long grows by gigabytes; with sixteen to an
-    octave still by 55 MB, a few at a time.
+    oneDNN keeps a compiled primitive for each shape, up to 1024 of them: with as many lengths as
+    there are frames, a long running node grows by gigabytes; with sixteen to an octave still by
+    55 MB.
     """
     count = len(rows)
     step = 1 << max(9, count.bit_length() - 3)  # four lengths to an octave
@@ -114,14 +116,14 @@ def _apply(network: torch.nn.Module, rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def render_torch(field: RadianceField, grid: DensityGrid, modality: str, origins: Array32,
-                 directions: Array32, samples: int, exploring: float) -> Seen:
-    """The same by torch operations, on whatever device the field lies."""
+                 directions: Array32, samples: int, exploring: float) -> RayArrays:
+    """The same by torch operations, on the device of the field."""
     drawn = Samples.from_numpy(*grid.sample(origins, directions, samples, exploring))
     device = field.encoding.table.device
     drawn = Samples(drawn.distance_m.to(device), drawn.width_m.to(device))
-    seen = render(field, modality, torch.from_numpy(origins).to(device),
+    rendered = render(field, modality, torch.from_numpy(origins).to(device),
                   torch.from_numpy(directions).to(device), drawn)
-    distance, spread = expected_distance(seen.weights, drawn.distance_m)
-    parts = (seen.values, distance, spread, seen.weights.sum(dim=1))
+    distance, spread = expected_distance(rendered.weights, drawn.distance_m)
+    parts = (rendered.values, distance, spread, rendered.weights.sum(dim=1))
     values, distance_m, spread_m, opacity = (part.cpu().numpy() for part in parts)
     return values, distance_m, spread_m, opacity

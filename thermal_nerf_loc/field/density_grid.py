@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Sampling: a coarse grid of the densities seen so far says where a ray is worth a look.
+Density grid: coarse densities of the field, by which samples are placed along rays.
 
-No network is asked. The grid lies in contracted space, so that it reaches infinity; it learns from
-the training samples themselves, and from a random share of its cells that is looked at anew.
+No network is evaluated for it. The grid lies in contracted space, so that it reaches infinity; it
+is updated from the training samples themselves, and from random points in a share of its cells.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.kernels import ray_sampling as kernels
 from thermal_nerf_loc.field.radiance_field import RadianceField
 
@@ -25,24 +25,25 @@ _NOMINAL_CELLS = 128
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
-    """How a ray is divided."""
+    """How samples are placed along a ray."""
 
     grid_cells: int | None = setting(None, 'cells of the density grid along an axis; null: one '
                                      'for four of the finest hash grid', 16, 512)
-    bins: int = setting(128, 'intervals of a ray that are weighed', 16, 1024)
-    near: float = setting(0.125, 'nearest sample, in least half extents of the space', 0.0, 10.0)
+    bins: int = setting(128, 'intervals of a ray that get a weight from the grid', 16, 1024)
+    near: float = setting(0.125, 'nearest sample, in least half extents of the inner box', 0.0,
+                          10.0)
     far: float = setting(100.0, 'farthest sample, in scene scales', 1.0, 1e6)
 
     @property
     def cells(self) -> int:
-        """`grid_cells`, or as many as a room takes."""
+        """`grid_cells`, or what suits a room where it is null."""
         return _NOMINAL_CELLS if self.grid_cells is None else self.grid_cells
 
 
 class DensityGrid:
-    """Densities per metre on a cube of cells over contracted space."""
+    """Densities per metre on a cube of cells over contracted space, flat in C order."""
 
-    def __init__(self, config: SamplingConfig, space: Space) -> None:
+    def __init__(self, config: SamplingConfig, space: ContractedSpace) -> None:
         """Begin with the same small density everywhere: the first samples are uniform."""
         self.config, self.space = config, space
         self.values = np.full(config.cells**3, 0.05 / space.scale_m, np.float32)
@@ -50,7 +51,11 @@ class DensityGrid:
 
     def sample(self, origins: Array32, directions: Array32, count: int, exploring: float,
                rng: np.random.Generator | None = None) -> tuple[Array32, Array32]:
-        """Distances and interval lengths (rays, count) in metres; without `rng` at mid points."""
+        """
+        Distances and interval lengths (rays, count) in metres.
+
+        `exploring` is the share of uniform samples; without `rng` samples are not jittered.
+        """
         shape = (len(origins), count)
         jitter = (np.full(shape, 0.5, np.float32) if rng is None
                   else rng.random(shape, dtype=np.float32))
@@ -64,14 +69,14 @@ class DensityGrid:
         return distances, widths
 
     def observe(self, points: Tensor, densities: Tensor, decay: float = 0.1) -> None:
-        """Learn from samples that training has paid for anyway."""
+        """Update from points (n, 3) whose densities (n,) training has computed."""
         kernels.splat(points.detach().cpu().numpy(), densities.detach().cpu().numpy(), self.values,
                       self.config.cells, self.center, self.inverse_half,
                       np.float32(decay))
 
     @torch.no_grad()
     def refresh(self, field: RadianceField, share: float, rng: np.random.Generator) -> None:
-        """Ask the field at random places of a random share of the cells."""
+        """Evaluate the field at random points in a random share of the cells."""
         cells = self.config.cells
         chosen = rng.integers(0, cells**3, int(share * cells**3))
         corner = np.stack(np.unravel_index(chosen, (cells,) * 3), axis=-1)

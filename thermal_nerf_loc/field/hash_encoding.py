@@ -35,7 +35,7 @@ class HashEncoding(nn.Module):
 
     @property
     def backend(self) -> str:
-        """Name what reads the grid where it lies now."""
+        """Name of the implementation that reads the grid on its present device."""
         device = self.table.device.type
         if not self.reference and device == 'cpu':
             return NUMBA
@@ -61,16 +61,16 @@ class HashEncoding(nn.Module):
         return (self.active_levels - torch.arange(self.config.levels)).clamp(0.0, 1.0)
 
     def layout(self) -> tuple[Any, ...]:
-        """What the CPU kernels need to know: the levels, and how many of them to read."""
+        """Arguments of the CPU kernels: the levels, and how many of them to read."""
         return *self.levels, min(int(np.ceil(self.active_levels)), self.config.levels)
 
 
 class _CpuEncoding(torch.autograd.Function):
-    """Ties the numba kernels into autograd; gradients of gradients are out."""
+    """Autograd of the numba kernels; not twice differentiable."""
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, table: Tensor, grid: HashEncoding) -> Tensor:
-        """Read the grid; a kernel would look up NaN far outside the table."""
+        """Read the grid; a point that is NaN would be looked up far outside the table."""
         from thermal_nerf_loc.field.kernels import hash_grid
         if not math.isfinite(float(points.sum())):
             raise RunError('a point at which the map is to be read is not finite',
@@ -86,7 +86,7 @@ class _CpuEncoding(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
         """
-        Scatter into the table, and give the points' slopes where they are asked for.
+        Scatter into the table, and compute the points' gradient where it is needed.
 
         The table's gradient goes straight into `table.grad`: a fresh one of 13 MB for each call
         would cost as much as half the scatter.

@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.hash_encoding import HashEncoding, NUMBA
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 
@@ -27,10 +27,10 @@ class FieldConfig:
 
     encoding: EncodingConfig = setting(EncodingConfig(), 'hash grid')
     density_width: int = setting(64, 'hidden units of the density network', 8, 256)
-    features: int = setting(15, 'features that the branches read beside the density', 1, 63)
+    features: int = setting(15, 'features that the branches read', 1, 63)
     rgb_width: int = setting(32, 'hidden units of the colour branch (two layers)', 8, 256)
     x_width: int = setting(32, 'hidden units of every other branch (one layer)', 8, 256)
-    x_view_dependent: bool = setting(False, 'let thermal and other branches see the direction')
+    x_view_dependent: bool = setting(False, 'let thermal and other branches read the direction')
     density_bias: float = setting(-1.0, 'log density of an untrained field, per scene scale',
                                   -10.0, 5.0)
 
@@ -38,7 +38,8 @@ class FieldConfig:
 class RadianceField(nn.Module):
     """Density and values of world points; `channels` maps a modality to its channel count."""
 
-    def __init__(self, config: FieldConfig, space: Space, channels: Mapping[str, int]) -> None:
+    def __init__(self, config: FieldConfig, space: ContractedSpace,
+                 channels: Mapping[str, int]) -> None:
         """Build the networks; seed torch before for reproducible weights."""
         super().__init__()
         self.config, self.space, self.channels = config, space, dict(channels)
@@ -56,7 +57,7 @@ class RadianceField(nn.Module):
         return sigma / self.space.scale_m, raw[:, 1:]
 
     def values(self, modality: str, features: Tensor, directions: Tensor) -> Tensor:
-        """What a branch says of samples (rays * samples) with such features; a direction a ray."""
+        """Values of samples (rays * samples) with these features; one direction a ray."""
         if self.sees_direction(modality):
             samples = len(features) // max(len(directions), 1)
             harmonics = spherical_harmonics(directions).repeat_interleave(samples, dim=0)
@@ -64,11 +65,11 @@ class RadianceField(nn.Module):
         return torch.sigmoid(self.branches[modality](features).float())
 
     def sees_direction(self, modality: str) -> bool:
-        """Colour depends on the direction; heat does so only where it is asked for."""
+        """Whether a branch reads the direction: colour does, others only by `x_view_dependent`."""
         return modality == 'rgb' or self.config.x_view_dependent
 
     def _to_unit(self, points: Tensor) -> Tensor:
-        """Contracted points; by a kernel where nobody asks for their slopes."""
+        """Contracted points; by a kernel where no gradient is needed."""
         if points.requires_grad or self.encoding.backend != NUMBA:
             return self.space.to_unit(points)
         from thermal_nerf_loc.field.kernels import ray_sampling
@@ -93,7 +94,7 @@ def spherical_harmonics(d: Tensor) -> Tensor:
 
 
 class _TruncatedExp(torch.autograd.Function):
-    """exp whose argument is clamped, yet whose gradient never dies."""
+    """exp with a clamped argument whose gradient does not vanish (as in instant-ngp)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class _TruncatedExp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """The clamped exponential is its own slope."""
+        """The clamped exponential is its own derivative."""
         y, = ctx.saved_tensors
         gradient: Tensor = gradients[0] * y
         return gradient

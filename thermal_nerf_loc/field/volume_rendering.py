@@ -4,8 +4,8 @@ Volume rendering along rays, differentiable (training, iNeRF).
 
     alpha_k = 1 - exp(-sigma_k dt_k),  w_k = alpha_k prod_{j<k} (1 - alpha_j),  value = sum w_k v_k
 
-The last sample is opaque: whatever no surface stopped is painted at the end of the contracted
-space, so that no ray leaves the scene and dark walls cannot hide behind a black background.
+The last sample is opaque: light that no surface stopped ends at the far side of the contracted
+space, so that no ray leaves the scene and dark walls cannot be explained by a black background.
 """
 
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from thermal_nerf_loc.field.hash_encoding import NUMBA
 from thermal_nerf_loc.field.radiance_field import RadianceField
 
 _OPAQUE = 1e3  # optical depth of the far end
-DARK = 1e-3  # weight below which a sample says nothing of where the surface is
+NEGLIGIBLE_WEIGHT = 1e-3  # samples of less weight do not count for values and distances
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Where rays are looked at: (rays, samples) distances and interval lengths, metres."""
+    """Samples along rays: distances and interval lengths (rays, samples), metres."""
 
     distance_m: Tensor
     width_m: Tensor
@@ -34,13 +34,13 @@ class Samples:
     @classmethod
     def from_numpy(cls, distance_m: NDArray[np.float32], width_m: NDArray[np.float32],
                    ) -> 'Samples':
-        """Wrap what the proposal drew."""
+        """Wrap what `DensityGrid.sample` returns."""
         return cls(torch.from_numpy(distance_m), torch.from_numpy(width_m))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rendering:
-    """What rays see; `weights`, `points` and `density` serve losses and the density grid."""
+    """Values of rays; `weights`, `points` and `density` are for losses and the density grid."""
 
     values: Tensor  # (rays, channels)
     weights: Tensor  # (rays, samples)
@@ -49,40 +49,41 @@ class Rendering:
 
 
 @dataclass(frozen=True, slots=True)
-class BranchView:
-    """How a branch is looked at in training."""
+class BranchOptions:
+    """How a branch is rendered in training."""
 
-    direction_share: float = 1.0  # 0 hides the direction from the branch
+    direction_share: float = 1.0  # factor of the viewing direction; 0 hides it from the branch
     stop_gradient: bool = False  # the branch learns, density and features do not
     gradient_distance_m: float = 0.0  # below it gradients shrink with distance squared
 
 
 def render(field: RadianceField, modality: str, origins: Tensor, directions: Tensor,
-           samples: Samples, view: BranchView = BranchView()) -> Rendering:
-    """Look along rays (n, 3) at given samples."""
+           samples: Samples, options: BranchOptions = BranchOptions()) -> Rendering:
+    """Render rays (n, 3) from given samples; differentiable in field, origins and directions."""
     shape = samples.distance_m.shape
     points = origins[:, None] + samples.distance_m[..., None] * directions[:, None]
     points = points.reshape(-1, 3)
     density, features = field.density(points)
     sigma = density
-    if view.stop_gradient:
+    if options.stop_gradient:
         sigma, features = sigma.detach(), features.detach()
-    values = field.values(modality, features, directions * view.direction_share).view(*shape, -1)
+    values = field.values(modality, features, directions * options.direction_share).view(*shape,
+                                                                                         -1)
     sigma = sigma.view(shape)
     share = torch.ones_like(samples.distance_m)
-    if view.gradient_distance_m > 0.0:
-        share = (samples.distance_m / view.gradient_distance_m).clamp(max=1.0)**2
+    if options.gradient_distance_m > 0.0:
+        share = (samples.distance_m / options.gradient_distance_m).clamp(max=1.0)**2
     if uses_kernels(field, sigma):
-        seen, weights = _CpuCompositing.apply(sigma, values, samples.width_m, share)  # type: ignore[no-untyped-call]
+        rendered, weights = _CpuCompositing.apply(sigma, values, samples.width_m, share)  # type: ignore[no-untyped-call]
     else:
         sigma, values = _ScaleGradient.apply(sigma, values, share)  # type: ignore[no-untyped-call]
         weights = composite(sigma, samples.width_m)
-        seen = (weights[..., None] * values).sum(dim=1)
-    return Rendering(seen, weights, points, density)
+        rendered = (weights[..., None] * values).sum(dim=1)
+    return Rendering(rendered, weights, points, density)
 
 
 def uses_kernels(field: RadianceField, values: Tensor) -> bool:
-    """Whether the CPU kernels serve here; else plain torch does."""
+    """Whether the CPU kernels are used; else plain torch is."""
     return field.encoding.backend == NUMBA and values.dtype == torch.float32
 
 
@@ -98,10 +99,10 @@ def expected_distance(weights: Tensor, distance_m: Tensor) -> tuple[Tensor, Tens
     """
     Mean and standard deviation of the weight along each ray.
 
-    A thousandth of light that reaches the far end must not move a wall: what weighs less is left
-    out.
+    Samples of negligible weight are left out: a thousandth of the light that reaches the far end
+    must not move a wall.
     """
-    weights = torch.where(weights > DARK, weights, 0.0)
+    weights = torch.where(weights > NEGLIGIBLE_WEIGHT, weights, 0.0)
     weights = weights / weights.sum(dim=1, keepdim=True)
     mean = (weights * distance_m).sum(dim=1)
     variance = (weights * (distance_m - mean[:, None])**2).sum(dim=1)
@@ -109,25 +110,25 @@ def expected_distance(weights: Tensor, distance_m: Tensor) -> tuple[Tensor, Tens
 
 
 class _CpuCompositing(torch.autograd.Function):
-    """Ties `kernels.compositing` into autograd."""
+    """Autograd of `kernels.compositing`."""
 
     @staticmethod
     def forward(ctx: Any, sigma: Tensor, values: Tensor, width_m: Tensor, share: Tensor,
                 ) -> tuple[Tensor, Tensor]:
-        """What rays see (rays, channels), and the weights (rays, samples)."""
+        """Values of rays (rays, channels), and the weights (rays, samples)."""
         from thermal_nerf_loc.field.kernels import compositing
         sigma, values = sigma.contiguous(), values.contiguous()
         weights = torch.empty_like(sigma)
-        seen = torch.empty(len(sigma), values.shape[2])
+        rendered = torch.empty(len(sigma), values.shape[2])
         compositing.composite(*(x.detach().numpy() for x in (sigma, width_m, values, weights,
-                                                             seen)))
+                                                             rendered)))
         ctx.save_for_backward(values, width_m, share, weights)
-        return seen, weights
+        return rendered, weights
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """Slopes in densities and values, damped by `share`."""
+        """Gradients of densities and values, damped by `share`."""
         from thermal_nerf_loc.field.kernels import compositing
         values, width_m, share, weights = ctx.saved_tensors
         for_sigma, for_values = torch.empty_like(weights), torch.empty_like(values)
@@ -137,7 +138,7 @@ class _CpuCompositing(torch.autograd.Function):
 
 
 class _ScaleGradient(torch.autograd.Function):
-    """Near the camera a pixel's cone is thin and many rays meet: damp what they all pull at."""
+    """Damp gradients near the camera, where many rays meet (Philip and Deschaintre, 2023)."""
 
     @staticmethod
     def forward(ctx: Any, sigma: Tensor, values: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from thermal_nerf_loc.evaluation.refined_poses import (pose_errors, poses_of, ri
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
-from thermal_nerf_loc.field.volume_rendering import BranchView, render, Samples
+from thermal_nerf_loc.field.volume_rendering import BranchOptions, render, Samples
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.lie_torch import gauge_basis, rigid_motion, velocities
@@ -77,7 +77,7 @@ class Chain:
         for name, batch in self.batches.items():
             rays = self.made.camera_optimizer.rays(name, batch)
             seen = render(self.learner.field, name, *rays, self.samples[name],
-                          BranchView()).values
+                          BranchOptions()).values
             total = total + ((seen - batch.truth)**2).sum()
         return total
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
@@ -29,7 +29,7 @@ def small_map(strategy: str = 'rgbx') -> RadianceMap:
     torch.manual_seed(0)
     field = FieldConfig(encoding=EncodingConfig(levels=2, log2_rows=8, coarsest=4, finest=16))
     learners = learners_for(strategy, field, SamplingConfig(grid_cells=16),
-                            Space((0.0, 1.0, 2.0), (1.0, 2.0, 3.0)), CHANNELS)
+                            ContractedSpace((0.0, 1.0, 2.0), (1.0, 2.0, 3.0)), CHANNELS)
     keyframes = Keyframes(np.tile(np.eye(4), (3, 1, 1)),
                           {'rgb': np.full((3, 30, 40, 3), 0.5, np.float32)})
     return RadianceMap(learners, TemperatureRange(10.0, 50.0),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
@@ -20,7 +20,7 @@ from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty, uncerta
 from thermal_nerf_loc.mapping.training.strategies import learners_for
 from thermal_nerf_loc.visualization.panels import look, shown_kinds, UNCERTAINTY
 
-SPACE = Space((1.0, 0.0, -1.0), (2.0, 1.0, 0.5))
+SPACE = ContractedSpace((1.0, 0.0, -1.0), (2.0, 1.0, 0.5))
 CAMERA = Camera.from_fov(24, 18, 70.0)
 
 

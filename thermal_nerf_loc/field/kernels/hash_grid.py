@@ -3,7 +3,7 @@
 The multiresolution hash grid on the CPU (Mueller et al., "Instant Neural Graphics Primitives").
 
 A point in [0, 1]^3 reads the eight corners of its cell on every level, trilinearly. Coarse levels
-are stored densely, fine ones hashed: `levels.py` has the arithmetic. Loops run level by level, so
+are stored densely, fine ones hashed: see `grid_levels.py`. Loops run level by level, so
 that one level's table (2 MB) stays in the processor's cache. The number of features is compiled
 in: with loops of known length the compiler keeps a corner in one vector register (2.5 times
 faster).
@@ -136,7 +136,7 @@ def _table_gradient(width: int) -> Any:
 def _point_gradient(width: int) -> Any:
     @nb.njit(parallel=True, **_OPTIONS)
     def point_gradient(points, table, gradient, offsets, scales, resolutions, dense, levels, out):  # type: ignore[no-untyped-def]
-        """Write d(loss)/d(points) (n, 3), the slopes of trilinear interpolation."""
+        """Write d(loss)/d(points) (n, 3), the derivative of trilinear interpolation."""
         one = nb.float32(1.0)
         for i in nb.prange(points.shape[0]):
             gx, gy, gz = nb.float32(0.0), nb.float32(0.0), nb.float32(0.0)

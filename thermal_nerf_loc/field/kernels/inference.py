@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Rendering without gradients on the CPU: what happens along rays, before and after the networks.
+Rendering without gradients on the CPU: the steps before and after the networks.
 
-The networks themselves run in torch, whose matrix products use the processor's bfloat16 units;
-these kernels place the samples, read the hash grid straight into the networks' input, and
-composite what comes back. Equations: `field/volume_rendering.py`, which a test holds them against.
+The networks run in torch, whose matrix products use the processor's bfloat16 units; these kernels
+read the hash grid straight into the networks' input and composite what comes back. Equations:
+`field/volume_rendering.py`, with which a test compares them.
 """
 
 from functools import lru_cache
@@ -64,8 +64,8 @@ def encoder(width: int, bfloat16: bool) -> Any:
 
 
 @nb.njit(parallel=True, **_OPTIONS)
-def weigh(log_density, widths, bias, scale, dark, weights, counts, distances, mean, spread):  # type: ignore[no-untyped-def]
-    """Weights of the samples (rays, samples), zero where below `dark`; distance statistics."""
+def weigh(log_density, widths, bias, scale, negligible, weights, counts, distances, mean, spread):  # type: ignore[no-untyped-def]
+    """Weights (rays, samples), zero where below `negligible`; mean distance and its spread."""
     rays, samples = widths.shape
     for i in nb.prange(rays):
         left, mass = nb.float32(1.0), nb.float32(0.0)
@@ -79,7 +79,7 @@ def weigh(log_density, widths, bias, scale, dark, weights, counts, distances, me
                 alpha = nb.float32(1.0)  # the far end is opaque
             weight = left * alpha
             left -= weight
-            if weight > dark:
+            if weight > negligible:
                 t = distances[i, k]
                 count += 1
                 mass += weight
@@ -97,7 +97,7 @@ def weigh(log_density, widths, bias, scale, dark, weights, counts, distances, me
 
 @nb.njit(parallel=True, **_OPTIONS)
 def accumulate(weights, starts, kept_values, out):  # type: ignore[no-untyped-def]
-    """Weighted sums of the values of the samples that were kept, ray by ray."""
+    """Weighted sums of the values of the samples with weight, ray by ray."""
     for i in nb.prange(weights.shape[0]):
         for c in range(out.shape[1]):
             out[i, c] = nb.float32(0.0)

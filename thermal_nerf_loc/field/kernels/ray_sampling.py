@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where to look along a ray, on the CPU: an inverse CDF through a coarse grid of densities."""
+"""Ray samples on the CPU: inverse transform sampling by the weights of a density grid."""
 
 import numba as nb
 import numpy as np
 
 _OPTIONS = {'cache': True, 'fastmath': True, 'nogil': True}
 _THIN = np.float32(1e-3)  # optical depth whose exponential is linear to half a part in a thousand
-_HIDDEN = np.float32(1e-4)  # transmittance behind which nothing is looked for
+_HIDDEN = np.float32(1e-4)  # transmittance behind which intervals get no weight
 
 
 @nb.njit(inline='always')
@@ -54,11 +54,11 @@ def unit_cell(x, y, z, center, inverse_half, cells):  # type: ignore[no-untyped-
 def propose(origins, directions, grid, cells, center, inverse_half, near, middle, far,  # type: ignore[no-untyped-def]
             bins, exploring, jitter, distances, widths):
     """
-    Draw sorted sample distances (rays, samples) and the lengths that they stand for.
+    Sorted sample distances (rays, samples) and the interval lengths that they represent.
 
     The grid's densities give a weight for each of `bins` intervals; weights are blurred over the
     neighbouring intervals, mixed with a uniform share `exploring`, and inverted at stratified
-    positions. The last sample stands for all the rest of the ray.
+    positions. The last sample represents all the rest of the ray.
     """
     samples = distances.shape[1]
     for i in nb.prange(origins.shape[0]):
@@ -68,8 +68,8 @@ def propose(origins, directions, grid, cells, center, inverse_half, near, middle
         edge[0] = near[i]
         for b in range(bins):
             edge[b + 1] = distance_at(nb.float32(b + 1) / nb.float32(bins), near[i], middle, far)
-        seen = bins if exploring < nb.float32(1.0) else 0  # intervals before all is hidden
-        for b in range(seen):
+        visible = bins if exploring < nb.float32(1.0) else 0  # intervals before all is hidden
+        for b in range(visible):
             t = nb.float32(0.5) * (edge[b] + edge[b + 1])
             cell = unit_cell(origins[i, 0] + t * directions[i, 0],
                              origins[i, 1] + t * directions[i, 1],
@@ -79,9 +79,9 @@ def propose(origins, directions, grid, cells, center, inverse_half, near, middle
             weight[b] = transmittance * alpha
             transmittance *= nb.float32(1.0) - alpha
             if transmittance < _HIDDEN:
-                seen = b + 1
+                visible = b + 1
                 break
-        for b in range(seen, bins):
+        for b in range(visible, bins):
             weight[b] = nb.float32(0.0)
         weight[bins - 1] += transmittance
         total = nb.float32(0.0)
@@ -117,7 +117,7 @@ def propose(origins, directions, grid, cells, center, inverse_half, near, middle
 
 @nb.njit(**_OPTIONS)
 def splat(points, densities, grid, cells, center, inverse_half, decay):  # type: ignore[no-untyped-def]
-    """Blend densities seen at world points into the grid: up at once, down slowly."""
+    """Blend densities at world points into the grid: up at once, down slowly."""
     for i in range(points.shape[0]):
         cell = unit_cell(points[i, 0], points[i, 1], points[i, 2], center, inverse_half, cells)
         old, new = grid[cell], densities[i]

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Hash grid and samplers in plain torch, for any device: what the CPU kernels are held against.
+Hash grid and samplers in plain torch, for any device; tests compare the CPU kernels with them.
 
-Line by line the equations of `kernels/levels.py` and `kernels/proposal.py`, over whole tensors.
+Line by line the equations of `grid_levels.py` and `ray_sampling.py`, over whole tensors.
 """
 
 import torch
 from torch import Tensor
 
-from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.kernels.grid_levels import Levels
 
 PRIME_Y, PRIME_Z = 2654435761, 805459861
@@ -42,10 +42,10 @@ def grid_rows(xyz: Tensor, levels: Levels, level: int) -> Tensor:
     return rows
 
 
-def propose(origins: Tensor, directions: Tensor, grid: Tensor, space: Space, near: float,
+def propose(origins: Tensor, directions: Tensor, grid: Tensor, space: ContractedSpace, near: float,
             middle: float, far: float, bins: int, exploring: float, jitter: Tensor,
             ) -> tuple[Tensor, Tensor]:
-    """Sorted sample distances and interval lengths (rays, samples); see `kernels.proposal`."""
+    """Sorted sample distances and interval lengths (rays, samples); see `ray_sampling.propose`."""
     s = torch.linspace(0.0, 1.0, bins + 1, device=origins.device)
     edges = torch.where(s < 0.5, near + 2.0 * s * (middle - near),
                         1.0 / ((2.0 - 2.0 * s) / middle + (2.0 * s - 1.0) / far))
@@ -63,9 +63,10 @@ def propose(origins: Tensor, directions: Tensor, grid: Tensor, space: Space, nea
     return distances, _widths(distances, near)
 
 
-def splat(points: Tensor, densities: Tensor, grid: Tensor, space: Space, decay: float) -> None:
+def splat(points: Tensor, densities: Tensor, grid: Tensor, space: ContractedSpace,
+          decay: float) -> None:
     """
-    Blend densities into the grid in place: the largest seen in a cell rules it.
+    Blend densities into the grid in place, the largest of each cell.
 
     The CPU kernel blends one sample after the other; here all samples of a cell count at once.
     """
@@ -77,7 +78,7 @@ def splat(points: Tensor, densities: Tensor, grid: Tensor, space: Space, decay: 
     grid.copy_(torch.where(seen, grown, grid))
 
 
-def cell_index(points: Tensor, grid: Tensor, space: Space) -> Tensor:
+def cell_index(points: Tensor, grid: Tensor, space: ContractedSpace) -> Tensor:
     """Flat cell numbers of world points (..., 3)."""
     cells = round(grid.numel()**(1.0 / 3.0))
     corner = (space.to_unit(points) * cells).long().clamp(0, cells - 1)
@@ -85,9 +86,9 @@ def cell_index(points: Tensor, grid: Tensor, space: Space) -> Tensor:
     return index
 
 
-def _grid_weights(origins: Tensor, directions: Tensor, grid: Tensor, space: Space,
+def _grid_weights(origins: Tensor, directions: Tensor, grid: Tensor, space: ContractedSpace,
                   edges: Tensor) -> Tensor:
-    """Share of the light that each interval would stop, were the grid the scene."""
+    """Rendering weight of each interval by the densities of the grid."""
     middle = 0.5 * (edges[1:] + edges[:-1])
     points = origins[:, None] + middle[:, None] * directions[:, None]
     depth = grid[cell_index(points, grid, space)] * (edges[1:] - edges[:-1])
@@ -104,7 +105,7 @@ def _blur(weights: Tensor) -> Tensor:
 
 
 def _widths(distances: Tensor, near: float) -> Tensor:
-    """Length that each sample stands for: between the mid points to its neighbours."""
+    """Interval that each sample represents: between the mid points to its neighbours."""
     between = 0.5 * (distances[:, 1:] + distances[:, :-1])
     first = (1.5 * distances[:, :1] - 0.5 * distances[:, 1:2]).clamp(min=near)
     starts = torch.cat([first, between], dim=1)

@@ -24,8 +24,8 @@ from torch import Tensor
 from thermal_nerf_loc import __version__
 from thermal_nerf_loc.common.config import from_mapping
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.field.contraction import Space
-from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch, Seen
+from thermal_nerf_loc.field.contraction import ContractedSpace
+from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, RayArrays, render_torch
 from thermal_nerf_loc.field.density_grid import Array32, DensityGrid, SamplingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 from thermal_nerf_loc.field.volume_rendering import render, Samples
@@ -104,7 +104,7 @@ class RadianceMap:
         return self.keyframes.poses
 
     @property
-    def space(self) -> Space:
+    def space(self) -> ContractedSpace:
         """The space of the fields; all share one."""
         return self.learners[0].field.space
 
@@ -173,7 +173,8 @@ class RadianceMap:
     @classmethod
     def _assemble(cls, facts: dict[str, Any], tensors: dict[str, Tensor], path: Path,
                   ) -> 'RadianceMap':
-        space = Space(tuple(facts['space']['center_m']), tuple(facts['space']['half_extent_m']))
+        space = ContractedSpace(tuple(facts['space']['center_m']),
+                                tuple(facts['space']['half_extent_m']))
         field_config = from_mapping(FieldConfig, facts['field'], f'{path}: field')
         sampling = from_mapping(SamplingConfig, facts['sampling'], f'{path}: sampling')
         keyframes = Keyframes(tensors['keyframes.poses'].numpy(),
@@ -223,7 +224,7 @@ class RadianceMap:
             return self.temperature_range.to_celsius(values)
         return values
 
-    def _look(self, modality: str, origins: Array32, directions: Array32) -> Seen:
+    def _look(self, modality: str, origins: Array32, directions: Array32) -> RayArrays:
         learner = self.learner(modality)
         if learner.field.encoding.table.device.type != 'cpu':
             return render_torch(learner.field, learner.grid, modality, origins, directions,

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.volume_rendering import render, Samples
 from thermal_nerf_loc.io.datasets.scene import Scene
 
@@ -38,7 +38,7 @@ class Uncertainty:
     """Base-10 logarithms of sigma at the vertices (cells, cells, cells) of contracted space."""
 
     values: Array32
-    space: Space
+    space: ContractedSpace
 
     def __post_init__(self) -> None:
         """Hold the shape against what `at` reads."""
@@ -97,7 +97,8 @@ def _training_rays(scene: Scene, modality: str, rng: np.random.Generator,
                     for part in zip(*rays, strict=True))
 
 
-def _corners(points: NDArray[Any], space: Space) -> tuple[NDArray[np.intp], NDArray[Any]]:
+def _corners(points: NDArray[Any], space: ContractedSpace) -> tuple[NDArray[np.intp],
+                                                                    NDArray[Any]]:
     """Indices (n, 8) of the vertices around world points, and their trilinear weights."""
     unit = space.to_unit(torch.from_numpy(np.asarray(points, np.float32))).numpy()
     at = np.clip(unit * (CELLS - 1), 0.0, CELLS - 1.001)

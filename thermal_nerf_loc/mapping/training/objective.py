@@ -9,7 +9,7 @@ import torch
 from torch import nn, Tensor
 
 from thermal_nerf_loc.field.cpu_renderer import has_bfloat16
-from thermal_nerf_loc.field.volume_rendering import (BranchView, render, Rendering, Samples,
+from thermal_nerf_loc.field.volume_rendering import (BranchOptions, render, Rendering, Samples,
                                                      uses_kernels)
 from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import CameraOptimizer, FixedCameras
 from thermal_nerf_loc.mapping.training import losses
@@ -115,7 +115,7 @@ class Objective:
         samples = Samples.from_numpy(*learner.grid.sample(
             origins.detach().numpy(), directions.detach().numpy(), schedule.samples(*position),
             schedule.exploring(*position), rng))
-        options = BranchView(schedule.direction_share(*position), modality in learner.detached,
+        options = BranchOptions(schedule.direction_share(*position), modality in learner.detached,
                     self.config.near_gradient * learner.field.space.scale_m)
         samples = Samples(samples.distance_m.to(device), samples.width_m.to(device))
         half = self.config.bfloat16 and has_bfloat16(device)

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from thermal_nerf_loc.field.contraction import Space, space_around_cameras
+from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
-from thermal_nerf_loc.field.volume_rendering import BranchView, render, Samples
+from thermal_nerf_loc.field.volume_rendering import BranchOptions, render, Samples
 from thermal_nerf_loc.mapping.training.config import capacity_factor, TrainConfig
 from thermal_nerf_loc.mapping.training.objective import Objective
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
@@ -48,7 +48,7 @@ _POINTS = 256, 1024  # of the finest level along the longest axis, fewest and mo
 class SceneBounds:
     """The box that holds what the cameras see, and what a pixel covers at the median distance."""
 
-    space: Space
+    space: ContractedSpace
     pixel_m: float | None = None  # None: not measured
 
     def finest(self, factor: float = 1.0) -> int:
@@ -65,7 +65,7 @@ class SceneBounds:
 
 
 def fit_bounds(config: TrainConfig, sources: Mapping[str, PixelSource], positions: Array,
-           ) -> tuple[TrainConfig, Space]:
+           ) -> tuple[TrainConfig, ContractedSpace]:
     """Settings and space that suit what cameras at these positions (n, 3) see."""
     bounds = find_bounds(sources, positions, config)
     images = _images(sources)
@@ -92,7 +92,7 @@ def find_bounds(sources: Mapping[str, PixelSource], positions: Array, config: Tr
     return bounds
 
 
-def _measured(sources: Mapping[str, PixelSource], positions: Array, space: Space,
+def _measured(sources: Mapping[str, PixelSource], positions: Array, space: ContractedSpace,
               config: TrainConfig, steps: int) -> SceneBounds:
     """Train a coarse field in `space`, then put a box around its surfaces and the cameras."""
     learner = _coarse_field(sources, space, config, steps)
@@ -105,10 +105,10 @@ def _measured(sources: Mapping[str, PixelSource], positions: Array, space: Space
     half = np.maximum(half, _MARGIN * half.max())  # flat scenes have some depth, too
     pixel_m = min(float(np.median(distances)) * sources[name].pixel_rad
                   for name, (_, distances) in surfaces.items())
-    return SceneBounds(Space(_triple(center), _triple(half)), pixel_m)
+    return SceneBounds(ContractedSpace(_triple(center), _triple(half)), pixel_m)
 
 
-def _coarse_field(sources: Mapping[str, PixelSource], space: Space, config: TrainConfig,
+def _coarse_field(sources: Mapping[str, PixelSource], space: ContractedSpace, config: TrainConfig,
                   steps: int) -> Learner:
     """A coarse field of all modalities, from uniform samples, without viewing directions."""
     torch.manual_seed(config.seed)
@@ -140,7 +140,7 @@ def _surfaces(learner: Learner, modality: str, source: PixelSource, rng: np.rand
                                                       2 * _SAMPLES, 1.0))
     origins, directions = torch.from_numpy(batch.origins), torch.from_numpy(batch.directions)
     weights = render(learner.field, modality, origins, directions, samples,
-                     BranchView(0.0)).weights
+                     BranchOptions(0.0)).weights
     middle = (torch.cumsum(weights, dim=1) < 0.5).sum(dim=1, keepdim=True)
     middle = middle.clamp(max=weights.shape[1] - 1)
     distances = samples.distance_m.gather(1, middle)

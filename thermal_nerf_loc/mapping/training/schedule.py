@@ -6,7 +6,7 @@ With a time limit, the schedule is fitted to the time: the share that is done is
 steps and seconds, and stages (`ScheduleConfig`) end by the number of steps that is to be expected.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -86,11 +86,11 @@ class Schedule:
             group['lr'] = group['initial_lr'] * warm_up * group['decay']**share
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps; `phase_index` is restored by the trainer."""
+        """What a checkpoint keeps."""
         return {'steps': self.steps, 'phase': self.phase_index,
                 'phase_first_step': self.phase_first_step, 'preparation_s': self.preparation_s}
 
-    def restore(self, facts: dict[str, Any]) -> None:
+    def restore(self, facts: Mapping[str, Any]) -> None:
         """Go on where `facts` were taken."""
         self.steps, self.phase_first_step = facts['steps'], facts['phase_first_step']
         self.phase_index, self.preparation_s = facts['phase'], facts['preparation_s']

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.field.contraction import Space
+from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 from thermal_nerf_loc.mapping.training.config import STRATEGIES
@@ -58,7 +58,7 @@ def phases_for(strategy: str, modalities: tuple[str, ...]) -> tuple[Phase, ...]:
 
 
 def learners_for(strategy: str, field: FieldConfig, sampling: SamplingConfig,
-                 space: Space,
+                 space: ContractedSpace,
                  channels: Mapping[str, int]) -> tuple[Learner, ...]:
     """Fields of a strategy's first phase; a scene with one modality needs just one field."""
     names = phases_for(strategy, tuple(channels))[0].modalities

@@ -25,7 +25,7 @@ from torch import nn, Tensor
 
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.field.contraction import Space, space_around_cameras
+from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import (
     CameraOptimizer, FixedCameras, HashLevelSchedule)
@@ -159,7 +159,7 @@ class Trainer:
     """Fields, cameras and optimizer in training; `step` trains with one batch each."""
 
     def __init__(self, config: TrainConfig, sources: Mapping[str, PixelSource], scene: Scene,
-                 processes: Processes = Processes(), space: Space | None = None) -> None:
+                 processes: Processes = Processes(), space: ContractedSpace | None = None) -> None:
         """Build fields and optimizer from the seed; `space` defaults to a guess by the path."""
         torch.manual_seed(config.seed)
         self.rng = processes.random(config.seed)
