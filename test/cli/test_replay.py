@@ -16,8 +16,9 @@ from thermal_nerf_loc.cli.study import make_study
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.evaluation.study.ground_truth import find_truth
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.io.bags.poses import FrameTree, MAX_GAP_S, PoseSource
+from thermal_nerf_loc.io.bags.poses import MAX_GAP_S, PoseSource
 from thermal_nerf_loc.io.bags.reader import BagReader, BagWriter
+from thermal_nerf_loc.io.bags.transform_tree import FrameTree
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.simulation.layouts import make_world

@@ -201,7 +201,7 @@ def test_planted_violation_is_caught(module, source, told):
     ('cli.train', 'from thermal_nerf_loc import __version__\nprint(__version__)'),
     ('__init__', 'def f():\n    from thermal_nerf_loc.localization.localizer import Localizer'),
     ('ros.node', f'import rclpy\n{GUARD}'),
-    ('cli.replay', 'from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer'),
+    ('cli.replay', 'from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer'),
     ('data.images', 'import cv2\ncv2.imread(a)'),
     ('mapping.map_file', 'from safetensors.torch import save_file'),
     ('config', 'path.read_text()'),

@@ -8,8 +8,8 @@ import pytest
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer, TransformUnavailable
 from thermal_nerf_loc.ros.tf_buffer import make_buffer, Tf2Buffer
-from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer, TransformUnavailable
 
 S = 10**9
 T_A = se3.exp([1.0, 0.0, 0.5, 0.2, -0.1, 0.9])

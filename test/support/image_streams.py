@@ -8,9 +8,9 @@ import numpy as np
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.bags.messages import encode_image, info_from_camera
+from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.sensing.thermal import LinearRadiometry
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, SynchronizerConfig
-from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer
 
 MS = 10**6
 CAMERA = Camera.from_fov(8, 6, 60.0)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.common.errors import RunError
+from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, SynchronizerConfig
-from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer
 
 
 def test_images_of_one_moment_make_one_frame():

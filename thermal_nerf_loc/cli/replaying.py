@@ -22,6 +22,7 @@ from thermal_nerf_loc.evaluation.study.comparison import UpdateRecord
 from thermal_nerf_loc.evaluation.study.ground_truth import find_truth
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence.verdict import sigmas
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
@@ -31,7 +32,6 @@ from thermal_nerf_loc.tracking.bag_replay import (CameraTopics, find_cameras, Pa
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
 from thermal_nerf_loc.tracking.node_config import NodeConfig, read_parameter_file
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
-from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer
 
 Array = NDArray[np.float64]
 

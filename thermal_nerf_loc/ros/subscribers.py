@@ -17,9 +17,9 @@ from tf2_msgs.msg import TFMessage
 
 from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.io.bags import messages
+from thermal_nerf_loc.io.bags.transform_tree import TfBuffer, TransformUnavailable
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, JUMP_BACK_NS
 from thermal_nerf_loc.tracking.node_config import NodeConfig
-from thermal_nerf_loc.tracking.tf_buffer import Transforms, TransformUnavailable
 
 Array = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ class Subscribers:
     """Subscriptions of one activation; the map's own transforms are never listened to."""
 
     def __init__(self, node: LifecycleNode, config: NodeConfig, intake: FrameSynchronizer,
-                 tf: Transforms, listener: Listener) -> None:
+                 tf: TfBuffer, listener: Listener) -> None:
         """Subscribe."""
         self._node, self._config, self._intake, self._tf = node, config, intake, tf
         self._listener = listener

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.messages import matrix_from_transform
+from thermal_nerf_loc.io.bags.transform_tree import (CACHE_NS, TfBuffer, TransformBuffer,
+                                                     TransformUnavailable)
 from thermal_nerf_loc.ros.message_conversion import matrix_to_transform
-from thermal_nerf_loc.tracking.tf_buffer import (CACHE_NS, TransformBuffer, Transforms,
-                                                 TransformUnavailable)
 
 Array = NDArray[np.float64]
 
@@ -78,7 +78,7 @@ class Tf2Buffer:
         return f'tf does not connect {source!r} with {target!r} ({error})'
 
 
-def make_buffer() -> Transforms:
+def make_buffer() -> TfBuffer:
     """tf2's buffer where it is installed."""
     try:
         import tf2_ros  # noqa: F401

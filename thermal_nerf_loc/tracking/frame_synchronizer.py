@@ -21,10 +21,10 @@ from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.bags.messages import camera_from_info, stamp_ns, values_from_message
+from thermal_nerf_loc.io.bags.transform_tree import TfBuffer, TransformUnavailable
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.frozen_images import FreezeDetector
 from thermal_nerf_loc.sensing.thermal import Radiometry
-from thermal_nerf_loc.tracking.tf_buffer import Transforms, TransformUnavailable
 
 Array = NDArray[np.float64]
 
@@ -82,7 +82,7 @@ class FrameSynchronizer:
     """Collect messages (any thread), hand out observations (one thread)."""
 
     config: SynchronizerConfig
-    tf: Transforms
+    tf: TfBuffer
     modalities: tuple[str, ...]
     radiometry: Radiometry | None = None
     counts: Counter[str] = field(default_factory=Counter)

@@ -19,11 +19,11 @@ from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.bags.messages import (camera_from_info, matrix_from_transform, stamp_ns,
                                                values_from_message)
 from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
 from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.sensing.thermal import Radiometry
 from thermal_nerf_loc.tracking.bag_replay import CameraTopics
-from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer
 from thermal_nerf_loc.visualization.colour_map import (CELSIUS, ColourScale, fitted_scale, GRAY,
                                                        HEAT)
 

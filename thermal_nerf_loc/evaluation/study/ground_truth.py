@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.io.bags.messages import matrix_from_pose, matrix_from_transform, stamp_ns
-from thermal_nerf_loc.io.bags.poses import FrameTree, MAX_GAP_S
+from thermal_nerf_loc.io.bags.poses import MAX_GAP_S
 from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.bags.transform_tree import FrameTree
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory
 from thermal_nerf_loc.tracking.bag_replay import read_truth, rising_trajectory
 

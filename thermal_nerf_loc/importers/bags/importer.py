@@ -141,7 +141,7 @@ class _BagImport:
         is_posed = np.array([T is not None for T in found], dtype=np.bool_)
         if not is_posed.any():
             raise RunError('no image has a pose', where=self._bag,
-                           got=f'{rig.source.told}; {len(stamps)} images from '
+                           got=f'{rig.source.description}; {len(stamps)} images from '
                                f'{stamps[0]} to {stamps[-1]} ns',
                            hint='Do poses and images share one clock? Poses further apart than '
                                 '--max-gap are not bridged.')
@@ -170,8 +170,8 @@ class _BagImport:
         logs, notes = self._logs, self._notes
         gaps = gaps_of(stamps, unposed, self._reader.first_ns)
         if source.drifts:
-            notes.append(f'poses come from {source.told}: odometry drifts, and the map will be '
-                         'bent by as much')
+            notes.append(f'poses come from {source.description}: odometry drifts, and the map '
+                         'will be bent by as much')
         if self._config.modality == 'both' and len(logs) < 2:
             notes.append(f'no other camera than the {self._reference} one was found')
         for start, end, left_out in gaps[:_GAPS_IN_NOTES]:
@@ -179,7 +179,7 @@ class _BagImport:
                          f'{self._reference} images left out')
         figures = {
             'data': str(self._out), 'bag': str(self._bag),
-            'bag_seconds': self._reader.duration_ns / 1e9, 'poses': source.told,
+            'bag_seconds': self._reader.duration_ns / 1e9, 'poses': source.description,
             **{f'{name}_topic': log.topics.image for name, log in logs.items()},
             **{f'{name}_images': log.received for name, log in logs.items()},
             **{f'{name}_frozen': log.frozen for name, log in logs.items()},

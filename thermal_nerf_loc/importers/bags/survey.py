@@ -14,9 +14,10 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.bags.messages import camera_from_info, stamp_ns
-from thermal_nerf_loc.io.bags.poses import add_pose, FrameTree, PoseLog, TF_TYPES
+from thermal_nerf_loc.io.bags.poses import add_pose
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.bags.topics import CameraTopics
+from thermal_nerf_loc.io.bags.transform_tree import FrameTree, PoseLog, TF_TYPES
 from thermal_nerf_loc.sensing.frozen_images import FreezeDetector
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tf buffer against closed forms; it needs no ROS."""
+"""Trees of frames against closed forms: the buffer of a running robot, and that of a bag."""
 
 import threading
+from types import SimpleNamespace
 
 from hypothesis import given, settings, strategies as st
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.tracking.tf_buffer import TransformBuffer, TransformUnavailable
+from thermal_nerf_loc.io.bags.transform_tree import (FrameTree, TransformBuffer,
+                                                     TransformUnavailable)
 
 S = 10**9
 tangents = st.lists(st.floats(-1.5, 1.5), min_size=6, max_size=6).map(se3.exp)
@@ -142,3 +144,60 @@ def test_readers_and_writers_may_be_threads():
     reader.join()
     assert not failures
     assert tf.lookup_transform('odom', 'base')[0, 3] == 399.0
+
+
+def tf_message(parent, child, T, stamp_ns):
+    x, y, z, w = se3.quaternion_from_matrix(T[:3, :3])
+    transform = SimpleNamespace(
+        translation=SimpleNamespace(**dict(zip('xyz', T[:3, 3]))),
+        rotation=SimpleNamespace(x=x, y=y, z=z, w=w))
+    stamp = SimpleNamespace(sec=stamp_ns // S, nanosec=stamp_ns % S)
+    header = SimpleNamespace(frame_id=parent, stamp=stamp)
+    return SimpleNamespace(transforms=[SimpleNamespace(header=header, child_frame_id=child,
+                                                       transform=transform)])
+
+
+@settings(max_examples=10, deadline=None)
+@given(tangents, tangents, tangents)
+def test_buffer_and_bag_agree_at_their_samples(T_map_odom, T_odom_base, T_base_camera):
+    buffer, tree = TransformBuffer(), FrameTree()
+    for parent, child, T, static in (('/map', 'odom', T_map_odom, False),
+                                     ('odom', 'base', T_odom_base, False),
+                                     ('base', '/camera', T_base_camera, True)):
+        buffer.set_transform(parent, child, T, S, static)
+        tree.add(tf_message(parent, child, T, S), static)
+    assert buffer.frames == tree.frames == ('base', 'camera', 'map', 'odom')
+    for target, source in (('map', 'camera'), ('camera', 'odom')):
+        chain = tree.require_chain(target, source)
+        assert tree.moves(chain)
+        np.testing.assert_allclose(buffer.lookup_transform(target, source, S),
+                                   tree.along(chain, S, S), atol=1e-9)
+    assert not tree.moves(tree.require_chain('camera', 'base'))
+    for ask in (lambda: buffer.lookup_transform('map', 'moon'),
+                lambda: tree.require_chain('map', 'moon')):
+        with pytest.raises((InputError, TransformUnavailable), match="no frame 'moon'"):
+            ask()
+
+
+def test_a_frame_changes_its_parent_in_the_buffer_and_keeps_both_in_a_bag():
+    buffer, tree = TransformBuffer(), FrameTree()
+    for second, parent in enumerate(('map', 'odom')):
+        buffer.set_transform(parent, 'base', shift(1.0 + second), second * S)
+        tree.add(tf_message(parent, 'base', shift(1.0 + second), second * S), False)
+    with pytest.raises(TransformUnavailable, match="no frame 'map'"):
+        buffer.lookup_transform('map', 'base')
+    assert buffer.lookup_transform('odom', 'base')[0, 3] == 2.0
+    assert tree.along(tree.require_chain('map', 'base'), 0, S)[0, 3] == 1.0
+    assert tree.along(tree.require_chain('odom', 'base'), S, S)[0, 3] == 2.0
+
+
+def test_a_bag_knows_nothing_in_its_gaps_and_follows_a_steady_turn_exactly():
+    tree = FrameTree()
+    speed = np.array([0.5, 0.0, 0.1, 0.0, 0.0, 0.8])
+    for second in (0, 1, 2, 5):
+        tree.add(tf_message('odom', 'base', se3.exp(speed * second), second * S), False)
+    chain = tree.require_chain('odom', 'base')
+    np.testing.assert_allclose(tree.along(chain, 3 * S // 2, S), se3.exp(speed * 1.5), atol=1e-12)
+    assert tree.along(chain, 3 * S, S) is None
+    assert tree.along(chain, 6 * S, S) is None
+    assert tree.stamps.tolist() == [0, S, 2 * S, 5 * S]
