@@ -9,7 +9,10 @@ import pytest
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer, TransformUnavailable
-from thermal_nerf_loc.ros.tf_buffer import make_buffer, Tf2Buffer
+
+pytest.importorskip('rclpy')
+
+from thermal_nerf_loc.ros.tf_buffer import make_buffer, Tf2Buffer  # noqa: I202
 
 S = 10**9
 T_A = se3.exp([1.0, 0.0, 0.5, 0.2, -0.1, 0.9])

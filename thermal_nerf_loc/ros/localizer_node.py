@@ -23,11 +23,12 @@ from rclpy.task import Future
 
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.localization.localizer import Localizer
-from thermal_nerf_loc.ros.diagnostics import diagnostics_message
+from thermal_nerf_loc.ros.message_conversion import diagnostics_message
 from thermal_nerf_loc.ros.parameters import declare_config
 from thermal_nerf_loc.ros.publishers import Publishers
 from thermal_nerf_loc.ros.services import Services
 from thermal_nerf_loc.ros.subscribers import Subscribers
+from thermal_nerf_loc.ros.tf_buffer import make_buffer
 from thermal_nerf_loc.ros.visualization import MapVisualization
 from thermal_nerf_loc.tracking.frame_synchronizer import RobotFrame
 from thermal_nerf_loc.tracking.node_config import changed_config, NodeConfig
@@ -69,7 +70,8 @@ class LocalizerNode(LifecycleNode):
         try:
             self.get_logger().info(f'loading map {self.config.map}')
             loaded = load(self.config, self._load_map)
-            self._session = Session(self.config, loaded, self._warn, self._on_problem)
+            self._session = Session(self.config, loaded, make_buffer(), self._warn,
+                                    self._on_problem)
             self._announcer = Publishers(self, self.config)
             self._pictures = MapVisualization(self, self._on_problem)
         except Exception as error:

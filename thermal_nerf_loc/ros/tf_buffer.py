@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The tf buffer of the node: tf2's own where tf2_ros is installed, else `frames.TransformBuffer`.
+The tf buffer of the node: tf2's own where tf2_ros is installed, else `TransformBuffer`.
 
-Both answer the same calls alike; one contract test holds them to it.
+Both are a `TfBuffer` and give the same answers; one test holds both to this contract.
 """
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rclpy.duration import Duration
+from rclpy.time import Time
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
@@ -25,10 +27,9 @@ class Tf2Buffer:
 
     def __init__(self, cache_ns: int = CACHE_NS) -> None:
         """Start empty."""
-        import rclpy.duration
         import tf2_ros
         self._tf2 = tf2_ros
-        self._cache = rclpy.duration.Duration(nanoseconds=cache_ns)
+        self._cache = Duration(nanoseconds=cache_ns)
         self._statics: dict[str, Any] = {}
         self._buffer = tf2_ros.Buffer(cache_time=self._cache)
 
@@ -89,5 +90,4 @@ def make_buffer() -> TfBuffer:
 
 def _time(stamp_ns: int | None) -> Any:
     """Time for tf2; zero asks for the newest."""
-    from rclpy.time import Time
     return Time(nanoseconds=stamp_ns or 0)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import Image, PointCloud2, PointField
 
 from thermal_nerf_loc.ros.message_conversion import image_to_message, stamp_from_ns
 from thermal_nerf_loc.ros.publishers import LATCHED
@@ -114,7 +114,6 @@ class MapPoints:
 
 def cloud_message(surface: SurfacePoints, frame_id: str, stamp_ns: int) -> Any:
     """sensor_msgs/PointCloud2 with x, y, z and, where the map has them, rgb and temperature."""
-    from sensor_msgs.msg import PointCloud2, PointField
     columns = [('x', surface.points_m[:, 0]), ('y', surface.points_m[:, 1]),
                ('z', surface.points_m[:, 2])]
     if surface.colours is not None:

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from thermal_nerf_loc.ros.diagnostics import _carried_by, _told_sigmas
+from thermal_nerf_loc.localization.confidence.verdict import sigmas
 from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
 
 _WINDOW = 200  # updates that rates and latencies are taken over
@@ -60,7 +60,7 @@ class NodeHealth:
             return {
                 'state': state, 'reason': reason, 'map': self.map_name,
                 'modalities': ' '.join(last.modalities) if last else '',
-                'carried_by': _carried_by(last), **_told_sigmas(last),
+                'carried_by': _carried_by(last), **_worst_sigmas(last),
                 'inlier_share': ('' if last is None or last.inlier_share is None
                                  else f'{last.inlier_share:.2f}'),
                 'updates_hz': f'{len(self._times_s) / span_s if span_s > 0.0 else 0.0:.2f}',
@@ -87,3 +87,20 @@ class NodeHealth:
 
 def _quantile(values: deque[float], share: float) -> str:
     return f'{float(np.quantile(values, share)):.4f}' if values else ''
+
+
+def _carried_by(last: RobotUpdate | None) -> str:
+    """Share of each modality in the pose, the largest first; then those not used, and why."""
+    if last is None:
+        return ''
+    ordered = sorted(last.carried_by.items(), key=lambda item: -item[1])
+    return ' '.join([*(f'{name} {share:.0%}' for name, share in ordered),
+                     *(f'({name}: {why})' for name, why in last.ignored.items())])
+
+
+def _worst_sigmas(last: RobotUpdate | None) -> dict[str, str]:
+    """Standard deviations of the last pose along its worst axis."""
+    if last is None or last.covariance is None:
+        return {'sigma_m': '', 'sigma_deg': ''}
+    sigma_m, sigma_deg = sigmas(last.covariance)
+    return {'sigma_m': f'{sigma_m:.4f}', 'sigma_deg': f'{sigma_deg:.3f}'}

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.atomic_files import check_writable
+from thermal_nerf_loc.io.bags.transform_tree import TfBuffer
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.localization.warm_up import (
     compiled_in_background, render_from_middle, warm_up_localizer)
-from thermal_nerf_loc.ros.tf_buffer import make_buffer
 from thermal_nerf_loc.sensing.rendering import Array32, RayRendering, Renderer
 from thermal_nerf_loc.tracking.background_search import BackgroundSearch, ThreadRunner
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
@@ -91,11 +91,11 @@ def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
 class Session:
     """From configure to cleanup; methods belong to the executor's thread."""
 
-    def __init__(self, config: NodeConfig, loaded: LoadedMap, warn: Callable[[str], None],
-                 on_fault: Callable[[Exception], None]) -> None:
+    def __init__(self, config: NodeConfig, loaded: LoadedMap, tf: TfBuffer,
+                 warn: Callable[[str], None], on_fault: Callable[[Exception], None]) -> None:
         """Bring everything together; nothing listens yet."""
         self.loaded, self._config = loaded, config
-        self.tf = make_buffer()
+        self.tf = tf
         if config.pose_file:
             check_writable(Path(config.pose_file))
         self._saved_ns = 0
