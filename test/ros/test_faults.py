@@ -321,7 +321,8 @@ def test_two_robots_share_a_machine(recorded):
         for namespace, prefix in robots:
             process = ros_drive.start(
                 'diagnostics_period_s:=0.2', 'map_points:=false', 'tracker.search:=false',
-                f'intake.odom_frame:={prefix}odom', f'intake.base_frame:={prefix}base_link',
+                f'synchronizer.odom_frame:={prefix}odom',
+                f'synchronizer.base_frame:={prefix}base_link',
                 namespace=namespace, domain=domain)
             process.output = ros_drive.Output(process)
             processes.append(process)

@@ -171,7 +171,8 @@ def test_the_description_names_what_there_is():
         assert f"'~/{name}'" in sources or f"'{name}'" in sources, name
     config = NodeConfig()
     text = text.replace('`tracker.step`', '')  # a method
-    for dotted in set(re.findall(r'`((?:intake|tracker|localizer|thermal_scale)\.\w+)', text)):
+    for dotted in set(re.findall(r'`((?:synchronizer|tracker|localizer|thermal_scale)\.\w+)',
+                                 text)):
         part, field = dotted.split('.')
         assert hasattr(getattr(config, part), field), dotted
     for name in [name for file in FILES for name in arguments(file)]:

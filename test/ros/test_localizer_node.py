@@ -21,6 +21,7 @@ from thermal_nerf_loc.io.bags import messages
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.sensing.thermal import PlanckRadiometry
 from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
 from thermal_nerf_loc.tracking.bag_replay import read_truth
@@ -126,7 +127,7 @@ def test_without_odometry_the_base_itself_is_on_tf(bag, truth):
 
 @pytest.mark.parametrize('arguments, message', [
     ([], 'no map given'),
-    (['-p', 'map:=x', '-p', 'intake.max_skew_s:=7.0'], 'expected float, 0.0 to 1.0')])
+    (['-p', 'map:=x', '-p', 'synchronizer.max_skew_s:=7.0'], 'expected float, 0.0 to 1.0')])
 def test_the_node_says_why_it_cannot_start(arguments, message):
     process = start(*REAL_NODE, '--ros-args', *arguments)
     output, _ = process.communicate(timeout=60)
@@ -268,7 +269,7 @@ def test_parameters_are_the_config_fields():
             assert (list(value) if isinstance(default, tuple) else value) == (
                 list(default) if isinstance(default, tuple) else default), name
             assert node.describe_parameter(name).description, name
-        skew = node.describe_parameter('intake.max_skew_s').floating_point_range[0]
+        skew = node.describe_parameter('synchronizer.max_skew_s').floating_point_range[0]
         assert (skew.from_value, skew.to_value) == (0.0, 1.0)
         given = [Parameter('initial_pose', value=[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]),
                  Parameter('localizer.seed', value=99)]
@@ -282,6 +283,45 @@ def test_parameters_are_the_config_fields():
         nodes.append(wrong)
         with pytest.raises(InputError, match=r'localizer\.seed'):
             declare_config(wrong, NodeConfig)
+    finally:
+        for node in nodes:
+            node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_former_and_unknown_names_of_parameters_are_told(capfd):
+    from rclpy.parameter import Parameter
+
+    from thermal_nerf_loc.common.errors import InputError
+    from thermal_nerf_loc.ros.parameters import declare_config
+    from thermal_nerf_loc.tracking.node_config import NodeConfig
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    nodes = []
+
+    def declare(**given):
+        nodes.append(rclpy.create_node('n', context=context, parameter_overrides=[
+            Parameter(name.replace('__', '.'), value=value) for name, value in given.items()]))
+        return nodes[-1], declare_config(nodes[-1], NodeConfig)
+
+    try:
+        node, config = declare(intake__max_skew_s=0.2, tracker__gat=3.0, use_sim_time=False)
+        assert config.synchronizer.max_skew_s == 0.2
+        assert node.get_parameter('synchronizer.max_skew_s').value == 0.2
+        assert not node.has_parameter('intake.max_skew_s')
+        told = capfd.readouterr().err
+        assert told.count('parameter intake.max_skew_s is now called synchronizer.max_skew_s') == 1
+        assert 'there is no parameter tracker.gat; did you mean tracker.gate?' in told
+        assert told.count('there is no parameter') == 1
+        with pytest.raises(InputError, match=r'under two names.*intake\.max_skew_s'):
+            declare(intake__max_skew_s=0.2, synchronizer__max_skew_s=0.2)
+        with pytest.raises(InputError, match=r'synchronizer\.max_skew_s'):
+            declare(intake__max_skew_s='much')
+        _, config = declare(**{f'thermal_scale__{name}': value for name, value in (
+            ('planck_r1', 16000.0), ('planck_b', 1430), ('planck_f', 1.0), ('planck_o', -1000.))})
+        assert config.thermal_scale.radiometry() == PlanckRadiometry(16000.0, 1430.0, 1.0, -1000.0)
+        with pytest.raises(InputError, match='given twice'):
+            declare(thermal_scale__camera='seek', thermal_scale__celsius_per_count=0.5)
     finally:
         for node in nodes:
             node.destroy_node()

@@ -130,7 +130,7 @@ def test_settings_change_while_it_runs(tracked, node):
 
 
 @pytest.mark.parametrize('name, value, told', [
-    ('intake.base_frame', 'other', 'Frames are fixed'),
+    ('synchronizer.base_frame', 'other', 'Frames are fixed'),
     ('modality', 'sonar', 'one of both, rgb, thermal'), ('tracker.gate', 0.0, ''),
     ('thermal_transport', 'compressed', 'activated')])
 def test_a_setting_is_refused_with_a_reason(robot, name, value, told):

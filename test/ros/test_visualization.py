@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node shows and keeps: surface, point cloud, overlay, last pose; changed settings."""
+"""What the node shows: surface, point cloud, overlay."""
 
 import dataclasses
-import json
 import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import Robot, SimulationConfig
-from thermal_nerf_loc.tracking.node_config import changed_config, FIXED, NodeConfig
-from thermal_nerf_loc.tracking.robot_tracker import read_pose, save_pose
 from thermal_nerf_loc.tracking.session import SharedMap
 from thermal_nerf_loc.visualization.pose_overlay import draw_overlay
 from thermal_nerf_loc.visualization.surface import SurfaceBuilder, SurfacePoints
@@ -121,60 +117,6 @@ def test_the_overlay_marks_what_the_sampler_looks_at_and_what_is_of_no_use(world
     unmarked = draw_overlay(world, few, dark, seen.T_world_cam)
     assert not (unmarked == green).all(axis=-1).any()
     assert draw_overlay(world, few, Frame(0, {}), seen.T_world_cam, 'lost').shape[1] == 960
-
-
-def test_a_saved_pose_comes_back(tmp_path):
-    path, T = tmp_path / 'pose.json', se3.exp([1.0, -2.0, 0.3, 0.4, -1.1, 2.0])
-    assert read_pose(path, 'room') is None
-    save_pose(path, 'room', T, 12)
-    np.testing.assert_allclose(read_pose(path, 'room'), T, atol=1e-12)
-    assert read_pose(path, 'hall') is None  # another place
-    assert [p.name for p in tmp_path.iterdir()] == ['pose.json']
-
-
-@pytest.mark.parametrize('change, told', [
-    ({'format': 'x'}, 'no saved pose'), ({'position_m': [1, 2]}, 'position_m: saved pose is dam'),
-    ({'quaternion_xyzw': [0, 0, 0, 2]}, 'unit quaternion'),
-    ({'position_m': [1, 2, None]}, 'damaged')])
-def test_a_damaged_pose_file_is_refused(tmp_path, change, told):
-    path = tmp_path / 'pose.json'
-    save_pose(path, 'room', np.eye(4), 0)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(InputError, match=told):
-        read_pose(path, 'room')
-
-
-def parameter(name, value):
-    return SimpleNamespace(name=name, value=value)
-
-
-def test_settings_change_where_they_can():
-    before = NodeConfig()
-    after = changed_config(before, [parameter('tracker.gate', 30.0), parameter('modality', 'rgb'),
-                                    parameter('use_sim_time', True)], configured=True)
-    assert (after.tracker.gate, after.modality) == (30.0, 'rgb')
-    assert dataclasses.replace(after, modality='both', tracker=before.tracker) == before
-
-
-@pytest.mark.parametrize('name, value, told', [
-    ('intake.base_frame', 'other', 'cannot change while the node runs.*Clean the node up'),
-    ('initial_pose', [0.0] * 6 + [1.0], 'publish on `initialpose`'),
-    ('tracker.gate', -1.0, 'out of range'), ('modality', 'sonar', 'one of both, rgb, thermal'),
-    ('intake.max_skew_s', 'much', 'wrong type')])
-def test_settings_are_refused_with_a_reason(name, value, told):
-    with pytest.raises(InputError, match=told) as caught:
-        changed_config(NodeConfig(), [parameter(name, value)], configured=True)
-    assert name in str(caught.value)
-
-
-def test_what_is_fixed_exists_and_may_be_repeated():
-    config = NodeConfig()
-    for name in FIXED:
-        value = config
-        for part in name.split('.'):
-            value = getattr(value, part)
-        value = list(value) if isinstance(value, tuple) else value
-        assert changed_config(config, [parameter(name, value)], configured=True) == config
 
 
 @pytest.mark.ros

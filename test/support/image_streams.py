@@ -45,35 +45,35 @@ def odometry(stamp_ns):
     return se3.exp(VELOCITY * stamp_ns / 1e9)
 
 
-def make_intake(odometry_until_ms=0, infos=('rgb', 'thermal'), **config):
+def make_synchronizer(odometry_until_ms=0, infos=('rgb', 'thermal'), **config):
     tf = TransformBuffer()
     tf.set_transform('base_link', 'rgb_optical', T_BASE_RGB, 0, static=True)
     tf.set_transform('base_link', 'thermal_optical', T_BASE_THERMAL, 0, static=True)
     for ms in range(0, odometry_until_ms + 1, 10):
         tf.set_transform('odom', 'base_link', odometry(ms * MS), ms * MS)
-    intake = FrameSynchronizer(SynchronizerConfig(**config), tf, ('rgb', 'thermal'),
+    synchronizer = FrameSynchronizer(SynchronizerConfig(**config), tf, ('rgb', 'thermal'),
                          LinearRadiometry(0.01, -273.15))
     for modality in infos:
-        intake.add_camera_info(modality, camera_info(modality))
-    return intake
+        synchronizer.add_camera_info(modality, camera_info(modality))
+    return synchronizer
 
 
-def feed(intake, *events):
+def feed(synchronizer, *events):
     for modality, ms in events:
-        intake.add_image(modality, image(modality, ms * MS), ms * MS)
+        synchronizer.add_image(modality, image(modality, ms * MS), ms * MS)
 
 
-def play(intake, *events):
+def play(synchronizer, *events):
     """Feed and take in turn, as a replay does."""
     found = []
     for event in events:
-        feed(intake, event)
-        found += drain(intake)
+        feed(synchronizer, event)
+        found += drain(synchronizer)
     return found
 
 
-def drain(intake, now_ms=10**6, newest=False):
+def drain(synchronizer, now_ms=10**6, newest=False):
     found = []
-    while (observation := intake.take(now_ms * MS, newest)) is not None:
+    while (observation := synchronizer.take(now_ms * MS, newest)) is not None:
         found.append(observation)
     return found

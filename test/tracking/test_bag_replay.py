@@ -3,7 +3,7 @@
 
 from types import SimpleNamespace
 
-from image_streams import camera_info, image, make_intake, MS
+from image_streams import camera_info, image, make_synchronizer, MS
 import pytest
 
 from thermal_nerf_loc.tracking.bag_replay import CameraTopics, Pace, Replay
@@ -52,7 +52,8 @@ def replay(rate, work_s):
 
     cameras = {m: CameraTopics(f'/{m}', f'/{m}/info', False) for m in ('rgb', 'thermal')}
     pace = None if rate is None else Pace(rate, clock, clock.sleep)
-    task = Replay(Bag(), cameras, make_intake(odometry_until_ms=4000), SimpleNamespace(step=step),
+    task = Replay(Bag(), cameras, make_synchronizer(odometry_until_ms=4000),
+                  SimpleNamespace(step=step),
                   [], pace)
     stamps = [update.stamp_ns // MS for update in task.updates()]
     return stamps, done, task, clock
@@ -61,14 +62,14 @@ def replay(rate, work_s):
 def test_without_a_rate_every_frame_is_tracked_without_sleep():
     stamps, _, task, clock = replay(None, 10.0)
     assert stamps == list(range(1000, 1000 + FRAMES * PERIOD_MS, PERIOD_MS))
-    assert task.intake.counts['frames_dropped'] == clock.slept_s == 0
+    assert task.synchronizer.counts['frames_dropped'] == clock.slept_s == 0
 
 
 @pytest.mark.parametrize('rate', [0.5, 1.0, 2.0])
 def test_a_fast_tracker_waits_for_each_frame(rate):
     stamps, done, task, clock = replay(rate, 0.01)
     assert len(stamps) == FRAMES
-    assert task.intake.counts['frames_dropped'] == 0
+    assert task.synchronizer.counts['frames_dropped'] == 0
     due = [0.1 * k / rate for k in range(FRAMES)]
     assert done == pytest.approx([moment + 0.01 for moment in due])
     assert task.pace.latencies_s == pytest.approx([0.01] * FRAMES)
@@ -77,10 +78,10 @@ def test_a_fast_tracker_waits_for_each_frame(rate):
 
 def test_a_slow_tracker_gets_the_newest_frame_and_the_rest_is_counted():
     stamps, done, task, _ = replay(1.0, 0.25)
-    assert len(stamps) + task.intake.counts['frames_dropped'] == FRAMES
+    assert len(stamps) + task.synchronizer.counts['frames_dropped'] == FRAMES
     assert stamps[:4] == [1000, 1200, 1500, 1700]  # the newest of 0.25, 0.50, 0.75 s
     assert stamps[-1] == 1000 + (FRAMES - 1) * PERIOD_MS
-    assert task.intake.counts['frames_dropped'] > FRAMES // 2
+    assert task.synchronizer.counts['frames_dropped'] > FRAMES // 2
     waited = [moment - (stamp - 1000) / 1000 for moment, stamp in zip(done, stamps)]
     assert task.pace.latencies_s == pytest.approx(waited)
     assert min(waited) >= 0.25
@@ -88,5 +89,6 @@ def test_a_slow_tracker_gets_the_newest_frame_and_the_rest_is_counted():
 
 
 def test_half_the_rate_drops_less():
-    fast, slow = (replay(rate, 0.25)[2].intake.counts['frames_dropped'] for rate in (1.0, 0.5))
+    fast, slow = (replay(rate, 0.25)[2].synchronizer.counts['frames_dropped'] for rate in (1.0,
+                                                                                           0.5))
     assert 0 < slow < fast

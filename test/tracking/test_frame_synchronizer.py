@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairing images, odometry and camera_info into observations; it needs no ROS."""
 
-from image_streams import (camera_info, drain, feed, image, make_intake, MS, odometry, play,
+from image_streams import (camera_info, drain, feed, image, make_synchronizer, MS, odometry, play,
                            T_BASE_RGB, T_BASE_THERMAL)
 import numpy as np
 import pytest
@@ -12,9 +12,9 @@ from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, Sync
 
 
 def test_images_of_one_moment_make_one_frame():
-    intake = make_intake(odometry_until_ms=100)
-    feed(intake, ('thermal', 50), ('rgb', 50))
-    (seen,) = drain(intake)
+    synchronizer = make_synchronizer(odometry_until_ms=100)
+    feed(synchronizer, ('thermal', 50), ('rgb', 50))
+    (seen,) = drain(synchronizer)
     assert set(seen.frame.images) == {'rgb', 'thermal'}
     assert seen.frame.stamp_ns == 50 * MS
     assert seen.frame.images['rgb'].values.shape == (6, 8, 3)
@@ -25,9 +25,9 @@ def test_images_of_one_moment_make_one_frame():
 
 
 def test_each_image_counts_at_its_own_stamp():
-    intake = make_intake(odometry_until_ms=200)
-    feed(intake, ('thermal', 70), ('rgb', 100))
-    (seen,) = drain(intake)
+    synchronizer = make_synchronizer(odometry_until_ms=200)
+    feed(synchronizer, ('thermal', 70), ('rgb', 100))
+    (seen,) = drain(synchronizer)
     T_odom_thermal = odometry(70 * MS) @ T_BASE_THERMAL  # where it really was
     T_odom_cam = seen.T_odom_base @ seen.T_base_cam
     np.testing.assert_allclose(T_odom_cam @ seen.frame.images['thermal'].T_cam_sensor,
@@ -37,23 +37,23 @@ def test_each_image_counts_at_its_own_stamp():
 
 
 def test_without_odometry_images_keep_their_own_stamps():
-    intake = make_intake()
-    feed(intake, ('thermal', 70), ('rgb', 100))
-    (seen,) = drain(intake)
+    synchronizer = make_synchronizer()
+    feed(synchronizer, ('thermal', 70), ('rgb', 100))
+    (seen,) = drain(synchronizer)
     thermal = seen.frame.images['thermal']
     assert thermal.stamp_ns == 70 * MS
     np.testing.assert_allclose(T_BASE_RGB @ thermal.T_cam_sensor, T_BASE_THERMAL, atol=1e-9)
 
 
 def test_repeated_messages_count_once():
-    intake = make_intake(odometry_until_ms=100)
-    assert len(play(intake, ('rgb', 0), ('thermal', 0), ('rgb', 0), ('rgb', 0))) == 1
-    assert intake.counts['rgb_repeated'] == 2
+    synchronizer = make_synchronizer(odometry_until_ms=100)
+    assert len(play(synchronizer, ('rgb', 0), ('thermal', 0), ('rgb', 0), ('rgb', 0))) == 1
+    assert synchronizer.counts['rgb_repeated'] == 2
 
 
 def test_thermal_twice_as_fast_is_paired_with_its_newest():
-    intake = make_intake(odometry_until_ms=1000)
-    seen = play(intake, *[e for ms in range(0, 600, 60)
+    synchronizer = make_synchronizer(odometry_until_ms=1000)
+    seen = play(synchronizer, *[e for ms in range(0, 600, 60)
                           for e in (('thermal', ms), ('thermal', ms + 30), ('rgb', ms + 31))])
     red = [round(float(o.frame.images['rgb'].values[0, 0, 0]) * 255) for o in seen]
     assert red == [(ms + 31) % 200 for ms in range(0, 600, 60)]
@@ -62,8 +62,8 @@ def test_thermal_twice_as_fast_is_paired_with_its_newest():
 
 
 def test_a_silent_camera_is_waited_for_only_so_long():
-    intake = make_intake(odometry_until_ms=2000)
-    seen = play(intake, ('rgb', 0), ('thermal', 0),
+    synchronizer = make_synchronizer(odometry_until_ms=2000)
+    seen = play(synchronizer, ('rgb', 0), ('thermal', 0),
                 *[('thermal', ms) for ms in range(30, 600, 30)])
     frames = [sorted(o.frame.images) for o in seen]
     assert frames[0] == ['rgb', 'thermal']
@@ -72,61 +72,61 @@ def test_a_silent_camera_is_waited_for_only_so_long():
 
 
 def test_a_frozen_thermal_camera_is_no_news():
-    intake, seen = make_intake(odometry_until_ms=2000), []
+    synchronizer, seen = make_synchronizer(odometry_until_ms=2000), []
     for ms in range(0, 1000, 50):
         value = 100 if ms >= 300 else ms // 50  # the same picture from 300 ms on
-        intake.add_image('thermal', image('thermal', ms * MS, value), ms * MS)
-        intake.add_image('rgb', image('rgb', ms * MS), ms * MS)
-        seen += drain(intake)
+        synchronizer.add_image('thermal', image('thermal', ms * MS, value), ms * MS)
+        synchronizer.add_image('rgb', image('rgb', ms * MS), ms * MS)
+        seen += drain(synchronizer)
     late = [o for o in seen if o.frame.stamp_ns > 700 * MS]
     assert late
     assert all(list(o.frame.images) == ['rgb'] for o in late)
-    assert intake.counts['thermal_frozen'] == 13
+    assert synchronizer.counts['thermal_frozen'] == 13
 
 
 def test_frames_wait_for_odometry_and_then_go_without():
-    intake = make_intake(odometry_until_ms=40, odometry_wait_s=0.1)
-    feed(intake, ('rgb', 50), ('thermal', 50))
-    assert intake.take(100 * MS, newest=True) is None
-    intake.tf.set_transform('odom', 'base_link', odometry(60 * MS), 60 * MS)
-    seen = intake.take(101 * MS, newest=True)
+    synchronizer = make_synchronizer(odometry_until_ms=40, odometry_wait_s=0.1)
+    feed(synchronizer, ('rgb', 50), ('thermal', 50))
+    assert synchronizer.take(100 * MS, newest=True) is None
+    synchronizer.tf.set_transform('odom', 'base_link', odometry(60 * MS), 60 * MS)
+    seen = synchronizer.take(101 * MS, newest=True)
     assert seen is not None
     assert seen.T_odom_base is not None
-    feed(intake, ('rgb', 100), ('thermal', 100))
-    assert intake.take(199 * MS, newest=True) is None
-    seen = intake.take(201 * MS, newest=True)
+    feed(synchronizer, ('rgb', 100), ('thermal', 100))
+    assert synchronizer.take(199 * MS, newest=True) is None
+    seen = synchronizer.take(201 * MS, newest=True)
     assert seen is not None
     assert seen.T_odom_base is None
 
 
 def test_the_live_node_takes_the_newest_and_counts_what_it_drops():
-    intake = make_intake(odometry_until_ms=1000)
-    feed(intake, *[e for ms in range(0, 300, 60) for e in (('thermal', ms), ('rgb', ms))])
-    (seen,) = drain(intake, newest=True)
+    synchronizer = make_synchronizer(odometry_until_ms=1000)
+    feed(synchronizer, *[e for ms in range(0, 300, 60) for e in (('thermal', ms), ('rgb', ms))])
+    (seen,) = drain(synchronizer, newest=True)
     assert seen.frame.stamp_ns == 240 * MS
-    assert intake.counts['frames_dropped'] == 4
+    assert synchronizer.counts['frames_dropped'] == 4
 
 
 def test_the_queue_never_grows():
-    intake = make_intake(odometry_until_ms=5000)
-    feed(intake, *[e for ms in range(0, 3000, 30) for e in (('thermal', ms), ('rgb', ms))])
-    assert len(drain(intake)) + intake.counts['frames_dropped'] == 100
-    assert intake.counts['frames_dropped'] == 92
+    synchronizer = make_synchronizer(odometry_until_ms=5000)
+    feed(synchronizer, *[e for ms in range(0, 3000, 30) for e in (('thermal', ms), ('rgb', ms))])
+    assert len(drain(synchronizer)) + synchronizer.counts['frames_dropped'] == 100
+    assert synchronizer.counts['frames_dropped'] == 92
 
 
 def test_time_that_jumps_back_starts_anew():
-    intake = make_intake(odometry_until_ms=9000)
-    feed(intake, ('rgb', 8000), ('thermal', 8000))
-    first = drain(intake)
-    feed(intake, ('rgb', 100), ('thermal', 100), ('rgb', 200), ('thermal', 200))
-    again = drain(intake)
+    synchronizer = make_synchronizer(odometry_until_ms=9000)
+    feed(synchronizer, ('rgb', 8000), ('thermal', 8000))
+    first = drain(synchronizer)
+    feed(synchronizer, ('rgb', 100), ('thermal', 100), ('rgb', 200), ('thermal', 200))
+    again = drain(synchronizer)
     assert [o.restarted for o in first + again] == [False, True, False]
     assert again[0].T_odom_base is None  # odometry of the first round is forgotten
 
 
 def test_an_image_delivered_late_is_no_jump_in_time():
-    intake = make_intake(odometry_until_ms=5000)
-    seen = play(intake, ('rgb', 0), ('thermal', 0), ('rgb', 4000), ('thermal', 100),
+    synchronizer = make_synchronizer(odometry_until_ms=5000)
+    seen = play(synchronizer, ('rgb', 0), ('thermal', 0), ('rgb', 4000), ('thermal', 100),
                 ('thermal', 4000), ('rgb', 4100), ('thermal', 4100))
     assert not any(o.restarted for o in seen)
     assert all(o.T_odom_base is not None for o in seen)  # odometry is not forgotten
@@ -134,57 +134,57 @@ def test_an_image_delivered_late_is_no_jump_in_time():
 
 
 def test_images_before_camera_info_wait_for_it():
-    intake = make_intake(odometry_until_ms=100, infos=())
-    feed(intake, ('rgb', 0), ('thermal', 0))
-    assert drain(intake) == []
-    intake.add_camera_info('rgb', camera_info('rgb'))
-    intake.add_camera_info('thermal', camera_info('thermal'))
-    assert len(drain(intake)) == 1
+    synchronizer = make_synchronizer(odometry_until_ms=100, infos=())
+    feed(synchronizer, ('rgb', 0), ('thermal', 0))
+    assert drain(synchronizer) == []
+    synchronizer.add_camera_info('rgb', camera_info('rgb'))
+    synchronizer.add_camera_info('thermal', camera_info('thermal'))
+    assert len(drain(synchronizer)) == 1
 
 
 def test_without_camera_info_an_image_is_refused_with_the_reason():
-    intake = make_intake(odometry_until_ms=3000, infos=())
-    feed(intake, ('rgb', 0), ('thermal', 0), ('rgb', 1500), ('thermal', 1500))
+    synchronizer = make_synchronizer(odometry_until_ms=3000, infos=())
+    feed(synchronizer, ('rgb', 0), ('thermal', 0), ('rgb', 1500), ('thermal', 1500))
     with pytest.raises(RunError, match='no camera_info yet'):
-        drain(intake)
+        drain(synchronizer)
 
 
 def test_one_bad_image_does_not_spoil_the_other():
-    intake = make_intake(odometry_until_ms=100)
-    intake.add_image('rgb', image('rgb', 0, size=(5, 5)), 0)
-    intake.add_image('thermal', image('thermal', 0), 0)
-    (seen,) = drain(intake)
+    synchronizer = make_synchronizer(odometry_until_ms=100)
+    synchronizer.add_image('rgb', image('rgb', 0, size=(5, 5)), 0)
+    synchronizer.add_image('thermal', image('thermal', 0), 0)
+    (seen,) = drain(synchronizer)
     assert list(seen.frame.images) == ['thermal']
     assert 'expected 8x6; got 5x5' in seen.problems[0]
-    assert intake.counts['rgb_rejected'] == 1
+    assert synchronizer.counts['rgb_rejected'] == 1
 
 
 def test_missing_extrinsics_name_the_frames():
-    intake = FrameSynchronizer(SynchronizerConfig(), TransformBuffer(), ('thermal',), None)
-    intake.add_camera_info('thermal', camera_info('thermal'))
-    intake.add_image('thermal', image('thermal', 0), 0)
+    synchronizer = FrameSynchronizer(SynchronizerConfig(), TransformBuffer(), ('thermal',), None)
+    synchronizer.add_camera_info('thermal', camera_info('thermal'))
+    synchronizer.add_image('thermal', image('thermal', 0), 0)
     with pytest.raises(RunError, match="no frame 'base_link' and no frame 'thermal_optical'"):
-        drain(intake)
+        drain(synchronizer)
 
 
 def test_the_reference_camera_stays_the_same():
-    intake = make_intake(odometry_until_ms=5000, infos=('thermal',), first_wait_s=0.0)
-    feed(intake, ('thermal', 0))
-    references = [o.T_base_cam for o in drain(intake)]
-    intake.add_camera_info('rgb', camera_info('rgb'))
-    feed(intake, ('rgb', 100), ('thermal', 100))
-    references += [o.T_base_cam for o in drain(intake)]
+    synchronizer = make_synchronizer(odometry_until_ms=5000, infos=('thermal',), first_wait_s=0.0)
+    feed(synchronizer, ('thermal', 0))
+    references = [o.T_base_cam for o in drain(synchronizer)]
+    synchronizer.add_camera_info('rgb', camera_info('rgb'))
+    feed(synchronizer, ('rgb', 100), ('thermal', 100))
+    references += [o.T_base_cam for o in drain(synchronizer)]
     assert len(references) == 2
     for T in references:
         np.testing.assert_allclose(T, T_BASE_THERMAL, atol=1e-12)
 
 
 def test_cameras_that_got_out_of_step_find_together_again():
-    intake = make_intake(odometry_until_ms=3000)
+    synchronizer = make_synchronizer(odometry_until_ms=3000)
     events = [(m, ms) for ms in range(0, 500, 125) for m in ('rgb', 'thermal')]
     events += [('rgb', ms) for ms in range(500, 1500, 125)]  # thermal is silent for a second
     events += [(m, ms) for ms in range(1500, 3000, 125) for m in ('rgb', 'thermal')]
-    found = play(intake, *events)
+    found = play(synchronizer, *events)
     both = [f.frame.stamp_ns // MS for f in found if len(f.frame.images) == 2]
     assert set(range(0, 500, 125)) <= set(both)
     assert set(range(1625, 3000, 125)) <= set(both)  # all but the first, at which rgb did not wait
@@ -193,9 +193,9 @@ def test_cameras_that_got_out_of_step_find_together_again():
 
 
 def test_cameras_that_are_never_in_step_are_used_one_by_one():
-    intake = make_intake(odometry_until_ms=2000)
+    synchronizer = make_synchronizer(odometry_until_ms=2000)
     events = [event for ms in range(0, 1990, 210) for event in (('rgb', ms), ('thermal', ms + 90))]
-    found = play(intake, *events)
+    found = play(synchronizer, *events)
     assert sum('rgb' in f.frame.images for f in found) >= 8
     assert sum('thermal' in f.frame.images for f in found) >= 8
     stamps = [f.frame.stamp_ns for f in found]
@@ -203,12 +203,12 @@ def test_cameras_that_are_never_in_step_are_used_one_by_one():
 
 
 def test_other_cameras_may_be_listened_to():
-    intake = make_intake(odometry_until_ms=400)
-    feed(intake, ('thermal', 50), ('rgb', 50))
-    intake.listen_to(('thermal',))
-    assert drain(intake) == []  # what waited is forgotten
-    (seen,) = play(intake, ('thermal', 100))
+    synchronizer = make_synchronizer(odometry_until_ms=400)
+    feed(synchronizer, ('thermal', 50), ('rgb', 50))
+    synchronizer.listen_to(('thermal',))
+    assert drain(synchronizer) == []  # what waited is forgotten
+    (seen,) = play(synchronizer, ('thermal', 100))
     assert set(seen.frame.images) == {'thermal'}
-    intake.listen_to(('rgb', 'thermal'))
-    (seen,) = play(intake, ('thermal', 200), ('rgb', 200))
+    synchronizer.listen_to(('rgb', 'thermal'))
+    (seen,) = play(synchronizer, ('thermal', 200), ('rgb', 200))
     assert set(seen.frame.images) == {'rgb', 'thermal'}

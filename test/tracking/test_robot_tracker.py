@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a tracked camera to the robot's pose and its covariance; it needs no ROS."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,8 +11,8 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.tracking.frame_synchronizer import RobotFrame
-from thermal_nerf_loc.tracking.node_config import NodeConfig, read_parameter_file
-from thermal_nerf_loc.tracking.robot_tracker import covariance_for_ros, RobotTracker
+from thermal_nerf_loc.tracking.robot_tracker import (covariance_for_ros, read_pose, RobotTracker,
+                                                     save_pose)
 
 T_MAP_BASE = se3.exp([1.0, -2.0, 0.5, 0.2, -0.1, 1.4])
 T_BASE_CAM = se3.exp([0.2, 0.1, 0.4, -1.2, 1.1, -1.0])
@@ -97,34 +98,6 @@ def test_covariance_agrees_with_sampled_poses():
     assert np.abs(computed - sampled).max() < 0.03 * np.abs(sampled).max()
 
 
-def test_the_shipped_parameters_are_valid_and_equal_the_defaults(request):
-    path = request.config.rootpath / 'config' / 'localizer.yaml'
-    assert read_parameter_file(path) == NodeConfig()
-
-
-def test_parameter_files_may_be_dotted_or_nested(tmp_path):
-    path = tmp_path / 'p.yaml'
-    path.write_text('/r1/localizer:\n  ros__parameters:\n    use_sim_time: true\n'
-                    '    intake.max_skew_s: 0.2\n    intake: {base_frame: base}\n'
-                    '    localizer.seed: 77\n')
-    config = read_parameter_file(path)
-    assert config.intake.max_skew_s == 0.2
-    assert config.intake.base_frame == 'base'
-    assert config.localizer.seed == 77
-
-
-@pytest.mark.parametrize('text, message', [
-    ('a: [', 'is no YAML'), ('map: x\n', 'no ROS parameter file'),
-    ('/**:\n  ros__parameters:\n    maap: x\n', "Did you mean 'map'"),
-    ('/**:\n  ros__parameters:\n    intake: {max_skew_s: 9.0}\n', 'out of range'),
-    ('/**:\n  ros__parameters:\n    initial_pose: [1.0, 2.0]\n', 'x y z qx qy qz qw')])
-def test_wrong_parameter_files_say_what_is_wrong(tmp_path, text, message):
-    path = tmp_path / 'p.yaml'
-    path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_parameter_file(path)
-
-
 def test_a_robot_with_a_home_starts_there_and_again_when_time_starts_over():
     tracker = FakeTracker()
     robot = RobotTracker(tracker, home=T_MAP_BASE)
@@ -176,3 +149,24 @@ def test_an_update_says_which_modality_carried_it():
     assert update.inlier_share == pytest.approx(0.75 * 0.9 + 0.25 * 0.5)
     assert update.ignored == {'depth': 'none'}
     assert update.confidence == 0.8
+
+
+def test_a_saved_pose_comes_back(tmp_path):
+    path, T = tmp_path / 'pose.json', se3.exp([1.0, -2.0, 0.3, 0.4, -1.1, 2.0])
+    assert read_pose(path, 'room') is None
+    save_pose(path, 'room', T, 12)
+    np.testing.assert_allclose(read_pose(path, 'room'), T, atol=1e-12)
+    assert read_pose(path, 'hall') is None  # another place
+    assert [p.name for p in tmp_path.iterdir()] == ['pose.json']
+
+
+@pytest.mark.parametrize('change, told', [
+    ({'format': 'x'}, 'no saved pose'), ({'position_m': [1, 2]}, 'position_m: saved pose is dam'),
+    ({'quaternion_xyzw': [0, 0, 0, 2]}, 'unit quaternion'),
+    ({'position_m': [1, 2, None]}, 'damaged')])
+def test_a_damaged_pose_file_is_refused(tmp_path, change, told):
+    path = tmp_path / 'pose.json'
+    save_pose(path, 'room', np.eye(4), 0)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=told):
+        read_pose(path, 'room')

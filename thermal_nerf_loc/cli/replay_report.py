@@ -79,7 +79,7 @@ def _moments(one: 'StudiedDrive', a_map: LazyMap,
     chosen = choose_moments(main)
     with BagReader(one.bag) as reader:
         stills = find_stills(reader, one.drive.cameras, [c.stamp_ns for c in chosen],
-                             config.intake.base_frame, config.thermal_scale.radiometry())
+                             config.synchronizer.base_frame, config.thermal_scale.radiometry())
     out = []
     for moment in chosen:
         images = {}

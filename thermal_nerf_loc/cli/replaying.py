@@ -136,10 +136,10 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
     robot = RobotTracker(Tracker(localizer, config.tracker, BackgroundSearch(runner)))
     if config.initial_pose:
         robot.start_at(se3.from_quaternion(config.initial_pose[:3], config.initial_pose[3:]))
-    intake = FrameSynchronizer(config.intake, TransformBuffer(), chosen,
+    synchronizer = FrameSynchronizer(config.synchronizer, TransformBuffer(), chosen,
                          config.thermal_scale.radiometry(), masks=config.masks())
     cameras = {m: cameras[m] for m in chosen}
-    task = Replay(reader, cameras, intake, robot, [], pace)
+    task = Replay(reader, cameras, synchronizer, robot, [], pace)
     started = time.monotonic()
     updates = list(task.updates(config.map_frame, progress))
     seconds = time.monotonic() - started
@@ -151,7 +151,8 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
                  tuple(map(_moment, updates)),
                  {**_counts('updates', (u.state for u in updates)),
                   **_counts('searches', (u.searched for u in updates)), 'frames_dropped': 0,
-                  **intake.counts, 'images_left_out': len(task.problems), 'rate': request.rate})
+                  **synchronizer.counts, 'images_left_out': len(task.problems),
+                  'rate': request.rate})
 
 
 def _check_updates(updates: list[RobotUpdate], problems: list[str], bag: Path) -> None:

@@ -42,7 +42,7 @@ _QUIET_S = 5.0  # the same complaint is logged once in so many seconds
 
 
 class LocalizerNode(LifecycleNode):
-    """Hands what arrives to the session's intake and tells what its tracker says."""
+    """Hands what arrives to the session's synchronizer and tells what its tracker says."""
 
     def __init__(self, load_map: LoadMap = load_radiance_map) -> None:
         """Declare parameters and services; nothing is loaded yet."""
@@ -84,9 +84,9 @@ class LocalizerNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen to the cameras and track."""
         session = self._active_session()
-        self._worker = TrackingThread(session.intake, session.robot, self._on_update,
+        self._worker = TrackingThread(session.synchronizer, session.robot, self._on_update,
                               self._on_problem, self._on_leisure)
-        self._inputs = Subscribers(self, self.config, session.intake, session.tf, self)
+        self._inputs = Subscribers(self, self.config, session.synchronizer, session.tf, self)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._beat = self.create_timer(self.config.diagnostics_period_s, self._tell_health,
                                        clock=steady)
@@ -95,7 +95,7 @@ class LocalizerNode(LifecycleNode):
         told = super().on_activate(state)
         self._worker.start()
         self._pictures.show_map(session.loaded, self.config)
-        self.get_logger().info(f'active with {" and ".join(session.intake.modalities)}; '
+        self.get_logger().info(f'active with {" and ".join(session.synchronizer.modalities)}; '
                                'waiting for images')
         return told
 
@@ -127,7 +127,7 @@ class LocalizerNode(LifecycleNode):
         self._pictures.stop()
         self._worker.stop()
         self._announcer.forget()
-        self._active_session().intake.forget()
+        self._active_session().synchronizer.forget()
         self._save_pose()
 
     # What the inputs tell (executor's thread).
@@ -186,7 +186,8 @@ class LocalizerNode(LifecycleNode):
 
     def _tell_health(self) -> None:
         session = self._active_session()
-        figures = session.health.figures(session.intake.counts, self.config.tracker.lost_after_s)
+        figures = session.health.figures(session.synchronizer.counts,
+                                         self.config.tracker.lost_after_s)
         self._diagnostics.publish(diagnostics_message(
             self.get_fully_qualified_name(), figures, self.get_clock().now().to_msg()))
 

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Config dataclasses as ROS parameters: names, defaults, ranges and descriptions, once."""
+"""
+Config dataclasses as ROS parameters: names, defaults, ranges and descriptions.
 
+Former names of settings are accepted where a node is started (command line, parameter file).
+"""
+
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+import difflib
 import math
 from typing import Any, TypeVar
 
@@ -20,8 +26,15 @@ _LARGEST_INTEGER = 2**53
 
 
 def declare_config(node: Node, cls: type[T]) -> T:
-    """Declare every field of `cls` (nested ones as `outer.inner`) and read the values given."""
-    values = _declare(node, cls(), '')
+    """
+    Declare every field of `cls` (nested ones as `outer.inner`) and read the values given.
+
+    Warns about values that were given by a former name, and about names that are no parameter.
+    """
+    default = cls()
+    _accept_former_names(node, default)
+    values = _declare(node, default, '')
+    _warn_of_unknown(node)
     return from_mapping(cls, values, 'parameter')
 
 
@@ -35,6 +48,56 @@ def parameter_names(config: Any, prefix: str = '') -> dict[str, Any]:
         else:
             names[prefix + f.name] = value
     return names
+
+
+def _given(node: Node) -> dict[str, Parameter]:
+    """Values from the command line and parameter files, by name; rclpy has no public access."""
+    given: dict[str, Parameter] = node._parameter_overrides
+    return given
+
+
+def _accept_former_names(node: Node, config: Any) -> None:
+    """Give values that came by a former name to the parameter's present name."""
+    given = _given(node)
+    for former, name in _former_names(config):
+        if former not in given:
+            continue
+        if name in given:
+            raise InputError('one setting is given under two names', where='parameter',
+                             expected=f'only {name!r}', got=f'{name!r} and {former!r}')
+        old = given.pop(former)
+        given[name] = Parameter(name, old.type_, old.value)
+        node.get_logger().warning(f'parameter {former} is now called {name}')
+
+
+def _former_names(config: Any) -> Iterator[tuple[str, str]]:
+    """Pairs (former, present) of full names; any part of a name may be a former one."""
+    for present, alternatives in _names(config):
+        yield from ((former, present) for former in alternatives if former != present)
+
+
+def _names(config: Any) -> Iterator[tuple[str, list[str]]]:
+    """Each parameter's present name, with all the names that it may be given by."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        own = [f.name, *f.metadata.get('formerly', ())]
+        if not is_dataclass(value):
+            yield f.name, own
+            continue
+        for present, alternatives in _names(value):
+            yield f'{f.name}.{present}', [f'{outer}.{inner}' for outer in own
+                                          for inner in alternatives]
+
+
+def _warn_of_unknown(node: Node) -> None:
+    """Warn of given names that are no parameter: rclpy ignores them without a word."""
+    unknown = [name for name in _given(node) if not node.has_parameter(name)
+               and not name.startswith('qos_overrides.')]  # declared with their topics
+    known = list(node.get_parameters_by_prefix(''))
+    for name in unknown:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f'; did you mean {near[0]}?' if near else ''
+        node.get_logger().warning(f'there is no parameter {name}{hint}')
 
 
 def _declare(node: Node, config: Any, prefix: str) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class Publishers:
             return
         self._announce_pose(update, update.T_map_base)
         if not odometry_on_tf:
-            self._broadcast(update.T_map_base, self.config.intake.base_frame, update.stamp_ns)
+            self._broadcast(update.T_map_base, self.config.synchronizer.base_frame,
+                            update.stamp_ns)
         elif update.T_map_odom is not None:
             self.repeat(update.stamp_ns)
 
@@ -71,7 +72,7 @@ class Publishers:
             T_map_odom = self._T_map_odom
         if T_map_odom is not None:
             ahead_ns = round(self.config.transform_tolerance_s * 1e9)
-            self._broadcast(T_map_odom, self.config.intake.odom_frame, stamp_ns + ahead_ns)
+            self._broadcast(T_map_odom, self.config.synchronizer.odom_frame, stamp_ns + ahead_ns)
 
     def forget(self) -> None:
         """Say nothing until the next update."""
@@ -95,7 +96,7 @@ class Publishers:
     def _announce_pose(self, update: RobotUpdate, T_map_base: Array) -> None:
         covariance = np.zeros(36) if update.covariance is None else update.covariance.ravel()
         pose = PoseWithCovarianceStamped()
-        odometry = Odometry(child_frame_id=self.config.intake.base_frame)
+        odometry = Odometry(child_frame_id=self.config.synchronizer.base_frame)
         message: Any
         for message in (pose, odometry):
             message.header.frame_id = self.config.map_frame

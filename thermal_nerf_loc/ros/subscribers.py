@@ -47,10 +47,10 @@ class Listener(Protocol):
 class Subscribers:
     """Subscriptions of one activation; the map's own transforms are never listened to."""
 
-    def __init__(self, node: LifecycleNode, config: NodeConfig, intake: FrameSynchronizer,
+    def __init__(self, node: LifecycleNode, config: NodeConfig, synchronizer: FrameSynchronizer,
                  tf: TfBuffer, listener: Listener) -> None:
         """Subscribe."""
-        self._node, self._config, self._intake, self._tf = node, config, intake, tf
+        self._node, self._config, self._synchronizer, self._tf = node, config, synchronizer, tf
         self._listener = listener
         self._odometry_ns: int | None = None
         self._general: list[Any] = []
@@ -65,11 +65,11 @@ class Subscribers:
         self.listen_to_cameras()
 
     def listen_to_cameras(self) -> None:
-        """Subscribe to the cameras that the intake wants, and to no others."""
+        """Subscribe to the cameras that the synchronizer wants, and to no others."""
         self._drop(self._cameras)
         sensor = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE
                             if self._config.reliable_images else ReliabilityPolicy.BEST_EFFORT)
-        for modality in self._intake.modalities:
+        for modality in self._synchronizer.modalities:
             self._listen(self._cameras, CameraInfo, f'{modality}/camera_info',
                          partial(self._on_camera_info, modality), sensor)
             raw = getattr(self._config, f'{modality}_transport') == 'raw'
@@ -84,7 +84,7 @@ class Subscribers:
 
     def odometry_at(self, stamp_ns: int) -> Array | None:
         """Odometry of that moment, else the newest, else none."""
-        frames = self._config.intake
+        frames = self._config.synchronizer
         for moment in (stamp_ns or None, None):
             try:
                 return self._tf.lookup_transform(frames.odom_frame, frames.base_frame, moment)
@@ -108,13 +108,13 @@ class Subscribers:
         kept.clear()
 
     def _on_image(self, modality: str, message: Any) -> None:
-        if modality in self._intake.modalities:  # one may be under way while cameras change
-            self._intake.add_image(modality, message, time.monotonic_ns())
+        if modality in self._synchronizer.modalities:  # one may be under way while cameras change
+            self._synchronizer.add_image(modality, message, time.monotonic_ns())
             self._listener.on_news()
 
     def _on_camera_info(self, modality: str, message: Any) -> None:
-        if modality in self._intake.modalities:
-            self._intake.add_camera_info(modality, message)
+        if modality in self._synchronizer.modalities:
+            self._synchronizer.add_camera_info(modality, message)
 
     def _on_tf(self, message: Any, static: bool = False) -> None:
         for transform in message.transforms:
@@ -125,7 +125,7 @@ class Subscribers:
         self._listener.on_news()
 
     def _take_transform(self, transform: Any, static: bool) -> None:
-        frames = self._config.intake
+        frames = self._config.synchronizer
         parent, child = transform.header.frame_id, transform.child_frame_id
         if parent == self._config.map_frame:
             return  # our own answer (or a rival's): never an input
@@ -140,7 +140,7 @@ class Subscribers:
             self._listener.on_odometry(stamp_ns)
 
     def _on_odometry(self, message: Any) -> None:
-        frames, stamp_ns = self._config.intake, messages.stamp_ns(message.header.stamp)
+        frames, stamp_ns = self._config.synchronizer, messages.stamp_ns(message.header.stamp)
         self._notice_jump(stamp_ns)
         self._tf.set_transform(frames.odom_frame, frames.base_frame,
                                messages.matrix_from_pose(message.pose.pose), stamp_ns)
@@ -150,7 +150,7 @@ class Subscribers:
         """Odometry is first to know that a bag starts over: nothing old may be announced."""
         last_ns, self._odometry_ns = self._odometry_ns, stamp_ns
         if last_ns is not None and stamp_ns < last_ns - JUMP_BACK_NS:
-            self._intake.start_over()
+            self._synchronizer.start_over()
             self._listener.on_jump()
 
     def _on_initial_pose(self, message: Any) -> None:

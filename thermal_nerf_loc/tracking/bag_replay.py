@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Replay a bag without ROS: the same intake and the same `step` as the live node.
+Replay a bag without ROS: the same synchronizer and the same `step` as the live node.
 
 Without a `pace` every frame is tracked, however long that takes. With one, messages come no faster
 than it says, and those that come while a frame is being tracked wait: the newest frame is next,
@@ -76,7 +76,7 @@ class Replay:
 
     reader: BagReader
     cameras: Mapping[str, CameraTopics]
-    intake: FrameSynchronizer
+    synchronizer: FrameSynchronizer
     robot: RobotTracker
     problems: list[str]
     pace: Pace | None = None
@@ -119,7 +119,7 @@ class Replay:
         """Track the next frame that is complete; None where there is none yet."""
         while True:
             try:
-                observation = self.intake.take(now_ns, newest)
+                observation = self.synchronizer.take(now_ns, newest)
             except UserError as error:
                 self.problems.append(str(error))
                 continue
@@ -132,15 +132,15 @@ class Replay:
             return update
 
     def _add_image(self, modality: str, message: Any, now_ns: int) -> None:
-        self.intake.add_image(modality, message, now_ns)
+        self.synchronizer.add_image(modality, message, now_ns)
 
     def _add_info(self, modality: str, message: Any, now_ns: int) -> None:
-        self.intake.add_camera_info(modality, message)
+        self.synchronizer.add_camera_info(modality, message)
 
     def _add_tf(self, message: Any, static: bool, map_frame: str) -> None:
         for transform in message.transforms:
             if transform.header.frame_id != map_frame:
-                self.intake.tf.set_transform(
+                self.synchronizer.tf.set_transform(
                     transform.header.frame_id, transform.child_frame_id,
                     matrix_from_transform(transform.transform),
                     stamp_ns(transform.header.stamp), static)

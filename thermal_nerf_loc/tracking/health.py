@@ -50,7 +50,7 @@ class NodeHealth:
             self._counts[kind] += 1
             self._problem = text
 
-    def figures(self, intake_counts: Mapping[str, int], silent_limit_s: float,
+    def figures(self, synchronizer_counts: Mapping[str, int], silent_limit_s: float,
                 ) -> dict[str, str]:
         """Everything known, as text; without images for `silent_limit_s` the robot is lost."""
         with self._lock:
@@ -69,7 +69,7 @@ class NodeHealth:
                 'step_median_s': _quantile(self._steps_s, 0.5),
                 **{name: str(count) for name, count in sorted(self._counts.items())},
                 **{name: str(count) for name, count in sorted(
-                    {'frames_dropped': 0, **intake_counts}.items())},
+                    {'frames_dropped': 0, **synchronizer_counts}.items())},
                 'last_problem': self._problem}
 
     def _state(self, last: RobotUpdate | None, silent_limit_s: float) -> tuple[str, str]:

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The node's settings: parameters are declared by walking these fields.
+The parameters of the localizer node, live and in a replay.
 
-Which parameters may change while the node runs, and what a changed set of them means.
+The fields of `NodeConfig` are declared as ROS parameters, and read from a parameter file without
+ROS. `changed_config` says which of them may change while the node runs.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 import math
 from pathlib import Path
 from typing import Any
@@ -21,27 +22,64 @@ from thermal_nerf_loc.io.atomic_files import read_text
 from thermal_nerf_loc.io.images import read_mask
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
-from thermal_nerf_loc.sensing.thermal import LinearRadiometry, Radiometry
+from thermal_nerf_loc.sensing.thermal import Radiometry, radiometry_from_mapping, RADIOMETRY_KEYS
+from thermal_nerf_loc.sensing.thermal_cameras import radiometry_of
 from thermal_nerf_loc.tracking.frame_synchronizer import SynchronizerConfig
 from thermal_nerf_loc.tracking.tracker import TrackerConfig
 
 TRANSPORTS = ('raw', 'compressed')
+_LINEAR_KEYS = ('celsius_per_count', 'celsius_offset')
 _QUATERNION_TOLERANCE = 0.01  # typed by hand
 
 
 @dataclass(frozen=True, slots=True)
 class ThermalScaleConfig:
-    """What a 16-bit thermal count means: deg C = celsius_per_count * count + celsius_offset."""
+    """
+    What a 16-bit thermal count means, in one of three ways; hundredths of a kelvin by default.
+
+    A camera known by name; a linear scale, deg C = celsius_per_count * count + celsius_offset; or
+    FLIR's Planck constants (`PlanckRadiometry`), of which r1, b, f and o are needed.
+    """
 
     radiometric: bool = setting(True, 'counts are temperatures (false: AGC images)')
+    camera: str = setting('', 'thermal camera whose scale is known, such as flir-boson, optris-pi '
+                          'or seek; empty: the scale is given below')
     celsius_per_count: float = setting(0.01, 'deg C for one count', -100.0, 100.0)
     celsius_offset: float = setting(-273.15, 'deg C at count zero', -10000.0, 10000.0)
+    planck_r1: float | None = setting(None, 'PlanckR1 of the camera')
+    planck_b: float | None = setting(None, 'PlanckB, kelvin')
+    planck_f: float | None = setting(None, 'PlanckF')
+    planck_o: float | None = setting(None, 'PlanckO, counts; usually negative')
+    planck_r2: float | None = setting(None, 'PlanckR2 (1 where not given)')
+    emissivity: float | None = setting(None, 'of what is seen, for Planck constants (1)')
+    reflected_celsius: float | None = setting(None, 'temperature that is reflected (20)')
+    transmission: float | None = setting(None, 'of the air (1)')
+    atmosphere_celsius: float | None = setting(None, 'temperature of the air (20)')
+
+    def __post_init__(self) -> None:
+        """Refuse a mixture of scales, half a scale and impossible constants."""
+        self.radiometry()
 
     def radiometry(self) -> Radiometry | None:
-        """The scale as the sensing layer knows it."""
-        if not self.radiometric:
-            return None
-        return LinearRadiometry(self.celsius_per_count, self.celsius_offset)
+        """The scale; None where counts are no temperatures."""
+        linear = {key: getattr(self, key) for key in _LINEAR_KEYS}
+        planck = {key: getattr(self, key) for key in RADIOMETRY_KEYS
+                  if key not in linear and getattr(self, key) is not None}
+        is_linear_given = any(f.name in linear and linear[f.name] != f.default
+                              for f in fields(self))
+        given = [way for way, is_given in (
+            ('camera', self.camera), (' and '.join(linear), is_linear_given),
+            (', '.join(planck), planck)) if is_given]
+        if len(given) > 1:
+            raise InputError('thermal scale is given twice', where='thermal_scale',
+                             expected='a camera, celsius_per_count and celsius_offset, or '
+                                      'planck_*',
+                             got='; '.join(given))
+        if self.camera:
+            radiometry: Radiometry | None = radiometry_of(self.camera)
+        else:
+            radiometry = radiometry_from_mapping(planck or linear, 'thermal_scale')
+        return radiometry if self.radiometric else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +111,13 @@ class NodeConfig:
     pose_save_period_s: float = setting(2.0, 'between two writes of pose_file', 0.1, 3600.0)
     path_poses: int = setting(2000, 'length of ~/path, in poses', 1, 100_000)
     overlay_period_s: float = setting(
-        1.0, 'between two pictures on ~/debug/overlay, while somebody looks', 0.05, 60.0)
+        1.0, 'between two pictures on ~/debug/overlay, while it is subscribed to', 0.05, 60.0)
     map_points: bool = setting(True, 'publish the surface of the map on ~/map_points')
     map_points_spacing_m: float = setting(0.05, 'edge of a cell that holds one point', 0.005, 10.)
     diagnostics_period_s: float = setting(1.0, 'between two diagnostics', 0.05, 60.0)
     autostart: bool = setting(True, 'configure and activate without a lifecycle manager')
-    intake: SynchronizerConfig = setting(SynchronizerConfig(), 'pairing of images and transforms')
+    synchronizer: SynchronizerConfig = setting(
+        SynchronizerConfig(), 'pairing of images and transforms', formerly='intake')
     localizer: LocalizerConfig = setting(LocalizerConfig(), 'alignment of a frame with the map')
     tracker: TrackerConfig = setting(TrackerConfig(), 'filtering of poses over time')
 
@@ -145,11 +184,11 @@ _SUBSCRIPTIONS = 'topics are subscribed to when the node is activated'
 _FRAMES = 'frames are fixed while the node is configured'
 _START = 'it counts at the start only'
 
-# What a configured node refuses to change, and why.
+# Parameters that cannot change while the node is configured, and why.
 FIXED = {
     'rgb_transport': _SUBSCRIPTIONS, 'thermal_transport': _SUBSCRIPTIONS,
     'reliable_images': _SUBSCRIPTIONS, 'odometry': _SUBSCRIPTIONS,
-    'map_frame': _FRAMES, 'intake.odom_frame': _FRAMES, 'intake.base_frame': _FRAMES,
+    'map_frame': _FRAMES, 'synchronizer.odom_frame': _FRAMES, 'synchronizer.base_frame': _FRAMES,
     'initial_pose': f'{_START}; publish on `initialpose` instead',
     'rgb_mask': _START, 'thermal_mask': _START, 'pose_file': _START, 'autostart': _START,
     'path_poses': _START, 'map_points': _START, 'map_points_spacing_m': _START,
@@ -157,31 +196,32 @@ FIXED = {
 
 
 def changed_config(config: NodeConfig, parameters: Iterable[Any], configured: bool) -> NodeConfig:
-    """The settings after a change; refuses what cannot change now, and wrong values."""
+    """
+    The config after a change of some parameters (each with `name` and `value`).
+
+    Refuses wrong values and, while the node is configured, a change of `FIXED` parameters.
+    """
     values = to_mapping(config)
     for parameter in parameters:
-        *path, leaf = parameter.name.split('.')
-        place = values
-        for key in path:
-            place = place.get(key, {})
-        if leaf not in place:
+        *groups, key = parameter.name.split('.')
+        group = values
+        for name in groups:
+            group = group.get(name, {})
+        if key not in group:
             continue  # rclpy's own, such as use_sim_time
-        value = _plain(parameter.value, place[leaf])
-        if configured and parameter.name in FIXED and value != place[leaf]:
+        value = _plain(parameter.value, group[key])
+        if configured and parameter.name in FIXED and value != group[key]:
+            reason = FIXED[parameter.name]
             raise InputError('cannot change while the node runs',
                              where=f'parameter {parameter.name}',
-                             hint=f'{_sentence(FIXED[parameter.name])} '
+                             hint=f'{reason[0].upper()}{reason[1:]}. '
                                   f'Clean the node up first, or restart it.')
-        place[leaf] = value
+        group[key] = value
     return from_mapping(NodeConfig, values, 'parameter')
 
 
 def _plain(value: Any, current: Any) -> Any:
-    """Arrays and YAML's empty list as tuples."""
+    """Arrays, and YAML's empty list, as tuples."""
     if isinstance(current, tuple):
         return () if value is None else tuple(value)
     return value
-
-
-def _sentence(text: str) -> str:
-    return f'{text[0].upper()}{text[1:]}.'

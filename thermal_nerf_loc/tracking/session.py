@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a configured node works with: map, tracker, intake, tf, and how to change them.
+What a configured node works with: map, tracker, synchronizer, tf, and how to change them.
 
 A map that several threads look at in turn: the compiled renderers are not all reentrant.
 """
@@ -102,7 +102,7 @@ class Session:
         localizer = Localizer(loaded.renderer, config.localizer)
         finder = BackgroundSearch(ThreadRunner(on_fault))
         self.robot = RobotTracker(Tracker(localizer, config.tracker, finder), self._home(warn))
-        self.intake = FrameSynchronizer(config.intake, self.tf, loaded.modalities,
+        self.synchronizer = FrameSynchronizer(config.synchronizer, self.tf, loaded.modalities,
                                   config.thermal_scale.radiometry(), masks=config.masks())
         self.health = NodeHealth(loaded.name)
 
@@ -110,8 +110,8 @@ class Session:
         """Use other settings from the next frame on; tells whether other cameras are due."""
         self._config = config
         self.robot.use(Localizer(self.loaded.renderer, config.localizer), config.tracker)
-        self.intake.config = config.intake
-        self.intake.radiometry = config.thermal_scale.radiometry()
+        self.synchronizer.config = config.synchronizer
+        self.synchronizer.radiometry = config.thermal_scale.radiometry()
         return self._look_through(config.chosen_modalities(self.loaded.renderer.modalities))
 
     def replace_map(self, loaded: LoadedMap, config: NodeConfig) -> bool:
@@ -142,9 +142,9 @@ class Session:
 
     def _look_through(self, modalities: tuple[str, ...]) -> bool:
         self.loaded = replace(self.loaded, modalities=modalities)
-        if modalities == self.intake.modalities:
+        if modalities == self.synchronizer.modalities:
             return False
-        self.intake.listen_to(modalities)
+        self.synchronizer.listen_to(modalities)
         return True
 
     def _home(self, warn: Callable[[str], None]) -> Array | None:

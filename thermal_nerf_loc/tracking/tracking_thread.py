@@ -18,14 +18,14 @@ OnProblem = Callable[[Exception], None]
 class TrackingThread:
     """Take, step, announce, until stopped."""
 
-    def __init__(self, intake: FrameSynchronizer, robot: RobotTracker, on_update: OnUpdate,
+    def __init__(self, synchronizer: FrameSynchronizer, robot: RobotTracker, on_update: OnUpdate,
                  on_problem: OnProblem, on_leisure: OnUpdate) -> None:
         """
         All callbacks run in the worker's thread.
 
         `on_update` tells, quickly, what counts; `on_leisure` may take a moment afterwards.
         """
-        self._intake, self._robot = intake, robot
+        self._synchronizer, self._robot = synchronizer, robot
         self._on_update, self._on_problem, self._on_leisure = on_update, on_problem, on_leisure
         self._telling = threading.Lock()
         self._epoch = 0
@@ -87,7 +87,7 @@ class TrackingThread:
         if not (self._running.is_set() or self._single):
             return
         epoch = self._epoch
-        observation = self._intake.take(time.monotonic_ns(), newest=True)
+        observation = self._synchronizer.take(time.monotonic_ns(), newest=True)
         if observation is None:
             return
         self._single = False

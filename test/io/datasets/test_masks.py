@@ -5,7 +5,7 @@ from dataclasses import replace
 import json
 from pathlib import Path
 
-from image_streams import CAMERA, drain, feed, image, make_intake
+from image_streams import CAMERA, drain, feed, image, make_synchronizer
 from localization_room import make_poses, PaintedRoom, perturbed, take_frame
 import numpy as np
 import pytest
@@ -139,15 +139,15 @@ def test_imports_write_it() -> None:
 def test_the_node_masks_what_it_hears(tmp_path: Path) -> None:
     """Its parameters name files; the other camera is not touched."""
     counts = arm(tmp_path, size=(CAMERA.height, CAMERA.width))
-    intake = make_intake(100)
-    intake.masks = NodeConfig(rgb_mask=str(tmp_path / 'arm.png')).masks()
-    feed(intake, ('thermal', 50), ('rgb', 50))
-    (seen,) = drain(intake)
+    synchronizer = make_synchronizer(100)
+    synchronizer.masks = NodeConfig(rgb_mask=str(tmp_path / 'arm.png')).masks()
+    feed(synchronizer, ('thermal', 50), ('rgb', 50))
+    (seen,) = drain(synchronizer)
     np.testing.assert_array_equal(seen.frame.images['rgb'].valid, counts)
     assert seen.frame.images['thermal'].valid is None
-    intake.masks = {'rgb': counts[:2]}
-    feed(intake, ('thermal', 80), ('rgb', 80))
-    (seen,) = drain(intake)
+    synchronizer.masks = {'rgb': counts[:2]}
+    feed(synchronizer, ('thermal', 80), ('rgb', 80))
+    (seen,) = drain(synchronizer)
     assert set(seen.frame.images) == {'thermal'}
     assert 'image and its mask differ in size' in seen.problems[0]
     asked = _configure(Request(tmp_path, tmp_path, tmp_path, masks={'rgb': tmp_path / 'arm.png'}))
