@@ -52,7 +52,7 @@ def make_synchronizer(odometry_until_ms=0, infos=('rgb', 'thermal'), **config):
     for ms in range(0, odometry_until_ms + 1, 10):
         tf.set_transform('odom', 'base_link', odometry(ms * MS), ms * MS)
     synchronizer = FrameSynchronizer(SynchronizerConfig(**config), tf, ('rgb', 'thermal'),
-                         LinearRadiometry(0.01, -273.15))
+                                     LinearRadiometry(0.01, -273.15))
     for modality in infos:
         synchronizer.add_camera_info(modality, camera_info(modality))
     return synchronizer
@@ -74,6 +74,6 @@ def play(synchronizer, *events):
 
 def drain(synchronizer, now_ms=10**6, newest=False):
     found = []
-    while (observation := synchronizer.take(now_ms * MS, newest)) is not None:
-        found.append(observation)
+    while (robot_frame := synchronizer.next_frame(now_ms * MS, newest)) is not None:
+        found.append(robot_frame)
     return found

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from image_streams import camera_info, image, make_synchronizer, MS
 import pytest
 
-from thermal_nerf_loc.tracking.bag_replay import CameraTopics, Pace, Replay
+from thermal_nerf_loc.io.bags.topics import CameraTopics
+from thermal_nerf_loc.tracking.bag_replay import Pace, Replay
 
 FRAMES = 20
 PERIOD_MS = 100
@@ -45,10 +46,10 @@ def replay(rate, work_s):
     """Replay with a tracker that takes so long; (stamps in ms, when each was done, task)."""
     clock, done = Clock(), []
 
-    def step(observation):
+    def step(robot_frame):
         clock.now_s += work_s
         done.append(clock.now_s - 500.0)
-        return SimpleNamespace(stamp_ns=observation.frame.stamp_ns)
+        return SimpleNamespace(stamp_ns=robot_frame.frame.stamp_ns)
 
     cameras = {m: CameraTopics(f'/{m}', f'/{m}/info', False) for m in ('rgb', 'thermal')}
     pace = None if rate is None else Pace(rate, clock, clock.sleep)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairing images, odometry and camera_info into observations; it needs no ROS."""
+"""Pairing images, odometry and camera_info into frames; it needs no ROS."""
 
 from image_streams import (camera_info, drain, feed, image, make_synchronizer, MS, odometry, play,
                            T_BASE_RGB, T_BASE_THERMAL)
@@ -87,14 +87,14 @@ def test_a_frozen_thermal_camera_is_no_news():
 def test_frames_wait_for_odometry_and_then_go_without():
     synchronizer = make_synchronizer(odometry_until_ms=40, odometry_wait_s=0.1)
     feed(synchronizer, ('rgb', 50), ('thermal', 50))
-    assert synchronizer.take(100 * MS, newest=True) is None
+    assert synchronizer.next_frame(100 * MS, newest=True) is None
     synchronizer.tf.set_transform('odom', 'base_link', odometry(60 * MS), 60 * MS)
-    seen = synchronizer.take(101 * MS, newest=True)
+    seen = synchronizer.next_frame(101 * MS, newest=True)
     assert seen is not None
     assert seen.T_odom_base is not None
     feed(synchronizer, ('rgb', 100), ('thermal', 100))
-    assert synchronizer.take(199 * MS, newest=True) is None
-    seen = synchronizer.take(201 * MS, newest=True)
+    assert synchronizer.next_frame(199 * MS, newest=True) is None
+    seen = synchronizer.next_frame(201 * MS, newest=True)
     assert seen is not None
     assert seen.T_odom_base is None
 
@@ -205,10 +205,10 @@ def test_cameras_that_are_never_in_step_are_used_one_by_one():
 def test_other_cameras_may_be_listened_to():
     synchronizer = make_synchronizer(odometry_until_ms=400)
     feed(synchronizer, ('thermal', 50), ('rgb', 50))
-    synchronizer.listen_to(('thermal',))
+    synchronizer.use_cameras(('thermal',))
     assert drain(synchronizer) == []  # what waited is forgotten
     (seen,) = play(synchronizer, ('thermal', 100))
     assert set(seen.frame.images) == {'thermal'}
-    synchronizer.listen_to(('rgb', 'thermal'))
+    synchronizer.use_cameras(('rgb', 'thermal'))
     (seen,) = play(synchronizer, ('thermal', 200), ('rgb', 200))
     assert set(seen.frame.images) == {'rgb', 'thermal'}

@@ -68,7 +68,7 @@ def test_an_initial_pose_moves_on_with_odometry():
     tracker = FakeTracker()
     robot = RobotTracker(tracker)
     given = np.diag([0.25, 0.25, 0.01, 0.0, 0.0, 0.07])
-    robot.start_at(np.eye(4), T_odom_base=np.eye(4), covariance=given)
+    robot.set_initial_pose(np.eye(4), T_odom_base=np.eye(4), covariance=given)
     robot.step(observe())
     T_map_cam, covariance = tracker.started[0]
     np.testing.assert_allclose(T_map_cam, T_ODOM_BASE @ T_BASE_CAM, atol=1e-12)
@@ -81,7 +81,7 @@ def test_an_initial_pose_moves_on_with_odometry():
 def test_a_restart_of_time_resets_and_a_new_start_survives_it():
     tracker = FakeTracker()
     robot = RobotTracker(tracker)
-    robot.start_at(T_MAP_BASE)
+    robot.set_initial_pose(T_MAP_BASE)
     robot.step(observe(restarted=True))
     assert tracker.resets == 1
     assert len(tracker.started) == 1
@@ -98,9 +98,9 @@ def test_covariance_agrees_with_sampled_poses():
     assert np.abs(computed - sampled).max() < 0.03 * np.abs(sampled).max()
 
 
-def test_a_robot_with_a_home_starts_there_and_again_when_time_starts_over():
+def test_a_robot_starts_at_its_initial_pose_and_again_when_time_starts_over():
     tracker = FakeTracker()
-    robot = RobotTracker(tracker, home=T_MAP_BASE)
+    robot = RobotTracker(tracker, initial_pose=T_MAP_BASE)
     robot.step(observe())
     assert len(tracker.started) == 1
     np.testing.assert_allclose(tracker.started[0][0], T_MAP_BASE @ T_BASE_CAM, atol=1e-12)
@@ -113,23 +113,23 @@ def test_a_robot_with_a_home_starts_there_and_again_when_time_starts_over():
 def test_starting_again_means_the_last_pose_moved_on_by_odometry():
     tracker = FakeTracker()
     robot = RobotTracker(tracker)
-    assert robot.start_again() is None
+    assert robot.restart_at_last_pose() is None
     robot.step(observe())
-    np.testing.assert_allclose(robot.start_again(np.eye(6)), T_MAP_BASE, atol=1e-12)
+    np.testing.assert_allclose(robot.restart_at_last_pose(np.eye(6)), T_MAP_BASE, atol=1e-12)
     moved = se3.exp([0.5, 0.0, 0.0, 0.0, 0.0, 0.3])
     robot.step(observe(T_ODOM_BASE @ moved))
     ((T_started, covariance),) = tracker.started
     np.testing.assert_allclose(T_started, T_MAP_BASE @ moved @ T_BASE_CAM, atol=1e-9)
     assert np.linalg.eigvalsh(covariance)[0] > 0.0
-    robot.forget()
+    robot.reset()
     assert robot.last is None
-    assert robot.start_again() is None
+    assert robot.restart_at_last_pose() is None
 
 
 def test_another_localizer_is_used_from_the_next_frame_on():
     tracker = FakeTracker()
     robot = RobotTracker(tracker)
-    robot.use('localizer', 'settings')
+    robot.reconfigure('localizer', 'settings')
     assert not hasattr(tracker, 'localizer')
     robot.step(observe())
     assert (tracker.localizer, tracker.config) == ('localizer', 'settings')

@@ -12,7 +12,8 @@ from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.tracking.background_search import BackgroundSearch, InlineRunner
-from thermal_nerf_loc.tracking.tracker import Tracker, TrackerConfig
+from thermal_nerf_loc.tracking.tracker import Tracker
+from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
 CAMERA = Camera.from_fov(8, 6, 60.0)
 STEP = se3.exp([0.05, 0.0, 0.1, 0.0, 0.05, 0.0])  # of the robot, each 0.1 s

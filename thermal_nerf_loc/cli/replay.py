@@ -21,7 +21,7 @@ class Request:
     modality: str = 'both'
     through_ros: bool = False
     initial_pose: tuple[float, ...] = ()  # x y z qx qy qz qw; empty: near the truth
-    topics: Mapping[str, str | None] | None = None  # image topic by modality
+    topics: Mapping[str, str | None] | None = None  # image topic by modality, 'odometry'
     truth: str | None = None  # TUM file, topic or tf:MAP:BASE
     params_file: Path | None = None
     rate: float | None = None  # times real time; None: offline as fast as it goes, live 1
@@ -50,8 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--init', choices=('perturb', 'global'), default='perturb',
                         help='start near the truth of the bag, or anywhere in the map '
                              '(default: %(default)s)')
-    parser.add_argument('--rgb-topic', metavar='TOPIC', help='(default: /rgb/image_raw)')
-    parser.add_argument('--thermal-topic', metavar='TOPIC', help='(default: /thermal/image_raw)')
+    for name in ('rgb', 'thermal'):
+        parser.add_argument(f'--{name}-topic', metavar='TOPIC', help='image topic (default: '
+                            f'/{name}/image_raw; without any such, found as by import-bag)')
+    parser.add_argument('--odometry-topic', metavar='TOPIC',
+                        help='nav_msgs/Odometry, for parameter odometry: topic (default: /odom)')
     for name in ('rgb', 'thermal'):
         parser.add_argument(f'--{name}-mask', type=Path, metavar='FILE', help='image of 0 where '
                             f'the {name} camera sees the robot itself (default: none)')
@@ -92,7 +95,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     request = Request(args.map, args.bag[0], args.out, args.modality, args.through_ros,
                       tuple(args.initial_pose),
-                      {'rgb': args.rgb_topic, 'thermal': args.thermal_topic},
+                      {'rgb': args.rgb_topic, 'thermal': args.thermal_topic,
+                       'odometry': args.odometry_topic},
                       params_file=args.params_file, rate=args.rate, init=args.init,
                       masks={name: path for name, path in (('rgb', args.rgb_mask),
                                                            ('thermal', args.thermal_mask))

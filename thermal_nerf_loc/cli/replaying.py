@@ -22,13 +22,14 @@ from thermal_nerf_loc.evaluation.study.comparison import UpdateRecord
 from thermal_nerf_loc.evaluation.study.ground_truth import find_truth
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence.verdict import sigmas
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.sensing.rendering import Renderer
-from thermal_nerf_loc.tracking.bag_replay import (CameraTopics, find_cameras, Pace, Replay,
-                                                  rising_trajectory)
+from thermal_nerf_loc.tracking.bag_replay import (find_odometry, find_replay_cameras, Pace,
+                                                  Replay, rising_trajectory)
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
 from thermal_nerf_loc.tracking.node_config import NodeConfig, read_parameter_file
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
@@ -79,13 +80,16 @@ def replay_drive(request: Request, a_map: LazyMap, progress: Progress) -> Drive:
                          got=request.rate)
     config = _configure(request)
     with BagReader(request.bag) as reader:
-        cameras = find_cameras(reader, modalities_of(config.modality), request.topics or {})
+        topics = request.topics or {}
+        cameras = find_replay_cameras(reader, request.bag, modalities_of(config.modality), topics)
+        odometry = find_odometry(reader, config.odometry, topics.get('odometry'))
         truth = find_truth(reader, request.truth, request.truth_gap_s)
         config = replace(config, initial_pose=_start(config, truth, request.init))
         if request.through_ros:
-            drive = _through_ros(request, config, cameras, reader.duration_ns / 1e9, progress)
+            drive = _through_ros(request, config, cameras, odometry, reader.duration_ns / 1e9,
+                                 progress)
         else:
-            drive = _offline(request, config, cameras, reader, a_map.get(), progress)
+            drive = _offline(request, config, cameras, odometry, reader, a_map.get(), progress)
     return replace(drive, truth=truth)
 
 
@@ -120,7 +124,7 @@ def _start(config: NodeConfig, truth: Trajectory | None, init: str) -> tuple[flo
 
 
 def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
-             reader: BagReader, renderer: Renderer, progress: Progress) -> Drive:
+             odometry: str, reader: BagReader, renderer: Renderer, progress: Progress) -> Drive:
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.localization.warm_up import render_from_middle, warm_up_localizer
     from thermal_nerf_loc.tracking.background_search import (
@@ -135,11 +139,12 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
         lambda error: show_note(f'a search failed: {error!r}'))
     robot = RobotTracker(Tracker(localizer, config.tracker, BackgroundSearch(runner)))
     if config.initial_pose:
-        robot.start_at(se3.from_quaternion(config.initial_pose[:3], config.initial_pose[3:]))
+        robot.set_initial_pose(se3.from_quaternion(config.initial_pose[:3],
+                                                   config.initial_pose[3:]))
     synchronizer = FrameSynchronizer(config.synchronizer, TransformBuffer(), chosen,
-                         config.thermal_scale.radiometry(), masks=config.masks())
+                                     config.thermal_scale.radiometry(), masks=config.masks())
     cameras = {m: cameras[m] for m in chosen}
-    task = Replay(reader, cameras, synchronizer, robot, [], pace)
+    task = Replay(reader, cameras, synchronizer, robot, [], pace, config.odometry, odometry)
     started = time.monotonic()
     updates = list(task.updates(config.map_frame, progress))
     seconds = time.monotonic() - started
@@ -175,7 +180,7 @@ def _moment(update: RobotUpdate) -> UpdateRecord:
 
 
 def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
-                 seconds: float, progress: Progress) -> Drive:
+                 odometry: str, seconds: float, progress: Progress) -> Drive:
     from thermal_nerf_loc.io.atomic_files import write_atomically
 
     parameters = [f'modality:={config.modality}' if len(cameras) == 2 or
@@ -184,12 +189,12 @@ def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, Cam
         parameters.append('initial_pose:=['
                           + ', '.join(f'{v!r}' for v in config.initial_pose) + ']')
     parameters += [f'{name}_mask:={path.resolve()}' for name, path in request.masks.items()]
-    remappings = []
+    remappings = [f'odom:={odometry}'] if config.odometry == 'topic' else []
     for modality, topics in cameras.items():
         tail = '/compressed' if topics.compressed else ''
         parameters.append(f'{modality}_transport:={"compressed" if tail else "raw"}')
         remappings += [f'{modality}/image_raw{tail}:={topics.image}',
-                       f'{modality}/camera_info:={topics.camera_info}']
+                       f'{modality}/camera_info:={topics.info}']
     recording, log = run_live(LiveRun(
         request.map, request.bag, parameters, remappings, [t.image for t in cameras.values()],
         seconds, request.rate or 1.0, request.params_file), progress)

@@ -20,7 +20,7 @@ from thermal_nerf_loc.evaluation.study.comparison import figures_of, rows, Run
 from thermal_nerf_loc.io.atomic_files import write_json
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
-from thermal_nerf_loc.tracking.bag_replay import find_cameras
+from thermal_nerf_loc.tracking.bag_replay import find_replay_cameras
 
 _MODALITIES = ('both', 'rgb', 'thermal')
 
@@ -89,7 +89,8 @@ def study(plan: Study) -> dict[str, Any]:
     for requests in plan.drives.values():  # what is missing must not end a study half way
         with BagReader(requests[0].bag) as reader:
             for request in requests:
-                find_cameras(reader, modalities_of(request.modality), request.topics or {})
+                find_replay_cameras(reader, request.bag, modalities_of(request.modality),
+                                    request.topics or {})
     done = [_run_drive(plan, name, requests, others[name], a_map)
             for name, requests in plan.drives.items()]
     return _finish(plan, done, a_map)

@@ -2,8 +2,8 @@
 """
 Play a rosbag2 over DDS in real time, with /clock, as a process of its own.
 
-Messages go out as the bytes they were recorded as. It waits for listeners first, so that nothing
-is lost at the start; /tf_static stays available to late listeners.
+Messages are published as the bytes that were recorded. It waits for subscribers first, so that
+nothing is lost at the start; /tf_static stays available to late ones.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from thermal_nerf_loc.ros.message_conversion import stamp_from_ns
 
 _LATCHED = ('/tf_static',)
 _TICK_S = 0.01  # /clock goes on in the gaps between messages
-_SETTLE_S = 1.0  # discovery is one-sided at first: without it the first messages are lost
+_DISCOVERY_S = 1.0  # discovery is one-sided at first: without it the first messages are lost
 _IMAGES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
@@ -34,7 +34,7 @@ class BagPlayer(Node):
     """Publishers for a bag's topics and a clock that runs with it."""
 
     def __init__(self, topics: dict[str, str], best_effort: bool) -> None:
-        """Offer every topic whose message type is installed here."""
+        """Create a publisher for every topic whose message type is installed here."""
         super().__init__('bag_player')
         self._outputs: dict[str, Any] = {}
         for topic, kind in topics.items():
@@ -48,8 +48,8 @@ class BagPlayer(Node):
         best_effort_qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._clock_output = self.create_publisher(Clock, '/clock', best_effort_qos)
 
-    def wait_for_listeners(self, topics: list[str], patience_s: float) -> None:
-        """Return once somebody listens to each of the topics."""
+    def wait_for_subscribers(self, topics: list[str], patience_s: float) -> None:
+        """Return once each of the topics has a subscriber."""
         for topic in topics:
             if topic not in self._outputs:
                 raise InputError(f'bag has no {topic} to wait for',
@@ -61,7 +61,7 @@ class BagPlayer(Node):
                                f'{patience_s:.0f} s', hint='Is the localizer node running?')
             _check_alive()
             time.sleep(0.05)
-        time.sleep(_SETTLE_S if topics else 0.0)
+        time.sleep(_DISCOVERY_S if topics else 0.0)
 
     def play(self, reader: BagReader, rate: float) -> tuple[int, float]:
         """Publish everything at its time; returns (messages, worst lateness in seconds)."""
@@ -76,7 +76,7 @@ class BagPlayer(Node):
                 return origin + round((time.perf_counter() - begin) * rate * 1e9)
 
             worst_s = max(worst_s, self._wait_until(stamp_ns, bag_time, rate))
-            self._tell_time(stamp_ns)
+            self._publish_clock(stamp_ns)
             self._outputs[topic].publish(data)
             count += 1
         return count, worst_s
@@ -87,12 +87,12 @@ class BagPlayer(Node):
             _check_alive()
             if left_s > _TICK_S:
                 time.sleep(_TICK_S)
-                self._tell_time(min(bag_time(), stamp_ns))
+                self._publish_clock(min(bag_time(), stamp_ns))
             else:
                 time.sleep(left_s)
         return -left_s
 
-    def _tell_time(self, stamp_ns: int) -> None:
+    def _publish_clock(self, stamp_ns: int) -> None:
         self._clock_output.publish(Clock(clock=stamp_from_ns(stamp_ns)))
 
 
@@ -104,13 +104,13 @@ def main(args: list[str] | None = None) -> int:
         options = _parse(remove_ros_args(args)[1:])
         with BagReader(options.bag) as reader:
             player = BagPlayer(reader.topics, options.best_effort)
-            player.wait_for_listeners(options.wait_for, options.patience_s)
+            player.wait_for_subscribers(options.wait_for, options.patience_s)
             for _ in range(options.laps):
                 start = time.monotonic()
                 count, worst_s = player.play(reader, options.rate)
                 logger.info(f'played {count} messages in {time.monotonic() - start:.1f} s, at '
                             f'worst {1e3 * worst_s:.0f} ms late')
-            time.sleep(0.5)  # reliable listeners may still ask for a message again
+            time.sleep(0.5)  # reliable subscribers may still ask for a message again
     except UserError as error:
         logger.fatal(str(error))
         return error.exit_code
@@ -128,7 +128,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument('--laps', type=int, default=1,
                         help='how often to play it; time jumps back in between (default: 1)')
     parser.add_argument('--wait-for', nargs='*', default=[], metavar='TOPIC',
-                        help='start once somebody listens to these')
+                        help='start once these have subscribers')
     parser.add_argument('--patience-s', type=float, default=60.0, help='how long to wait for them')
     parser.add_argument('--best-effort', action='store_true',
                         help='send images best effort, as most camera drivers do')

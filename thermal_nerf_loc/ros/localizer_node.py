@@ -3,11 +3,12 @@
 The ROS 2 node: thermal and RGB images in, `map -> odom` out.
 
 A lifecycle node: configure loads and warms up the map, activate subscribes and starts tracking.
-With `autostart` (the default) it does both by itself and ends with an error where it cannot.
+With `autostart` (the default) it runs both transitions at the start, and ends with an error where
+one fails.
 """
 
+from functools import partial
 import gc
-import threading
 import traceback
 from typing import Any
 
@@ -19,14 +20,13 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.task import Future
 
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.ros.message_conversion import diagnostics_message
 from thermal_nerf_loc.ros.parameters import declare_config
 from thermal_nerf_loc.ros.publishers import Publishers
-from thermal_nerf_loc.ros.services import Services
+from thermal_nerf_loc.ros.services import run_in_thread, Services
 from thermal_nerf_loc.ros.subscribers import Subscribers
 from thermal_nerf_loc.ros.tf_buffer import make_buffer
 from thermal_nerf_loc.ros.visualization import MapVisualization
@@ -38,11 +38,11 @@ from thermal_nerf_loc.tracking.tracking_thread import TrackingThread
 
 Array = NDArray[np.float64]
 
-_QUIET_S = 5.0  # the same complaint is logged once in so many seconds
+_LOG_PERIOD_S = 5.0  # problems are logged once in so many seconds
 
 
 class LocalizerNode(LifecycleNode):
-    """Hands what arrives to the session's synchronizer and tells what its tracker says."""
+    """Connects subscribers, tracking thread, publishers and services around a `Session`."""
 
     def __init__(self, load_map: LoadMap = load_radiance_map) -> None:
         """Declare parameters and services; nothing is loaded yet."""
@@ -51,15 +51,15 @@ class LocalizerNode(LifecycleNode):
         self.failure: Exception | None = None
         self._load_map = load_map
         self._session: Session | None = None  # from configure to cleanup
-        self._inputs: Subscribers | None = None  # from activate to deactivate
+        self._subscribers: Subscribers | None = None  # from activate to deactivate
         self._reloading = False
         self._odometry_on_tf = False
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self._told_state = ''
+        self._published_state = ''  # the last one in diagnostics
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._apply_parameters)
         services = Services(self)
-        services.offer_empty('reinitialize_global_localization', self._search)
+        services.offer_empty('reinitialize_global_localization', self._search_everywhere)
         services.offer_empty('request_nomotion_update', self._track_once)
         services.offer_trigger('pause', self._pause)
         services.offer_trigger('resume', self._resume)
@@ -72,8 +72,8 @@ class LocalizerNode(LifecycleNode):
             loaded = load(self.config, self._load_map)
             self._session = Session(self.config, loaded, make_buffer(), self._warn,
                                     self._on_problem)
-            self._announcer = Publishers(self, self.config)
-            self._pictures = MapVisualization(self, self._on_problem)
+            self._pose_publishers = Publishers(self, self.config)
+            self._visualization = MapVisualization(self, self._on_problem)
         except Exception as error:
             self.failure = error
             if rclpy.ok():
@@ -82,33 +82,33 @@ class LocalizerNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Listen to the cameras and track."""
-        session = self._active_session()
-        self._worker = TrackingThread(session.synchronizer, session.robot, self._on_update,
-                              self._on_problem, self._on_leisure)
-        self._inputs = Subscribers(self, self.config, session.synchronizer, session.tf, self)
+        """Subscribe and track."""
+        session = self._configured_session()
+        self._thread = TrackingThread(session.synchronizer, session.robot, self._on_update,
+                                      self._on_problem, self._after_update)
+        self._subscribers = Subscribers(self, self.config, session.synchronizer, self)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._beat = self.create_timer(self.config.diagnostics_period_s, self._tell_health,
-                                       clock=steady)
-        self._save = self.create_timer(self.config.pose_save_period_s, self._save_pose,
-                                       clock=steady)
-        told = super().on_activate(state)
-        self._worker.start()
-        self._pictures.show_map(session.loaded, self.config)
+        self._diagnostics_timer = self.create_timer(
+            self.config.diagnostics_period_s, self._publish_diagnostics, clock=steady)
+        self._save_timer = self.create_timer(
+            self.config.pose_save_period_s, self._save_pose, clock=steady)
+        outcome = super().on_activate(state)
+        self._thread.start()
+        self._visualization.show_map(session.loaded, self.config)
         self.get_logger().info(f'active with {" and ".join(session.synchronizer.modalities)}; '
                                'waiting for images')
-        return told
+        return outcome
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop listening; the pose is forgotten only by cleanup."""
+        """Unsubscribe and stop tracking; the pose is forgotten only by cleanup."""
         self.stop()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Let the map go."""
+        """Release the map."""
         self._session = None
-        self._announcer.destroy()
-        self._pictures.destroy()
+        self._pose_publishers.destroy()
+        self._visualization.destroy()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -117,62 +117,63 @@ class LocalizerNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def stop(self) -> None:
-        """Stop listening and tracking; keep the last pose."""
-        if self._inputs is None:
+        """Unsubscribe, stop tracking and save the last pose."""
+        if self._subscribers is None:
             return
-        self._inputs.stop()
-        self._inputs = None
-        self.destroy_timer(self._beat)
-        self.destroy_timer(self._save)
-        self._pictures.stop()
-        self._worker.stop()
-        self._announcer.forget()
-        self._active_session().synchronizer.forget()
+        self._subscribers.stop()
+        self._subscribers = None
+        self.destroy_timer(self._diagnostics_timer)
+        self.destroy_timer(self._save_timer)
+        self._visualization.stop()
+        self._thread.stop()
+        self._pose_publishers.retract()
+        self._configured_session().synchronizer.clear()
         self._save_pose()
 
-    # What the inputs tell (executor's thread).
+    # Callbacks of the subscribers (executor's thread).
 
-    def on_news(self) -> None:
+    def on_data(self) -> None:
         """Something arrived that a frame may have waited for."""
-        self._worker.wake()
+        self._thread.wake()
 
     def on_odometry(self, stamp_ns: int) -> None:
         """`odom -> base` arrived on tf."""
         self._odometry_on_tf = True
-        self._announcer.repeat(stamp_ns)
+        self._pose_publishers.repeat_map_to_odom(stamp_ns)
 
-    def on_start(self, T_map_base: Array, T_odom_base: Array | None,
-                 covariance: Array | None) -> None:
-        """Somebody says where the robot is: what was said before no longer holds."""
-        self._active_session().robot.start_at(T_map_base, T_odom_base, covariance)
-        self._hush()
+    def on_initial_pose(self, T_map_base: Array, T_odom_base: Array | None,
+                        covariance: Array | None) -> None:
+        """An initial pose was given: poses published before no longer hold."""
+        self._configured_session().robot.set_initial_pose(T_map_base, T_odom_base, covariance)
+        self._retract_pose()
         self.get_logger().info(f'initial pose set to {_position(T_map_base)}')
 
-    def on_jump(self) -> None:
-        """Time jumped back: nothing old may be announced."""
-        self._hush()
-        self._announcer.forget_path()
+    def on_time_jump(self) -> None:
+        """Time jumped back: nothing older may be published."""
+        self._retract_pose()
+        self._pose_publishers.clear_path()
         self.get_logger().warning('time jumped back: tracking starts anew')
 
     def on_problem(self, error: Exception) -> None:
         """A message was refused."""
         self._on_problem(error)
 
-    # What the worker tells (its own thread).
+    # Callbacks of the tracking thread.
 
-    def _on_update(self, update: RobotUpdate, observation: RobotFrame, step_s: float) -> None:
-        session = self._active_session()
-        self._announcer.announce(update, self._odometry_on_tf)
+    def _on_update(self, update: RobotUpdate, robot_frame: RobotFrame, step_s: float) -> None:
+        session = self._configured_session()
+        self._pose_publishers.publish_update(update, self._odometry_on_tf)
         now_ns = self.get_clock().now().nanoseconds
         session.health.note_update(update, (now_ns - update.stamp_ns) / 1e9, step_s)
-        if update.state != self._told_state:  # a change is told at once, not with the next beat
-            self._told_state = update.state
-            self._tell_health()
-        for problem in observation.problems:
+        if update.state != self._published_state:  # a change is published at once
+            self._published_state = update.state
+            self._publish_diagnostics()
+        for problem in robot_frame.problems:
             self._on_problem(InputError(problem))
 
-    def _on_leisure(self, update: RobotUpdate, observation: RobotFrame, step_s: float) -> None:
-        self._pictures.show_fit(self._active_session().loaded, self.config, update, observation)
+    def _after_update(self, update: RobotUpdate, robot_frame: RobotFrame, step_s: float) -> None:
+        self._visualization.show_overlay(self._configured_session().loaded, self.config, update,
+                                         robot_frame)
 
     def _on_problem(self, error: Exception) -> None:
         session = self._session
@@ -180,12 +181,12 @@ class LocalizerNode(LifecycleNode):
             session.health.note_problem('problems' if isinstance(error, UserError) else 'faults',
                                         str(error))
         if rclpy.ok():
-            self.get_logger().warning(_describe(error), throttle_duration_sec=_QUIET_S)
+            self.get_logger().warning(_describe(error), throttle_duration_sec=_LOG_PERIOD_S)
 
     # Timers.
 
-    def _tell_health(self) -> None:
-        session = self._active_session()
+    def _publish_diagnostics(self) -> None:
+        session = self._configured_session()
         figures = session.health.figures(session.synchronizer.counts,
                                          self.config.tracker.lost_after_s)
         self._diagnostics.publish(diagnostics_message(
@@ -193,41 +194,41 @@ class LocalizerNode(LifecycleNode):
 
     def _save_pose(self) -> None:
         try:
-            self._active_session().save_pose()
+            self._configured_session().save_pose()
         except UserError as error:
             self._on_problem(error)
 
     # Services.
 
-    def _search(self) -> str:
-        self._running_session('there is nothing to search').robot.search()
-        self._hush()
+    def _search_everywhere(self) -> str:
+        self._active_session('there is nothing to search').robot.search_everywhere()
+        self._retract_pose()
         return 'the pose is forgotten; the whole map is searched'
 
     def _track_once(self) -> str:
-        self._running_session('no frame is tracked')
-        self._worker.track_once()
+        self._active_session('no frame is tracked')
+        self._thread.track_once()
         return 'the next frame is tracked'
 
     def _pause(self) -> str:
-        self._running_session('there is nothing to pause').health.paused = True
-        self._worker.pause()
-        self._hush()
+        self._active_session('there is nothing to pause').health.paused = True
+        self._thread.pause()
+        self._retract_pose()
         return 'paused: images are dropped, and no transform is published'
 
     def _resume(self) -> str:
-        self._running_session('there is nothing to resume').health.paused = False
-        self._worker.resume()
+        self._active_session('there is nothing to resume').health.paused = False
+        self._thread.resume()
         return 'tracking goes on'
 
     async def _reload_map(self) -> str:
-        """Load beside the running tracker; only a map that works takes the old one's place."""
-        session = self._active_session('there is no map to replace')
+        """Load the map while tracking goes on; the old map stays where the new one fails."""
+        session = self._configured_session('there is no map to replace')
         if self._reloading:
             raise RunError('a map is being loaded already')
         self._reloading, config = True, self.config
         try:
-            outcome = await self._in_thread(config)
+            outcome = await run_in_thread(self, partial(load, config, self._load_map))
         finally:
             self._reloading = False
         if isinstance(outcome, Exception):
@@ -237,26 +238,13 @@ class LocalizerNode(LifecycleNode):
         if session is not self._session:
             raise RunError('the node was cleaned up meanwhile')
         cameras_changed = session.replace_map(outcome, self.config)
-        self._hush()
-        self._announcer.forget_path()
-        if self._inputs is not None:
+        self._retract_pose()
+        self._pose_publishers.clear_path()
+        if self._subscribers is not None:
             if cameras_changed:
-                self._inputs.listen_to_cameras()
-            self._pictures.show_map(outcome, self.config)
+                self._subscribers.subscribe_to_cameras()
+            self._visualization.show_map(outcome, self.config)
         return f'map {config.map} is in use'
-
-    def _in_thread(self, config: NodeConfig) -> Future:
-        executor, future = self.executor, Future()
-
-        def work() -> None:
-            try:
-                future.set_result(load(config, self._load_map))
-            except Exception as error:  # handed to whoever awaits
-                future.set_result(error)
-            executor.wake()
-
-        threading.Thread(target=work, name='map loader', daemon=True).start()
-        return future
 
     # Parameters.
 
@@ -275,36 +263,37 @@ class LocalizerNode(LifecycleNode):
         self.config = changed_config(before, parameters, configured=False)
         if self._session is None:
             return
-        self._announcer.config = self.config
+        self._pose_publishers.config = self.config
         cameras_changed = self._session.reconfigure(self.config)
-        if self._inputs is not None:
+        if self._subscribers is not None:
             if cameras_changed:
-                self._inputs.listen_to_cameras()
-            self._beat.timer_period_ns = round(self.config.diagnostics_period_s * 1e9)
-            self._save.timer_period_ns = round(self.config.pose_save_period_s * 1e9)
+                self._subscribers.subscribe_to_cameras()
+            self._diagnostics_timer.timer_period_ns = round(
+                self.config.diagnostics_period_s * 1e9)
+            self._save_timer.timer_period_ns = round(self.config.pose_save_period_s * 1e9)
 
-    def _hush(self) -> None:
-        """Take back what was announced; a frame that is being tracked is not told either."""
-        if self._inputs is not None:
-            self._worker.disown()
-        self._announcer.forget()
+    def _retract_pose(self) -> None:
+        """Stop publishing the last pose, and discard that of a frame that is being tracked."""
+        if self._subscribers is not None:
+            self._thread.discard_current()
+        self._pose_publishers.retract()
 
-    def _active_session(self, consequence: str = '') -> Session:
+    def _configured_session(self, consequence: str = '') -> Session:
         if self._session is None:
             raise RunError(f'the node is not configured: {consequence}')
         return self._session
 
-    def _running_session(self, consequence: str) -> Session:
-        if self._inputs is None:
+    def _active_session(self, consequence: str) -> Session:
+        if self._subscribers is None:
             raise RunError(f'the node is not active: {consequence}')
-        return self._active_session()
+        return self._configured_session()
 
     def _warn(self, text: str) -> None:
         self.get_logger().warning(text)
 
 
 def main(args: list[str] | None = None, load_map: LoadMap = load_radiance_map) -> int:
-    """Run the node until it is told to end; 0: ended well, 1 or 2: could not start."""
+    """Run the node until it is shut down; 0: ended well, 1 or 2: could not start."""
     rclpy.init(args=args)
     node = None
     try:
@@ -327,7 +316,7 @@ def main(args: list[str] | None = None, load_map: LoadMap = load_radiance_map) -
             node.stop()
             node.destroy_node()
         rclpy.try_shutdown()
-        gc.freeze()  # collecting what torch and numba made takes a second that nobody gains from
+        gc.freeze()  # collecting what torch and numba made would take a second
     return 0
 
 
@@ -337,7 +326,7 @@ def _autostart(node: LocalizerNode) -> bool:
 
 
 def _describe(error: Exception) -> str:
-    """One line for what a user can put right, a trace for what only we can."""
+    """One line for a user's mistake, a trace for a fault of the program."""
     if isinstance(error, UserError):
         return str(error)
     return ''.join(traceback.format_exception(error)).rstrip()

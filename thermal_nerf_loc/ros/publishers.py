@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node tells the robot: tf, pose and odometry in the map."""
+"""Publishers of the node: tf, pose, odometry and path in the map."""
 
 from collections import deque
 import math
@@ -29,39 +29,39 @@ LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class Publishers:
-    """Publishes updates; the transform `map -> odom` is repeated at the odometry's rate."""
+    """Publishes updates, and repeats the transform `map -> odom` at the odometry's rate."""
 
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
-        """Create the publishers; they speak while the node is active."""
+        """Create the publishers; they publish while the node is active."""
         self.config = config
         self._node = node
         self._lock = threading.Lock()  # updates come from one thread, odometry from another
         self._T_map_odom: Array | None = None
         self._update_ns = 0
         self._path_poses: deque[Any] = deque(maxlen=config.path_poses)
-        self._path_told_s = -1.0
+        self._path_published_s = -1.0
         self._pose = node.create_lifecycle_publisher(PoseWithCovarianceStamped, '~/pose', LATCHED)
         self._path = node.create_lifecycle_publisher(Path, '~/path', LATCHED)
         self._odometry = node.create_lifecycle_publisher(Odometry, '~/odometry', 10)
         self._tf = node.create_lifecycle_publisher(TFMessage, '/tf', 100)
 
-    def announce(self, update: RobotUpdate, odometry_on_tf: bool) -> None:
-        """Publish an update; without a pose the transform falls silent."""
+    def publish_update(self, update: RobotUpdate, odometry_on_tf: bool) -> None:
+        """Publish an update; without a pose the transform is not repeated any more."""
         with self._lock:
             self._T_map_odom = update.T_map_odom if odometry_on_tf else None
             self._update_ns = update.stamp_ns
         if update.T_map_base is None:
             return
-        self._announce_pose(update, update.T_map_base)
+        self._publish_pose(update, update.T_map_base)
         if not odometry_on_tf:
-            self._broadcast(update.T_map_base, self.config.synchronizer.base_frame,
+            self._publish_transform(update.T_map_base, self.config.synchronizer.base_frame,
                             update.stamp_ns)
         elif update.T_map_odom is not None:
-            self.repeat(update.stamp_ns)
+            self.repeat_map_to_odom(update.stamp_ns)
 
-    def repeat(self, stamp_ns: int) -> None:
+    def repeat_map_to_odom(self, stamp_ns: int) -> None:
         """
-        Stamp the last `map -> odom` anew: odometry arrived.
+        Publish the last `map -> odom` with the stamp of odometry that has arrived.
 
         Odometry alone is not trusted for longer than the tracker trusts it.
         """
@@ -72,28 +72,29 @@ class Publishers:
             T_map_odom = self._T_map_odom
         if T_map_odom is not None:
             ahead_ns = round(self.config.transform_tolerance_s * 1e9)
-            self._broadcast(T_map_odom, self.config.synchronizer.odom_frame, stamp_ns + ahead_ns)
+            self._publish_transform(T_map_odom, self.config.synchronizer.odom_frame,
+                                    stamp_ns + ahead_ns)
 
-    def forget(self) -> None:
-        """Say nothing until the next update."""
+    def retract(self) -> None:
+        """Do not repeat the transform until the next update."""
         with self._lock:
             self._T_map_odom = None
 
-    def forget_path(self) -> None:
+    def clear_path(self) -> None:
         """Begin a new path: time started over, or the map is another one."""
         self._path_poses.clear()
 
     def destroy(self) -> None:
-        """Take the publishers back."""
+        """Destroy the publishers."""
         for publisher in (self._pose, self._path, self._odometry, self._tf):
             self._node.destroy_lifecycle_publisher(publisher)
 
-    def _broadcast(self, T_map_child: Array, child: str, stamp_ns: int) -> None:
+    def _publish_transform(self, T_map_child: Array, child: str, stamp_ns: int) -> None:
         if self.config.publish_tf:
             self._tf.publish(TFMessage(transforms=[matrix_to_transform(
                 T_map_child, self.config.map_frame, child, stamp_ns)]))
 
-    def _announce_pose(self, update: RobotUpdate, T_map_base: Array) -> None:
+    def _publish_pose(self, update: RobotUpdate, T_map_base: Array) -> None:
         covariance = np.zeros(36) if update.covariance is None else update.covariance.ravel()
         pose = PoseWithCovarianceStamped()
         odometry = Odometry(child_frame_id=self.config.synchronizer.base_frame)
@@ -108,13 +109,13 @@ class Publishers:
         self._extend_path(pose)
 
     def _extend_path(self, pose: Any) -> None:
-        """Add the pose where the robot has moved; tell the path at times, if anyone listens."""
+        """Add the pose where the robot has moved; publish the path at times, if subscribed to."""
         here = pose.pose.pose.position
         last = self._path_poses[-1].pose.position if self._path_poses else None
         if last is None or math.dist((here.x, here.y, here.z),
                                      (last.x, last.y, last.z)) > _PATH_STEP_M:
             self._path_poses.append(PoseStamped(header=pose.header, pose=pose.pose.pose))
         now_s = time.monotonic()
-        if now_s - self._path_told_s > _PATH_PERIOD_S and self._path.get_subscription_count():
-            self._path_told_s = now_s
+        if now_s - self._path_published_s > _PATH_PERIOD_S and self._path.get_subscription_count():
+            self._path_published_s = now_s
             self._path.publish(Path(header=pose.header, poses=list(self._path_poses)))

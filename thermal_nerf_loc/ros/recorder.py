@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Listen to a localizer as the rest of the robot does, and keep what it said.
+Record what a localizer publishes, received as the rest of the robot receives it.
 
 The trajectory is what tf answers live: at each odometry message `map -> odom` as known then, and
 only while its stamp is not behind (tf would refuse to extrapolate).
@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """What was heard; stamps in ns, poses of the base in the map."""
+    """What was received; stamps in ns, poses of the base in the map."""
 
     tf: Trajectory  # at the odometry messages that tf had an answer for
     odometry_count: int  # odometry messages since the first answer
@@ -46,7 +46,7 @@ class Recorder:
 
     def __init__(self, domain_id: int, node_name: str = '/localizer', map_frame: str = 'map',
                  odom_frame: str = 'odom', base_frame: str = 'base_link') -> None:
-        """Choose whom to listen to."""
+        """Name the localizer's DDS domain, node and frames."""
         self._domain_id, self._node_name = domain_id, node_name
         self._frames = map_frame, odom_frame, base_frame
         self._lock = threading.Lock()
@@ -59,7 +59,7 @@ class Recorder:
         self._diagnostics: dict[str, str] = {}
 
     def __enter__(self) -> 'Recorder':
-        """Join the domain and start listening."""
+        """Join the domain and subscribe."""
         self._context = Context()
         rclpy.init(context=self._context, domain_id=self._domain_id)
         self._node = rclpy.create_node('recorder', context=self._context)
@@ -87,14 +87,14 @@ class Recorder:
 
     @property
     def played_s(self) -> float:
-        """How far /clock came since it was first heard."""
+        """Seconds on /clock since its first message."""
         with self._lock:
             if self._first_ns is None or self._now_ns is None:
                 return 0.0
             return (self._now_ns - self._first_ns) / 1e9
 
     def result(self) -> Recording:
-        """Everything heard so far."""
+        """Everything received so far."""
         with self._lock:
             return Recording(rising_trajectory(self._tf), self._odometry_count,
                              rising_trajectory([(t, T) for t, T, _ in self._updates]),

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be asked of a running node, on std_srvs; names as in nav2_amcl where it has them."""
+"""Services of the node, on std_srvs; names as in nav2_amcl where it has them."""
 
 from collections.abc import Awaitable, Callable
+import threading
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode
+from rclpy.task import Future
 from std_srvs.srv import Empty, Trigger
 
 from thermal_nerf_loc.common.errors import UserError
 
-Action = Callable[[], str]  # says what was done, or raises a `UserError`
+Action = Callable[[], str]  # returns what was done, or raises a `UserError`
 
 
 class Services:
-    """Offers actions as services; a refusal is an answer, never an exception."""
+    """Offers actions as services; an action's error becomes the answer."""
 
     def __init__(self, node: LifecycleNode) -> None:
-        """Offer nothing yet."""
+        """Start without services."""
         self._node = node
 
     def offer_empty(self, name: str, action: Action) -> None:
@@ -28,7 +30,7 @@ class Services:
         self._node.create_service(Empty, f'~/{name}', answer)
 
     def offer_trigger(self, name: str, action: Action) -> None:
-        """Offer an action that tells whether it worked."""
+        """Offer an action that answers whether it worked."""
         def answer(request: Any, response: Any) -> Any:
             response.success, response.message = self._perform(name, action)
             return response
@@ -50,9 +52,24 @@ class Services:
 
     def _perform(self, name: str, action: Action) -> tuple[bool, str]:
         try:
-            told = action()
+            done = action()
         except UserError as error:
             self._node.get_logger().error(f'{name}: {error}')
             return False, str(error)
-        self._node.get_logger().info(f'{name}: {told}')
-        return True, told
+        self._node.get_logger().info(f'{name}: {done}')
+        return True, done
+
+
+def run_in_thread(node: LifecycleNode, work: Callable[[], Any]) -> Future:
+    """Run `work` beside the executor; await the future for its result, or the error it raised."""
+    executor, future = node.executor, Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:  # returned to the caller, who awaits it
+            future.set_result(error)
+        executor.wake()
+
+    threading.Thread(target=run, name='lengthy service', daemon=True).start()
+    return future

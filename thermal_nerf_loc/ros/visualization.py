@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What is there to be looked at: the map's surface, and how well the pose fits.
+Pictures of the map and of the pose: the map's surface as a point cloud, and an overlay image.
 
-The map's surface as a latched point cloud, gathered in a thread of its own.
+The surface is computed in a thread of its own and published once; the overlay shows a frame over
+what the map renders at its pose.
 """
 
 import array
@@ -27,18 +28,18 @@ from thermal_nerf_loc.visualization.surface import SurfaceBuilder, SurfacePoints
 
 
 class MapVisualization:
-    """Publishes `~/map_points` once for each map, and `~/debug/overlay` while somebody looks."""
+    """Publishes `~/map_points` once a map, and `~/debug/overlay` while it is subscribed to."""
 
     def __init__(self, node: LifecycleNode, on_problem: Callable[[Exception], None]) -> None:
-        """Create the publishers; they speak while the node is active."""
+        """Create the publishers; they publish while the node is active."""
         self._node, self._on_problem = node, on_problem
         self._cloud = node.create_lifecycle_publisher(PointCloud2, '~/map_points', LATCHED)
         self._overlay = node.create_lifecycle_publisher(Image, '~/debug/overlay', 1)
-        self._points: MapPoints | None = None
+        self._surface: SurfaceThread | None = None
         self._drawn_s = -1e9
 
     def show_map(self, loaded: LoadedMap, config: NodeConfig) -> None:
-        """Gather the map's surface in the background and publish it."""
+        """Compute the map's surface in the background and publish it."""
         self.stop()
         if not config.map_points:
             return
@@ -48,42 +49,42 @@ class MapVisualization:
             self._cloud.publish(cloud_message(surface, config.map_frame, stamp_ns))
             self._node.get_logger().info(f'map has {len(surface)} surface points')
 
-        self._points = MapPoints(loaded.renderer, config.map_points_spacing_m, publish,
-                                 self._on_problem)
-        self._points.start()
+        self._surface = SurfaceThread(loaded.renderer, config.map_points_spacing_m, publish,
+                                      self._on_problem)
+        self._surface.start()
 
-    def show_fit(self, loaded: LoadedMap, config: NodeConfig, update: RobotUpdate,
-                 observation: RobotFrame) -> None:
-        """Draw a frame over what the map shows at its pose, if anyone looks and it is time."""
+    def show_overlay(self, loaded: LoadedMap, config: NodeConfig, update: RobotUpdate,
+                 robot_frame: RobotFrame) -> None:
+        """Draw a frame over the map's rendering at its pose, if subscribed to and due."""
         now_s = time.monotonic()
         if (update.T_world_cam is None or now_s - self._drawn_s < config.overlay_period_s
                 or not self._overlay.get_subscription_count()):
             return
         self._drawn_s = now_s
         title = ': '.join(filter(None, (update.state, update.reason)))
-        picture = draw_overlay(loaded.renderer, config.localizer, observation.frame,
+        picture = draw_overlay(loaded.renderer, config.localizer, robot_frame.frame,
                                update.T_world_cam, title)
         self._overlay.publish(image_to_message(picture, 'rgb8', 'overlay', update.stamp_ns))
 
     def stop(self) -> None:
-        """Gather no longer."""
-        if self._points is not None:
-            self._points.stop()
-            self._points = None
+        """Stop computing the surface."""
+        if self._surface is not None:
+            self._surface.stop()
+            self._surface = None
 
     def destroy(self) -> None:
-        """Take the publishers back."""
+        """Destroy the publishers."""
         self.stop()
         publisher: Any
         for publisher in (self._cloud, self._overlay):
             self._node.destroy_lifecycle_publisher(publisher)
 
 
-_BREATH_S = 0.03  # between two looks, so that tracking comes first
+_PAUSE_S = 0.03  # between two renderings, so that tracking comes first
 
 
-class MapPoints:
-    """Looks at a map bit by bit, then hands the surface over, once."""
+class SurfaceThread:
+    """Computes a map's surface in small steps, then hands it over, once."""
 
     def __init__(self, renderer: Renderer, spacing_m: float, done: Callable[[SurfacePoints], None],
                  on_problem: Callable[[Exception], None]) -> None:
@@ -98,13 +99,13 @@ class MapPoints:
         self._thread.start()
 
     def stop(self) -> None:
-        """Give up; nothing is handed over afterwards."""
+        """Stop; nothing is handed over afterwards."""
         self._stopped.set()
 
     def _run(self) -> None:
         try:
             for _ in self._builder.steps():
-                if self._stopped.wait(_BREATH_S):
+                if self._stopped.wait(_PAUSE_S):
                     return
             self._done(self._builder.surface())
         except Exception as error:  # a picture of the map must not end the localizer

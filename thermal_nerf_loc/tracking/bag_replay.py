@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Replay a bag without ROS: the same synchronizer and the same `step` as the live node.
+Replay a bag without ROS: the same synchronizer, the same odometry and the same `step` as live.
 
-Without a `pace` every frame is tracked, however long that takes. With one, messages come no faster
-than it says, and those that come while a frame is being tracked wait: the newest frame is next,
-the others are dropped and counted, as in the live node.
-
-The time of a bag on the wall clock, for a replay at a rate.
+Without a `pace` every frame is tracked, however long that takes. With one, the bag's time passes
+at a rate on the wall clock: messages come no sooner, and those that come while a frame is being
+tracked wait. The newest frame is next, the others are dropped and counted, as in the live node.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 import time
 from typing import Any
 
@@ -19,16 +18,25 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.io.bags.messages import matrix_from_pose, matrix_from_transform, stamp_ns
+from thermal_nerf_loc.io.bags.messages import matrix_from_pose, stamp_ns
+from thermal_nerf_loc.io.bags.poses import ODOMETRY
 from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.bags.topics import (CAMERA_INFO, CameraTopics, COMPRESSED, find_cameras,
+                                             IMAGE)
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
+from thermal_nerf_loc.tracking.odometry import ODOMETRY_TOPIC, TransformInput
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
+
+Array = NDArray[np.float64]
+
+TRUTH_TOPIC = '/ground_truth/pose'
+_TF_TOPICS = ('/tf', '/tf_static')
 
 
 @dataclass(slots=True)
 class Pace:
-    """`rate` seconds of the bag pass in each second of `clock`, from the first question on."""
+    """`rate` seconds of the bag pass in each second of `clock`, from the first call on."""
 
     rate: float
     clock: Callable[[], float] = time.monotonic
@@ -48,26 +56,9 @@ class Pace:
         while (missing_ns := due_ns - self.now_ns(due_ns)) > 0:
             self.sleep(missing_ns / 1e9 / self.rate)
 
-    def note(self, stamp_ns: int) -> None:
-        """A pose of this stamp is there now."""
+    def add_latency(self, stamp_ns: int) -> None:
+        """The pose of an image with this stamp is known now."""
         self.latencies_s.append((self.now_ns(stamp_ns) - stamp_ns) / 1e9 / self.rate)
-
-
-Array = NDArray[np.float64]
-
-IMAGE = 'sensor_msgs/msg/Image'
-COMPRESSED = 'sensor_msgs/msg/CompressedImage'
-TRUTH_TOPIC = '/ground_truth/pose'
-_TF_TOPICS = ('/tf', '/tf_static')
-
-
-@dataclass(frozen=True, slots=True)
-class CameraTopics:
-    """Where a camera speaks in a bag."""
-
-    image: str
-    camera_info: str
-    compressed: bool
 
 
 @dataclass(slots=True)
@@ -80,94 +71,117 @@ class Replay:
     robot: RobotTracker
     problems: list[str]
     pace: Pace | None = None
+    odometry: str = 'tf'  # parameter `odometry`: tf, topic or none
+    odometry_topic: str = f'/{ODOMETRY_TOPIC}'  # for 'topic'
 
     def updates(self, map_frame: str = 'map', progress: Progress = silent,
                 ) -> Iterator[RobotUpdate]:
         """Track frames in the order of the bag."""
-        roles = {topics.image: (self._add_image, m) for m, topics in self.cameras.items()}
-        roles |= {topics.camera_info: (self._add_info, m) for m, topics in self.cameras.items()}
-        tf_topics = [t for t in _TF_TOPICS if t in self.reader.topics]
+        inputs = self._inputs(map_frame)
         total_s, first_ns, now_ns = self.reader.duration_ns / 1e9, None, 0
-        for topic, now_ns, message in self.reader.messages([*roles, *tf_topics]):
+        for topic, now_ns, message in self.reader.messages(inputs):
             first_ns = now_ns if first_ns is None else first_ns
             if self.pace is not None:
                 yield from self._step_until(now_ns, self.pace)
-            if topic in roles:
-                add, modality = roles[topic]
-                add(modality, message, now_ns)
-            else:
-                self._add_tf(message, topic == '/tf_static', map_frame)
+            inputs[topic](message, now_ns)
             if self.pace is None:
                 yield from self._step(now_ns)
             progress((now_ns - first_ns) / 1e9, total_s)
-        yield from self._step(now_ns + 10**10)  # nothing more will come: no frame waits
+        yield from self._step(now_ns + 10**10)  # the bag has ended: no frame waits any longer
+
+    def _inputs(self, map_frame: str) -> dict[str, Callable[[Any, int], None]]:
+        """What each topic's messages go to, with their time of recording."""
+        inputs: dict[str, Callable[[Any, int], None]] = {}
+        for modality, topics in self.cameras.items():
+            inputs[topics.image] = self._image_input(modality)
+            inputs[topics.info] = self._info_input(modality, topics.is_rectified)
+        transforms = TransformInput(self.odometry, map_frame, self.synchronizer)
+        for topic in _TF_TOPICS:
+            if topic in self.reader.topics:
+                inputs[topic] = _tf_input(transforms, topic == '/tf_static')
+        if self.odometry == 'topic':
+            inputs[self.odometry_topic] = lambda message, now_ns: transforms.add_odometry(message)
+        return inputs
+
+    def _image_input(self, modality: str) -> Callable[[Any, int], None]:
+        return lambda message, now_ns: self.synchronizer.add_image(modality, message, now_ns)
+
+    def _info_input(self, modality: str, rectified: bool) -> Callable[[Any, int], None]:
+        return lambda message, now_ns: self.synchronizer.add_camera_info(modality, message,
+                                                                         rectified)
 
     def _step(self, now_ns: int) -> Iterator[RobotUpdate]:
-        while (update := self._take(now_ns, newest=self.pace is not None)) is not None:
+        while (update := self._track(now_ns, newest=self.pace is not None)) is not None:
             yield update
 
     def _step_until(self, due_ns: int, pace: Pace) -> Iterator[RobotUpdate]:
-        """Work on what is here until the next message is due; one that is overdue comes first."""
+        """Track the frames that are there until the next message is due."""
         while (now_ns := pace.now_ns(due_ns)) < due_ns:
-            update = self._take(now_ns, newest=True)
+            update = self._track(now_ns, newest=True)
             if update is None:
                 pace.wait_until(due_ns)
                 return
             yield update
 
-    def _take(self, now_ns: int, newest: bool) -> RobotUpdate | None:
+    def _track(self, now_ns: int, newest: bool) -> RobotUpdate | None:
         """Track the next frame that is complete; None where there is none yet."""
         while True:
             try:
-                observation = self.synchronizer.take(now_ns, newest)
+                robot_frame = self.synchronizer.next_frame(now_ns, newest)
             except UserError as error:
                 self.problems.append(str(error))
                 continue
-            if observation is None:
+            if robot_frame is None:
                 return None
-            self.problems.extend(observation.problems)
-            update = self.robot.step(observation)
+            self.problems.extend(robot_frame.problems)
+            update = self.robot.step(robot_frame)
             if self.pace is not None:
-                self.pace.note(update.stamp_ns)
+                self.pace.add_latency(update.stamp_ns)
             return update
 
-    def _add_image(self, modality: str, message: Any, now_ns: int) -> None:
-        self.synchronizer.add_image(modality, message, now_ns)
 
-    def _add_info(self, modality: str, message: Any, now_ns: int) -> None:
-        self.synchronizer.add_camera_info(modality, message)
-
-    def _add_tf(self, message: Any, static: bool, map_frame: str) -> None:
+def _tf_input(transforms: TransformInput, static: bool) -> Callable[[Any, int], None]:
+    def add(message: Any, now_ns: int) -> None:
         for transform in message.transforms:
-            if transform.header.frame_id != map_frame:
-                self.synchronizer.tf.set_transform(
-                    transform.header.frame_id, transform.child_frame_id,
-                    matrix_from_transform(transform.transform),
-                    stamp_ns(transform.header.stamp), static)
+            transforms.add_transform(transform, static)
+
+    return add
 
 
-def find_cameras(reader: BagReader, modalities: Iterable[str],
-                 given: Mapping[str, str | None]) -> dict[str, CameraTopics]:
-    """Take the image topics given by the user, else `/<modality>/image_raw[/compressed]`."""
-    found, topics = {}, reader.topics
+def find_replay_cameras(reader: BagReader, bag: Path, modalities: Sequence[str],
+                        given: Mapping[str, str | None]) -> dict[str, CameraTopics]:
+    """
+    Topics of the cameras, by modality.
+
+    Those given by the user, else `/<modality>/image_raw[/compressed]`, the node's names; a bag
+    that has none of these is searched as for an import (`find_cameras`).
+    """
+    topics, counts, named = reader.topics, reader.counts, {}
     for modality in modalities:
-        names = [given.get(modality) or f'/{modality}/image_raw']
-        names += [f'{names[0]}/compressed']
-        image = next((n for n in names if topics.get(n) in (IMAGE, COMPRESSED)), None)
-        if image is None:
-            if given.get(modality):
-                reader.require(names[0], IMAGE, f'--{modality}-topic')
-            continue
-        base = image.removesuffix('/compressed').rsplit('/', 1)[0]
-        reader.require(f'{base}/camera_info', 'sensor_msgs/msg/CameraInfo')
-        found[modality] = CameraTopics(image, f'{base}/camera_info', topics[image] == COMPRESSED)
-    if not found:
-        images = [name for name, kind in topics.items() if kind in (IMAGE, COMPRESSED)]
-        raise InputError('bag has no image topic of the expected name',
-                         expected=' or '.join(f'/{m}/image_raw' for m in modalities),
-                         got=f'image topics {", ".join(images) or "none"}',
-                         hint='Pass --rgb-topic or --thermal-topic.')
-    return found
+        name = given.get(modality) or f'/{modality}/image_raw'
+        found = [topic for topic in (name, f'{name}/compressed')
+                 if topics.get(topic) in (IMAGE, COMPRESSED) and counts[topic]]
+        if found:
+            named[modality] = found[0]
+        elif given.get(modality):
+            reader.require(name, IMAGE, f'--{modality}-topic')
+    cameras = find_cameras(reader, bag, named, {}, tuple(named) or modalities)
+    for camera in cameras.values():
+        reader.require(camera.info_beside, CAMERA_INFO)
+    return {modality: camera._replace(info=camera.info_beside)
+            for modality, camera in cameras.items()}
+
+
+def find_odometry(reader: BagReader, source: str, given: str | None) -> str:
+    """The bag's topic that is the node's topic `odom`, where parameter `odometry` wants it."""
+    topic = given or f'/{ODOMETRY_TOPIC}'
+    if source == 'topic':
+        reader.require(topic, ODOMETRY, '--odometry-topic')
+    elif given:
+        raise InputError('odometry is not taken from a topic', where=f'--odometry-topic {given}',
+                         expected='parameter odometry: topic', got=f'odometry: {source}',
+                         hint='Set it by --params-file.')
+    return topic
 
 
 def read_truth(reader: BagReader, topic: str = TRUTH_TOPIC) -> Trajectory | None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Messages in, observations out: pairs images, looks up where their cameras were, decodes them.
+Messages in, frames out: pairs images, looks up where their cameras were, decodes them.
 
 Used alike by the live node and by the offline replay. Each image counts at its own stamp: odometry
-tells how far the robot moved between the images of one frame. Only the newest images are kept.
+gives the robot's motion between the images of one frame. Only the newest images are kept.
 """
 
 from collections import Counter, deque
@@ -42,7 +42,7 @@ class SynchronizerConfig:
     silent_after_s: float = setting(
         0.3, 'a camera that sent nothing for so long is not waited for', 0.01, 10.0)
     first_wait_s: float = setting(
-        1.0, 'how long the first frame waits for a camera that was never heard', 0.0, 60.0)
+        1.0, 'how long the first frame waits for a camera that has sent nothing yet', 0.0, 60.0)
     odometry_wait_s: float = setting(
         0.15, 'how long an image waits for odometry of its stamp', 0.0, 5.0)
 
@@ -60,6 +60,8 @@ class RobotFrame:
 
 @dataclass(frozen=True, slots=True)
 class _Image:
+    """An image message that is not decoded yet."""
+
     message: Any
     stamp_ns: int
     arrival_ns: int
@@ -68,7 +70,7 @@ class _Image:
 
 @dataclass(slots=True)
 class _Stream:
-    """What is known about one camera."""
+    """What is known of one camera."""
 
     camera: Camera | None = None
     frame_id: str = ''
@@ -79,7 +81,7 @@ class _Stream:
 
 @dataclass(slots=True)
 class FrameSynchronizer:
-    """Collect messages (any thread), hand out observations (one thread)."""
+    """Collects messages (from any thread) and returns frames (to one thread)."""
 
     config: SynchronizerConfig
     tf: TfBuffer
@@ -88,7 +90,7 @@ class FrameSynchronizer:
     counts: Counter[str] = field(default_factory=Counter)
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)  # False on the robot
     _streams: dict[str, _Stream] = field(init=False)
-    _known: dict[str, _Stream] = field(default_factory=dict)  # also those not listened to
+    _known: dict[str, _Stream] = field(default_factory=dict)  # also cameras not in use
     _ready: deque[dict[str, _Image]] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _reference: str | None = None
@@ -100,28 +102,28 @@ class FrameSynchronizer:
         """One stream for each modality."""
         self._streams = {modality: _Stream() for modality in self.modalities}
 
-    def add_camera_info(self, modality: str, info: Any) -> None:
-        """Learn (or relearn) a camera's lens."""
-        camera = camera_from_info(info, where=f'{modality} camera_info')
+    def add_camera_info(self, modality: str, info: Any, rectified: bool = False) -> None:
+        """Take a camera's lens; `rectified`: that of image_rect topics."""
+        camera = camera_from_info(info, f'{modality} camera_info', rectified)
         with self._lock:
             self._streams[modality].camera = camera
             self._streams[modality].frame_id = info.header.frame_id
             self._pair(stamp_ns(info.header.stamp))
 
     def add_image(self, modality: str, message: Any, now_ns: int) -> None:
-        """Take an image in; it makes a frame once every camera that is alive has one."""
+        """Take an image; it makes a frame once every camera that is sending has one."""
         image = _Image(message, stamp_ns(message.header.stamp), now_ns,
                        message.header.frame_id)
         with self._lock:
             stream = self._streams[modality]
-            self._notice_jump(stream, image.stamp_ns)
+            self._check_time_jump(stream, image.stamp_ns)
             # only thermal cameras close a shutter
             frozen = modality == THERMAL and stream.freeze.is_frozen(message.data)
             self.counts[f'{modality}_received'] += 1
             if stream.newest_ns is not None and image.stamp_ns <= stream.newest_ns:
                 self.counts[f'{modality}_repeated'] += 1
                 return
-            if frozen:  # the shutter is closed: the same picture again is no news
+            if frozen:  # the shutter is closed: the last image is sent again
                 self.counts[f'{modality}_frozen'] += 1
                 return
             stream.newest_ns = image.stamp_ns
@@ -130,46 +132,46 @@ class FrameSynchronizer:
             stream.waiting = image
             self._pair(image.stamp_ns)
 
-    def take(self, now_ns: int, newest: bool) -> RobotFrame | None:
-        """Hand out a frame whose odometry is there; `newest` drops older ones, counted."""
-        chosen = self._choose(now_ns, newest)
-        return None if chosen is None else self._observe(chosen)
+    def next_frame(self, now_ns: int, newest: bool) -> RobotFrame | None:
+        """The next frame whose odometry is there; `newest` drops (and counts) older ones."""
+        pair = self._next_pair(now_ns, newest)
+        return None if pair is None else self._make_frame(pair)
 
-    def listen_to(self, modalities: tuple[str, ...]) -> None:
+    def use_cameras(self, modalities: tuple[str, ...]) -> None:
         """Take images of these cameras from now on; what is known of a camera stays."""
         with self._lock:
-            self._forget()
+            self._clear()
             self.modalities = modalities
             self._known |= self._streams
             self._streams = {name: self._known.get(name, _Stream()) for name in modalities}
             self._reference = None
 
-    def start_over(self) -> None:
-        """Time jumped back: forget all that moves; the next observation says so."""
+    def restart(self) -> None:
+        """Time jumped back: forget all images and what moves on tf; the next frame says so."""
         with self._lock:
-            self._start_over()
+            self._restart()
 
-    def forget(self) -> None:
-        """Drop all that waits (pause, restart)."""
+    def clear(self) -> None:
+        """Drop all images that wait."""
         with self._lock:
-            self._forget()
+            self._clear()
 
-    def _notice_jump(self, stream: _Stream, stamp_ns: int) -> None:
+    def _check_time_jump(self, stream: _Stream, stamp_ns: int) -> None:
         """
-        Start over where a camera's own stamps jump back.
+        Restart where a camera's own stamps jump back.
 
         Not where another camera's are newer: a busy machine may deliver one late, and after a
         pause of both it is seconds behind the other's first new one.
         """
         if stream.newest_ns is not None and stamp_ns < stream.newest_ns - JUMP_BACK_NS:
-            self._start_over()
+            self._restart()
 
-    def _start_over(self) -> None:
-        self._forget()
+    def _restart(self) -> None:
+        self._clear()
         self.tf.clear()
         self._restarted = True
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._ready.clear()
         self._first_ns = self._emitted_ns = None
         for stream in self._streams.values():
@@ -178,10 +180,10 @@ class FrameSynchronizer:
 
     def _pair(self, now_ns: int) -> None:
         """
-        Make the waiting images a frame when no live camera is missing.
+        Make the waiting images a frame when no camera that is sending is missing.
 
         An image that is too old for its partner is a frame of its own; the partner goes on waiting
-        for one of its own time, so that cameras that got out of step find together again.
+        for one of its own time, so that cameras that got out of step are paired again.
         """
         images = {m: s.waiting for m, s in self._streams.items() if s.waiting is not None}
         if not images:
@@ -191,11 +193,11 @@ class FrameSynchronizer:
         late = {m: image for m, image in images.items() if image.stamp_ns < oldest_ns}
         if late:
             self._emit(late)
-        if not any(self._awaited(s, now_ns) for s in self._streams.values()):
+        if not any(self._is_awaited(s, now_ns) for s in self._streams.values()):
             self._emit({m: image for m, image in images.items() if m not in late})
 
     def _emit(self, pair: dict[str, _Image]) -> None:
-        """Hand images over as one frame; frames never go back in time."""
+        """Queue images as one frame; frames never go back in time."""
         for modality in pair:
             self._streams[modality].waiting = None
         stamp_ns = max(image.stamp_ns for image in pair.values())
@@ -208,8 +210,8 @@ class FrameSynchronizer:
             self._ready.popleft()
             self.counts['frames_dropped'] += 1
 
-    def _awaited(self, stream: _Stream, now_ns: int) -> bool:
-        """Tell whether a camera (or its camera_info) that is not here yet is worth waiting for."""
+    def _is_awaited(self, stream: _Stream, now_ns: int) -> bool:
+        """Whether to wait for a camera (or its camera_info) that has sent nothing new."""
         first_ns = now_ns if self._first_ns is None else self._first_ns
         starting = now_ns - first_ns < self.config.first_wait_s * 1e9
         if stream.newest_ns is None:
@@ -218,12 +220,12 @@ class FrameSynchronizer:
             return stream.camera is None and starting
         return now_ns - stream.newest_ns < self.config.silent_after_s * 1e9
 
-    def _choose(self, now_ns: int, newest: bool) -> dict[str, _Image] | None:
+    def _next_pair(self, now_ns: int, newest: bool) -> dict[str, _Image] | None:
         with self._lock:
             order = range(len(self._ready))
-            for place in reversed(order) if newest else order:
-                if self._odometry_is_there(self._ready[place], now_ns):
-                    for _ in range(place):
+            for index in reversed(order) if newest else order:
+                if self._odometry_is_there(self._ready[index], now_ns):
+                    for _ in range(index):
                         self._ready.popleft()
                         self.counts['frames_dropped'] += 1
                     return self._ready.popleft()
@@ -241,7 +243,7 @@ class FrameSynchronizer:
             return not (gap.too_new and waited_ns < self.config.odometry_wait_s * 1e9)
         return True
 
-    def _observe(self, pair: dict[str, _Image]) -> RobotFrame:
+    def _make_frame(self, pair: dict[str, _Image]) -> RobotFrame:
         reference = self._reference_frame(pair)
         T_base_cam = self._mounting(reference)
         stamp_ns = max(image.stamp_ns for image in pair.values())
@@ -249,7 +251,7 @@ class FrameSynchronizer:
         images, problems = {}, []
         for modality, image in pair.items():
             try:
-                images[modality] = self._decode(modality, image, *self._moved(
+                images[modality] = self._decode(modality, image, *self._sensor_pose(
                     image, T_base_cam, T_odom_base, stamp_ns))
             except UserError as error:
                 problems.append(str(error))
@@ -294,7 +296,7 @@ class FrameSynchronizer:
         return self._reference
 
     def _mounting(self, frame_id: str) -> Array:
-        """Where a camera sits on the robot."""
+        """Pose of a camera on the robot."""
         if not frame_id:
             raise InputError('image has no frame_id', hint='The camera driver must set it.')
         return self.tf.lookup_transform(self.config.base_frame, frame_id)
@@ -306,13 +308,13 @@ class FrameSynchronizer:
         except TransformUnavailable:
             return None
 
-    def _moved(self, image: _Image, T_base_cam: Array, T_odom_base: Array | None,
-               frame_ns: int) -> tuple[Array, int]:
+    def _sensor_pose(self, image: _Image, T_base_cam: Array, T_odom_base: Array | None,
+                     frame_ns: int) -> tuple[Array, int]:
         """
-        Where a sensor was in the frame's reference camera, and the moment that holds for.
+        Pose of a sensor in the frame's reference camera, and the stamp that it holds for.
 
         With odometry: `T_cam(frame)_sensor(image)`, which holds at the frame's stamp. Without: the
-        mounting, at the image's own stamp; the tracker knows the velocity.
+        mounting, at the image's own stamp; the tracker adds the motion by its velocity.
         """
         T_base_sensor = self._mounting(image.frame_id)
         earlier = None if T_odom_base is None else self._odometry(image.stamp_ns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the node is doing: counters, rates and latencies, as one diagnostics message."""
+"""Health of the node: counters, rates and latencies, as text for diagnostics."""
 
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ import numpy as np
 
 from thermal_nerf_loc.localization.confidence.verdict import sigmas
 from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
+from thermal_nerf_loc.tracking.tracker_config import CONFIRMED, DEGRADED, LOST
 
 _WINDOW = 200  # updates that rates and latencies are taken over
 _SILENT_S = 2.5  # without an update for so long, tracking is degraded
@@ -18,10 +19,10 @@ WAITING, PAUSED = 'waiting for images', 'paused'
 
 
 class NodeHealth:
-    """Remembers updates and tells about them; safe to use from several threads."""
+    """Counts updates and problems; safe to use from several threads."""
 
     def __init__(self, map_name: str) -> None:
-        """Nothing happened yet."""
+        """Start with nothing counted."""
         self.map_name = map_name
         self.paused = False
         self._lock = threading.Lock()
@@ -52,7 +53,7 @@ class NodeHealth:
 
     def figures(self, synchronizer_counts: Mapping[str, int], silent_limit_s: float,
                 ) -> dict[str, str]:
-        """Everything known, as text; without images for `silent_limit_s` the robot is lost."""
+        """All figures as text; without images for `silent_limit_s` the robot is lost."""
         with self._lock:
             span_s = time.monotonic() - self._times_s[0] if self._times_s else 0.0
             last = self._last
@@ -79,9 +80,9 @@ class NodeHealth:
             return WAITING, ''
         silent_s = time.monotonic() - self._times_s[-1]
         if silent_s > min(_SILENT_S, silent_limit_s):
-            state = 'lost' if silent_s > silent_limit_s else 'degraded'
-            worse = last.state in ('tracking', 'degraded')
-            return state if worse else last.state, f'no usable image for {silent_s:.1f} s'
+            state = LOST if silent_s > silent_limit_s else DEGRADED
+            had_pose = last.state in CONFIRMED
+            return state if had_pose else last.state, f'no usable image for {silent_s:.1f} s'
         return last.state, last.reason
 
 

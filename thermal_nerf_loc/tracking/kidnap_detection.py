@@ -1,45 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How far to trust a pose that the images contradict: the robot may have been carried away.
+Kidnapped robots: how likely it is that the robot was carried away, by images that contradict.
 
-Two hypotheses: it is where the filter says, or somewhere else within `sigma`. Images that
-contradict for `time_s` make the second ten times as likely; what is told is the spread of both
-together, `P + p S` with p the probability of being elsewhere and S its spread.
+Two hypotheses: the robot is where the filter says, N(T, P), or elsewhere, within a spread S around
+it. Images that contradict the pose for `contradiction_s` make the second ten times as likely, from
+prior odds of one to a thousand. The reported covariance is that of both together, P + p S, with p
+the probability of being elsewhere.
 """
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
+from thermal_nerf_loc.geometry.pose_gaussian import diagonal, PoseGaussian
+from thermal_nerf_loc.localization.confidence.verdict import LOST as CONTRADICTED, sigmas
+from thermal_nerf_loc.localization.localizer import Localization
+from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
-Array = NDArray[np.float64]
-
-_PRIOR_DECADES = 3.0  # nobody carries a robot: odds of one to a thousand
-_MOST_AT_ONCE = 2.0  # decades: no single image decides
+_PRIOR_DECADES = 3.0  # robots are seldom carried: odds of one to a thousand
+_MAX_DECADES_PER_IMAGE = 2.0  # no single image decides
 _NS = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class KidnapEvidence:
-    """What speaks against a pose, in decades of odds, and when images were last held to it."""
+    """Evidence against a pose, in decades of odds, and when images were last compared with it."""
 
     tested_ns: int
     decades: float = 0.0
 
-    def contradicted(self, stamp_ns: int, time_s: float) -> 'KidnapEvidence':
+    def contradicted(self, stamp_ns: int, config: TrackerConfig) -> 'KidnapEvidence':
         """
-        After an image that disagrees.
+        After an image that contradicts the pose.
 
-        Images of one moment share their causes (blur, somebody in the way), so that time counts
-        and not their number.
+        It counts by the time since the last one, not as one more image: images close in time share
+        their causes (blur, a person before the camera).
         """
         span_s = max(stamp_ns - self.tested_ns, 0) * _NS
-        return replace(self, tested_ns=stamp_ns,
-                       decades=self.decades + min(span_s / time_s, _MOST_AT_ONCE))
+        decades = min(span_s / config.contradiction_s, _MAX_DECADES_PER_IMAGE)
+        return replace(self, tested_ns=stamp_ns, decades=self.decades + decades)
 
     @property
-    def elsewhere(self) -> float:
-        """Probability that the robot is elsewhere; none before the first contradiction."""
+    def probability(self) -> float:
+        """Probability that the robot is elsewhere; zero before the first contradiction."""
         if self.decades <= 0.0:
             return 0.0
         return float(1.0 / (1.0 + 10.0**(_PRIOR_DECADES - self.decades)))
+
+    def widened(self, estimate: PoseGaussian, config: TrackerConfig) -> PoseGaussian:
+        """The filter's estimate with the covariance of both hypotheses together."""
+        spread = diagonal(config.carried_sigma_m, config.carried_sigma_deg)
+        return replace(estimate, P=estimate.P + self.probability * spread)
+
+
+def contradicts(found: Localization, config: TrackerConfig) -> bool:
+    """
+    Whether a localization speaks against the pose that it started from.
+
+    The images disagree with the map and yet show enough to hold a pose. A bare wall, or darkness,
+    holds none: it says nothing.
+    """
+    sigma_m, sigma_deg = sigmas(found.covariance)
+    return (found.verdict == CONTRADICTED and sigma_m <= config.lost_sigma_m
+            and sigma_deg <= config.lost_sigma_deg)

@@ -25,7 +25,7 @@ from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import Radiometry, radiometry_from_mapping, RADIOMETRY_KEYS
 from thermal_nerf_loc.sensing.thermal_cameras import radiometry_of
 from thermal_nerf_loc.tracking.frame_synchronizer import SynchronizerConfig
-from thermal_nerf_loc.tracking.tracker import TrackerConfig
+from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
 TRANSPORTS = ('raw', 'compressed')
 _LINEAR_KEYS = ('celsius_per_count', 'celsius_offset')

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The tracker seen from the robot: cameras in, the pose of `base_link` in the map out.
+The tracker in the frames of the robot: cameras in, the pose of `base_link` in the map out.
 
-`T_map_odom` is what AMCL publishes: odometry keeps the robot's motion, the map corrects its drift.
-The live node and the offline replay both call `RobotTracker.step`.
-
-The robot's last pose, kept in a file over a restart.
+`T_map_odom` is what AMCL publishes: odometry gives the robot's motion, the map corrects its drift.
+The live node and the offline replay both call `RobotTracker.step`. `save_pose` and `read_pose`
+keep the robot's last pose in a file over a restart.
 """
 
 from collections.abc import Mapping
@@ -22,16 +21,17 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.atomic_files import read_json, write_json
 from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.tracking.frame_synchronizer import RobotFrame
-from thermal_nerf_loc.tracking.tracker import FrameLocalizer, Tracker, TrackerConfig
+from thermal_nerf_loc.tracking.tracker import FrameLocalizer, Tracker
+from thermal_nerf_loc.tracking.tracker_config import CONFIRMED, TrackerConfig
 
 Array = NDArray[np.float64]
 
-STATES_WITH_POSE = ('tracking', 'degraded')
+_FORMAT = 'thermal_nerf_loc last pose'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RobotUpdate:
-    """Where the robot is; without a pose while the tracker has none to stand for."""
+    """Where the robot is; without a pose while none is confirmed."""
 
     stamp_ns: int
     state: str
@@ -43,15 +43,15 @@ class RobotUpdate:
     modalities: tuple[str, ...]
     T_world_cam: Array | None = None  # of the frame's reference camera
     inlier_share: float | None = None  # of the rendered points; None: nothing was localized
-    carried_by: Mapping[str, float] = field(default_factory=dict)  # modality: share of the answer
+    carried_by: Mapping[str, float] = field(default_factory=dict)  # modality: share of the pose
     ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why it was of no use
     confidence: float | None = None  # of the localizer in this frame alone
-    searched: str = ''  # what a search of the whole map has come to: see `TrackerUpdate`
+    searched: str = ''  # outcome of a search of the whole map: see `TrackerUpdate`
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Start:
-    """A pose somebody gave, at a moment of the odometry (None: unknown)."""
+class _InitialPose:
+    """A given pose, and odometry at its time (None: it holds for the next frame)."""
 
     T_map_base: Array
     T_odom_base: Array | None
@@ -59,51 +59,57 @@ class _Start:
 
 
 class RobotTracker:
-    """A tracker behind a change of frames; `step` belongs to one thread, `start_at` to any."""
+    """
+    Tracks the robot's base by a tracker of its camera.
 
-    def __init__(self, tracker: Tracker, home: Array | None = None) -> None:
-        """Start at `home` (map to base), where given, and again whenever time starts over."""
-        self._tracker, self._home = tracker, home
-        self._start = None if home is None else _Start(home, None, None)
+    `step` belongs to one thread; the other methods may be called from any, and take effect with
+    the next frame.
+    """
+
+    def __init__(self, tracker: Tracker, initial_pose: Array | None = None) -> None:
+        """Start at `T_map_base`, where given, and again whenever time starts over."""
+        self._tracker, self._initial_pose = tracker, initial_pose
+        self._start = None if initial_pose is None else _InitialPose(initial_pose, None, None)
         self._change: tuple[FrameLocalizer, TrackerConfig] | None = None
         self._last: RobotUpdate | None = None
-        self._forget = self._search = False
+        self._reset_requested = self._search_requested = False
         self._lock = threading.Lock()
 
-    def start_at(self, T_map_base: Array, T_odom_base: Array | None = None,
-                 covariance: Array | None = None) -> None:
-        """Tell where the robot is; takes effect with the next frame."""
+    def set_initial_pose(self, T_map_base: Array, T_odom_base: Array | None = None,
+                         covariance: Array | None = None) -> None:
+        """Start at a pose that held when odometry was at `T_odom_base`."""
         with self._lock:
-            self._start = _Start(se3.check_pose(T_map_base, 'initial pose'), T_odom_base,
-                                 covariance)
+            self._start = _InitialPose(se3.check_pose(T_map_base, 'initial pose'), T_odom_base,
+                                       covariance)
 
-    def use(self, localizer: FrameLocalizer, config: TrackerConfig) -> None:
-        """Go on with another localizer or other settings, from the next frame on."""
+    def reconfigure(self, localizer: FrameLocalizer, config: TrackerConfig) -> None:
+        """Go on with another localizer or other settings."""
         with self._lock:
             self._change = localizer, config
 
-    def start_again(self, covariance: Array | None = None) -> Array | None:
-        """Start at the last pose (else at home) as if it had been given; returns it."""
+    def restart_at_last_pose(self, covariance: Array | None = None) -> Array | None:
+        """Start at the last pose (else at the initial one) as if it had been given; returns it."""
         with self._lock:
             last = self._last
         if last is not None and last.T_map_base is not None:
             T_odom_base = (None if last.T_map_odom is None
                            else se3.inverse(last.T_map_odom) @ last.T_map_base)
-            self.start_at(last.T_map_base, T_odom_base, covariance)
+            self.set_initial_pose(last.T_map_base, T_odom_base, covariance)
             return last.T_map_base
-        if self._home is not None:
-            self.start_at(self._home, None, covariance)
-        return self._home
+        if self._initial_pose is not None:
+            self.set_initial_pose(self._initial_pose, None, covariance)
+        return self._initial_pose
 
-    def search(self) -> None:
-        """Forget the pose and search the whole map, from the next frame on."""
+    def search_everywhere(self) -> None:
+        """Forget the pose and search the whole map."""
         with self._lock:
-            self._start, self._search = None, True
+            self._start, self._search_requested = None, True
 
-    def forget(self) -> None:
-        """Know nothing from the next frame on: the map is of another place."""
+    def reset(self) -> None:
+        """Forget all poses: the map is of another place."""
         with self._lock:
-            self._start, self._home, self._last, self._forget = None, None, None, True
+            self._start = self._initial_pose = self._last = None
+            self._reset_requested = True
 
     @property
     def last(self) -> RobotUpdate | None:
@@ -111,56 +117,56 @@ class RobotTracker:
         with self._lock:
             return self._last
 
-    def step(self, observation: RobotFrame) -> RobotUpdate:
+    def step(self, robot_frame: RobotFrame) -> RobotUpdate:
         """Track one frame."""
-        self._follow_orders(observation)
-        T_base_cam, T_odom_base = observation.T_base_cam, observation.T_odom_base
+        self._apply_requests(robot_frame)
+        T_base_cam, T_odom_base = robot_frame.T_base_cam, robot_frame.T_odom_base
         T_odom_cam = None if T_odom_base is None else T_odom_base @ T_base_cam
-        update = self._tracker.step(observation.frame, T_odom_cam)
+        update = self._tracker.step(robot_frame.frame, T_odom_cam)
         T_map_base = T_map_odom = covariance = None
-        if update.T_world_cam is not None and update.state in STATES_WITH_POSE:
+        if update.T_world_cam is not None and update.state in CONFIRMED:
             T_map_base = update.T_world_cam @ se3.inverse(T_base_cam)
             if T_odom_base is not None:
                 T_map_odom = T_map_base @ se3.inverse(T_odom_base)
             if update.covariance is not None:
                 covariance = covariance_for_ros(update.covariance, T_map_base, T_base_cam)
         found = update.localization
-        told = RobotUpdate(observation.frame.stamp_ns, update.state, update.reason, T_map_base,
-                           T_map_odom, covariance, found.seconds if found is not None else 0.0,
-                           tuple(observation.frame.images), update.T_world_cam,
-                           *_evidence(found), found.confidence if found is not None else None,
-                           update.searched)
+        robot_update = RobotUpdate(
+            robot_frame.frame.stamp_ns, update.state, update.reason, T_map_base, T_map_odom,
+            covariance, found.seconds if found is not None else 0.0,
+            tuple(robot_frame.frame.images), update.T_world_cam, *_evidence(found),
+            found.confidence if found is not None else None, update.searched)
         if T_map_base is not None:
             with self._lock:
-                self._last = told
-        return told
+                self._last = robot_update
+        return robot_update
 
-    def _follow_orders(self, observation: RobotFrame) -> None:
-        """What was told since the last frame holds from this one on."""
+    def _apply_requests(self, robot_frame: RobotFrame) -> None:
+        """Do what was asked for since the last frame."""
         with self._lock:
             start, self._start = self._start, None
             change, self._change = self._change, None
-            forget, self._forget = self._forget, False
-            search, self._search = self._search, False
+            reset, self._reset_requested = self._reset_requested, False
+            search, self._search_requested = self._search_requested, False
         if change is not None:
             self._tracker.localizer, self._tracker.config = change
-        if forget:
+        if reset:
             self._tracker.reset()
-        if observation.restarted:
+        if robot_frame.restarted:
             self._tracker.reset()
-            if start is None and self._home is not None:
-                start = _Start(self._home, None, None)
+            if start is None and self._initial_pose is not None:
+                start = _InitialPose(self._initial_pose, None, None)
         if start is not None:
-            self._begin(start, observation)
+            self._initialize(start, robot_frame)
         elif search:
             self._tracker.initialize_anywhere()
 
-    def _begin(self, start: _Start, observation: RobotFrame) -> None:
+    def _initialize(self, start: _InitialPose, robot_frame: RobotFrame) -> None:
         T_map_base = start.T_map_base
-        if start.T_odom_base is not None and observation.T_odom_base is not None:
-            moved = se3.inverse(start.T_odom_base) @ observation.T_odom_base
+        if start.T_odom_base is not None and robot_frame.T_odom_base is not None:
+            moved = se3.inverse(start.T_odom_base) @ robot_frame.T_odom_base
             T_map_base = T_map_base @ moved
-        T_base_cam = observation.T_base_cam
+        T_base_cam = robot_frame.T_base_cam
         covariance = None
         if start.covariance is not None:
             J = np.linalg.inv(_to_ros(T_map_base, T_base_cam))
@@ -177,13 +183,13 @@ def covariance_for_ros(covariance: Array, T_map_base: Array, T_base_cam: Array) 
 
 def _evidence(found: Localization | None,
               ) -> tuple[float | None, dict[str, float], Mapping[str, str]]:
-    """Inlier share, what each modality told of the pose (beyond its noise), what was ignored."""
+    """Inlier share, each modality's share of the information (beyond noise), what was ignored."""
     if found is None or not found.fits:
         return None, {}, {} if found is None else found.ignored
-    told = {name: max(float(np.trace(fit.information - fit.noise_information)), 0.0)
-            for name, fit in found.fits.items()}
-    total = max(sum(told.values()), 1e-30)
-    shares = {name: value / total for name, value in told.items()}
+    information = {name: max(float(np.trace(fit.information - fit.noise_information)), 0.0)
+                   for name, fit in found.fits.items()}
+    total = max(sum(information.values()), 1e-30)
+    shares = {name: value / total for name, value in information.items()}
     inliers = sum(shares[name] * float(np.mean(fit.inlier_share))
                   for name, fit in found.fits.items())
     return inliers, shares, found.ignored
@@ -194,9 +200,6 @@ def _to_ros(T_map_base: Array, T_base_cam: Array) -> Array:
     R = np.zeros((6, 6))
     R[:3, :3] = R[3:, 3:] = T_map_base[:3, :3]
     return np.asarray(R @ se3.adjoint(T_base_cam))
-
-
-_FORMAT = 'thermal_nerf_loc last pose'
 
 
 def save_pose(path: Path, map_name: str, T_map_base: Array, stamp_ns: int) -> None:

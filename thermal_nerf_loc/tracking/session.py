@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a configured node works with: map, tracker, synchronizer, tf, and how to change them.
+What a configured node works with: map, tracker, synchronizer, tf; and how they are changed.
 
-A map that several threads look at in turn: the compiled renderers are not all reentrant.
+The map is shared by several threads behind a lock: the compiled renderers are not all reentrant.
 """
 
 from collections.abc import Callable
@@ -40,11 +40,11 @@ class SharedMap:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """What the map can show."""
+        """Modalities that the map renders."""
         return self._renderer.modalities
 
     def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
-        """Look along rays once nobody else does."""
+        """Render rays, once no other thread does."""
         with self._lock:
             return self._renderer.render_rays(modality, origins, directions)
 
@@ -59,16 +59,16 @@ LoadMap = Callable[[Path], Renderer]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedMap:
-    """A map that has been looked at once."""
+    """A map that is ready: read, and its kernels compiled."""
 
     renderer: SharedMap
     name: str  # of the file
-    identity: str  # of the place: saved poses belong to it
+    identity: str  # name of the scene: saved poses belong to it
     modalities: tuple[str, ...]  # to be used
 
 
 def load_radiance_map(path: Path) -> Renderer:
-    """Import what reads a map (torch, seconds) only when one is due."""
+    """Read a map file; torch, which takes seconds to import, is imported only now."""
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     return RadianceMap.load(path)
 
@@ -89,49 +89,49 @@ def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
 
 
 class Session:
-    """From configure to cleanup; methods belong to the executor's thread."""
+    """Lives from configure to cleanup; its methods belong to the executor's thread."""
 
     def __init__(self, config: NodeConfig, loaded: LoadedMap, tf: TfBuffer,
                  warn: Callable[[str], None], on_fault: Callable[[Exception], None]) -> None:
-        """Bring everything together; nothing listens yet."""
+        """Build tracker and synchronizer; subscriptions are made when the node is activated."""
         self.loaded, self._config = loaded, config
-        self.tf = tf
         if config.pose_file:
             check_writable(Path(config.pose_file))
         self._saved_ns = 0
         localizer = Localizer(loaded.renderer, config.localizer)
-        finder = BackgroundSearch(ThreadRunner(on_fault))
-        self.robot = RobotTracker(Tracker(localizer, config.tracker, finder), self._home(warn))
-        self.synchronizer = FrameSynchronizer(config.synchronizer, self.tf, loaded.modalities,
-                                  config.thermal_scale.radiometry(), masks=config.masks())
+        tracker = Tracker(localizer, config.tracker, BackgroundSearch(ThreadRunner(on_fault)))
+        self.robot = RobotTracker(tracker, self._initial_pose(warn))
+        self.synchronizer = FrameSynchronizer(
+            config.synchronizer, tf, loaded.modalities, config.thermal_scale.radiometry(),
+            masks=config.masks())
         self.health = NodeHealth(loaded.name)
 
     def reconfigure(self, config: NodeConfig) -> bool:
-        """Use other settings from the next frame on; tells whether other cameras are due."""
+        """Use other settings from the next frame on; returns whether the cameras changed."""
         self._config = config
-        self.robot.use(Localizer(self.loaded.renderer, config.localizer), config.tracker)
+        self.robot.reconfigure(Localizer(self.loaded.renderer, config.localizer), config.tracker)
         self.synchronizer.config = config.synchronizer
         self.synchronizer.radiometry = config.thermal_scale.radiometry()
-        return self._look_through(config.chosen_modalities(self.loaded.renderer.modalities))
+        return self._use_cameras(config.chosen_modalities(self.loaded.renderer.modalities))
 
     def replace_map(self, loaded: LoadedMap, config: NodeConfig) -> bool:
         """
-        Go on in another map, from the pose in the old one; it has to be confirmed.
+        Go on in another map, from the pose in the old one, which has to be confirmed.
 
-        Tells whether other cameras are due: the map may show something else than the old one.
+        Returns whether the cameras changed: the map may have other modalities than the old one.
         """
         modalities = config.chosen_modalities(loaded.renderer.modalities)  # may have changed
         same_place = loaded.identity == self.loaded.identity
         self.loaded, self.health.map_name = loaded, loaded.name
-        self.robot.use(Localizer(loaded.renderer, config.localizer), config.tracker)
+        self.robot.reconfigure(Localizer(loaded.renderer, config.localizer), config.tracker)
         if same_place:
-            self.robot.start_again()
+            self.robot.restart_at_last_pose()
         else:
-            self.robot.forget()
-        return self._look_through(modalities)
+            self.robot.reset()
+        return self._use_cameras(modalities)
 
     def save_pose(self) -> None:
-        """Write the newest pose to `pose_file`, where there is one and it is news."""
+        """Write the newest pose to `pose_file`, where there is one and it is not yet written."""
         last = self.robot.last
         if (not self._config.pose_file or last is None or last.T_map_base is None
                 or last.state != 'tracking' or last.stamp_ns == self._saved_ns):
@@ -140,15 +140,15 @@ class Session:
         save_pose(Path(self._config.pose_file), self.loaded.identity, last.T_map_base,
                   last.stamp_ns)
 
-    def _look_through(self, modalities: tuple[str, ...]) -> bool:
+    def _use_cameras(self, modalities: tuple[str, ...]) -> bool:
         self.loaded = replace(self.loaded, modalities=modalities)
         if modalities == self.synchronizer.modalities:
             return False
-        self.synchronizer.listen_to(modalities)
+        self.synchronizer.use_cameras(modalities)
         return True
 
-    def _home(self, warn: Callable[[str], None]) -> Array | None:
-        """Where to start: the saved pose, else the given one."""
+    def _initial_pose(self, warn: Callable[[str], None]) -> Array | None:
+        """The saved pose, else the given one, else none."""
         if self._config.pose_file:
             try:
                 saved = read_pose(Path(self._config.pose_file), self.loaded.identity)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that tracks, so that messages keep arriving; always at the newest frame."""
+"""The thread that tracks, so that messages keep arriving; it takes the newest frame each time."""
 
 from collections.abc import Callable
 import threading
@@ -9,31 +9,32 @@ from thermal_nerf_loc.common.errors import UserError
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, RobotFrame
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
-_PATIENCE_S = 0.02  # between two looks at frames that wait for odometry
+_POLL_S = 0.02  # period in which frames that wait for odometry are tried again
 
-OnUpdate = Callable[[RobotUpdate, RobotFrame, float], None]
+OnUpdate = Callable[[RobotUpdate, RobotFrame, float], None]  # with the seconds of the step
 OnProblem = Callable[[Exception], None]
 
 
 class TrackingThread:
-    """Take, step, announce, until stopped."""
+    """Takes frames of the synchronizer, tracks them and reports the updates, until stopped."""
 
     def __init__(self, synchronizer: FrameSynchronizer, robot: RobotTracker, on_update: OnUpdate,
-                 on_problem: OnProblem, on_leisure: OnUpdate) -> None:
+                 on_problem: OnProblem, after_update: OnUpdate) -> None:
         """
-        All callbacks run in the worker's thread.
+        All callbacks run in this thread.
 
-        `on_update` tells, quickly, what counts; `on_leisure` may take a moment afterwards.
+        `on_update` publishes, and has to be quick; `after_update` is for what may take longer.
         """
         self._synchronizer, self._robot = synchronizer, robot
-        self._on_update, self._on_problem, self._on_leisure = on_update, on_problem, on_leisure
-        self._telling = threading.Lock()
-        self._epoch = 0
-        self._news = threading.Event()
+        self._on_update, self._on_problem = on_update, on_problem
+        self._after_update = after_update
+        self._reporting = threading.Lock()
+        self._epoch = 0  # an update is reported in the epoch in which its step began
+        self._data_arrived = threading.Event()
         self._stopped = threading.Event()
         self._running = threading.Event()
         self._running.set()
-        self._single = False
+        self._track_once = False
         self._thread = threading.Thread(target=self._run, name='tracker', daemon=True)
 
     def start(self) -> None:
@@ -41,12 +42,12 @@ class TrackingThread:
         self._thread.start()
 
     def wake(self) -> None:
-        """Something arrived."""
-        self._news.set()
+        """Look for a frame now: data has arrived."""
+        self._data_arrived.set()
 
-    def disown(self) -> None:
-        """Nothing that was begun before now is told afterwards."""
-        with self._telling:
+    def discard_current(self) -> None:
+        """Do not report the update of a step that has already begun."""
+        with self._reporting:
             self._epoch += 1
 
     def pause(self) -> None:
@@ -54,48 +55,48 @@ class TrackingThread:
         self._running.clear()
 
     def resume(self) -> None:
-        """Go on."""
+        """Go on after a pause."""
         self._running.set()
 
     @property
     def paused(self) -> bool:
-        """Tell whether it waits for `resume`."""
+        """Whether it waits for `resume`."""
         return not self._running.is_set()
 
     def track_once(self) -> None:
         """Track the next frame, even while paused."""
-        self._single = True
+        self._track_once = True
 
-    def stop(self, patience_s: float = 1.0) -> None:
-        """End after the frame at hand; a daemon thread cannot keep the process alive."""
+    def stop(self, timeout_s: float = 1.0) -> None:
+        """End after the step at hand; as a daemon the thread cannot keep the process alive."""
         self._stopped.set()
-        self._news.set()
-        self._thread.join(patience_s)
+        self._data_arrived.set()
+        self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self._news.wait(_PATIENCE_S)
-            self._news.clear()
+            self._data_arrived.wait(_POLL_S)
+            self._data_arrived.clear()
             try:
                 self._step()
             except UserError as error:  # a bad frame; the next one may be good
                 self._on_problem(error)
-            except Exception as error:  # the node must live on: reported as a fault, with a trace
+            except Exception as error:  # reported as a fault, with a trace; the node lives on
                 self._on_problem(error)
 
     def _step(self) -> None:
-        if not (self._running.is_set() or self._single):
+        if not (self._running.is_set() or self._track_once):
             return
         epoch = self._epoch
-        observation = self._synchronizer.take(time.monotonic_ns(), newest=True)
-        if observation is None:
+        robot_frame = self._synchronizer.next_frame(time.monotonic_ns(), newest=True)
+        if robot_frame is None:
             return
-        self._single = False
+        self._track_once = False
         start = time.perf_counter()
-        update = self._robot.step(observation)
+        update = self._robot.step(robot_frame)
         step_s = time.perf_counter() - start
-        with self._telling:
+        with self._reporting:
             if self._stopped.is_set() or epoch != self._epoch:
                 return
-            self._on_update(update, observation, step_s)
-        self._on_leisure(update, observation, step_s)
+            self._on_update(update, robot_frame, step_s)
+        self._after_update(update, robot_frame, step_s)

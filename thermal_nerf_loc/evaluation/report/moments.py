@@ -19,11 +19,11 @@ from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.bags.messages import (camera_from_info, matrix_from_transform, stamp_ns,
                                                values_from_message)
 from thermal_nerf_loc.io.bags.reader import BagReader
+from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
 from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.sensing.thermal import Radiometry
-from thermal_nerf_loc.tracking.bag_replay import CameraTopics
 from thermal_nerf_loc.visualization.colour_map import (CELSIUS, ColourScale, fitted_scale, GRAY,
                                                        HEAT)
 
@@ -147,14 +147,16 @@ def find_stills(reader: BagReader, cameras: Mapping[str, CameraTopics], stamps: 
     lenses: dict[str, Camera] = {}
     tf = TransformBuffer()
     images = {topics.image: m for m, topics in cameras.items()}
-    infos = {topics.camera_info: m for m, topics in cameras.items()}
+    infos = {topics.info: m for m, topics in cameras.items()}
     transforms = [name for name in ('/tf', '/tf_static') if name in reader.topics]
     for topic, _, message in reader.messages([*images, *infos, *transforms]):
         if topic in images:
             _keep_nearest(nearest, images[topic], message, stamps)
         elif topic in infos:
             if infos[topic] not in lenses:
-                lenses[infos[topic]] = camera_from_info(message, f'{infos[topic]} camera_info')
+                lenses[infos[topic]] = camera_from_info(
+                    message, f'{infos[topic]} camera_info',
+                    cameras[infos[topic]].is_rectified)
         else:
             for transform in message.transforms:
                 tf.set_transform(

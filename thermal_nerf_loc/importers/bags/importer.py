@@ -64,7 +64,8 @@ def import_bag(bag: Path, out: Path, config: ImportConfig = ImportConfig(),
     with BagReader(bag, salvage=True) as reader:
         topics = find_cameras(
             reader, bag, {RGB: config.rgb_topic, THERMAL: config.thermal_topic},
-            {RGB: config.rgb_info_topic, THERMAL: config.thermal_info_topic}, config.modality)
+            {RGB: config.rgb_info_topic, THERMAL: config.thermal_info_topic},
+            (RGB, THERMAL) if config.modality == 'both' else (config.modality,))
         pose_candidates = ([] if config.poses.file else
                            pose_topics(reader, bag, config.poses.topic))
         survey = survey_bag(reader, topics, pose_candidates, lenses, bag, progress)

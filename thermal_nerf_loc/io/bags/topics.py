@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which topics of a bag are the RGB and the thermal camera, and which may tell their poses."""
+"""Topics of a bag: those of the RGB and the thermal camera, and those that hold poses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 import re
 from typing import NamedTuple
@@ -21,31 +21,37 @@ _OTHER = re.compile(r'depth|disparity|infra\d|mask|segment|debug|overlay|label|c
 _COLOUR = re.compile(r'^(rgb|bgr|bayer|yuv|uyvy|yuyv)')
 _DEEP = ('mono16', '16UC1', '32FC1', '64FC1', '16SC1')
 _BEST_NAMES = ('image_raw', 'image', 'image_color', 'image_rect_color', 'image_rect')
-_LOOK_AT_MOST = 5000  # messages, to see what kind of pixels each topic has
+_MAX_MESSAGES = 5000  # that are read to see what kind of pixels each topic has
 _RARE_HZ = 1.0  # poses that come less often are goals, not a track
 
 
 class CameraTopics(NamedTuple):
-    """Where a camera speaks; `info` is empty where nobody publishes its calibration."""
+    """Topics of one camera; `info` is empty where its calibration is not published."""
 
     image: str
     info: str
+    compressed: bool = False
 
     @property
     def is_rectified(self) -> bool:
         """True for image_rect and the like, by image_proc's naming."""
         return '_rect' in _plain(self.image).rsplit('/', 1)[-1]
 
+    @property
+    def info_beside(self) -> str:
+        """Topic that camera_info has by convention: in the image's namespace."""
+        return f'{_plain(self.image).rsplit("/", 1)[0]}/camera_info'
+
 
 def find_cameras(reader: BagReader, path: Path, given: Mapping[str, str],
-                 infos: Mapping[str, str], modality: str) -> dict[str, CameraTopics]:
-    """Topics by modality: those named, else the only ones of their kind."""
+                 infos: Mapping[str, str], modalities: Sequence[str],
+                 ) -> dict[str, CameraTopics]:
+    """Topics by modality: those given, else the only ones of their kind."""
     images = {topic for topic, kind in reader.topics.items()
               if kind in (IMAGE, COMPRESSED) and reader.counts[topic]}
     found = {}
-    wanted = (RGB, THERMAL) if modality == 'both' else (modality,)
     guesses = None
-    for name in wanted:
+    for name in modalities:
         topic = given.get(name, '')
         if topic and topic not in images:
             raise missing_topic(reader, path, topic, 'images', f'--{name}-topic')
@@ -53,20 +59,20 @@ def find_cameras(reader: BagReader, path: Path, given: Mapping[str, str],
             guesses = _guess(reader, images) if guesses is None else guesses
             topic = _only(reader, path, name, guesses[name])
         if topic:
-            found[name] = CameraTopics(topic, _info(reader, path, topic, infos.get(name, ''),
-                                                    name))
+            info = _info(reader, path, topic, infos.get(name, ''), name)
+            found[name] = CameraTopics(topic, info, reader.topics[topic] == COMPRESSED)
     if len({topics.image for topics in found.values()}) < len(found):
         raise InputError('one topic cannot be both cameras', where=path,
                          got=found[RGB].image)
     if not found:
-        raise InputError(f'bag has no {" or ".join(wanted)} images that are known as such',
+        raise InputError(f'bag has no {" or ".join(modalities)} images that are known as such',
                          where=path, got=reader.listing(),
                          hint='Name them by --rgb-topic and --thermal-topic.')
     return found
 
 
 def pose_topics(reader: BagReader, path: Path, given: str) -> list[str]:
-    """Topics that may tell poses: the one given, else stamped poses, else odometry."""
+    """Topics that may hold the poses: the one given, else stamped poses, else odometry."""
     if given:
         kind = reader.topics.get(given, '')
         if kind not in POSE_TYPES or not reader.counts[given]:
@@ -90,20 +96,20 @@ def missing_topic(reader: BagReader, path: Path, topic: str, what: str,
 
 
 def _guess(reader: BagReader, images: set[str]) -> dict[str, list[str]]:
-    """Candidates by modality, one for each camera; sure ones hide those that only may be."""
-    sure: dict[str, list[str]] = {RGB: [], THERMAL: []}
-    maybe: dict[str, list[str]] = {RGB: [], THERMAL: []}
+    """Candidates by modality, one a camera; uncertain ones only where there is no certain one."""
+    certain: dict[str, list[str]] = {RGB: [], THERMAL: []}
+    possible: dict[str, list[str]] = {RGB: [], THERMAL: []}
     for topic, pixels in _pixels(reader, images).items():
         name = topic.lower()
         if _OTHER.search(name):
             continue
         if _HOT.search(name):
-            (maybe if _COLOUR.match(pixels) else sure)[THERMAL].append(topic)
+            (possible if _COLOUR.match(pixels) else certain)[THERMAL].append(topic)
         elif _COLOUR.match(pixels) or pixels in ('jpeg', 'jpg'):
-            sure[RGB].append(topic)
+            certain[RGB].append(topic)
         else:
-            maybe[THERMAL if pixels in _DEEP else RGB].append(topic)
-    return {name: _each_camera_once(reader, sure[name] or maybe[name]) for name in sure}
+            possible[THERMAL if pixels in _DEEP else RGB].append(topic)
+    return {name: _each_camera_once(reader, certain[name] or possible[name]) for name in certain}
 
 
 def _pixels(reader: BagReader, images: set[str]) -> dict[str, str]:
@@ -113,7 +119,7 @@ def _pixels(reader: BagReader, images: set[str]) -> dict[str, str]:
         if topic not in found:
             found[topic] = (message.encoding if hasattr(message, 'encoding')
                             else message.format.split(';')[0].strip())
-        if len(found) == len(images) or seen > _LOOK_AT_MOST:
+        if len(found) == len(images) or seen > _MAX_MESSAGES:
             break
     return found
 
@@ -122,8 +128,8 @@ def _each_camera_once(reader: BagReader, topics: list[str]) -> list[str]:
     """Of raw, rectified and compressed images of one camera the first in that order."""
     def rank(topic: str) -> tuple[int, bool]:
         name = _plain(topic).rsplit('/', 1)[-1]
-        place = _BEST_NAMES.index(name) if name in _BEST_NAMES else len(_BEST_NAMES)
-        return place, reader.topics[topic] == COMPRESSED
+        order = _BEST_NAMES.index(name) if name in _BEST_NAMES else len(_BEST_NAMES)
+        return order, reader.topics[topic] == COMPRESSED
 
     best: dict[str, str] = {}
     for topic in sorted(topics, key=rank):
@@ -144,7 +150,7 @@ def _info(reader: BagReader, path: Path, image: str, given: str, name: str) -> s
         if reader.topics.get(given) != CAMERA_INFO or not reader.counts[given]:
             raise missing_topic(reader, path, given, 'camera_info', f'--{name}-info-topic')
         return given
-    beside = f'{_plain(image).rsplit("/", 1)[0]}/camera_info'
+    beside = CameraTopics(image, '').info_beside
     return beside if reader.counts.get(beside) else ''
 
 
