@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_drive import renamed
 
 from thermal_nerf_loc import cli
 from thermal_nerf_loc.cli import demo, live, replaying
@@ -84,6 +85,23 @@ def test_the_same_bag_twice_gives_the_same_file(world_as_map, short_bag, tmp_pat
         assert cli.main(['replay', 'm', str(short_bag), '--out', str(tmp_path / name)]) == 0
     assert ((tmp_path / 'once' / 'trajectory.tum').read_bytes()
             == (tmp_path / 'twice' / 'trajectory.tum').read_bytes())
+
+
+def test_other_topic_names_and_odometry_on_a_topic_give_the_same_file(world_as_map, short_bag,
+                                                                      tmp_path, capsys):
+    other = renamed(short_bag, tmp_path / 'other', rgb='front', thermal='back', odom='wheels')
+    parameters = tmp_path / 'p.yaml'
+    parameters.write_text('/**: {ros__parameters: {odometry: topic}}')
+    for name, bag, options in (
+            ('usual', short_bag, []), ('other', other, []),
+            ('topic', other, ['--params-file', str(parameters), '--odometry-topic', '/wheels'])):
+        assert cli.main(['replay', 'm', str(bag), '--out', str(tmp_path / name), *options]) == 0
+    written = {(tmp_path / name / 'trajectory.tum').read_bytes()
+               for name in ('usual', 'other', 'topic')}
+    assert len(written) == 1  # the odometry of a simulated bag is the same on tf and on its topic
+    assert cli.main(['replay', 'm', str(other), '--out', str(tmp_path / 'none'),
+                     '--params-file', str(parameters)]) == 2
+    assert 'bag has no /odom' in capsys.readouterr().err
 
 
 def test_bags_cameras_and_other_systems_come_into_one_table(world_as_map, short_bag, tmp_path,

@@ -123,9 +123,22 @@ def repacked(bag: Path, out: Path, compression: CompressionMode, storage: str = 
     return out
 
 
+def renamed(bag: Path, out: Path, **namespaces: str) -> Path:
+    """The same messages, the topics of some namespaces in others: `rgb='front'`."""
+    def name(topic: str) -> str:
+        _, first, *rest = topic.split('/')
+        return '/'.join(['', namespaces.get(first, first), *rest])
+
+    with BagReader(bag) as reader, Writer2(out, version=9,
+                                           storage_plugin=StoragePlugin.MCAP) as writer:
+        _copy(reader, writer, get_typestore(Stores.ROS2_JAZZY), name=name)
+    return out
+
+
 def _copy(reader: BagReader, writer: Any, store: Any,
-          during: Callable[[int], bool] = lambda stamp: True) -> None:
-    connections = {topic: writer.add_connection(topic, kind, typestore=store)
+          during: Callable[[int], bool] = lambda stamp: True,
+          name: Callable[[str], str] = lambda topic: topic) -> None:
+    connections = {topic: writer.add_connection(name(topic), kind, typestore=store)
                    for topic, kind in reader.topics.items()}
     for topic, _, stamp, data in reader.raw_messages():
         if during(stamp):
