@@ -236,7 +236,7 @@ def test_every_message_of_a_bag_is_played(bag):
 @pytest.mark.parametrize('arguments, code, message', [
     (['nowhere'], 2, 'does not exist'), (['BAG', '--rate', '0'], 2, 'above 0'),
     (['BAG', '--wait-for', '/nothing'], 2, 'bag has no /nothing'),
-    (['BAG', '--wait-for', '/rgb/image_raw', '--patience-s', '0.2'], 1, 'nobody listened')])
+    (['BAG', '--wait-for', '/rgb/image_raw', '--patience-s', '0.2'], 1, 'no subscriber to /rgb')])
 def test_the_player_says_why_it_cannot_play(bag, arguments, code, message):
     process = start(*PLAYER, *[str(bag) if a == 'BAG' else a for a in arguments])
     output, _ = process.communicate(timeout=60)

@@ -57,7 +57,7 @@ class BagPlayer(Node):
         end = time.monotonic() + patience_s
         while missing := [t for t in topics if not self._outputs[t].get_subscription_count()]:
             if time.monotonic() > end:
-                raise RunError(f'nobody listened to {", ".join(missing)} within '
+                raise RunError(f'no subscriber to {", ".join(missing)} within '
                                f'{patience_s:.0f} s', hint='Is the localizer node running?')
             _check_alive()
             time.sleep(0.05)
@@ -97,7 +97,7 @@ class BagPlayer(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    """Play one bag; 0: played, or told to stop."""
+    """Play one bag; 0: played, or interrupted."""
     rclpy.init(args=args)
     logger = rclpy.logging.get_logger('bag_player')
     try:

@@ -38,7 +38,7 @@ class TrackerConfig:
     lost_after_s: float = setting(5.0, 'lost after so long without a fix', 0.1, 3600.0)
     search: bool = setting(True, 'search the whole map while no pose is known, or it is lost')
     search_after_s: float = setting(2.0, 'a given start that is not confirmed for so long is '
-                                    'looked for in the whole map', 0.0, 3600.0)
+                                    'searched for in the whole map', 0.0, 3600.0)
     search_pause_s: float = setting(0.3, 'between a search in vain and the next', 0.0, 3600.0)
     check_period_s: float = setting(10.0, 'between two searches that check a tracked pose; '
                                     '0: none', 0.0, 3600.0)

@@ -38,7 +38,7 @@ class PoseSource:
         start = self.world if self.trajectory is None else self.body
         chain = self.tree.chain(start, frame)
         if chain is None:
-            raise InputError(f'nothing tells where {frame!r} is on {start!r}',
+            raise InputError(f'pose of {frame!r} on {start!r} is unknown',
                              expected='a chain of tf frames between the two',
                              got=f'frames {", ".join(self.tree.frames) or "none"}',
                              hint=f'If the poses are those of that camera, pass --pose-frame '
@@ -66,7 +66,7 @@ def body_of(log_child: str, given: str, tree: FrameTree, camera_frame: str) -> s
     for name in BASES:
         if name in tree.frames:
             return name
-    raise InputError('nobody says what the poses are of',
+    raise InputError('frame of the poses is unknown',
                      expected=f'tf frame {" or ".join(BASES)}, or --pose-frame NAME',
                      got=f'frames {", ".join(tree.frames) or "none"}',
                      hint=f'If they are those of the camera itself: --pose-frame {camera_frame}.')
