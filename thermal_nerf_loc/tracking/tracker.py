@@ -314,5 +314,3 @@ class Tracker:
             self._velocity = se3.minus(self._estimate.T, before.T) / elapsed_s
         elif not is_fused:
             self._velocity = None
-
-
