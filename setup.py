@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 
 NAME = 'thermal_nerf_loc'
 HERE = Path(__file__).resolve().parent  # `colcon build --symlink-install` runs a link to this file
-VERSION = re.search(r"^__version__ = '(.+)'$", (HERE / NAME / '__init__.py').read_text(), re.M)[1]
+VERSION = re.search(r"^__version__ = '(.+)'$",
+                    (HERE / NAME / 'common' / '__init__.py').read_text(), re.M)[1]
 
 
 def shared(folder: str) -> tuple[str, list[str]]:

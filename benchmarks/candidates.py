@@ -65,7 +65,7 @@ def main() -> int:
         args.frames, args.views, args.train_regressor_seconds = 2, 60, 2.0
         args.regressor_steps = 20
     data = data_of(args)
-    renderer = map_of(args, data) if args.exact is None else ExactMap(args.exact, data)
+    renderer = the_map(args, data)
     frames = held_out(data, args.frames)
     modality = args.modality or modalities_of(renderer, frames)[0]
     studied = [args.modality] if args.modality else modalities_of(renderer, frames)
@@ -81,23 +81,28 @@ def main() -> int:
     return finish(args, figures)
 
 
-class ExactMap:
-    """A simulated world in the place of a map trained on a data set."""
+def the_map(args: argparse.Namespace, data: Path) -> Any:
+    """The map, or the exact world with cameras where those of the data set stood."""
+    import numpy as np
 
-    def __init__(self, scene: str, data: Path) -> None:
-        """Cameras stood where those of the training images did."""
-        import numpy as np
+    from thermal_nerf_loc.field.contraction import ContractedSpace
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+    from thermal_nerf_loc.mapping.map.localization_map import panoramas_of, WrappedMap
+    from thermal_nerf_loc.mapping.map.panoramas import find_panoramas
+    from thermal_nerf_loc.simulation.layouts import make_world
 
-        from thermal_nerf_loc.field.contraction import ContractedSpace
-        from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-        from thermal_nerf_loc.simulation.layouts import make_world
+    if args.exact is None:
+        learned = map_of(args, data)
+        return replace(learned, panoramas=panoramas_of(learned))
 
-        world, scene_ = make_world(scene), load_scene(data)
-        self.modalities, self.render_rays, self.bounds = (
-            world.modalities, world.render_rays, world.bounds)
-        self.viewpoints = np.array([scene_.frames[i].T_world_cam for i in scene_.train])
-        low, high = world.bounds
-        self.space = ContractedSpace(tuple(0.5 * (low + high)), tuple(0.5 * (high - low)))
+    world, scene = make_world(args.exact), load_scene(data)
+    low, high = world.bounds
+
+    class ExactMap(WrappedMap):
+        viewpoints = np.array([scene.frames[i].T_world_cam for i in scene.train])
+        space = ContractedSpace(tuple(0.5 * (low + high)), tuple(0.5 * (high - low)))
+
+    return ExactMap(world, panoramas=find_panoramas(world, ExactMap.viewpoints))
 
 
 def settings(args: argparse.Namespace, network: str) -> Any:
@@ -114,10 +119,7 @@ def learned_from(args: argparse.Namespace, renderer: Any, frame: Any,
     """Views of the map through this frame's cameras, the cameras, and how long that took."""
     from thermal_nerf_loc.localization.alternatives.rendered_views import (
         render_views, thumbnail_cameras)
-    from thermal_nerf_loc.mapping.map.panoramas import places_of
 
-    if path_share != 1.0:
-        places_of(renderer)  # a map brings them along
     config = settings(args, NETWORKS[0])
     chosen_views = (config.views if path_share is None
                     else replace(config.views, path_share=path_share))
@@ -231,9 +233,8 @@ def sources(args: argparse.Namespace, renderer: Any, frames: Sequence[Any], view
     from thermal_nerf_loc.localization.alternatives.particles import ParticleConfig, ParticleSearch
     from thermal_nerf_loc.localization.alternatives.pose_regression import PoseRegression, train
     from thermal_nerf_loc.localization.global_search.panorama_retrieval import PanoramaRetrieval
-    from thermal_nerf_loc.mapping.map.panoramas import places_of
 
-    places = places_of(renderer)
+    places = renderer.panoramas
     made = {'panoramas': (PanoramaRetrieval(places), 0.0,
                           sum(part.nbytes for part in places.tensors().values()))}
     for network in args.networks:

@@ -63,24 +63,24 @@ def main() -> int:
         args.frames, args.repeats = 2, 1
     data = data_of(args)
     renderer, frames = map_of(args, data), held_out(data, args.frames)
-    if not renderer.false_confidence:
-        frames = calibrated(renderer, frames)
+    if not renderer.false_positive_tails:
+        renderer, frames = calibrated(renderer, frames)
     answers = collect(args, renderer, frames)
     return finish(args, {'data': str(data), 'views': len(frames), **report(data.name, answers)})
 
 
-def calibrated(renderer: Any, frames: Sequence[Any]) -> Sequence[Any]:
-    """Calibrate false positives on every other view; returns the other views."""
-    from thermal_nerf_loc.localization.confidence import false_positives
+def calibrated(renderer: Any, frames: Sequence[Any]) -> tuple[Any, Sequence[Any]]:
+    """A map calibrated on every other view; the views that are left."""
+    from thermal_nerf_loc.localization.confidence.false_positives import measure_tails
     from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, least_confidence
 
-    tails = false_positives.measure(renderer, frames[1::2])
+    tails = measure_tails(renderer, frames[1::2])
     rate = ConfidenceConfig().false_confidence
     found = ', '.join(f'{name} {least_confidence(tail, rate):.3f}'
                       for name, tail in tails.items())
     print(f'confidence of wrong poses, from {len(frames[1::2])} views: {100 * rate:g} % of '
           f'them more than {found or "(too few to tell)"}')
-    return frames[::2]
+    return replace(renderer, false_positive_tails=tails), frames[::2]
 
 
 def collect(args: argparse.Namespace, renderer: Any, frames: Sequence[Any]) -> list[Answer]:

@@ -40,12 +40,13 @@ def main() -> int:
     args = parse()
     prepare(args)
     from thermal_nerf_loc.localization.localizer import Localizer
-    from thermal_nerf_loc.mapping.map.panoramas import places_of
+    from thermal_nerf_loc.mapping.map.localization_map import with_panoramas
 
     renderer = the_map(args)
-    if getattr(renderer, 'places', None) is None:
+    if renderer.panoramas is None:
         print('looking around in the map ...', flush=True)
-    places = len(places_of(renderer))
+    renderer = with_panoramas(renderer)
+    places = len(renderer.panoramas)
     localizer = Localizer(renderer)
     localizer.localize_anywhere(random_views(args.scene, 1, args.seed + 1)[0])  # compiles
     rows = {}

@@ -107,12 +107,12 @@ def trained(args: argparse.Namespace, scene: Any, name: str) -> tuple[Any, Any]:
                          refine=refine, depth_points=points,
                          depth_weight=DEPTH_WEIGHT if points else 0.0, checkpoint_seconds=0.0)
     result = train(scene, config, progress_printer(name))
-    result.map.uncertainty = uncertainty_of(result.map, result.scene)
+    radiance_map = replace(result.map, uncertainty=uncertainty_of(result.map, result.scene))
     if args.keep is not None:
         args.keep.mkdir(parents=True, exist_ok=True)
-        result.map.save(args.keep / f'{name}.map')
+        radiance_map.save(args.keep / f'{name}.map')
         write_refined(args.data, result.scene, args.keep / f'{name}.json')
-    return result.map, result.scene
+    return radiance_map, result.scene
 
 
 def progress_printer(name: str) -> Any:
@@ -201,16 +201,16 @@ def rendered_and_seen(radiance_map: Any, scene: Any, index: int, modality: str) 
     directions = (camera.rays()[chosen] @ T[:3, :3].T).astype(np.float32)
     origins = np.broadcast_to(T[:3, 3].astype(np.float32), directions.shape)
     values = radiance_map.render_rays(modality, origins, directions).values
-    added = radiance_map.added(modality, camera.size)
-    if added is not None:
-        values = values + added.reshape(-1, 1)[chosen]
+    offset = radiance_map.flat_field_offset(modality, camera.size)
+    if offset is not None:
+        values = values + offset.reshape(-1, 1)[chosen]
     seen = image.values.reshape(len(camera.rays()), -1)[chosen]
     return values.astype(np.float64), seen.astype(np.float64)
 
 
 def seen_by(radiance_map: Any, refined: Any) -> Any:
     """The scene to evaluate by; where poses were refined, held-out poses are refined too."""
-    from thermal_nerf_loc.evaluation.refined_poses import with_held_out
+    from thermal_nerf_loc.localization.held_out_poses import with_held_out
 
     if 'poses' not in radiance_map.info.refinement.get('what', ()):
         return refined

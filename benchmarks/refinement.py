@@ -12,6 +12,7 @@ against the frozen map.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 import sys
 from typing import Any
 
@@ -92,7 +93,8 @@ def trained(args: argparse.Namespace, scene: Any, what: tuple[str, ...] = (), ju
             **settings: Any) -> dict[str, Any]:
     """Figures of one training; `judge` has other images of the held-out views."""
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
-    from thermal_nerf_loc.evaluation.refined_poses import truth_errors, with_held_out
+    from thermal_nerf_loc.evaluation.refined_poses import truth_errors
+    from thermal_nerf_loc.localization.held_out_poses import with_held_out
     from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
     from thermal_nerf_loc.mapping.training.trainer import train
 
@@ -101,9 +103,8 @@ def trained(args: argparse.Namespace, scene: Any, what: tuple[str, ...] = (), ju
                          checkpoint_seconds=0.0, **settings)
     result = train(scene, config)
     seen = with_held_out(scene, result.scene, result.map) if 'poses' in what else result.scene
-    if judge is not None:
-        result.map.flat_fields = {}  # of the camera, not of what is there
-    quality = evaluate_map(result.map, seen if judge is None else judge)
+    quality = evaluate_map(result.map, seen) if judge is None else evaluate_map(
+        replace(result.map, flat_fields={}), judge)  # which are the camera's, not the scene's
     found = {name: getattr(quality, name) for name in (
         'rgb_psnr', 'thermal_psnr', 'thermal_mae_celsius', 'depth_median_error_m')}
     return {**found, **(truth_errors(result.scene) or {}), 'seconds': result.seconds}

@@ -81,29 +81,30 @@ def torch_path(radiance_map: Any, modality: str, origins: Any, directions: Any) 
         learner.field.encoding.reference = False
 
 
-class Reference:
-    """The map rendered with many uniform samples in float32 torch, ray budgets be damned."""
+def reference(radiance_map: Any) -> Any:
+    """The map rendered with many uniform samples in float32 torch, whatever that costs."""
+    import numpy as np
 
-    def __init__(self, radiance_map: Any) -> None:
-        """Look at `radiance_map` without its sampler."""
-        self._map, self.modalities = radiance_map, radiance_map.modalities
+    from thermal_nerf_loc.field.cpu_renderer import render_torch
+    from thermal_nerf_loc.mapping.map.localization_map import WrappedMap
+    from thermal_nerf_loc.sensing.rendering import RayRendering
 
-    def render_rays(self, modality: str, origins: Any, directions: Any) -> Any:
-        """As `RadianceMap.render_rays`."""
-        import numpy as np
+    class Reference(WrappedMap):
+        def render_rays(self, modality: str, origins: Any, directions: Any) -> Any:
+            learner = radiance_map.learner(modality)
+            parts = [render_torch(learner.field, learner.grid, modality,
+                                  origins[i:i + REFERENCE_CHUNK],
+                                  directions[i:i + REFERENCE_CHUNK], REFERENCE_SAMPLES, 1.0)
+                     for i in range(0, len(origins), REFERENCE_CHUNK)]
+            values, *rest = (np.concatenate(part) for part in zip(*parts))
+            if modality == 'thermal' and radiance_map.temperature_range is not None:
+                values = radiance_map.temperature_range.to_celsius(values)
+            return RayRendering(values, *rest)
 
-        from thermal_nerf_loc.field.cpu_renderer import render_torch
-        from thermal_nerf_loc.sensing.rendering import RayRendering
+        def flat_field_offset(self, modality: str, size: tuple[int, int]) -> None:
+            return None
 
-        learner = next(x for x in self._map.learners if modality in x.modalities)
-        parts = [render_torch(learner.field, learner.grid, modality,
-                              origins[i:i + REFERENCE_CHUNK], directions[i:i + REFERENCE_CHUNK],
-                              REFERENCE_SAMPLES, 1.0)
-                 for i in range(0, len(origins), REFERENCE_CHUNK)]
-        values, *rest = (np.concatenate(part) for part in zip(*parts))
-        if modality == 'thermal' and self._map.temperature_range is not None:
-            values = self._map.temperature_range.to_celsius(values)
-        return RayRendering(values, *rest)
+    return Reference(radiance_map)
 
 
 def show_quality(radiance_map: Any, scene: Any, indices: Any) -> list[dict[str, Any]]:
@@ -114,7 +115,7 @@ def show_quality(radiance_map: Any, scene: Any, indices: Any) -> list[dict[str, 
         compare_frame, depth_errors, difference, psnr)
 
     ways = {f'{samples_of()} samples': radiance_map,
-            f'{REFERENCE_SAMPLES} uniform': Reference(radiance_map)}
+            f'{REFERENCE_SAMPLES} uniform': reference(radiance_map)}
     views = {name: [view for i in indices for view in compare_frame(way, scene, i)]
              for name, way in ways.items()}
     ours, theirs = views.values()

@@ -64,25 +64,28 @@ def main() -> int:
 
 def compared(args: argparse.Namespace, scene: Any, bare: Any) -> dict[str, Any]:
     """The map of the posed views, the one extended, and the one of all true poses."""
-    from thermal_nerf_loc.cli.extend import extend_map
-    from thermal_nerf_loc.cli.train import train_map
-    from thermal_nerf_loc.common.progress import silent
-    from thermal_nerf_loc.localization.unposed_images import AcceptanceConfig
+    from dataclasses import asdict
+
+    from thermal_nerf_loc.evaluation.map_quality import evaluate_map
+    from thermal_nerf_loc.evaluation.refined_poses import extension_figures
+    from thermal_nerf_loc.localization.build_map import build_map, build_map_file
+    from thermal_nerf_loc.localization.extend_map import extend_map
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     config = TrainConfig(steps=args.steps, checkpoint_seconds=0.0)
     with tempfile.TemporaryDirectory() as folder:
-        few, more, every = (Path(folder) / name for name in ('few', 'more', 'every'))
+        few, more = (Path(folder) / name for name in ('few', 'more'))
         print(f'training on {len(bare.train)} of {len(scene.train)} views ...', flush=True)
-        train_map(bare, few, config, silent)
+        build_map_file(bare, few, config)
+        start = RadianceMap.load(few)
         print('finding the others, training with them ...', flush=True)
-        extended, figures = extend_map(RadianceMap.load(few), bare, more, config,
-                                       AcceptanceConfig(), args.rounds, silent)
+        extended = extend_map(start, bare, more, config, rounds=args.rounds)
+        figures = extension_figures(start, bare, extended)
         print('training on all views with their true poses ...', flush=True)
-        best = train_map(scene, every, config, silent)['test']
+        best = asdict(evaluate_map(build_map(scene, config).map, scene))
     return {**figures, 'true_poses': {name: best[name] for name in figures['before']},
-            'views': {'before': len(bare.train), 'after': len(extended.train),
+            'views': {'before': len(bare.train), 'after': len(extended.scene.train),
                       'true_poses': len(scene.train)}}
 
 

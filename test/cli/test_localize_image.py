@@ -71,8 +71,8 @@ def test_single_images_are_localized(folder, capsys, images):
 
 
 def test_single_images_are_found_without_a_guess(folder, capsys, monkeypatch):
-    monkeypatch.setattr(ROOM, 'viewpoints', make_poses(8, seed=5), raising=False)
-    monkeypatch.setattr(ROOM, 'places', None, raising=False)
+    monkeypatch.setattr(ROOM, 'viewpoints', make_poses(8, seed=5))
+    monkeypatch.setattr(ROOM, 'panoramas', None)
     (folder / 'c.yaml').write_text('global_search: {candidates: 6, panoramas: {hypotheses: 16}}')
     code, figures, said = run(capsys, '--rgb', 'a.png', '--thermal', 't.png', '--camera',
                               'camera.yaml', '--config', 'c.yaml')
@@ -84,9 +84,9 @@ def test_single_images_are_found_without_a_guess(folder, capsys, monkeypatch):
 
 def test_others_may_propose_where_images_were_taken(folder, capsys, monkeypatch):
     """Particles are asked; what they are worth is tested elsewhere."""
-    monkeypatch.setattr(ROOM, 'viewpoints', make_poses(8, seed=5), raising=False)
-    monkeypatch.setattr(ROOM, 'places', find_panoramas(ROOM, make_poses(8, seed=5), PanoramaConfig(
-        spacing=0.48, rays=200)), raising=False)
+    monkeypatch.setattr(ROOM, 'viewpoints', make_poses(8, seed=5))
+    monkeypatch.setattr(ROOM, 'panoramas', find_panoramas(ROOM, make_poses(8, seed=5),
+                                                          PanoramaConfig(spacing=0.48, rays=200)))
     asked = []
     monkeypatch.setattr(ParticleSearch, 'candidates', lambda self, frame, count: asked.append(
         count) or [Candidate(T_TRUE, 0.0)])

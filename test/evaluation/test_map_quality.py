@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from stand_in_map import StandInMap
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
@@ -133,19 +134,15 @@ def test_a_map_that_knows_its_lens_is_seen_through_it(tmp_path: Path) -> None:
     simulate_dataset(tmp_path / 'room', SimulationConfig(frames=2, size=(48, 36), clean=True))
     scene = load_scene(tmp_path / 'room')
 
-    class Lens:
-        modalities = ('thermal',)
-
-        def __init__(self) -> None:
-            self.world = make_world('room')
-            self.render_rays = self.world.render_rays
-
-        def added(self, modality: str, size: tuple[int, int]) -> np.ndarray:
+    class Lens(StandInMap):
+        def flat_field_offset(self, modality: str, size: tuple[int, int]) -> np.ndarray:
             assert modality == 'thermal' and size[1] == 27
             return resized(radial(7.0, 0.0), size)[..., None]
 
+    world = make_world('room')
+    lens = Lens(modalities=('thermal',), render_rays=world.render_rays)
     plain, seen = (compare_frame(renderer, scene, scene.test[0])
-                   for renderer in (make_world('room'), Lens()))
+                   for renderer in (world, lens))
     plain = [view for view in plain if view.modality == 'thermal']
     off = seen[0].rendered - plain[0].rendered
     assert off[0, 0, 0] == pytest.approx(7.0, rel=0.1)

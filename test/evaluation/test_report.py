@@ -7,6 +7,7 @@ import browser
 import cv2
 import numpy as np
 import pytest
+from stand_in_map import StandInMap
 
 from thermal_nerf_loc.evaluation import metrics
 from thermal_nerf_loc.evaluation.report import moments, page, plots, replay_page
@@ -23,7 +24,7 @@ from thermal_nerf_loc.visualization.top_view import ground_axes, look_down
 NS = 1_000_000_000
 
 
-class Field:
+class Field(StandInMap):
     """Flat ground at z = 0 of a few colours; for x > 5 nobody ever looked."""
 
     modalities = (RGB, THERMAL)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from localization_room import make_poses, PaintedRoom, perturbed, take_frame
 import numpy as np
 import pytest
+from stand_in_map import StandInMap
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
@@ -221,11 +222,9 @@ def test_inerf_through_the_localizer():
 
 
 def test_inerf_needs_gradients():
-    class Plain:
-        modalities = (RGB,)
-        render_rays = ROOM.render_rays
+    plain = StandInMap(modalities=(RGB,), render_rays=ROOM.render_rays)
     with pytest.raises(InputError, match='cannot be differentiated'):
-        Localizer(Plain(), LocalizerConfig(method='inerf')).localize(
+        Localizer(plain, LocalizerConfig(method='inerf')).localize(
             take_frame(ROOM, POSES[0]), POSES[0])
 
 

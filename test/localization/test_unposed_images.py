@@ -11,7 +11,7 @@ from localization_room import THERMAL_CAMERA
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.cli import extend, main, train as cli_train
+from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.evaluation.refined_poses import found_summary
@@ -21,12 +21,13 @@ from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene, SceneWriter
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.localization import unposed_images
+from thermal_nerf_loc.localization import extend_map, unposed_images
+from thermal_nerf_loc.localization.build_map import BuiltMap
 from thermal_nerf_loc.localization.global_search.panorama_retrieval import RetrievalConfig
 from thermal_nerf_loc.localization.global_search.verification import GlobalSearchConfig
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
 from thermal_nerf_loc.localization.unposed_images import find_unposed
-from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
+from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig, Panoramas
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.trainer import train
@@ -43,7 +44,7 @@ CONFIG = LocalizerConfig(global_search=GlobalSearchConfig(
 def room() -> PaintedRoom:
     """A room that knows its places."""
     made = PaintedRoom()
-    made.places = find_panoramas(made, path(12), PanoramaConfig(spacing=0.36, rays=400))
+    made.panoramas = find_panoramas(made, path(12), PanoramaConfig(spacing=0.36, rays=400))
     return made
 
 
@@ -173,12 +174,14 @@ TINY = TrainConfig(steps=4, rays=64, field=FieldConfig(encoding=EncodingConfig(
     levels=4, log2_rows=12, finest=64)), sampling=SamplingConfig(grid_cells=16, bins=32))
 
 
-def tiny_map(scene: Scene, out: Path, config: TrainConfig = TINY, *rest: object) -> dict:
-    """Make a map that says that it knows what its poses are worth."""
-    made = train(scene, config).map
-    made.calibration = {'rgb+thermal': (1.0, 0.0)}
+def tiny_map(scene: Scene, out: Path, config: TrainConfig = TINY, *rest: object) -> BuiltMap:
+    """Make a map that claims to be calibrated, with as many panoramas as training views."""
+    result, count = train(scene, config), len(scene.train)
+    empty = Panoramas(np.zeros((count, 3), np.float32), np.zeros((count, 4), np.float32),
+                      np.zeros((count, 4), np.float32), {}, np.eye(3)[2], np.eye(3))
+    made = replace(result.map, calibration={'rgb+thermal': (1.0, 0.0)}, panoramas=empty)
     made.save(out)
-    return {'seconds': 1.0, 'places': len(scene.train)}
+    return BuiltMap(made, scene, result.steps, 1.0, 1.0, 1.0, result.backend)
 
 
 def test_the_command_learns_and_writes_poses(simulated: Path, tmp_path: Path,
@@ -186,7 +189,7 @@ def test_the_command_learns_and_writes_poses(simulated: Path, tmp_path: Path,
     """Two of four are believed at first, one more in the better map, one never."""
     start, out = tmp_path / 'a.map', tmp_path / 'b.map'
     tiny_map(load_scene(simulated), start)
-    monkeypatch.setattr(cli_train, 'train_map', tiny_map)
+    monkeypatch.setattr(extend_map, 'build_map_file', tiny_map)
     rounds = iter([('00001', '00003'), ('00005',)])
 
     def find(renderer, scene, config, progress):
@@ -196,7 +199,7 @@ def test_the_command_learns_and_writes_poses(simulated: Path, tmp_path: Path,
                                 else unposed_images.Refusal('lost', 'too dark'))
                 for frame in scene.unposed]
 
-    monkeypatch.setattr(unposed_images, 'find_unposed', find)
+    monkeypatch.setattr(extend_map, 'find_unposed', find)
     assert main(['extend', str(start), str(simulated), '--map', str(out), '--json',
                  str(tmp_path / 'a.json')]) == 0
     figures = json.loads((tmp_path / 'a.json').read_text())
@@ -241,16 +244,16 @@ def test_nothing_to_learn_from_is_said(simulated: Path, tmp_path: Path,
 
     def refused(scene: Scene, told: str, kind: type[Exception] = InputError) -> None:
         with pytest.raises(kind, match=told):
-            extend.extend_map(start, scene, tmp_path / 'b.map', TrainConfig(steps=1),
+            extend_map.extend_map(start, scene, tmp_path / 'b.map', TrainConfig(steps=1),
                               unposed_images.AcceptanceConfig(), 1, silent)
         assert not (tmp_path / 'b.map').exists()
 
     refused(replace(scene, unposed=()), 'every frame has a pose')
     refused(replace(scene, test=()), 'no frame is held out')
-    monkeypatch.setattr(unposed_images, 'find_unposed', lambda *args, **rest: [
+    monkeypatch.setattr(extend_map, 'find_unposed', lambda *args, **rest: [
         unposed_images.Finding(frame, Answer(np.eye(4)), 'search',
                                unposed_images.Refusal('lost', 'dark'))
         for frame in scene.unposed])
     refused(scene, 'none of the poses found.*4 lost', RunError)
-    start.calibration = {}
+    start = replace(start, calibration={})
     refused(scene, 'does not know what its poses are worth')

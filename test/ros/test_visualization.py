@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from stand_in_map import StandInMap
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
@@ -55,7 +56,7 @@ def test_points_lie_on_the_worlds_surfaces_once_for_each_cell(world):
 
 def test_a_maps_keyframes_say_where_to_look_from(world):
     T = se3.from_parts(np.eye(3), world.bounds.mean(axis=0))
-    with_keyframes = SimpleNamespace(
+    with_keyframes = StandInMap(
         modalities=('thermal',), render_rays=world.render_rays,
         keyframes=type('Keyframes', (), {'poses': T[None], '__len__': lambda self: 1})())
     surface = build(with_keyframes)
@@ -70,7 +71,7 @@ def test_fog_is_no_surface():
         n = len(origins)
         return SimpleNamespace(values=np.zeros((n, 1), np.float32), distance_m=np.ones(n),
                                spread_m=np.full(n, 0.5), opacity=np.ones(n))
-    foggy = SimpleNamespace(modalities=('thermal',), render_rays=render_rays)
+    foggy = StandInMap(modalities=('thermal',), render_rays=render_rays)
     assert len(build(foggy)) == 0
 
 
@@ -82,9 +83,9 @@ def test_threads_take_turns_at_a_shared_map():
         most[0] = max(most[0], inside[0])
         threading.Event().wait(0.002)
         inside[0] -= 1
-    shared = SharedMap(SimpleNamespace(render_rays=render_rays, modalities=('rgb',), bounds=7))
+    shared = SharedMap(StandInMap(render_rays=render_rays, modalities=('rgb',), bounds=7))
     assert shared.bounds == 7
-    assert getattr(shared, 'keyframes', None) is None
+    assert shared.keyframes is None
     threads = [threading.Thread(target=lambda: [shared.render_rays('rgb', None, None)
                                                 for _ in range(5)]) for _ in range(4)]
     for thread in threads:

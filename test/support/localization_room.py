@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A box room with smooth analytic paint, as exact `Renderer` and as differentiable one."""
+"""A box room with smooth analytic paint, rendered exactly and differentiably."""
 
 import numpy as np
+from stand_in_map import StandInMap
 import torch
 
 from thermal_nerf_loc.geometry import se3
@@ -17,13 +18,14 @@ THERMAL_CAMERA = Camera.from_fov(80, 64, 60.0)
 T_CAM_THERMAL = se3.exp([0.06, 0.01, 0.0, 0.02, -0.03, 0.01])
 
 
-class PaintedRoom:
-    """Looked at from within; `bare` leaves the paint away (walls of one colour)."""
+class PaintedRoom(StandInMap):
+    """Seen from within; `bare` leaves the paint away (walls of one colour)."""
 
     modalities = (RGB, THERMAL)
     bounds = np.array([[0.0, 0.0, 0.0], SIZE_M])
 
     def __init__(self, bare=False, waves=60, seed=0):
+        super().__init__()
         rng = np.random.default_rng(seed)
         direction = rng.normal(size=(waves, 3))
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)

@@ -7,6 +7,8 @@ The real node with the exact simulated world in place of a trained map: `map:=ro
 
 from pathlib import Path
 
+from stand_in_map import StandInMap
+
 from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, PanoramaConfig
 from thermal_nerf_loc.ros.localizer_node import main
 from thermal_nerf_loc.simulation.layouts import make_world
@@ -14,17 +16,15 @@ from thermal_nerf_loc.simulation.layouts import make_world
 COARSE = PanoramaConfig(spacing=0.33, rays=500)
 
 
-class WorldMap:
+class WorldMap(StandInMap):
     """A world seen as a map, with some of its modalities."""
 
     def __init__(self, path: Path) -> None:
         """Build the world that the path is called after."""
-        self.scene_name, only = path.stem, path.suffix[1:]
-        self._world = make_world(self.scene_name)
-        self.modalities = (only,) if only else self._world.modalities
-        self.render_rays = self._world.render_rays
-        self.bounds = self._world.bounds
-        self.places = find_panoramas(self, self._world.viewpoints, COARSE)
+        world, only = make_world(path.stem), path.suffix[1:]
+        super().__init__(modalities=(only,) if only else world.modalities, scene_name=path.stem,
+                         render_rays=world.render_rays, bounds=world.bounds)
+        self.panoramas = find_panoramas(self, world.viewpoints, COARSE)
 
 
 if __name__ == '__main__':

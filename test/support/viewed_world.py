@@ -4,29 +4,26 @@
 import sys
 
 import numpy as np
+from stand_in_map import StandInMap
 
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.mapping.map.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty
-from thermal_nerf_loc.sensing.thermal import TemperatureRange
 from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.visualization.camera_path import look_along
 
 UP = np.array([0.0, 0.0, 1.0])
 
 
-class ViewedWorld:
-    """Looks like a `RadianceMap`, with cameras in a ring in its middle that look outward."""
-
-    uncertainty = None
+class ViewedWorld(StandInMap):
+    """The room as a map, with cameras in a ring in its middle that look outward."""
 
     def __init__(self, modalities=('rgb', 'thermal'), cameras=12):
-        self.world, self.modalities = make_world('room'), modalities
-        self.name, self.bounds = 'room', self.world.bounds
-        self.temperature_range = TemperatureRange(15.0, 45.0)
-        self.render_rays = self.world.render_rays
+        self.world = make_world('room')
+        super().__init__(modalities=modalities, name='room', bounds=self.world.bounds,
+                         render_rays=self.world.render_rays)
         angle = np.linspace(0.0, 2.0 * np.pi, cameras, endpoint=False)[:, None]
         look = np.concatenate([np.cos(angle), np.sin(angle), np.full((cameras, 1), -0.2)], axis=1)
         poses = look_along(self.bounds.mean(axis=0) + 0.3 * look, look, UP)
@@ -44,7 +41,7 @@ def install(monkeypatch, **facts):
 
 
 def unsure(seen):
-    """Let that world doubt itself, the more the higher up."""
+    """Give that world an uncertainty, the more the higher up."""
     low, high = seen.bounds
     space = ContractedSpace(tuple(0.5 * (low + high)), tuple(0.5 * (high - low)))
     heights = np.linspace(-2.0, 1.0, CELLS, dtype=np.float32)

@@ -11,7 +11,7 @@ import sys
 import threading
 from typing import Any, NoReturn, Protocol
 
-from thermal_nerf_loc import __version__
+from thermal_nerf_loc.common import __version__
 from thermal_nerf_loc.common.errors import InputError, UserError
 
 COMMANDS = {

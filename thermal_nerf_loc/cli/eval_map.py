@@ -68,12 +68,3 @@ def write_sheet(path: Path, renderer: Any, scene: Any, scores: Any, most: int) -
              'best to worst')
     figure = draw_sheet(views, [of[view.name, view.modality] for view in views], title)
     write_atomically(path, png(figure))
-
-
-def quality_figures(renderer: Any, scene: Any, split: str) -> dict[str, Any]:
-    """Figures of a split; those that a scene cannot give are None."""
-    from dataclasses import asdict
-
-    from thermal_nerf_loc.evaluation.map_quality import evaluate_map
-
-    return asdict(evaluate_map(renderer, scene, split))

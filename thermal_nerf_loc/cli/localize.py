@@ -74,12 +74,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.modality != 'both' and not wanted:
         raise InputError(f'map has no {args.modality}', where=args.map,
                          expected=' or '.join(renderer.modalities))
-    source = None
+    searched, source = renderer, None
     if args.init == 'global':
-        indices = scene.split(args.split)
-        source = candidate_source(args.candidates, renderer, scene.load(indices[0]).only(*wanted)
+        searched, indices = with_panoramas(renderer), scene.split(args.split)
+        source = candidate_source(args.candidates, searched, scene.load(indices[0]).only(*wanted)
                                   if len(indices) else None)
-    localizer = Localizer(renderer, config, source)
+    localizer = Localizer(searched, config, source)
     with progress_bar('localize') as progress:
         figures = {**localize_scene(localizer, scene, wanted, args, progress),
                    'backend': renderer.backend}
@@ -90,7 +90,6 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 def candidate_source(name: str, renderer: Any, frame: Any) -> Any:
     """Who proposes poses; ready for the cameras of a frame. None: the map's panoramas."""
-    places_with_progress(renderer)
     if name == 'panoramas' or frame is None:
         return None
     if name == 'particles':
@@ -105,14 +104,15 @@ def candidate_source(name: str, renderer: Any, frame: Any) -> Any:
     return source
 
 
-def places_with_progress(renderer: Any) -> None:
-    """Have the places of a map that brings none found now, where the user sees it."""
+def with_panoramas(renderer: Any) -> Any:
+    """Return a map with panoramas; for one that brings none they are rendered now, visibly."""
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.mapping.map.panoramas import places_of
+    from thermal_nerf_loc.mapping.map import localization_map
 
-    if getattr(renderer, 'places', None) is None:
-        with progress_bar('look around') as progress:
-            places_of(renderer, progress)
+    if renderer.panoramas is not None:
+        return renderer
+    with progress_bar('look around') as progress:
+        return localization_map.with_panoramas(renderer, progress)
 
 
 def _configured(args: argparse.Namespace) -> Any:

@@ -9,9 +9,9 @@ from pathlib import Path
 import platform
 from typing import Any, TYPE_CHECKING
 
-from thermal_nerf_loc import __version__
 from thermal_nerf_loc.cli.output import flatten
 from thermal_nerf_loc.cli.replaying import LazyMap
+from thermal_nerf_loc.common import __version__
 from thermal_nerf_loc.evaluation.metrics import EvaluationConfig
 from thermal_nerf_loc.evaluation.report.moments import (choose_moments, Chosen, compare_images,
                                                         find_stills, side_by_side)
@@ -116,7 +116,7 @@ def _facts(done: Sequence['StudiedDrive'], evaluation: EvaluationConfig,
 
 
 def _map_facts(path: Path, a_map: LazyMap) -> dict[str, object]:
-    info = getattr(a_map.get(), 'info', None)
+    info = a_map.get().info
     facts: dict[str, object] = {'file': path, 'shows': ', '.join(a_map.get().modalities)}
     if info is not None:
         facts |= {'scene': info.scene_name, 'made by': info.made_by,

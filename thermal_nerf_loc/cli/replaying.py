@@ -26,8 +26,8 @@ from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence.verdict import sigmas
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
-from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.tracking.bag_replay import (find_odometry, find_replay_cameras, Pace,
                                                   Replay, rising_trajectory)
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
@@ -124,7 +124,8 @@ def _start(config: NodeConfig, truth: Trajectory | None, init: str) -> tuple[flo
 
 
 def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
-             odometry: str, reader: BagReader, renderer: Renderer, progress: Progress) -> Drive:
+             odometry: str, reader: BagReader, renderer: LocalizationMap,
+             progress: Progress) -> Drive:
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.localization.warm_up import render_from_middle, warm_up_localizer
     from thermal_nerf_loc.tracking.background_search import (

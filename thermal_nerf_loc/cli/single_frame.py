@@ -41,7 +41,7 @@ def is_asked_for(args: argparse.Namespace) -> bool:
 def localize(args: argparse.Namespace, config: Any,
              modalities: tuple[str, ...]) -> Mapping[str, Any]:
     """Find one frame; figures for table and JSON."""
-    from thermal_nerf_loc.cli.localize import candidate_source
+    from thermal_nerf_loc.cli.localize import candidate_source, with_panoramas
     from thermal_nerf_loc.io.datasets.camera_file import load_frame
     from thermal_nerf_loc.io.trajectory import parse_pose
     from thermal_nerf_loc.localization.localizer import Localizer
@@ -60,7 +60,10 @@ def localize(args: argparse.Namespace, config: Any,
         raise InputError(f'map has no {" and no ".join(foreign)}', where=args.map,
                          expected=' or '.join(renderer.modalities),
                          hint=f'Leave out --{foreign[0]}.')
-    source = candidate_source(args.candidates, renderer, frame) if T_guess is None else None
+    source = None
+    if T_guess is None:
+        renderer = with_panoramas(renderer)
+        source = candidate_source(args.candidates, renderer, frame)
     return _figures(Localizer(renderer, config, source).localize(frame, T_guess))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`train DATA --map M`: learn a radiance map and hold it against the images kept back."""
+"""`train DATA --map M`: build a radiance map and compare it with the held-out images."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -8,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 _OPTIONS = ('strategy', 'modality', 'steps', 'max_seconds', 'device', 'seed', 'loss')
-_CALIBRATION_VIEWS = 24  # some seconds of work
-_PLACES_SHARE = 0.25  # of the training's rays, at most, are spent on places
-_FEWEST_PLACES = 40
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare; what is not given keeps the default of `TrainConfig`."""
+    """Declare options; those not given keep the default of `TrainConfig`."""
     parser.add_argument('data', type=Path, help='data set: a folder with transforms.json')
     parser.add_argument('--map', type=Path, required=True, metavar='M', help='map file to write')
     parser.add_argument('--strategy', choices=('rgbx', 'scratch', 'finetune', 'separate'),
@@ -46,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_depth(parser: argparse.ArgumentParser) -> None:
-    """Declare what helps with depth."""
+    """Declare options of depth supervision."""
     parser.add_argument('--depth-from', metavar='SOURCE', help="depth that helps: 'points' (that "
                         "images share, where few lie far apart), 'measured' (maps of the data "
                         'set), or a folder with a map for each training image, named as it is; '
@@ -63,7 +60,7 @@ def add_depth(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Train, save, evaluate."""
+    """Build, save, evaluate."""
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.common.config import check, load_yaml
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
@@ -77,7 +74,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     config = replace(config, **given, **_depth_settings(config, args),
                      refine=_refinement(config.refine, args))
     check(config, 'option')
-    scene = _helped(load_scene(args.data), config, args)
+    scene = _with_depth(load_scene(args.data), config, args)
     if not leads():  # one process speaks for all that torchrun has started
         train(scene, config, checkpoint=Checkpoint.beside(args.map, args.resume))
         args.json = None
@@ -87,14 +84,14 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Weight and kind of depth, where they were given; depth that is asked for has a weight."""
+    """Settings of depth supervision; with --depth-from it has a weight by default."""
     from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.io.datasets.depth_maps import POINTS
     from thermal_nerf_loc.mapping.training.config import DEPTH_WEIGHT
 
-    about = {'--depth-camera': args.depth_camera, '--depth-unit': args.depth_unit,
+    details = {'--depth-camera': args.depth_camera, '--depth-unit': args.depth_unit,
              '--depth-kind': args.depth_kind}
-    alone = [name for name, value in about.items() if value is not None]
+    alone = [name for name, value in details.items() if value is not None]
     if alone and args.depth_from is None:
         raise InputError('says something about depth that is not asked for', where=alone[0],
                          expected='--depth-from measured, or --depth-from FOLDER')
@@ -109,8 +106,8 @@ def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     return given if weight is None else {**given, 'depth_weight': weight}
 
 
-def _helped(scene: Any, config: Any, args: argparse.Namespace) -> Any:
-    """The scene with the depth that was asked for."""
+def _with_depth(scene: Any, config: Any, args: argparse.Namespace) -> Any:
+    """Add the depth that was asked for to the scene."""
     from thermal_nerf_loc.io.datasets.depth_maps import DepthSource, with_depth
     from thermal_nerf_loc.mapping.training.config import METRIC
 
@@ -134,7 +131,7 @@ def _refinement(config: Any, args: argparse.Namespace) -> Any:
 
 
 def _writer(args: argparse.Namespace) -> Callable[[Any], None]:
-    """What becomes of the refined scene: a file, where one was asked for."""
+    """Return what writes the refined scene to --refined; nothing without that option."""
     from thermal_nerf_loc.io.datasets.refined_dataset import check_refined_path, write_refined
 
     if args.refined is None:
@@ -145,73 +142,30 @@ def _writer(args: argparse.Namespace) -> Callable[[Any], None]:
 
 def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool = False,
               keep: Callable[[Any], None] = lambda scene: None) -> dict[str, Any]:
-    """Train and save; figures as the command line promises them."""
-    from thermal_nerf_loc.cli.eval_map import quality_figures
-    from thermal_nerf_loc.io.atomic_files import check_writable
-    from thermal_nerf_loc.mapping.map.uncertainty import uncertainty_of
-    from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint
-    from thermal_nerf_loc.mapping.training.trainer import train
+    """Build and save a map; `keep` gets the refined scene. Figures as --json promises them."""
+    from thermal_nerf_loc.localization.build_map import build_map_file
 
-    check_writable(path)
-    checkpoint = Checkpoint.beside(path, resume)
-    result = train(scene, config, progress, checkpoint)
-    result.map.save(path)
-    checkpoint.remove()
-    scene, refinement = _refined(scene, result)
-    keep(scene)
-    result.map.uncertainty = uncertainty_of(result.map, scene)  # the localizer weighs by it
-    calibration, false_confidence = _calibrate(result.map, scene)
-    result.map.places = _look_around(result.map, scene, config, progress)
-    result.map.save(path)
-    figures = {'seconds': result.seconds, 'steps': result.steps,
-               'rays_per_second': result.rays_per_second,
-               'peak_memory_mb': result.peak_memory_mb, 'backend': result.backend}
-    return {**figures, 'test': quality_figures(result.map, scene, 'test'),
+    built = build_map_file(scene, path, config, progress, resume,
+                           lambda result: keep(result.scene))
+    keep(built.scene)  # held-out poses are refined too by now
+    return {**map_figures(built, scene), 'map': str(path)}
+
+
+def map_figures(built: Any, given: Any) -> dict[str, Any]:
+    """What the training took, and how good the map is."""
+    from dataclasses import asdict
+
+    from thermal_nerf_loc.evaluation.map_quality import evaluate_map
+    from thermal_nerf_loc.evaluation.refined_poses import refinement_figures
+
+    info = built.map.info
+    refinement = refinement_figures(info.refinement, given, built.scene)
+    return {'seconds': built.seconds, 'steps': built.steps,
+            'rays_per_second': built.rays_per_second, 'peak_memory_mb': built.peak_memory_mb,
+            'backend': built.backend, 'test': asdict(evaluate_map(built.map, built.scene, 'test')),
             'calibration': {name: {'covariance_factor': factor, 'floor_m': floor_m}
-                            for name, (factor, floor_m) in calibration.items()},
-            'least_confidence': false_confidence,
+                            for name, (factor, floor_m) in built.map.calibration.items()},
+            'least_confidence': built.least_confidence(),
             **({'refinement': refinement} if refinement else {}),
-            **({'zero': dict(result.map.info.zero)} if result.map.info.zero else {}),
-            'places': len(result.map.places), 'map': str(path)}
-
-
-def _refined(given: Any, result: Any) -> tuple[Any, dict[str, Any]]:
-    """The scene to judge the map by, and what refinement has done to it."""
-    from thermal_nerf_loc.evaluation.refined_poses import HELD_OUT, summary, with_held_out
-
-    facts = dict(result.map.info.refinement)
-    if not facts:
-        return given, {}
-    figures = summary(facts, given, result.scene)
-    if 'poses' not in facts['what'] or not given.test:
-        return result.scene, figures
-    return (with_held_out(given, result.scene, result.map),
-            {**figures, 'held_out_poses': HELD_OUT})
-
-
-def _look_around(radiance_map: Any, scene: Any, config: Any, progress: Any) -> Any:
-    """Panoramas from free space, for localization without a guess."""
-    import numpy as np
-
-    from thermal_nerf_loc.mapping.map.panoramas import find_panoramas
-
-    poses = np.array([scene.frames[i].T_world_cam for i in scene.train])
-    affordable = int(_PLACES_SHARE * radiance_map.info.steps * config.rays
-                     / (config.panoramas.rays * len(radiance_map.modalities)))
-    most = min(config.panoramas.most, max(affordable, _FEWEST_PLACES))
-    return find_panoramas(radiance_map, poses, replace(config.panoramas, most=most), progress)
-
-
-def _calibrate(radiance_map: Any, scene: Any,
-               ) -> tuple[dict[str, tuple[float, float]], dict[str, float]]:
-    """Hold covariances and confidence against the views kept back; {}: too few of them."""
-    from thermal_nerf_loc.localization.confidence import false_positives
-    from thermal_nerf_loc.localization.confidence.covariance_calibration import calibrate
-    from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, least_confidence
-
-    chosen = scene.test[::max(1, -(-len(scene.test) // _CALIBRATION_VIEWS))]
-    frames = [scene.load(index) for index in chosen]
-    factors = calibrate(radiance_map, frames)
-    tails = false_positives.measure(radiance_map, frames)
-    rate = ConfidenceConfig().false_confidence
-    return factors, {name: least_confidence(tail, rate) for name, tail in tails.items()}
+            **({'zero': dict(info.temperature_offset)} if info.temperature_offset else {}),
+            'places': len(built.map.panoramas)}

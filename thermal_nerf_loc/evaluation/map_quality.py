@@ -25,8 +25,8 @@ import torch
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
-from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -84,13 +84,13 @@ class ViewComparison:
     seconds: float
 
 
-def evaluate_map(renderer: Renderer, scene: Scene, split: str = 'test',
+def evaluate_map(renderer: LocalizationMap, scene: Scene, split: str = 'test',
                  perceptual: Perceptual | None = None, progress: Progress = silent) -> MapQuality:
     """Render every view of a split that the map can show, compare, and take means."""
     return summarize(score_views(renderer, scene, split, perceptual, progress))
 
 
-def score_views(renderer: Renderer, scene: Scene, split: str = 'test',
+def score_views(renderer: LocalizationMap, scene: Scene, split: str = 'test',
                 perceptual: Perceptual | None = None, progress: Progress = silent,
                 ) -> tuple[ViewScore, ...]:
     """Render and score every view of a split that the map can show."""
@@ -111,7 +111,7 @@ def score_views(renderer: Renderer, scene: Scene, split: str = 'test',
     return tuple(scores)
 
 
-def compare_frame(renderer: Renderer, scene: Scene, index: int) -> list[ViewComparison]:
+def compare_frame(renderer: LocalizationMap, scene: Scene, index: int) -> list[ViewComparison]:
     """Render one frame's cameras from where they stood."""
     frame = scene.load(index)
     assert frame.T_world_cam is not None  # scenes are posed
@@ -217,7 +217,7 @@ def thermal_span(scene: Scene, indices: Sequence[int]) -> float:
     return max(high - low, 1e-6)
 
 
-def _warm_up(renderer: Renderer, scene: Scene) -> None:
+def _warm_up(renderer: LocalizationMap, scene: Scene) -> None:
     """Let kernels compile or load before any clock runs."""
     eye = np.zeros((_WARM_UP_RAYS, 3), np.float32) + scene.frames[0].T_world_cam[:3, 3]
     ahead = np.broadcast_to(scene.frames[0].T_world_cam[:3, 2], eye.shape)
@@ -225,7 +225,7 @@ def _warm_up(renderer: Renderer, scene: Scene) -> None:
         renderer.render_rays(modality, eye.astype(np.float32), ahead.astype(np.float32))
 
 
-def _compare(renderer: Renderer, name: str, modality: str, image: SensorImage,
+def _compare(renderer: LocalizationMap, name: str, modality: str, image: SensorImage,
              T_world_cam: Array) -> ViewComparison:
     rays = image.camera.rays()
     origins, directions = (np.array(part, np.float32) for part in image.rays(T_world_cam))
@@ -239,11 +239,11 @@ def _compare(renderer: Renderer, name: str, modality: str, image: SensorImage,
                           depth.reshape(shape[:2]), seconds)
 
 
-def _as_seen(renderer: Renderer, modality: str, image: SensorImage, values: Array32) -> Array32:
-    """Add what the cameras themselves add, where the renderer knows it: maps do, worlds do not."""
-    known = getattr(renderer, 'added', None)
-    added = known(modality, image.camera.size) if known else None
-    return values if added is None else np.asarray(values + added.reshape(-1, 1), np.float32)
+def _as_seen(renderer: LocalizationMap, modality: str, image: SensorImage, values: Array32,
+             ) -> Array32:
+    """Add the flat field of the map's own cameras."""
+    offset = renderer.flat_field_offset(modality, image.camera.size)
+    return values if offset is None else np.asarray(values + offset.reshape(-1, 1), np.float32)
 
 
 def _perceived(view: ViewComparison, perceptual: Perceptual) -> float:

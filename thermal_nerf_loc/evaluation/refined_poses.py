@@ -1,50 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What refined poses are worth: against the truth where it is known, and on views held out.
+How good refined and found poses are.
 
-Images fix neither place nor scale of everything, so that both sides are aligned first, as evo
-does it. Held-out poses go along with the training poses around them, and are then refined against
-the frozen map, as BARF does it: else wrong poses would be counted as a wrong map.
-
-Held-out frames with wrong poses: found in the finished map, before anything is measured.
-
-What poses that were found in a map are worth: how many are believed, and against the truth.
+Refined poses are compared with the truth, where it is known, after Sim(3) alignment, as evo does
+it: images fix neither position nor scale of a scene. For poses found in a map: how many were
+accepted, how far they are off, and what the map gained by them.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.evaluation.association import find_alignment, IDENTITY, SIM3, Similarity
-from thermal_nerf_loc.evaluation.map_quality import MapQuality
+from thermal_nerf_loc.evaluation.map_quality import evaluate_map, MapQuality
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
-from thermal_nerf_loc.localization.confidence.verdict import agreement, sigmas
-from thermal_nerf_loc.localization.refinement.aligner import Alignment, PosePrior
-from thermal_nerf_loc.localization.refinement.coarse_to_fine import CoarseToFine, RefinementConfig
-from thermal_nerf_loc.localization.refinement.image_pyramid import observe, ObservedImage
-from thermal_nerf_loc.localization.refinement.pose_hypotheses import PoseHypothesis
+from thermal_nerf_loc.localization.confidence.verdict import sigmas
+from thermal_nerf_loc.localization.extend_map import ExtendedMap
+from thermal_nerf_loc.localization.held_out_poses import poses_of, similarity_between
 from thermal_nerf_loc.localization.unposed_images import Finding
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.sensing.frame import THERMAL
-from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
 
 HELD_OUT = 'aligned with the training poses, then refined against the frozen map'
-
-
-def with_held_out(given: Scene, refined: Scene, renderer: Renderer) -> Scene:
-    """The refined scene, its held-out poses moved along and found in the map."""
-    before, after = (poses_of(scene, scene.train) for scene in (given, refined))
-    moved = _alignment(before, after).apply(poses_of(given, given.test))
-    scene = _with_poses(refined, given.test, list(moved))
-    return _with_poses(scene, given.test, retrace(renderer, scene, given.test))
+_GOOD_M, _GOOD_DEG = 0.05, 2.0  # poses to train with should be no worse
+_COMPARED = ('rgb_psnr', 'rgb_ssim', 'thermal_psnr', 'thermal_ssim', 'thermal_mae_celsius',
+             'depth_median_error_m')
 
 
 def truth_errors(scene: Scene, split: str = 'train') -> dict[str, float] | None:
@@ -61,7 +47,7 @@ def truth_errors(scene: Scene, split: str = 'train') -> dict[str, float] | None:
 
 def pose_errors(estimated: Array, truth: Array) -> dict[str, float]:
     """RMSE in metres and degrees of poses (n, 4, 4) after Sim(3) alignment, and its scale."""
-    found = _alignment(estimated, truth)
+    found = similarity_between(estimated, truth)
     aligned = found.apply(estimated)
     off = np.array([se3.distance(a, b) for a, b in zip(aligned, truth)])
     rmse_m, rmse_deg = np.sqrt((off**2).mean(axis=0))
@@ -77,73 +63,31 @@ def rig_error(scene: Scene) -> tuple[float, float] | None:
     return None
 
 
-def summary(facts: dict[str, Any], given: Scene, refined: Scene) -> dict[str, Any]:
+def refinement_figures(facts: Mapping[str, Any], given: Scene, refined: Scene,
+                       ) -> dict[str, Any]:
     """Figures of a refinement: how far all was moved, and errors before and after."""
+    if not facts:
+        return {}
     figures = {name: value for name, value in facts.items() if name != 'frames'}
     for name, scene in (('truth_before', given), ('truth_after', refined)):
         errors = truth_errors(scene)
         if errors is not None:
             figures[name] = errors
+    if 'poses' in facts['what'] and given.test:
+        figures['held_out_poses'] = HELD_OUT
     return figures
 
 
-def poses_of(scene: Scene, indices: Sequence[int]) -> Array:
-    """T_world_cam of frames (n, 4, 4)."""
-    return np.array([scene.frames[i].T_world_cam for i in indices]).reshape(-1, 4, 4)
-
-
-def _alignment(estimated: Array, truth: Array) -> Similarity:
-    """Sim(3) over positions; where they lie on a line, what was given stays."""
-    try:
-        return find_alignment(estimated, truth, SIM3)
-    except InputError:
-        return IDENTITY
-
-
-def _with_poses(scene: Scene, indices: Sequence[int], poses: Sequence[Array]) -> Scene:
-    frames = list(scene.frames)
-    for index, T in zip(indices, poses):
-        frames[index] = replace(frames[index], T_world_cam=T)
-    return replace(scene, frames=tuple(frames))
-
-
-# for images 160 px wide. Poses may be some degrees off, which only blurred images can mend; where
-# they are nearly right, much blur may lead away: what is large and smooth is often light
-ROUNDS_PX = (9.0, 6.0, 3.0, 1.2, 0.8, 0.8), (3.0, 1.2, 0.8, 0.8), (1.2, 0.8, 0.8)
-_FREE = np.diag(np.repeat((1.0, 10.0), 3))  # information of a prior that only forbids leaps
-
-
-def retrace(renderer: Renderer, scene: Scene, indices: Sequence[int],
-            rounds_px: Sequence[tuple[float, ...]] = ROUNDS_PX) -> list[Array]:
-    """Poses of frames, each aligned to the map from where the scene has it, as fits best."""
-    return [_aligned(renderer, scene, index, rounds_px) for index in indices]
-
-
-def _aligned(renderer: Renderer, scene: Scene, index: int,
-             rounds_px: Sequence[tuple[float, ...]]) -> Array:
-    frame = scene.load(index)
-    assert frame.T_world_cam is not None  # scenes are posed
-    images, _ = observe(frame, tuple(name for name in renderer.modalities
-                                     if name in frame.images))
-    if not images:
-        return frame.T_world_cam
-    descent = CoarseToFine(renderer, RefinementConfig(), images, index)
-    prior = PosePrior(frame.T_world_cam, _FREE)
-    found = [descent.refine(PoseHypothesis(
-        frame.T_world_cam, descent.with_finer_rounds(rounds), prior, 0.0)) for rounds in rounds_px]
-    good = [one for one in found if not one.failed]
-    if not good:
-        return frame.T_world_cam
-    return max(good, key=lambda one: _agreement(one, descent, images)).T_world_cam
-
-
-def _agreement(found: Alignment, descent: CoarseToFine,
-               images: Mapping[str, ObservedImage]) -> float:
-    fits, _ = summarize(found, descent.config.align)
-    return agreement(dict(zip(images, fits)))[0]
-
-
-GOOD_M, GOOD_DEG = 0.05, 2.0  # what is learned from should be no worse
+def extension_figures(start: RadianceMap, scene: Scene, extended: ExtendedMap) -> dict[str, Any]:
+    """Figures of an extension: frames found, rounds, and the quality of both maps."""
+    before, after = evaluate_map(start, scene), evaluate_map(extended.map, extended.scene)
+    rounds = [{'tried': one.tried, 'accepted': one.accepted}
+              | ({} if one.seconds is None else
+                 {'seconds': one.seconds, 'places': one.panoramas}) for one in extended.rounds]
+    return {**found_summary(extended.findings), 'rounds': rounds,
+            **{name: {key: asdict(quality)[key] for key in _COMPARED}
+               for name, quality in (('before', before), ('after', after))},
+            'gain_db': gain(before, after)}
 
 
 def facts_of(finding: Finding) -> dict[str, Any]:
@@ -160,7 +104,7 @@ def facts_of(finding: Finding) -> dict[str, Any]:
 
 
 def found_summary(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Shares of all frames that were looked for, and the errors of the accepted ones."""
+    """Shares of all frames searched for, and the errors of the accepted ones."""
     frames = [facts_of(finding) for finding in findings]
     accepted = [facts for facts in frames if facts['accepted']]
     refused = Counter(facts['refused'] for facts in frames if not facts['accepted'])
@@ -169,7 +113,7 @@ def found_summary(findings: Sequence[Finding]) -> dict[str, Any]:
     figures = {'tried': len(frames), 'accepted': len(accepted),
                'accepted_share': len(accepted) / max(len(frames), 1), 'refused': dict(refused)}
     if len(known):
-        bad = (known[:, 0] > GOOD_M) | (known[:, 1] > GOOD_DEG)
+        bad = (known[:, 0] > _GOOD_M) | (known[:, 1] > _GOOD_DEG)
         figures['accepted_truth'] = {
             'known': len(known), 'median_m': float(np.median(known[:, 0])),
             'median_deg': float(np.median(known[:, 1])), 'worst_m': float(known[:, 0].max()),

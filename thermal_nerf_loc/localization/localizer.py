@@ -33,9 +33,9 @@ from thermal_nerf_loc.localization.refinement.coarse_to_fine import CoarseToFine
 from thermal_nerf_loc.localization.refinement.image_pyramid import observe
 from thermal_nerf_loc.localization.refinement.inerf import InerfConfig
 from thermal_nerf_loc.localization.refinement.pose_hypotheses import PoseHypothesis
-from thermal_nerf_loc.mapping.map.panoramas import places_of
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, panoramas_of
+from thermal_nerf_loc.mapping.map.panoramas import Panoramas
 from thermal_nerf_loc.sensing.frame import Frame
-from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
 
@@ -94,11 +94,12 @@ class Localization:
 class Localizer:
     """Finds frames in one map; keeps no state from frame to frame."""
 
-    def __init__(self, renderer: Renderer, config: LocalizerConfig | None = None,
+    def __init__(self, renderer: LocalizationMap, config: LocalizerConfig | None = None,
                  source: CandidateSource | None = None) -> None:
         """Check the configuration; without a `source` candidates come from the map's panoramas."""
         self.renderer = renderer
-        self._source = source
+        self._given_source = self._source = source
+        self._panoramas: Panoramas | None = None
         self.config = LocalizerConfig() if config is None else config
         check(self.config, 'localizer')
         sigmas_px = self.config.refinement.sigmas_px
@@ -158,9 +159,16 @@ class Localizer:
     def source(self) -> CandidateSource:
         """The source of candidates; the map's panoramas are prepared when they are first used."""
         if self._source is None:
-            self._source = PanoramaRetrieval(places_of(self.renderer),
-                                             self.config.global_search.panoramas)
+            if self._panoramas is None:
+                self._panoramas = panoramas_of(self.renderer)
+            self._source = PanoramaRetrieval(self._panoramas, self.config.global_search.panoramas)
         return self._source
+
+    def with_config(self, config: LocalizerConfig) -> 'Localizer':
+        """Return a localizer with other settings that shares the map and its panoramas."""
+        other = Localizer(self.renderer, config, self._given_source)
+        other._panoramas = self._panoramas
+        return other
 
     def _refine_guess(self, refiner: CoarseToFine, T: Array, sigma_m: float, sigma_rad: float,
                       ) -> PoseEstimate:
@@ -240,8 +248,8 @@ class Localizer:
         """Covariance and verdict of a refined pose, by the map's calibration."""
         fits, information = summarize(found, self.config.refinement.align)
         seen, config = set_name(tuple(refiner.images)), self.config.confidence
-        factor, floor_m = getattr(self.renderer, 'calibration', {}).get(seen, (1.0, 0.0))
-        tail = getattr(self.renderer, 'false_confidence', {}).get(seen)
+        factor, floor_m = self.renderer.calibration.get(seen, (1.0, 0.0))
+        tail = self.renderer.false_positive_tails.get(seen)
         least = 0.0 if tail is None else verdict.least_confidence(tail, config.false_confidence)
         if len(refiner.images) == 1:  # the factor is in the information already
             factor = 1.0
@@ -252,11 +260,12 @@ class Localizer:
 
     def _without_flat_field(self, frame: Frame) -> Frame:
         """Subtract the flat field that the map has learned of its cameras."""
-        images, known = dict(frame.images), getattr(self.renderer, 'added', None)
+        images = dict(frame.images)
         for name, image in frame.images.items():
-            added = known(name, image.camera.size) if known and image.radiometric else None
-            if added is not None:
-                images[name] = replace(image, values=image.values - added)
+            offset = (self.renderer.flat_field_offset(name, image.camera.size)
+                      if image.radiometric else None)
+            if offset is not None:
+                images[name] = replace(image, values=image.values - offset)
         return replace(frame, images=images)
 
     def _modalities(self, frame: Frame) -> tuple[str, ...]:
@@ -273,9 +282,8 @@ class Localizer:
 
     def _checked_guess(self, T: ArrayLike) -> Array:
         guess = se3.check_pose(T, 'T_world_cam_guess')
-        bounds = getattr(self.renderer, 'bounds', None)
-        if bounds is not None:
-            low, high = np.asarray(bounds, dtype=np.float64)
+        if self.renderer.bounds is not None:
+            low, high = np.asarray(self.renderer.bounds, dtype=np.float64)
             margin = _BOUNDS_MARGIN * (high - low)
             if ((guess[:3, 3] < low - margin) | (guess[:3, 3] > high + margin)).any():
                 raise InputError('guess lies outside the map', where='T_world_cam_guess',

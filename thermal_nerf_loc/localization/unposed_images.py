@@ -23,8 +23,8 @@ from thermal_nerf_loc.io.datasets.scene import Scene, UnposedFrame
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence.verdict import OK
 from thermal_nerf_loc.localization.localizer import Localization, Localizer, LocalizerConfig
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import Frame
-from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
 
@@ -70,7 +70,8 @@ class Finding:
     refusal: Refusal | None  # None: the pose is accepted
 
 
-def find_unposed(renderer: Renderer, scene: Scene, config: AcceptanceConfig = AcceptanceConfig(),
+def find_unposed(renderer: LocalizationMap, scene: Scene,
+                 config: AcceptanceConfig = AcceptanceConfig(),
                  localizer: LocalizerConfig = LocalizerConfig(), progress: Progress = silent,
                  ) -> list[Finding]:
     """Localize every frame without a pose, the one nearest in time to a known pose next."""
@@ -99,8 +100,8 @@ def _gap_ns(stamp_ns: int, known: Mapping[int, Array]) -> float:
 class _Finder:
     """Two localizers: the first finds a pose, the second checks it with other pixels."""
 
-    def __init__(self, renderer: Renderer, config: AcceptanceConfig, localizer: LocalizerConfig,
-                 ) -> None:
+    def __init__(self, renderer: LocalizationMap, config: AcceptanceConfig,
+                 localizer: LocalizerConfig) -> None:
         strict = replace(localizer.confidence, max_sigma_m=config.max_sigma_m,
                          max_sigma_deg=config.max_sigma_deg)
         self._config = config

@@ -24,8 +24,9 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.localization.refinement import gauss_newton
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
-from thermal_nerf_loc.sensing.rendering import Array32, RayRendering, Renderer
+from thermal_nerf_loc.sensing.rendering import Array32, RayRendering
 
 _DISTANCE_M = 2.0
 _GUESS_ERROR = (0.02, 0.01, -0.02, 0.05, -0.04, 0.03)  # m and rad: enough for a search
@@ -33,7 +34,7 @@ _COMPILING_S = 120.0  # at most
 _SIZE = (96, 72)  # px, of the rendered image
 
 
-class PaintedWall:
+class PaintedWall(LocalizationMap):
     """A simulated wall in front of the camera, with waves in all its channels."""
 
     modalities = (RGB, THERMAL)
@@ -84,7 +85,7 @@ def compiled_in_background() -> Iterator[None]:
         child.wait()
 
 
-def render_from_middle(renderer: Renderer, modalities: tuple[str, ...]) -> Frame:
+def render_from_middle(renderer: LocalizationMap, modalities: tuple[str, ...]) -> Frame:
     """A frame rendered from the middle of the map."""
     camera = Camera.from_fov(*_SIZE, 70.0)
     T = _middle_of(renderer)
@@ -106,9 +107,10 @@ def warm_up_localizer(localizer: Localizer, rendered: Frame) -> None:
         logging.getLogger(__name__).info('warm-up: %s', error)
 
 
-def _middle_of(renderer: Renderer) -> NDArray[np.float64]:
+def _middle_of(renderer: LocalizationMap) -> NDArray[np.float64]:
     T = np.eye(4)
-    T[:3, 3] = np.mean(getattr(renderer, 'bounds', np.zeros((2, 3))), axis=0)
+    if renderer.bounds is not None:
+        T[:3, 3] = renderer.bounds.mean(axis=0)
     return T
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image, PointCloud2, PointField
 
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.ros.message_conversion import image_to_message, stamp_from_ns
 from thermal_nerf_loc.ros.publishers import LATCHED
-from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.tracking.frame_synchronizer import RobotFrame
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
@@ -86,7 +86,8 @@ _PAUSE_S = 0.03  # between two renderings, so that tracking comes first
 class SurfaceThread:
     """Computes a map's surface in small steps, then hands it over, once."""
 
-    def __init__(self, renderer: Renderer, spacing_m: float, done: Callable[[SurfacePoints], None],
+    def __init__(self, renderer: LocalizationMap, spacing_m: float,
+                 done: Callable[[SurfacePoints], None],
                  on_problem: Callable[[Exception], None]) -> None:
         """Both callbacks run in the thread."""
         self._builder = SurfaceBuilder(renderer, spacing_m)

@@ -2,8 +2,8 @@
 """
 Analytic worlds: solids in a closed room, with procedural paint and a temperature field.
 
-A world renders rays exactly and implements `Renderer`, so that it can take the place of a map.
-Axes: x, y on the floor, z up; metres, deg C, sRGB.
+A world renders rays exactly and is a `LocalizationMap`, so that everything that works on a map
+works on the truth. Axes: x, y on the floor, z up; metres, deg C, sRGB.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
 
@@ -118,7 +119,7 @@ class Hits(NamedTuple):
     normal: Array  # (n, 3), zero: none
 
 
-class World:
+class World(LocalizationMap):
     """A layout that can be rendered, and asked for free space."""
 
     def __init__(self, layout: Layout) -> None:

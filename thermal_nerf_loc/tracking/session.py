@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 import threading
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,8 @@ from thermal_nerf_loc.io.bags.transform_tree import TfBuffer
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.localization.warm_up import (
     compiled_in_background, render_from_middle, warm_up_localizer)
-from thermal_nerf_loc.sensing.rendering import Array32, RayRendering, Renderer
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, WrappedMap
+from thermal_nerf_loc.sensing.rendering import Array32, RayRendering
 from thermal_nerf_loc.tracking.background_search import BackgroundSearch, ThreadRunner
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
 from thermal_nerf_loc.tracking.health import NodeHealth
@@ -30,31 +30,23 @@ from thermal_nerf_loc.tracking.robot_tracker import read_pose, RobotTracker, sav
 from thermal_nerf_loc.tracking.tracker import Tracker
 
 
-class SharedMap:
-    """The same map behind a lock; whoever renders in the background must ask for few rays."""
-
-    def __init__(self, renderer: Renderer) -> None:
-        """Take the map over."""
-        self._renderer = renderer
-        self._lock = threading.Lock()
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Modalities that the map renders."""
-        return self._renderer.modalities
-
-    def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
-        """Render rays, once no other thread does."""
-        with self._lock:
-            return self._renderer.render_rays(modality, origins, directions)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._renderer, name)
-
-
 Array = NDArray[np.float64]
 
-LoadMap = Callable[[Path], Renderer]
+LoadMap = Callable[[Path], LocalizationMap]
+
+
+class SharedMap(WrappedMap):
+    """A map behind a lock; whoever renders in the background must ask for few rays at once."""
+
+    def __init__(self, inner: LocalizationMap) -> None:
+        """Nobody else may render `inner` from now on."""
+        super().__init__(inner)
+        self._lock = threading.Lock()
+
+    def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
+        """Render once no other thread does."""
+        with self._lock:
+            return super().render_rays(modality, origins, directions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +59,7 @@ class LoadedMap:
     modalities: tuple[str, ...]  # to be used
 
 
-def load_radiance_map(path: Path) -> Renderer:
+def load_radiance_map(path: Path) -> LocalizationMap:
     """Read a map file; torch, which takes seconds to import, is imported only now."""
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     return RadianceMap.load(path)
@@ -84,8 +76,7 @@ def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
         modalities = config.chosen_modalities(renderer.modalities)
         rendered = render_from_middle(renderer, modalities)
     warm_up_localizer(Localizer(renderer, config.localizer), rendered)
-    return LoadedMap(renderer, path.name, str(getattr(renderer, 'scene_name', path.name)),
-                     modalities)
+    return LoadedMap(renderer, path.name, renderer.scene_name or path.name, modalities)
 
 
 class Session:
@@ -98,8 +89,9 @@ class Session:
         if config.pose_file:
             check_writable(Path(config.pose_file))
         self._saved_ns = 0
-        localizer = Localizer(loaded.renderer, config.localizer)
-        tracker = Tracker(localizer, config.tracker, BackgroundSearch(ThreadRunner(on_fault)))
+        self._localizer = Localizer(loaded.renderer, config.localizer)
+        tracker = Tracker(self._localizer, config.tracker,
+                          BackgroundSearch(ThreadRunner(on_fault)))
         self.robot = RobotTracker(tracker, self._initial_pose(warn))
         self.synchronizer = FrameSynchronizer(
             config.synchronizer, tf, loaded.modalities, config.thermal_scale.radiometry(),
@@ -109,7 +101,8 @@ class Session:
     def reconfigure(self, config: NodeConfig) -> bool:
         """Use other settings from the next frame on; returns whether the cameras changed."""
         self._config = config
-        self.robot.reconfigure(Localizer(self.loaded.renderer, config.localizer), config.tracker)
+        self._localizer = self._localizer.with_config(config.localizer)
+        self.robot.reconfigure(self._localizer, config.tracker)
         self.synchronizer.config = config.synchronizer
         self.synchronizer.radiometry = config.thermal_scale.radiometry()
         return self._use_cameras(config.chosen_modalities(self.loaded.renderer.modalities))
@@ -123,7 +116,8 @@ class Session:
         modalities = config.chosen_modalities(loaded.renderer.modalities)  # may have changed
         same_place = loaded.identity == self.loaded.identity
         self.loaded, self.health.map_name = loaded, loaded.name
-        self.robot.reconfigure(Localizer(loaded.renderer, config.localizer), config.tracker)
+        self._localizer = Localizer(loaded.renderer, config.localizer)
+        self.robot.reconfigure(self._localizer, config.tracker)
         if same_place:
             self.robot.restart_at_last_pose()
         else:

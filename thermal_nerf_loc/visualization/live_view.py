@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, WrappedMap
 from thermal_nerf_loc.sensing.frame import THERMAL
-from thermal_nerf_loc.sensing.rendering import RayRendering, Renderer
+from thermal_nerf_loc.sensing.rendering import RayRendering
 from thermal_nerf_loc.visualization.colour_map import ColourScale, Picture
 from thermal_nerf_loc.visualization.panels import DISTANCE, look, paint
 from thermal_nerf_loc.visualization.surface import is_surface
@@ -73,7 +74,7 @@ class SurfacePoint:
 class LiveView:
     """Renders for one map; several threads may ask."""
 
-    def __init__(self, renderer: Renderer, scales: dict[str, ColourScale]) -> None:
+    def __init__(self, renderer: LocalizationMap, scales: dict[str, ColourScale]) -> None:
         """`scales` colour temperature, depth and uncertainty."""
         self.scales = scales
         self._renderer, self._lock = renderer, threading.Lock()
@@ -125,13 +126,12 @@ class LiveView:
         return Shot(paint(kind, images[kind], self.scales), images[DISTANCE], seconds)
 
 
-class _Parts:
-    """A renderer that gives up between two parts of a picture when the camera has moved."""
+class _Parts(WrappedMap):
+    """A map that gives up between two parts of a picture when the camera has moved."""
 
-    def __init__(self, renderer: Renderer, moved: Callable[[], bool]) -> None:
-        self._renderer, self._moved = renderer, moved
-        self.modalities = renderer.modalities
-        self.uncertainty = getattr(renderer, 'uncertainty', None)
+    def __init__(self, renderer: LocalizationMap, moved: Callable[[], bool]) -> None:
+        super().__init__(renderer)
+        self._moved = moved
 
     def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
         parts = []
@@ -139,7 +139,7 @@ class _Parts:
             if i and self._moved():
                 raise CameraMoved
             some = slice(i, i + _PART_RAYS)
-            parts.append(self._renderer.render_rays(modality, origins[some], directions[some]))
+            parts.append(super().render_rays(modality, origins[some], directions[some]))
         return RayRendering(*(np.concatenate([getattr(part, name) for part in parts]) for name in
                               ('values', 'distance_m', 'spread_m', 'opacity')))
 

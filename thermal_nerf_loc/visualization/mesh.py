@@ -26,7 +26,7 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.io.atomic_files import write_atomically
-from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.visualization.surface import is_surface, SurfacePoints, viewpoints
 
 Array = NDArray[np.float64]
@@ -134,7 +134,7 @@ def _faces(values: Array32, index: NDArray[np.int64]) -> NDArray[np.int32]:
     return np.concatenate(out).astype(np.int32)
 
 
-def fuse(renderer: Renderer, points: SurfacePoints, voxel_m: float, camera: Camera,
+def fuse(renderer: LocalizationMap, points: SurfacePoints, voxel_m: float, camera: Camera,
          progress: Progress = silent) -> Mesh:
     """Look from the map's keyframes at the box that holds its points."""
     poses = viewpoints(renderer)

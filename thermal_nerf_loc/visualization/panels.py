@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
-from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.visualization.colour_map import (
     CELSIUS, ColourScale, DEPTH, draw_bar, fitted_scale, GRAY, HEAT, METRES, Picture)
 
@@ -28,16 +28,16 @@ _HEAD_PX, _BAR_PX, _GAP_PX = 24, 64, 8
 _SCOUTS, _SCOUT_WIDTH_PX = 24, 48
 
 
-def all_kinds(renderer: Renderer) -> tuple[str, ...]:
+def all_kinds(renderer: LocalizationMap) -> tuple[str, ...]:
     """Whatever the map can show."""
     has = tuple(kind for kind, modality in KINDS.items()
                 if modality is None or modality in renderer.modalities)
-    if getattr(renderer, 'uncertainty', None) is None:
+    if renderer.uncertainty is None:
         has = tuple(kind for kind in has if kind != UNCERTAINTY)
     return has
 
 
-def shown_kinds(renderer: Renderer, asked: Sequence[str] | None = None) -> tuple[str, ...]:
+def shown_kinds(renderer: LocalizationMap, asked: Sequence[str] | None = None) -> tuple[str, ...]:
     """
     What to show: all that the map has, or what was asked for where it has that.
 
@@ -59,7 +59,7 @@ def shown_kinds(renderer: Renderer, asked: Sequence[str] | None = None) -> tuple
     return tuple(asked)
 
 
-def look(renderer: Renderer, camera: Camera, T_world_cam: Array, kinds: Sequence[str],
+def look(renderer: LocalizationMap, camera: Camera, T_world_cam: Array, kinds: Sequence[str],
          ) -> dict[str, Array32]:
     """
     Images by kind: colour (h, w, 3) in [0, 1], deg C (h, w), metres along z (h, w).
@@ -86,15 +86,15 @@ def look(renderer: Renderer, camera: Camera, T_world_cam: Array, kinds: Sequence
     return {kind: out[kind] for kind in kinds}
 
 
-def uncertainty_at(renderer: Renderer, points: Array32) -> Array32:
+def uncertainty_at(renderer: LocalizationMap, points: Array32) -> Array32:
     """Of a map that knows it, at world points (n, 3)."""
-    field = getattr(renderer, 'uncertainty', None)
+    field = renderer.uncertainty
     if field is None:
         raise InputError('map has no uncertainty', hint='Train it again.')
     return np.asarray(field.at(points), np.float32)
 
 
-def scales_for(renderer: Renderer, camera: Camera, poses: Array, kinds: Sequence[str],
+def scales_for(renderer: LocalizationMap, camera: Camera, poses: Array, kinds: Sequence[str],
                celsius: tuple[float, float] | None = None) -> dict[str, ColourScale]:
     """Scales that fit a whole path, from small views of some of its poses."""
     height = max(2, round(_SCOUT_WIDTH_PX * camera.height / camera.width))
@@ -112,9 +112,9 @@ def scales_for(renderer: Renderer, camera: Camera, poses: Array, kinds: Sequence
     return scales
 
 
-def thermal_unit(renderer: Renderer) -> str:
+def thermal_unit(renderer: LocalizationMap) -> str:
     """deg C, but for maps that were trained on images without radiometry."""
-    return GRAY if getattr(renderer, 'temperature_range', True) is None else CELSIUS
+    return CELSIUS if renderer.radiometric else GRAY
 
 
 class Panels:

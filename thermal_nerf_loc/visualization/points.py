@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.visualization.colour_map import ColourScale, fitted_scale, HEAT, Picture
 from thermal_nerf_loc.visualization.mesh import fuse, Mesh
 from thermal_nerf_loc.visualization.panels import thermal_unit
@@ -25,6 +25,7 @@ Array32 = NDArray[np.float32]
 CAMERA = Camera.from_fov(96, 72, 70.0)
 _LEAST_RAYS = 2
 _CELLS = 200.0  # spacings along the longest side of the map's box
+_UNBOUNDED_M = 2.0  # taken for the size of a map without a box
 _NEAREST = 4  # points that a vertex takes its looks from
 
 
@@ -36,13 +37,14 @@ class PointColours:
     scale: ColourScale | None  # of colours that stand for temperatures
 
 
-def default_spacing_m(renderer: Renderer) -> float:
+def default_spacing_m(renderer: LocalizationMap) -> float:
     """A two-hundredth of the map's box."""
-    bounds = np.asarray(getattr(renderer, 'bounds', np.array([[0.0] * 3, [2.0] * 3])))
-    return float((bounds[1] - bounds[0]).max() / _CELLS)
+    bounds = renderer.bounds
+    longest = _UNBOUNDED_M if bounds is None else float((bounds[1] - bounds[0]).max())
+    return longest / _CELLS
 
 
-def gather(renderer: Renderer, spacing_m: float, progress: Progress = silent,
+def gather(renderer: LocalizationMap, spacing_m: float, progress: Progress = silent,
            camera: Camera = CAMERA) -> SurfacePoints:
     """Points of the map's surface; what the map is unsure of is left out."""
     builder = SurfaceBuilder(renderer, spacing_m, camera, _LEAST_RAYS)
@@ -55,7 +57,7 @@ def gather(renderer: Renderer, spacing_m: float, progress: Progress = silent,
     return surface
 
 
-def triangulate(renderer: Renderer, points: SurfacePoints, voxel_m: float,
+def triangulate(renderer: LocalizationMap, points: SurfacePoints, voxel_m: float,
                 progress: Progress = silent,
                 camera: Camera = CAMERA) -> tuple[Mesh, SurfacePoints]:
     """A mesh, and what its vertices look like, taken from the nearest points."""
@@ -79,7 +81,7 @@ def triangulate(renderer: Renderer, points: SurfacePoints, voxel_m: float,
     return mesh, SurfacePoints(mesh.vertices_m, mixed(points.colours), mixed(points.celsius))
 
 
-def looks_of(renderer: Renderer, surface: SurfacePoints, by_heat: bool) -> PointColours:
+def looks_of(renderer: LocalizationMap, surface: SurfacePoints, by_heat: bool) -> PointColours:
     """Colour each point as cameras saw it, or by its temperature."""
     if not by_heat and surface.colours is not None:
         return PointColours(np.rint(np.clip(surface.colours, 0.0, 1.0) * 255.0).astype(np.uint8),

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.localization.localizer import LocalizerConfig
 from thermal_nerf_loc.localization.refinement.image_pyramid import observe
 from thermal_nerf_loc.localization.refinement.pixel_sampling import sample_pixels
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
-from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]  # (height, width, 3) RGB
@@ -24,7 +24,7 @@ _RENDER_PX = 80  # rendered this wide, then enlarged: a picture must not cost a 
 _GREEN = (60, 255, 60)
 
 
-def draw_overlay(renderer: Renderer, config: LocalizerConfig, frame: Frame,
+def draw_overlay(renderer: LocalizationMap, config: LocalizerConfig, frame: Frame,
                  T_world_cam: Array, title: str = '') -> Image:
     """Three panels a row, (rows * height, 960, 3); images that carry nothing are marked so."""
     usable, ignored = observe(frame, tuple(n for n in renderer.modalities if n in frame.images))
@@ -50,7 +50,7 @@ def draw_overlay(renderer: Renderer, config: LocalizerConfig, frame: Frame,
     return np.ascontiguousarray(picture)
 
 
-def _rendered(renderer: Renderer, name: str, image: SensorImage, T_world_cam: Array,
+def _rendered(renderer: LocalizationMap, name: str, image: SensorImage, T_world_cam: Array,
               ) -> NDArray[np.float32]:
     width = min(_RENDER_PX, image.camera.width)
     height = max(1, round(width * image.camera.height / image.camera.width))

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
-from thermal_nerf_loc.sensing.rendering import RayRendering, Renderer
+from thermal_nerf_loc.sensing.rendering import RayRendering
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -51,7 +52,7 @@ class SurfaceBuilder:
     edges. What is farther from the map's box than the box is large stays out.
     """
 
-    renderer: Renderer
+    renderer: LocalizationMap
     spacing_m: float
     camera: Camera = _CAMERA
     at_least: int = 1  # rays in a cell: a single one may have gone astray
@@ -96,17 +97,17 @@ def is_surface(seen: RayRendering) -> NDArray[np.bool_]:
                       & (seen.spread_m <= _MAX_SPREAD * np.maximum(seen.distance_m, 1e-6)))
 
 
-def viewpoints(renderer: Renderer) -> Array | None:
+def viewpoints(renderer: LocalizationMap) -> Array | None:
     """Keyframes to look from, thinned evenly; None for a map without."""
-    keyframes = getattr(renderer, 'keyframes', None)
+    keyframes = renderer.keyframes
     if keyframes is None or not len(keyframes):
         return None
     return np.asarray(keyframes.poses[::max(1, -(-len(keyframes) // _MOST_KEYFRAMES))])
 
 
-def _near(renderer: Renderer, points: Array32) -> NDArray[np.bool_]:
+def _near(renderer: LocalizationMap, points: Array32) -> NDArray[np.bool_]:
     """Within the map's box, made three times as wide: what is painted far away is no surface."""
-    bounds = getattr(renderer, 'bounds', None)
+    bounds = renderer.bounds
     if bounds is None:
         return np.ones(len(points), np.bool_)
     low, high = np.asarray(bounds)
@@ -128,7 +129,7 @@ def _one_for_each_cell(points: Array32, spacing_m: float, at_least: int) -> NDAr
     return np.asarray(order[first[counts >= at_least]])
 
 
-def _views(renderer: Renderer, camera: Camera) -> Iterator[tuple[Array, Array32]]:
+def _views(renderer: LocalizationMap, camera: Camera) -> Iterator[tuple[Array, Array32]]:
     """Origins and unit directions, few at once."""
     poses = viewpoints(renderer)
     if poses is not None:
@@ -136,7 +137,7 @@ def _views(renderer: Renderer, camera: Camera) -> Iterator[tuple[Array, Array32]
         for T in poses:
             yield T[:3, 3], (rays @ T[:3, :3].T).astype(np.float32)
         return
-    middle = np.mean(np.asarray(getattr(renderer, 'bounds', np.zeros((2, 3)))), axis=0)
+    middle = np.zeros(3) if renderer.bounds is None else renderer.bounds.mean(axis=0)
     directions = _all_round(_ALL_ROUND_RAYS * (camera.width * camera.height) // _CHUNK_RAYS)
     for i in range(0, len(directions), _CHUNK_RAYS):
         yield middle, directions[i:i + _CHUNK_RAYS]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB
-from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.visualization.colour_map import CELSIUS, fitted_scale, HEAT
 
 Array = NDArray[np.float64]
@@ -37,7 +37,7 @@ def ground_axes(poses: Array) -> tuple[tuple[int, int], int]:
     return ((first, second) if up[vertical] > 0.0 else (second, first)), vertical
 
 
-def look_down(renderer: Renderer, poses: Array, pixels: int = 320) -> TopView:
+def look_down(renderer: LocalizationMap, poses: Array, pixels: int = 320) -> TopView:
     """Render straight down around the base's `poses` (n, 4, 4); `pixels` on the longer side."""
     axes, vertical = ground_axes(poses)
     left, right, bottom, top = _area(renderer, poses[:, :3, 3], axes)
@@ -64,11 +64,11 @@ def look_down(renderer: Renderer, poses: Array, pixels: int = 320) -> TopView:
     return TopView(image.reshape(rows, columns, 4), (left, right, bottom, top), axes)
 
 
-def _area(renderer: Renderer, positions: Array, axes: tuple[int, int],
+def _area(renderer: LocalizationMap, positions: Array, axes: tuple[int, int],
           ) -> tuple[float, float, float, float]:
     """The drive with a margin, within the map's box where it has one."""
     out = []
-    bounds = getattr(renderer, 'bounds', None)
+    bounds = renderer.bounds
     for axis in axes:
         low, high = float(positions[:, axis].min()), float(positions[:, axis].max())
         margin = max(_MARGIN_M, _MARGIN * (high - low))
@@ -80,9 +80,9 @@ def _area(renderer: Renderer, positions: Array, axes: tuple[int, int],
     return out[0], out[1], out[2], out[3]
 
 
-def _cut(renderer: Renderer, poses: Array, vertical: int, upward: float) -> float:
+def _cut(renderer: LocalizationMap, poses: Array, vertical: int, upward: float) -> float:
     """Where to cut: as high as the cameras that made the map."""
-    keyframes = getattr(renderer, 'keyframes', None)
+    keyframes = renderer.keyframes
     if keyframes is not None and len(keyframes):
         return float(np.median(keyframes.poses[:, vertical, 3]))
     return float(np.median(poses[:, vertical, 3])) + upward * _HEAD_ROOM_M

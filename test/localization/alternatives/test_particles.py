@@ -21,7 +21,7 @@ SMALL = ParticleConfig(initial_particles=800, particles=100, inversion_poses=12,
 def room():
     made = PaintedRoom(waves=20)
     made.viewpoints = make_poses(10, seed=5)
-    made.places = find_panoramas(made, made.viewpoints, PanoramaConfig(spacing=0.36, rays=300))
+    made.panoramas = find_panoramas(made, made.viewpoints, PanoramaConfig(spacing=0.36, rays=300))
     return made
 
 

@@ -28,7 +28,7 @@ def room():
     made = PaintedRoom(waves=20)
     path = make_poses(10, seed=5)
     made.viewpoints = path
-    made.places = find_panoramas(made, path, PanoramaConfig(spacing=0.36, rays=300))
+    made.panoramas = find_panoramas(made, path, PanoramaConfig(spacing=0.36, rays=300))
     return made
 
 
@@ -92,7 +92,7 @@ def test_views_that_the_map_doubts_stay_out(room):
             return replace(seen, opacity=np.where(fog, 0.1, 1.0).astype(np.float32))
 
     foggy = Foggy()
-    foggy.viewpoints, foggy.places = room.viewpoints, room.places
+    foggy.viewpoints, foggy.panoramas = room.viewpoints, room.panoramas
     frame = take_frame(foggy, make_poses(1)[0], modalities=(THERMAL,))
     few = replace(VIEWS, count=60)
     kept = render_views(foggy, thumbnail_cameras(frame, (THERMAL,), 12), few, 0)

@@ -5,11 +5,14 @@ from localization_room import make_poses, PaintedRoom, perturbed, take_frame
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.localization.confidence import false_positives
+from thermal_nerf_loc.localization.confidence.false_positives import fit_tail, measure_tails
 from thermal_nerf_loc.localization.confidence.verdict import (
-    AMBIGUOUS, ConfidenceConfig, HIGHEST_LOGIT, judge, least_confidence, logit, OK, sigmas)
+    AMBIGUOUS, ConfidenceConfig, highest_logit, judge, least_confidence, logit, OK, sigmas)
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.sensing.frame import THERMAL
+
+
+HIGHEST = highest_logit(ConfidenceConfig())
 
 
 def logistic(x):
@@ -20,7 +23,7 @@ def logistic(x):
 def test_a_tail_is_found_again(median, scale):
     """From 300 wrong answers to the confidence that one in a thousand exceeds."""
     drawn = logistic(median + scale * np.random.default_rng(0).exponential(size=300))
-    tail = false_positives.fit_tail(drawn, highest=100.0)
+    tail = fit_tail(drawn, 100.0)
     for rate in (0.1, 0.001):
         true = median - scale * np.log(rate)
         assert logit(np.array(least_confidence(tail, rate))) == pytest.approx(true, abs=scale)
@@ -31,7 +34,7 @@ def test_a_tail_with_an_end_is_found_again(shape):
     """Generalised Pareto, drawn by its quantiles: the answer stays near the true one."""
     share = np.random.default_rng(1).random(400)
     drawn = logistic(-4.0 + 2.0 * (share**-shape - 1.0) / shape)
-    tail = false_positives.fit_tail(drawn)
+    tail = fit_tail(drawn, HIGHEST)
     true = -4.0 + 2.0 * (0.001**-shape - 1.0) / shape
     assert logit(np.array(least_confidence(tail, 0.001))) == pytest.approx(true, abs=1.0)
     assert tail[2] < 0.0
@@ -40,8 +43,8 @@ def test_a_tail_with_an_end_is_found_again(shape):
 def test_no_more_is_asked_than_a_pose_can_have():
     """However heavy the tail of few samples looks, it ends where all agrees."""
     drawn = logistic(np.minimum(-4.0 + 2.0 * np.random.default_rng(0).exponential(size=60), 4.9))
-    tail = false_positives.fit_tail(drawn)
-    assert logit(np.array(least_confidence(tail, 1e-9))) <= HIGHEST_LOGIT + 1e-6
+    tail = fit_tail(drawn, HIGHEST)
+    assert logit(np.array(least_confidence(tail, 1e-9))) <= HIGHEST + 1e-6
 
 
 def test_rarer_needs_more():
@@ -51,7 +54,7 @@ def test_rarer_needs_more():
 
 
 def test_answers_without_any_confidence_have_a_finite_tail():
-    assert np.isfinite(false_positives.fit_tail(np.zeros(20))).all()
+    assert np.isfinite(fit_tail(np.zeros(20), HIGHEST)).all()
 
 
 def test_a_map_whose_wrong_poses_look_right_is_believed_less():
@@ -59,10 +62,10 @@ def test_a_map_whose_wrong_poses_look_right_is_believed_less():
     frame, start = take_frame(world, T), perturbed(T, 3.0, 0.05, 0)
     plain = Localizer(world).localize(frame, start)
     assert plain.verdict == OK
-    world.false_confidence = {'rgb+thermal': (4.0, 1.0, 0.0)}
+    world.false_positive_tails = {'rgb+thermal': (4.0, 1.0, 0.0)}
     doubted = Localizer(world).localize(frame, start)
     assert doubted.verdict == AMBIGUOUS and 'wrong poses' in doubted.reason
-    world.false_confidence = {'rgb+thermal': (-6.0, 1.0, 0.0), 'rgb': (4.0, 1.0, 0.0)}
+    world.false_positive_tails = {'rgb+thermal': (-6.0, 1.0, 0.0), 'rgb': (4.0, 1.0, 0.0)}
     assert Localizer(world).localize(frame, start).verdict == OK
 
 
@@ -81,9 +84,9 @@ def test_wrong_starts_in_an_exact_world_are_hardly_confident():
     world = PaintedRoom()
     frames = [take_frame(world, T, seed=k, modalities=(THERMAL,))
               for k, T in enumerate(make_poses(8, seed=4))]
-    found = false_positives.measure(world, frames)
-    assert set(found) == {THERMAL} and found == world.false_confidence
+    found = measure_tails(world, frames)
+    assert set(found) == {THERMAL} and world.false_positive_tails == {}
     assert least_confidence(found[THERMAL], 0.01) < 0.95
     assert Localizer(world).localize(frames[0], perturbed(frames[0].T_world_cam, 2., .02, 0)
                                      ).verdict == OK
-    assert false_positives.measure(world, frames[:7]) == {}
+    assert measure_tails(world, frames[:7]) == {}

@@ -35,7 +35,7 @@ class TwinRoom(PaintedRoom):
 
 
 def surveyed(room):
-    room.places = find_panoramas(room, PATH, PanoramaConfig(spacing=0.36, rays=400))
+    room.panoramas = find_panoramas(room, PATH, PanoramaConfig(spacing=0.36, rays=400))
     return room
 
 
@@ -151,7 +151,7 @@ def test_the_published_method_needs_a_guess(room):
 
 def test_orientations_cover_how_cameras_were_held(room):
     config = RetrievalConfig(step_deg=12.0)
-    turns = orientations(room.places, config)
+    turns = orientations(room.panoramas, config)
     assert np.allclose(turns @ turns.transpose(0, 2, 1), np.eye(3), atol=1e-9)
     for T in POSES:
         traces = np.einsum('nij,ij->n', turns, T[:3, :3])

@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from stand_in_map import StandInMap
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.mapping.map.panoramas import (find_panoramas, PanoramaConfig, Panoramas,
-                                                    places_of, sphere)
+from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig
+from thermal_nerf_loc.mapping.map.localization_map import panoramas_of, with_panoramas
+from thermal_nerf_loc.mapping.map.panoramas import (
+    find_panoramas, PanoramaConfig, Panoramas, sphere)
 from thermal_nerf_loc.simulation.layouts import make_world
 
 COARSE = PanoramaConfig(spacing=0.4, rays=200)
@@ -111,22 +114,35 @@ def test_halves_survive_a_file(places):
 
 def test_a_map_without_viewpoints_says_so():
     with pytest.raises(InputError, match='where its cameras stood'):
-        places_of(object())
+        panoramas_of(StandInMap())
 
 
-def test_places_are_looked_for_once(world, caplog):
-    class Renderer:
-        modalities = ('thermal',)
-        viewpoints = world.viewpoints[:1]
-        calls = 0
-
-        def render_rays(self, *rays):
-            self.calls += 1
-            return world.render_rays(*rays)
-
-    renderer = Renderer()
-    found = places_of(renderer)
+def test_panoramas_are_rendered_where_a_map_has_none(world, caplog):
+    """They are returned; the map that was asked stays as it is."""
+    bare = StandInMap(modalities=('thermal',), viewpoints=world.viewpoints[:1],
+                      render_rays=world.render_rays)
+    found = panoramas_of(bare)
     assert 'takes a while' in caplog.text
-    calls = renderer.calls
-    assert places_of(renderer) is found
-    assert renderer.calls == calls
+    assert bare.panoramas is None
+    complete = with_panoramas(bare)
+    np.testing.assert_array_equal(complete.panoramas.positions, found.positions)
+    assert complete is not bare and bare.panoramas is None
+    assert panoramas_of(complete) is complete.panoramas and with_panoramas(complete) is complete
+    assert complete.viewpoints is bare.viewpoints and complete.modalities == ('thermal',)
+
+
+def test_a_localizer_renders_panoramas_once(world):
+    """Also for one with other settings; a search of each goes through the same ones."""
+    calls = []
+
+    def render_rays(*rays):
+        calls.append(rays[0])
+        return world.render_rays(*rays)
+
+    localizer = Localizer(StandInMap(modalities=('thermal',), viewpoints=world.viewpoints[:1],
+                                     render_rays=render_rays))
+    panoramas = localizer.source.places
+    count = len(calls)
+    assert count > 0 and localizer.source.places is panoramas
+    assert localizer.with_config(LocalizerConfig(seed=1)).source.places is panoramas
+    assert len(calls) == count

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A map comes back bit by bit, or not at all: truncated, flipped, foreign and newer files."""
 
+from dataclasses import replace
 import json
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.mapping.map.keyframes import Keyframes
-from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
+from thermal_nerf_loc.mapping.map.localization_map import MapInfo
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty
 from thermal_nerf_loc.mapping.training.strategies import learners_for
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
@@ -47,9 +49,9 @@ def saved(tmp_path: Path) -> Path:
 @pytest.mark.parametrize('strategy', ['rgbx', 'scratch', 'separate'])
 def test_round_trip(tmp_path: Path, strategy: str) -> None:
     """What is loaded renders exactly what was saved."""
-    before = small_map(strategy)
-    before.false_confidence = {'rgb': (-1.5, 0.5, -0.2)}
-    before.uncertainty = Uncertainty(np.full((CELLS,) * 3, 0.25, np.float32), before.space)
+    bare = small_map(strategy)
+    before = replace(bare, false_positive_tails={'rgb': (-1.5, 0.5, -0.2)},
+                     uncertainty=Uncertainty(np.full((CELLS,) * 3, 0.25, np.float32), bare.space))
     before.save(tmp_path / 'm')
     after = RadianceMap.load(tmp_path / 'm')
     rng = np.random.default_rng(0)
@@ -64,7 +66,7 @@ def test_round_trip(tmp_path: Path, strategy: str) -> None:
     assert after.temperature_range == TemperatureRange(10.0, 50.0)
     assert after.info == before.info and after.scene_name == 'kitchen'
     np.testing.assert_array_equal(after.uncertainty.values, before.uncertainty.values)
-    assert after.false_confidence == before.false_confidence
+    assert after.false_positive_tails == before.false_positive_tails
     assert len(after.keyframes) == 3
     np.testing.assert_array_equal(after.keyframes.thumbnails['rgb'], 0.5)
     np.testing.assert_array_equal(after.bounds, before.bounds)
@@ -72,18 +74,18 @@ def test_round_trip(tmp_path: Path, strategy: str) -> None:
 
 def test_what_the_camera_adds_is_kept(saved: Path, tmp_path: Path) -> None:
     """As one image, for images of any size; also where an earlier map knew two numbers."""
-    made = small_map()
-    made.flat_fields = {'thermal': np.linspace(-1.0, 1.0, 12, dtype=np.float32).reshape(3, 4)}
+    made = replace(small_map(), flat_fields={
+        'thermal': np.linspace(-1.0, 1.0, 12, dtype=np.float32).reshape(3, 4)})
     made.save(tmp_path / 'm')
     found = RadianceMap.load(tmp_path / 'm')
-    added = found.added('thermal', (4, 3))
+    added = found.flat_field_offset('thermal', (4, 3))
     assert added is not None and added.shape == (3, 4, 1)
     np.testing.assert_allclose(added[..., 0], made.flat_fields['thermal'], atol=1e-3)
-    larger = found.added('thermal', (40, 30))
+    larger = found.flat_field_offset('thermal', (40, 30))
     assert larger is not None and larger.mean() == pytest.approx(0.0, abs=1e-3)
-    assert found.added('rgb', (4, 3)) is None
+    assert found.flat_field_offset('rgb', (4, 3)) is None
     _rewrite(saved, vignetting={'thermal': [-2.0, 1.0]})
-    earlier = RadianceMap.load(saved).added('thermal', (64, 48))
+    earlier = RadianceMap.load(saved).flat_field_offset('thermal', (64, 48))
     assert earlier is not None and earlier[0, 0, 0] == pytest.approx(-1.0, abs=0.02)
     _rewrite(saved, vignetting={'thermal': [float('nan'), 1.0]})
     with pytest.raises(InputError, match='flat field is no image'):

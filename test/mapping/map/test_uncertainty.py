@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spatial uncertainty: what training images hold is sure, what none of them saw is not."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from stand_in_map import StandInMap
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
@@ -15,7 +17,8 @@ from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoints, weighed
 from thermal_nerf_loc.mapping.map import uncertainty
-from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
+from thermal_nerf_loc.mapping.map.localization_map import MapInfo
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty, uncertainty_of
 from thermal_nerf_loc.mapping.training.strategies import learners_for
 from thermal_nerf_loc.visualization.panels import look, shown_kinds, UNCERTAINTY
@@ -86,8 +89,10 @@ def test_a_map_tells_its_uncertainty_only_where_it_is_asked(monkeypatch: pytest.
     made, scene = small_map(), small_scene(('rgb',))
     with pytest.raises(InputError, match='no uncertainty'):
         shown_kinds(made, ['uncertainty'])
-    made.uncertainty = uncertainty_of(made, scene)
-    np.testing.assert_array_equal(uncertainty_of(made, scene).values, made.uncertainty.values)
+    found = uncertainty_of(made, scene)
+    np.testing.assert_array_equal(uncertainty_of(made, scene).values, found.values)
+    assert made.uncertainty is None
+    made = replace(made, uncertainty=found)
     assert made.uncertainty.values.min() < made.uncertainty.values.max() - 0.1
     assert shown_kinds(made, ['uncertainty']) == (UNCERTAINTY,)
     assert UNCERTAINTY not in shown_kinds(made)
@@ -104,6 +109,6 @@ def test_the_aligner_weighs_by_it() -> None:
     points = RenderedPoints(at - (x, y, z), np.zeros((4, 1)), np.array([1.0, 0.5, 0.0, 1.0]))
     T = np.eye(4)
     T[:3, 3] = SPACE.center_m
-    seen = SimpleNamespace(uncertainty=Uncertainty(values, SPACE))
+    seen = StandInMap(uncertainty=Uncertainty(values, SPACE))
     np.testing.assert_allclose(weighed(points, T, seen).weight, (1.0, 0.5, 0.0, 0.1), atol=1e-3)
-    assert weighed(points, T, SimpleNamespace()) is points
+    assert weighed(points, T, StandInMap()) is points

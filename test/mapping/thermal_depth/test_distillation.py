@@ -8,6 +8,7 @@ import struct
 
 import numpy as np
 import pytest
+from stand_in_map import StandInMap
 import torch
 
 from thermal_nerf_loc.cli import main
@@ -50,14 +51,14 @@ def room(tmp_path_factory):
     return load_scene(out)
 
 
-class World:
+class World(StandInMap):
     """The true room in place of a map, as files and commands ask for it."""
 
-    name, modalities = 'room', (RGB, THERMAL)
+    name = 'room'
     viewpoints = se3.from_parts(np.eye(3), np.array([2.0, 2.0, 1.3]))[None]
 
     def __init__(self):
-        self.render_rays = make_world('room').render_rays
+        super().__init__(render_rays=make_world('room').render_rays)
 
     def learner(self, modality):
         return self

@@ -21,8 +21,8 @@ from thermal_nerf_loc.io.bags.messages import (camera_from_info, matrix_from_tra
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
-from thermal_nerf_loc.sensing.rendering import Renderer
 from thermal_nerf_loc.sensing.thermal import Radiometry
 from thermal_nerf_loc.visualization.colour_map import (CELSIUS, ColourScale, fitted_scale, GRAY,
                                                        HEAT)
@@ -84,7 +84,7 @@ def choose_moments(run: Run) -> list[Chosen]:
     return out
 
 
-def compare_images(renderer: Renderer, images: Mapping[str, tuple[SensorImage, Array]],
+def compare_images(renderer: LocalizationMap, images: Mapping[str, tuple[SensorImage, Array]],
                    widest_px: int = _WIDEST_PX) -> list[Pair]:
     """Render the map from where each image is thought to be taken: `(image, T_map_sensor)`."""
     return [_pair(renderer, modality, image, T, widest_px)
@@ -96,7 +96,7 @@ def side_by_side(pairs: Sequence[Pair]) -> list[tuple[str, bytes]]:
     return [(_caption(pair), _png(pair)) for pair in pairs]
 
 
-def _pair(renderer: Renderer, modality: str, image: SensorImage, T_map_sensor: Array,
+def _pair(renderer: LocalizationMap, modality: str, image: SensorImage, T_map_sensor: Array,
           widest_px: int) -> Pair:
     camera, values = image.camera, image.values
     if camera.width > widest_px:

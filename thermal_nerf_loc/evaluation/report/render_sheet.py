@@ -9,14 +9,14 @@ import numpy as np
 
 from thermal_nerf_loc.evaluation.map_quality import compare_frame, ViewComparison
 from thermal_nerf_loc.io.datasets.scene import Scene
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB
-from thermal_nerf_loc.sensing.rendering import Renderer
 
 _CELL_IN = 2.1  # width of one picture
 _DPI = 110
 
 
-def draw_renders(renderer: Renderer, scene: Scene, indices: Sequence[int]) -> bytes:
+def draw_renders(renderer: LocalizationMap, scene: Scene, indices: Sequence[int]) -> bytes:
     """One row a view: each modality as seen and as rendered, then the rendered depth."""
     from matplotlib.figure import Figure
 

@@ -27,8 +27,8 @@ from thermal_nerf_loc.localization.refinement.coarse_to_fine import CoarseToFine
 from thermal_nerf_loc.localization.refinement.image_pyramid import (
     make_level, NOMINAL_WIDTH_PX, observe, ObservedImage)
 from thermal_nerf_loc.localization.refinement.pose_hypotheses import correlation_likelihood
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, with_panoramas
 from thermal_nerf_loc.sensing.frame import Frame
-from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
 
@@ -72,7 +72,7 @@ class _Cloud:
 class ParticleSearch:
     """A `CandidateSource`: Monte-Carlo localization, or parallel inversion."""
 
-    def __init__(self, renderer: Renderer, config: ParticleConfig | None = None) -> None:
+    def __init__(self, renderer: LocalizationMap, config: ParticleConfig | None = None) -> None:
         """Keep map and settings; particles are drawn for each frame."""
         self.renderer = renderer
         self.config = ParticleConfig() if config is None else config
@@ -87,6 +87,8 @@ class ParticleSearch:
         if not frames or len(frames) != len(T_odom_cam):
             raise InputError('particles need a pose of odometry for every frame',
                              expected=f'{max(len(frames), 1)} poses', got=len(T_odom_cam))
+        if self.config.views.path_share < 1.0:
+            self.renderer = with_panoramas(self.renderer)  # kept for the next frame
         config, rng = self.config, np.random.default_rng(self.config.seed)
         each = max(config.rounds // len(frames), 1)
         cloud, before = None, T_odom_cam[0]

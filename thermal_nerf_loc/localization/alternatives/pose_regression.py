@@ -25,8 +25,8 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.alternatives.rendered_views import (
     crop, render_views, thumbnail_cameras, ThumbnailCamera, thumbnails, Views, ViewsConfig)
 from thermal_nerf_loc.localization.global_search.candidates import Candidate
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, with_panoramas
 from thermal_nerf_loc.sensing.frame import Frame
-from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
 
@@ -102,7 +102,7 @@ class Regressor:
 class PoseRegression:
     """A `CandidateSource`: trained for a frame's cameras when such a frame first comes."""
 
-    def __init__(self, renderer: Renderer, config: RegressionConfig | None = None,
+    def __init__(self, renderer: LocalizationMap, config: RegressionConfig | None = None,
                  progress: Progress | None = None) -> None:
         """Keep map and settings; training comes with the first frame."""
         self.renderer = renderer
@@ -129,6 +129,8 @@ class PoseRegression:
             modalities = tuple(name for name in self.renderer.modalities if name in frame.images)
             cameras = thumbnail_cameras(frame, modalities, self.config.views.width_px)
             progress = self._progress or silent
+            if self.config.views.path_share < 1.0:
+                self.renderer = with_panoramas(self.renderer)  # kept for other cameras
             views = render_views(self.renderer, cameras, self.config.views, self.config.seed,
                                  progress)
             self._trained[key] = cameras, train(views, self.config, progress)

@@ -26,9 +26,11 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.mapping.map.panoramas import Panoramas, places_of
+from thermal_nerf_loc.mapping.map.localization_map import (
+    LocalizationMap, panoramas_of, with_panoramas)
+from thermal_nerf_loc.mapping.map.panoramas import Panoramas
 from thermal_nerf_loc.sensing.frame import Frame, RGB
-from thermal_nerf_loc.sensing.rendering import Renderer, sureness
+from thermal_nerf_loc.sensing.rendering import sureness
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -160,10 +162,10 @@ def crop(views: Views, rows: Tensor | None = None, turns: Array | None = None,
     return found
 
 
-def draw_poses(renderer: Renderer, count: int, config: ViewsConfig, rng: np.random.Generator,
-               ) -> Array:
+def draw_poses(renderer: LocalizationMap, count: int, config: ViewsConfig,
+               rng: np.random.Generator) -> Array:
     """Draw poses around training cameras, and all over free space, tilted as in training."""
-    held = np.asarray(getattr(renderer, 'viewpoints', ()))
+    held = renderer.viewpoints
     if not len(held):
         raise InputError('map does not say how its cameras were held',
                          hint='Train the map again.')
@@ -173,7 +175,7 @@ def draw_poses(renderer: Renderer, count: int, config: ViewsConfig, rng: np.rand
     count -= near
     if not count:
         return np.asarray(beside)
-    places = places_of(renderer)
+    places = panoramas_of(renderer)
     positions = _positions(places, count, config, rng)
     headings = se3.so3_exp(rng.uniform(0.0, 2.0 * np.pi, (count, 1)) * places.up)
     tilts = se3.so3_exp(rng.normal(0.0, _TILT_SIGMA_RAD, (count, 3)))
@@ -191,9 +193,11 @@ def _between(path: Array, count: int, rng: np.random.Generator) -> Array:
     return np.asarray(se3.plus(path[k], np.where(jumps, 0.0, rng.random(count))[:, None] * way))
 
 
-def render_views(renderer: Renderer, cameras: Mapping[str, ThumbnailCamera], config: ViewsConfig,
-                 seed: int, progress: Progress = silent) -> Views:
+def render_views(renderer: LocalizationMap, cameras: Mapping[str, ThumbnailCamera],
+                 config: ViewsConfig, seed: int, progress: Progress = silent) -> Views:
     """Render views, wide, and keep those of which the map is sure."""
+    if config.path_share < 1.0:
+        renderer = with_panoramas(renderer)  # once, not for each batch
     rng = np.random.default_rng(seed)
     poses: list[Array] = []
     images: dict[str, list[Array32]] = {name: [] for name in cameras}
@@ -217,7 +221,7 @@ def render_views(renderer: Renderer, cameras: Mapping[str, ThumbnailCamera], con
                   for name, part in images.items()}, cameras)
 
 
-def _render(renderer: Renderer, cameras: Mapping[str, ThumbnailCamera], poses: Array,
+def _render(renderer: LocalizationMap, cameras: Mapping[str, ThumbnailCamera], poses: Array,
             config: ViewsConfig) -> tuple[dict[str, Array32], NDArray[np.bool_]]:
     """Images (n, h, w, c) by modality, and the poses (n,) where the map is sure."""
     shown, sure = {}, np.ones(len(poses), np.bool_)
@@ -232,10 +236,10 @@ def _render(renderer: Renderer, cameras: Mapping[str, ThumbnailCamera], poses: A
                           rendering.opacity.reshape(n, -1), np.ones(far.shape, np.bool_))
         sure &= (weight.mean(axis=1) >= config.min_sure) & (
             np.quantile(far, 0.02, axis=1) >= config.clearance_m)
-        uncertainty = getattr(renderer, 'uncertainty', None)
-        if uncertainty is not None:
+        if renderer.uncertainty is not None:
             surface = origins + along.reshape(-1, 3) * far.reshape(-1, 1)
-            sure &= uncertainty.at(surface).reshape(n, -1).mean(axis=1) <= config.max_uncertainty
+            log_sigma = renderer.uncertainty.at(surface).reshape(n, -1).mean(axis=1)
+            sure &= log_sigma <= config.max_uncertainty
         values = np.nan_to_num(rendering.values).reshape(n, camera.height, camera.width, -1)
         shown[name] = values.astype(np.float32)
     return shown, sure

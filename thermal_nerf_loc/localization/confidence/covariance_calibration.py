@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the localizer's covariances are worth on a map, found on views that were held out of it.
+Calibration of the localizer's covariances on a map, from views that were held out of it.
 
-Each view is localized from slightly wrong starts, by each modality and by all of them. The errors
-tell how much the images' information counts, and a least error that the map itself makes:
+Each view is localized from slightly wrong starts, by each modality alone and by all of them. The
+errors give a factor on the covariance, and a floor that the map itself causes:
 
     P = factor inflation L^-1 + floor^2 (position)
 
-Both by maximum likelihood under Student's t (a stray view must not rule), then widened until nine
+Both by maximum likelihood under Student's t (robust against stray views), then widened until nine
 tenths of the errors lie where nine tenths of chi square with 6 degrees of freedom do. Lengths are
-shares of how far the views see, so that a map need not be in metres.
+shares of the distance that the views see, so that a map need not be in metres.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import itertools
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,10 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.confidence.fit_statistics import information_of
 from thermal_nerf_loc.localization.confidence.verdict import covariance_of, OK
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig, set_name
+from thermal_nerf_loc.mapping.map.localization_map import (
+    CovarianceScale, LocalizationMap, WrappedMap)
 from thermal_nerf_loc.sensing.frame import Frame
+from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
 
@@ -31,54 +33,55 @@ MIN_VIEWS = 8  # fewer say nothing of a tail
 _STARTS = ((0.01, 1.0), (0.025, 3.0))  # of the distance seen, deg
 _FACTORS = 2.0 ** np.arange(-4.0, 6.1, 0.5)
 _FLOORS = (0.0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2)  # of that distance
-_LOOKS = 64  # rays of a view that tell it
+_DISTANCE_RAYS = 64  # of a view, to measure the distance that it sees
 _FREEDOM = 8.0  # of Student's t
 _CHI_SQUARE_90 = 10.645
 
 
-def calibrate(renderer: Any, frames: Sequence[Frame], config: LocalizerConfig | None = None,
-              seed: int = 0) -> dict[str, tuple[float, float]]:
+def calibrate(localization_map: LocalizationMap, frames: Sequence[Frame],
+              config: LocalizerConfig | None = None, seed: int = 0) -> dict[str, CovarianceScale]:
     """
-    Find (factor, floor in m) and leave them in `renderer.calibration`.
+    Find (factor, floor in m) for each modality alone, then for all together ('rgb+thermal').
 
-    First for each modality by itself: its factor is also what it weighs beside others; one that
-    is hardly ever believed weighs no more than the least sure of them. Then for all together
-    ('rgb+thermal'). {}: too few views.
+    A modality's own factor is also its weight beside others. One with too few 'ok' poses to be
+    calibrated gets the largest factor found. {}: too few views. A calibration that the map has
+    already is not used, nor changed.
     """
-    names = [name for name in renderer.modalities
+    names = [name for name in localization_map.modalities
              if all(name in frame.images for frame in frames)]
-    renderer.calibration = {}
     if len(frames) < MIN_VIEWS:
         return {}
-    localizer, length_m = Localizer(renderer, config), distance_seen(renderer, frames)
+    length_m = distance_seen(localization_map, frames)
 
-    def measure(modalities: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+    def measure(modalities: Sequence[str], known: Mapping[str, CovarianceScale],
+                ) -> dict[str, CovarianceScale]:
+        localizer = Localizer(WrappedMap(localization_map, calibration=known), config)
         found = [pair for k, frame in enumerate(frames)
-                 for pair in _believed(localizer, frame.only(*modalities), (seed, k), length_m)]
+                 for pair in _ok_poses(localizer, frame.only(*modalities), (seed, k), length_m)]
         if len(found) < MIN_VIEWS:
             return {}
-        return {set_name(modalities): fit_covariance_scale(np.array([xi for xi, _ in found]),
-                                             np.array([P for _, P in found]), length_m)}
+        return {set_name(modalities): fit_covariance_scale(
+            np.array([xi for xi, _ in found]), np.array([P for _, P in found]), length_m)}
 
+    alone: dict[str, CovarianceScale] = {}
     for name in names:
-        renderer.calibration |= measure((name,))
-    if renderer.calibration and len(names) > 1:
-        least_sure = max(renderer.calibration.values())
-        renderer.calibration = {name: renderer.calibration.get(name, least_sure)
-                                for name in names}
-        renderer.calibration |= measure(tuple(names))
-    return dict(renderer.calibration)
+        alone |= measure((name,), {})
+    if not alone or len(names) < 2:
+        return alone
+    largest = max(alone.values())
+    alone = {name: alone.get(name, largest) for name in names}
+    return alone | measure(names, alone)
 
 
-def distance_seen(renderer: Any, frames: Sequence[Frame]) -> float:
-    """How far away is what the views show, m: the median."""
+def distance_seen(renderer: Renderer, frames: Sequence[Frame]) -> float:
+    """Median distance of what the views show, m."""
     seen = []
     for frame in frames:
         name = next(name for name in renderer.modalities if name in frame.images)
         image, T = frame.images[name], frame.T_world_cam
         assert T is not None
         origins, directions = (np.array(part, np.float32) for part in image.rays(T))
-        chosen = np.linspace(0, len(origins) - 1, _LOOKS).astype(np.int64)
+        chosen = np.linspace(0, len(origins) - 1, _DISTANCE_RAYS).astype(np.int64)
         seen.append(renderer.render_rays(name, origins[chosen], directions[chosen]).distance_m)
     return float(np.median(np.concatenate(seen)))
 
@@ -101,9 +104,9 @@ def fit_covariance_scale(errors: Array, covariances: Array, length_m: float,
     return float(factor * wider), float(floor_m * np.sqrt(wider))
 
 
-def _believed(localizer: Localizer, frame: Frame, seed: tuple[int, int], length_m: float,
+def _ok_poses(localizer: Localizer, frame: Frame, seed: tuple[int, int], length_m: float,
               ) -> list[tuple[Array, Array]]:
-    """Error and uncalibrated covariance of one view's believed poses, from around the truth."""
+    """Error and uncalibrated covariance of one view's 'ok' poses, started around the truth."""
     assert frame.T_world_cam is not None
     rng = np.random.default_rng(seed)
     found = []
@@ -112,9 +115,9 @@ def _believed(localizer: Localizer, frame: Frame, seed: tuple[int, int], length_
         start = se3.plus(frame.T_world_cam, sigmas * rng.normal(size=6))
         result = localizer.localize(frame, start, np.diag(sigmas**2))
         if result.verdict == OK:
-            plain = covariance_of(information_of(tuple(result.fits.values())),
-                                  localizer.config.confidence)
-            found.append((se3.minus(frame.T_world_cam, result.T_world_cam), plain))
+            uncalibrated = covariance_of(information_of(tuple(result.fits.values())),
+                                         localizer.config.confidence)
+            found.append((se3.minus(frame.T_world_cam, result.T_world_cam), uncalibrated))
     return found
 
 

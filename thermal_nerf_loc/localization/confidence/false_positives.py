@@ -1,70 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How confident wrong poses get on a map, found on views that were held out of it.
+How confident wrong poses get on a map, measured on views that were held out of it.
 
 Each view is localized from starts that are wrong on purpose: at other views' poses, and turned
-and shifted from its own. The answers that end elsewhere are the sample. (An inexact one at the
-right place is no alias: its covariance tells.) They are too few to count rare ones, so the upper
-tail of their logits is taken for generalised Pareto (peaks over a threshold), and the value that
-a share `rate` of wrong answers exceeds is
+and shifted from its own. The answers that end elsewhere are the sample. (An inexact answer at the
+right place is no false positive: its covariance covers it.) They are too few to count rare ones,
+so the upper tail of their logits is fitted by a generalised Pareto distribution (peaks over a
+threshold), and the value that a share `rate` of wrong answers exceeds is
 
     x = offset + scale (rate^-shape - 1) / shape        shape < 0
 
 Correlation ends at 1, and so confidence has a bound: the tail ends there at the latest (without
-one, few samples would often ask for more than any pose could have).
+a bound, few samples would often ask for more than any pose could have).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.confidence.verdict import HIGHEST_LOGIT, logit, Tail
+from thermal_nerf_loc.localization.confidence.verdict import highest_logit, logit
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig, set_name
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, Tail, WrappedMap
 from thermal_nerf_loc.sensing.frame import Frame
 
 Array = NDArray[np.float64]
 
 MIN_VIEWS = 8
-MIN_WRONG = 16  # fewer wrong answers have no tail to speak of
-_ELSEWHERE_M, _ELSEWHERE_DEG = 0.3, 10.0  # nearer misses are the covariance's to tell
+MIN_WRONG = 16  # fewer wrong answers have no tail
+_ELSEWHERE_M, _ELSEWHERE_DEG = 0.3, 10.0  # nearer misses are left to the covariance
 _TAIL_SHARE = 0.25  # of the wrong answers
 _STARTS = 2  # of each kind
-_LEAST_SCALE = 0.1  # logits: a tail is never steeper
-_BLUNTEST, _BARELY = -0.5, -1e-3  # shapes: what few samples can tell; next to exponential
+_MIN_SCALE = 0.1  # logits: a tail is never steeper
+_MIN_SHAPE, _MAX_SHAPE = -0.5, -1e-3  # what few samples can support; next to exponential
 _TURNED_RAD, _SHIFTED_M = np.deg2rad(30.0), 0.5
-_SIGMAS = ((0.05, 3.0), (0.1, 10.0))  # m, deg that the starts claim: without and with a search
+_SIGMAS = ((0.05, 3.0), (0.1, 10.0))  # m, deg given as the starts' own: without and with a search
 
 
-def measure(renderer: Any, frames: Sequence[Frame], config: LocalizerConfig | None = None,
-            seed: int = 0) -> dict[str, Tail]:
+def measure_tails(localization_map: LocalizationMap, frames: Sequence[Frame],
+                  config: LocalizerConfig | None = None, seed: int = 0) -> dict[str, Tail]:
     """
-    Find the tails and leave them in `renderer.false_confidence`.
+    Find the tails for each modality alone and for all together ('rgb+thermal').
 
-    For each modality by itself and for all together. {}: too few views or wrong answers.
+    {}: too few views or wrong answers. Tails that the map has already are not used, nor changed.
     """
-    names = [name for name in renderer.modalities
+    names = [name for name in localization_map.modalities
              if all(name in frame.images for frame in frames)]
-    renderer.false_confidence = {}
-    localizer = Localizer(renderer, config)
+    localizer = Localizer(WrappedMap(localization_map, false_positive_tails={}), config)
+    highest = highest_logit(localizer.config.confidence)
     sets = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
+    tails = {}
     for modalities in sets if len(frames) >= MIN_VIEWS else []:
         wrong = [confidence for k in range(len(frames))
                  for confidence in _wrong_answers(localizer, frames, k, modalities, seed)]
         if len(wrong) >= MIN_WRONG:
-            renderer.false_confidence[set_name(modalities)] = fit_tail(np.array(wrong))
-    return dict(renderer.false_confidence)
+            tails[set_name(modalities)] = fit_tail(np.array(wrong), highest)
+    return tails
 
 
-def fit_tail(confidences: Array, highest: float = HIGHEST_LOGIT) -> Tail:
+def fit_tail(confidences: Array, highest: float) -> Tail:
     """Offset, scale and shape of the tail of wrong answers' confidences, up to a logit."""
     x = np.sort(logit(confidences))
     count = max(round(_TAIL_SHARE * len(x)), 2)
     base, share = float(x[-count]), count / len(x)
     scale, shape = _pareto(x[-count + 1:] - base, highest - base)
-    # above `base` lies a share of all: the same tail, told from where all of them lie
+    # The fit is relative to the share above `base`; these are relative to all.
     return base + scale * (share**shape - 1.0) / shape, scale * share**shape, shape
 
 
@@ -81,8 +82,8 @@ def _pareto(excesses: Array, end: float) -> tuple[float, float]:
     mean, weighted = float(excesses.mean()), float((above * excesses).mean())
     shape = 2.0 - mean / max(mean - 2.0 * weighted, 1e-9)
     ends = -mean / max(end - mean, mean)
-    shape = min(max(shape, _BLUNTEST), ends, _BARELY)
-    return max(mean * (1.0 - shape), _LEAST_SCALE), shape
+    shape = min(max(shape, _MIN_SHAPE), ends, _MAX_SHAPE)
+    return max(mean * (1.0 - shape), _MIN_SCALE), shape
 
 
 def _wrong_answers(localizer: Localizer, frames: Sequence[Frame], k: int,
@@ -100,7 +101,7 @@ def _wrong_answers(localizer: Localizer, frames: Sequence[Frame], k: int,
 
 
 def _wrong_starts(frames: Sequence[Frame], k: int, seed: int) -> Iterator[Array]:
-    """At other views' poses, and far from its own."""
+    """Other views' poses, and poses far from its own."""
     rng = np.random.default_rng((seed, k))
     own = frames[k].T_world_cam
     assert own is not None

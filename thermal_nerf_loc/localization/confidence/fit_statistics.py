@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How well, and how firmly, the images hold an aligned pose."""
+"""How well images fit an aligned pose, and how much information they hold about it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,20 +36,20 @@ class FitStatistics:
 
 
 def summarize(aligned: Alignment, config: AlignConfig) -> tuple[tuple[FitStatistics, ...], Array]:
-    """Each view's fit, and what all of them together say about the pose (6, 6)."""
+    """Statistics of each view, and the information of all about the pose (6, 6)."""
     fits = tuple(_fit(sight, config) for sight in aligned.views)
     return fits, information_of(fits)
 
 
 def information_of(fits: Sequence[FitStatistics]) -> Array:
-    """What all fits together say about the pose (6, 6)."""
+    """Information (6, 6) of all fits about the pose."""
     return information_without_noise(np.sum([fit.information for fit in fits], axis=0),
                                      np.sum([fit.noise_information for fit in fits], axis=0))
 
 
 def information_without_noise(H: Array, H_noise: Array) -> Array:
     """
-    What the images say about the pose, less what only the noise in their gradients says.
+    Information about the pose without what the noise in the gradients adds.
 
     In each generalised eigendirection `H v = m H_noise v` the share 1 of m is noise; directions
     with hardly more than that (along a wall without a mark) are not known at all.

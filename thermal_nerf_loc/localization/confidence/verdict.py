@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Whether to believe a pose: its covariance, one number in [0, 1], and a verdict with its reason.
+Whether a pose can be trusted: covariance, confidence in [0, 1], and a verdict with its reason.
 
-Evidence: do the images agree with the map where they carry anything (correlation, corrected for
-the sensor's noise), how many points fit, how much of the map is in view, and how firmly the
-images hold the pose.
+Evidence: the correlation of images and map (corrected for the sensor's noise), the share of points
+that fit, the share of the map in view, and the covariance.
 """
 
 from collections.abc import Mapping
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.localization.confidence.fit_statistics import FitStatistics
+from thermal_nerf_loc.mapping.map.localization_map import Tail
 
 Array = NDArray[np.float64]
-_UNDECIDED = 0.08  # of the agreement: the width in which poses are neither right nor wrong
-Tail = tuple[float, float, float]  # offset, scale (logits) and shape
+_AGREEMENT_SCALE = 0.08  # of the logistic that turns agreement into confidence
 
 OK, AMBIGUOUS, LOST = 'ok', 'ambiguous', 'lost'
 
@@ -27,7 +26,7 @@ _WIDEST = np.array([3.0, 3.0, 3.0, 1.0, 1.0, 1.0])  # sigma (m, rad) of knowing 
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceConfig:
-    """What a pose needs to be believed."""
+    """When a pose is ok, ambiguous or lost."""
 
     inflation: float = setting(2.0, 'factor on the covariance: neighbouring residuals are not '
                                'independent, and the map is not exact', 0.01, 1e4)
@@ -45,23 +44,20 @@ class ConfidenceConfig:
     min_in_view: float = setting(0.3, 'share of the rendered points that must be in view', 0., 1.)
 
 
-HIGHEST_LOGIT = (1.0 - ConfidenceConfig().agreement) / _UNDECIDED  # everything agrees
-
-
 @dataclass(frozen=True, slots=True)
 class PoseVerdict:
-    """What to make of an aligned pose."""
+    """Confidence and verdict of an aligned pose."""
 
     confidence: float
     verdict: str  # 'ok', 'ambiguous' or 'lost'
     reason: str
-    partial: bool = False  # agrees with the map, yet does not stand by itself
+    partial: bool = False  # agrees with the map, but is no pose to start from
 
 
 def covariance_of(information: Array, config: ConfidenceConfig, factor: float = 1.0,
                   floor_m: float = 0.0) -> Array:
     """
-    Covariance over the right tangent; directions nobody saw come out as wide as `_WIDEST`.
+    Covariance over the right tangent; unobserved directions come out as wide as `_WIDEST`.
 
     `factor` and `floor_m` (of the position) are the map's own, from its `calibration`.
     """
@@ -72,7 +68,7 @@ def covariance_of(information: Array, config: ConfidenceConfig, factor: float = 
 def judge(fits: Mapping[str, FitStatistics], covariance: Array, config: ConfidenceConfig,
           searched: bool = False, least: float = 0.0) -> PoseVerdict:
     """
-    Weigh the evidence; of many poses that were tried, one may fit by chance.
+    Judge a pose by its fits; a `searched` one needs more, as one of many may fit by chance.
 
     `least` is the confidence that wrong poses of this map hardly ever get: see `least_confidence`.
     """
@@ -83,34 +79,41 @@ def judge(fits: Mapping[str, FitStatistics], covariance: Array, config: Confiden
         return PoseVerdict(0.0, LOST, 'hardly any of the map is in view')
     sigma_m, sigma_deg = sigmas(covariance)
     agreed, inliers = agreement(fits)
-    confidence = _logistic((agreed - config.agreement) / _UNDECIDED) * min(1.0, inliers / 0.6)
+    confidence = (_logistic((agreed - config.agreement) / _AGREEMENT_SCALE)
+                  * min(1.0, inliers / 0.6))
     looseness = max(sigma_m / config.max_sigma_m, sigma_deg / config.max_sigma_deg)
-    told = confidence if looseness <= 1.0 else min(confidence / looseness,
-                                                   0.9 * config.min_confidence)
+    reported = confidence if looseness <= 1.0 else min(confidence / looseness,
+                                                       0.9 * config.min_confidence)
     if confidence < config.min_confidence:
-        return PoseVerdict(told, LOST, f'images and map disagree (agreement {agreed:.2f}, '
-                                     f'{inliers:.0%} of the points fit)')
+        return PoseVerdict(reported, LOST, f'images and map disagree (agreement {agreed:.2f}, '
+                                           f'{inliers:.0%} of the points fit)')
     if searched and confidence < config.searched_confidence:
-        return PoseVerdict(told, AMBIGUOUS,
-                         f'found by a search, and the images agree with the map only to '
-                         f'{agreed:.2f}')
+        return PoseVerdict(reported, AMBIGUOUS,
+                           f'found by a search, and the images agree with the map only to '
+                           f'{agreed:.2f}')
     if looseness > 1.0:
-        # in proportion, below all that may be believed: the looser, the likelier it is off
-        told = 0.9 * config.min_confidence * confidence / looseness
-        return PoseVerdict(told, AMBIGUOUS, f'the view holds the pose only to {sigma_m:.2g} m, '
-                                          f'{sigma_deg:.2g} deg', partial=True)
+        # below the threshold, in proportion: the looser, the likelier it is wrong
+        reported = 0.9 * config.min_confidence * confidence / looseness
+        return PoseVerdict(reported, AMBIGUOUS,
+                           f'the view holds the pose only to {sigma_m:.2g} m, '
+                           f'{sigma_deg:.2g} deg', partial=True)
     if confidence < least:
         return PoseVerdict(0.9 * config.min_confidence * confidence / least, AMBIGUOUS,
-                         f'confidence {confidence:.2f}: wrong poses of this map get up to '
-                         f'{least:.2f}', partial=True)
+                           f'confidence {confidence:.2f}: wrong poses of this map get up to '
+                           f'{least:.2f}', partial=True)
     return PoseVerdict(confidence, OK, '')
 
 
 def least_confidence(tail: Tail, rate: float) -> float:
-    """What wrong poses exceed only at this rate; the tail as `false_confidence.py` has it."""
+    """Confidence that wrong poses exceed only at this rate; the tail is `false_positives.py`'s."""
     offset, scale, shape = tail
     rareness = -float(np.log(rate)) if shape == 0.0 else (rate**-shape - 1.0) / shape
     return _logistic(offset + scale * rareness)
+
+
+def highest_logit(config: ConfidenceConfig) -> float:
+    """Logit of the confidence where images and map agree in everything: no pose has more."""
+    return (1.0 - config.agreement) / _AGREEMENT_SCALE
 
 
 def logit(confidence: Array) -> Array:

@@ -27,7 +27,7 @@ from thermal_nerf_loc.localization.refinement.pose_hypotheses import (
     PoseHypothesis, rotation_lattice, score_poses)
 from thermal_nerf_loc.localization.refinement.rendered_points import (
     render_grid, render_points, RenderedGrid, RenderedPoints, weighed, wider_camera)
-from thermal_nerf_loc.sensing.rendering import Renderer
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 
 Array = NDArray[np.float64]
 
@@ -74,7 +74,7 @@ class RefinementConfig:
 class CoarseToFine:
     """Renders and aligns for one frame; counts the rays rendered (`rays`)."""
 
-    def __init__(self, renderer: Renderer, config: RefinementConfig,
+    def __init__(self, renderer: LocalizationMap, config: RefinementConfig,
                  images: Mapping[str, ObservedImage], seed: int) -> None:
         """Keep the frame's images; `seed` is that of the drawn pixels."""
         self.renderer, self.config, self.images = renderer, config, images
@@ -190,7 +190,7 @@ class CoarseToFine:
     def _view(self, name: str, image: ObservedImage, own_px: float,
               points: RenderedPoints) -> ModalityView:
         level, prior = make_level(image, own_px), self.prior(name)
-        factor, _ = getattr(self.renderer, 'calibration', {}).get(name, (1.0, 0.0))
+        factor, _ = self.renderer.calibration.get(name, (1.0, 0.0))
         factor *= max(1.0, len(points) / self.config.last_rays)  # the map's errors do not average
         return ModalityView(level, points, image.T_cam_sensor, prior.gain_offset,
                             prior.noise_floor, 1.0 / factor)

@@ -10,17 +10,17 @@ decays as `rate * 0.8^(step / 100)`. Rays come from the samplers of `pixel_sampl
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
-from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.refinement.image_pyramid import ObservedImage
 from thermal_nerf_loc.localization.refinement.pixel_sampling import (
     draw_pixels, preferred_pixels, SAMPLERS)
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 
 Array = NDArray[np.float64]
 
@@ -48,14 +48,6 @@ class InerfResult:
     rays: int
 
 
-@runtime_checkable
-class DifferentiableRenderer(Protocol):
-    """A map whose rendering can be differentiated in the rays."""
-
-    def render_differentiable(self, modality: str, origins: Any, directions: Any) -> Any:
-        """Torch rays (n, 3) to torch values (n, channels), in the units of `Renderer`."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Target:
     """One image's rays, the values that they should render, and its contrast."""
@@ -67,13 +59,10 @@ class _Target:
     contrast: float
 
 
-def refine(renderer: object, images: Mapping[str, ObservedImage], T_guess: Array,
+def refine(renderer: LocalizationMap, images: Mapping[str, ObservedImage], T_guess: Array,
            config: InerfConfig, seed: int = 0) -> InerfResult:
     """Refine the pose from `T_guess` by `config.steps` steps of Adam."""
     import torch
-    if not isinstance(renderer, DifferentiableRenderer):
-        raise InputError('this map cannot be differentiated', expected='a radiance map',
-                         got=type(renderer).__name__, hint='Use the method align.')
     rng = np.random.default_rng(seed)
     targets = [_make_target(name, image) for name, image in images.items()]
     preferred = [preferred_pixels(config.sampler, image, config.dilations)
@@ -109,7 +98,7 @@ def _make_target(name: str, image: ObservedImage) -> _Target:
                    torch.tensor(values, dtype=torch.float64), contrast)
 
 
-def _loss(renderer: DifferentiableRenderer, target: _Target, pixels: Any, T: Any) -> Any:
+def _loss(renderer: LocalizationMap, target: _Target, pixels: Any, T: Any) -> Any:
     """Mean squared photometric error of a batch."""
     R, t = T[:3, :3], T[:3, 3]
     directions = target.directions[pixels] @ R.T

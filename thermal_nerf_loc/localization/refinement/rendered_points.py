@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.rendering import Renderer, sureness
 
 Array = NDArray[np.float64]
@@ -50,16 +51,16 @@ def render_points(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_s
     return RenderedPoints(points, np.where(good[:, None], values, 0.0), weight)
 
 
-def weighed(points: RenderedPoints, T_world_cam: Array, renderer: Renderer) -> RenderedPoints:
+def weighed(points: RenderedPoints, T_world_cam: Array, renderer: LocalizationMap,
+            ) -> RenderedPoints:
     """
     Lower the weight of points where the map is uncertain: by median sigma of the view over sigma.
 
     Maps without a field of uncertainty leave the points as they are.
     """
-    uncertainty = getattr(renderer, 'uncertainty', None)
-    if uncertainty is None or not len(points):
+    if renderer.uncertainty is None or not len(points):
         return points
-    log_sigma = uncertainty.at(se3.transform(T_world_cam, points.points_cam))
+    log_sigma = renderer.uncertainty.at(se3.transform(T_world_cam, points.points_cam))
     share = np.minimum(10.0**(np.median(log_sigma) - log_sigma), 1.0)
     return replace(points, weight=points.weight * share)
 

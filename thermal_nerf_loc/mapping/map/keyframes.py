@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small images of the training views that stay inside the map, to find a place again."""
+"""Keyframes: poses and thumbnails of the training views, kept inside the map."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 
 _WIDTH_PX, _HEIGHT_PX = 40, 30
-_MOST = 400
+_MAX_KEYFRAMES = 400
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,9 +27,9 @@ class Keyframes:
 
 
 def keyframes_of(scene: Scene) -> Keyframes:
-    """Thumbnails of the training frames that hold every modality, evenly thinned to 400."""
+    """Training frames that hold every modality, evenly thinned to at most 400."""
     complete = [i for i in scene.train if set(scene.frames[i].records) == set(scene.modalities)]
-    chosen = complete[::max(1, -(-len(complete) // _MOST))]
+    chosen = complete[::max(1, -(-len(complete) // _MAX_KEYFRAMES))]
     thumbnails = {}
     for name in scene.modalities:  # one image in memory at a time
         small = [_thumbnail(load_image(name, scene.frames[i].records[name]).values)

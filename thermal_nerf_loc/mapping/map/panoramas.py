@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Places of a map to be found again: small panoramas from free space, all around the training path.
+Panoramas of a map, rendered from free space on and beside the training path; retrieval reads them.
 
-A panorama is a sphere of rays with what each modality shows there, how far the surface is, and how
-sure the map is of it. A place is free where a training camera stood, or where one sees past it.
+A panorama is a sphere of rays: for each one the values of each modality, the distance of the
+surface and the map's confidence. Space is free where a training camera stood, and where a panorama
+sees past it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-import logging
 from typing import Any
 
 import numpy as np
@@ -22,27 +22,26 @@ from thermal_nerf_loc.sensing.rendering import Renderer, sureness
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
-_LOG = logging.getLogger(__name__)
-
 _BLOCKING_RAYS = 4  # of a panorama around a direction: the nearest surface among them counts
-_AT_ONCE = 8  # panoramas
-_SCOUTS, _SCOUT_RAYS = 16, 200  # that look how far away surfaces are
-_SURE_OF_A_SURFACE = 0.1
+_BATCH = 8  # panoramas rendered at once
+_SCOUTS, _SCOUT_RAYS = 16, 200  # coarse panoramas that measure how far away surfaces are
+_MIN_SURFACE_WEIGHT = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class PanoramaConfig:
-    """Where a map is looked at from."""
+    """How many panoramas are rendered, and where."""
 
-    # lengths are shares of the usual distance of what the training path sees: no map need be in
-    # metres, and what must not change from one place to the next is the image
-    spacing: float = setting(0.22, 'between two places', 0.02, 10.0)
-    clearance: float = setting(0.137, 'of a place from any surface', 0.0, 10.0)
-    above: float = setting(0.165, 'how far above and below the training path places lie', 0., 10.)
+    # Lengths are shares of the median distance of what the training path sees: a map need not be
+    # in metres, and neighbouring panoramas shall differ equally little in any map.
+    spacing: float = setting(0.22, 'between two panoramas', 0.02, 10.0)
+    clearance: float = setting(0.137, 'of a panorama from any surface', 0.0, 10.0)
+    above: float = setting(0.165, 'how far above and below the training path panoramas lie',
+                           0., 10.)
     rays: int = setting(1000, 'of a panorama', 100, 20_000)
-    most: int = setting(1500, 'places; in larger maps they lie further apart', 1, 100_000)
-    min_sure: float = setting(0.6, 'mean weight of a panorama, as a share of what is usual on '
-                              'the training path: below, the map shows artefacts', 0.0, 1.0)
+    most: int = setting(1500, 'panoramas; in larger maps they lie further apart', 1, 100_000)
+    min_sure: float = setting(0.6, 'mean weight of a panorama, as a share of the median on the '
+                              'training path: below, the map shows artefacts', 0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,13 +50,13 @@ class Panoramas:
 
     positions: Array32  # (n, 3) world
     distance_m: Array32  # (n, m)
-    weight: Array32  # (n, m) in [0, 1]: how sure the map is
+    weight: Array32  # (n, m) in [0, 1]: confidence of the map
     values: Mapping[str, Array32]  # (n, m, channels), in the sensors' units
     up: Array  # (3,) world: the mean of the training cameras' upward axes
     camera_ups: Array  # (k, 3) the same direction as training cameras saw it, in their axes
 
     def __post_init__(self) -> None:
-        """Hold the parts against one another."""
+        """Check the shapes."""
         n, m = self.distance_m.shape
         fits = (self.positions.shape == (n, 3) and self.weight.shape == (n, m)
                 and self.up.shape == (3,) and self.camera_ups.shape[1:] == (3,)
@@ -67,7 +66,7 @@ class Panoramas:
             raise ValueError('panoramas have parts of different sizes')
 
     def __len__(self) -> int:
-        """Number of places."""
+        """Number of panoramas."""
         return len(self.positions)
 
     @property
@@ -76,7 +75,7 @@ class Panoramas:
         return sphere(self.distance_m.shape[1]).astype(np.float32)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """All of it by name, for a file; halves are exact enough."""
+        """All arrays by name, for a file; images and distances as 16-bit floats."""
         halves = {f'value.{name}': v for name, v in self.values.items()}
         halves |= {'distance': self.distance_m, 'weight': self.weight}
         return {'position': self.positions, 'up': self.up, 'camera_ups': self.camera_ups,
@@ -84,7 +83,7 @@ class Panoramas:
 
     @classmethod
     def from_tensors(cls, parts: Mapping[str, NDArray[Any]]) -> 'Panoramas':
-        """Read back what `tensors` gave."""
+        """Inverse of `tensors`."""
         values = {name.removeprefix('value.'): part.astype(np.float32)
                   for name, part in parts.items() if name.startswith('value.')}
         return cls(parts['position'], parts['distance'].astype(np.float32),
@@ -92,7 +91,7 @@ class Panoramas:
 
 
 def sphere(count: int) -> Array:
-    """Directions (count, 3) spread evenly: a Fibonacci lattice."""
+    """Unit directions (count, 3) spread evenly: a Fibonacci lattice."""
     k = np.arange(count) + 0.5
     z = 1.0 - 2.0 * k / count
     angle = k * np.pi * (3.0 - np.sqrt(5.0))
@@ -102,56 +101,44 @@ def sphere(count: int) -> Array:
 
 def find_panoramas(renderer: Renderer, viewpoints: Array,
                    config: PanoramaConfig = PanoramaConfig(),
-                progress: Progress = silent) -> Panoramas:
-    """Look around from the training path (poses (n, 4, 4)) and from what is free beside it."""
+                   progress: Progress = silent) -> Panoramas:
+    """Render panoramas on the training path (poses (n, 4, 4)) and from free space beside it."""
     poses = np.asarray(viewpoints, dtype=np.float64)
     if poses.ndim != 3 or not len(poses):
         raise InputError('no viewpoint to look around from', expected='poses (n, 4, 4)',
                          got=f'shape {poses.shape}')
     up = _mean_direction(-poses[:, :3, 1])
-    usual_m = _usual_distance(renderer, poses[:, :3, 3])
-    clearance_m = config.clearance * usual_m
-    stood = _thinned(poses[:, :3, 3], config.spacing * usual_m)
-    progress(0.0, 1.0, f'{len(stood)} places of the training path')
-    seen = _panoramas(renderer, stood, config.rays)
-    lattice, spacing_m = _lattice(poses[:, :3, 3], up, seen, config, usual_m)
-    beside = _free(lattice, seen, clearance_m)
-    beside = beside[_apart_from(beside, stood, 0.5 * spacing_m)]
-    parts = [seen]
-    for begin in range(0, len(beside), _AT_ONCE):
-        parts.append(_panoramas(renderer, beside[begin:begin + _AT_ONCE], config.rays))
-        progress(begin / len(beside), 1.0, f'{len(beside)} places beside it')
-    positions, distance, weight = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    values = {name: np.concatenate([part[3][name] for part in parts])
+    distance_m = _median_distance(renderer, poses[:, :3, 3])
+    clearance_m = config.clearance * distance_m
+    on_path = _thinned(poses[:, :3, 3], config.spacing * distance_m)
+    progress(0.0, 1.0, f'{len(on_path)} panoramas of the training path')
+    path_batch = _rendered(renderer, on_path, config.rays)
+    lattice, spacing_m = _lattice(poses[:, :3, 3], up, path_batch, config, distance_m)
+    beside = _free(lattice, path_batch, clearance_m)
+    beside = beside[_apart_from(beside, on_path, 0.5 * spacing_m)]
+    batches = [path_batch]
+    for begin in range(0, len(beside), _BATCH):
+        batches.append(_rendered(renderer, beside[begin:begin + _BATCH], config.rays))
+        progress(begin / len(beside), 1.0, f'{len(beside)} panoramas beside it')
+    positions, distance, weight = (np.concatenate([batch[i] for batch in batches])
+                                   for i in range(3))
+    values = {name: np.concatenate([batch[3][name] for batch in batches])
               for name in renderer.modalities}
-    usual = float(np.median(seen[2].mean(axis=1)))
-    good = (weight.mean(axis=1) >= config.min_sure * usual) & (
+    path_weight = float(np.median(path_batch[2].mean(axis=1)))
+    good = (weight.mean(axis=1) >= config.min_sure * path_weight) & (
         np.quantile(distance, 0.01, axis=1) >= clearance_m)
-    good[:len(stood)] = True
+    good[:len(on_path)] = True
     return Panoramas(positions[good], distance[good], weight[good],
-                  {name: value[good] for name, value in values.items()}, up,
-                  np.einsum('nji,j->ni', poses[:, :3, :3], up))
+                     {name: value[good] for name, value in values.items()}, up,
+                     np.einsum('nji,j->ni', poses[:, :3, :3], up))
 
 
-def places_of(renderer: Any, progress: Progress = silent) -> Panoramas:
-    """The places that a map brings along; else they are looked for now, and kept with it."""
-    places: Panoramas | None = getattr(renderer, 'places', None)
-    if places is None:
-        viewpoints = getattr(renderer, 'viewpoints', np.empty((0, 4, 4)))
-        if not len(viewpoints):
-            raise InputError('map cannot be searched: it does not say where its cameras stood',
-                             hint='Give a rough pose, or train the map again.')
-        if progress is silent:
-            _LOG.warning('map holds no places to search: looking around in it takes a while')
-        places = renderer.places = find_panoramas(renderer, viewpoints, progress=progress)
-    return places
+# positions, distance, weight and values of some panoramas, as in `Panoramas`
+_Batch = tuple[Array32, Array32, Array32, dict[str, Array32]]
 
 
-_Seen = tuple[Array32, Array32, Array32, dict[str, Array32]]
-
-
-def _panoramas(renderer: Renderer, positions: Array, rays: int) -> _Seen:
-    """Positions, distances, weights and values; of two modalities the surer one's geometry."""
+def _rendered(renderer: Renderer, positions: Array, rays: int) -> _Batch:
+    """Panoramas at `positions` (n, 3); of two modalities, the more confident one's distance."""
     directions = sphere(rays).astype(np.float32)
     n = len(positions)
     where = positions.astype(np.float32)
@@ -171,11 +158,11 @@ def _panoramas(renderer: Renderer, positions: Array, rays: int) -> _Seen:
     return where, distance, weight, values
 
 
-def _usual_distance(renderer: Renderer, path: Array) -> float:
-    """Half of what is seen from the path is nearer; where all is fog still, half of that."""
+def _median_distance(renderer: Renderer, path: Array) -> float:
+    """Median distance of surfaces seen from the path; of anything, where all is fog still."""
     some = path[np.unique(np.linspace(0, len(path) - 1, _SCOUTS).round().astype(np.intp))]
-    _, distance, weight, _ = _panoramas(renderer, some, _SCOUT_RAYS)
-    surfaces = distance[weight > _SURE_OF_A_SURFACE]
+    _, distance, weight, _ = _rendered(renderer, some, _SCOUT_RAYS)
+    surfaces = distance[weight > _MIN_SURFACE_WEIGHT]
     seen = surfaces if len(surfaces) else distance[np.isfinite(distance) & (distance > 0.0)]
     if not len(seen):
         raise InputError('map shows nothing from where its cameras stood',
@@ -183,15 +170,15 @@ def _usual_distance(renderer: Renderer, path: Array) -> float:
     return float(np.median(seen))
 
 
-def _lattice(path: Array, up: Array, seen: _Seen, config: PanoramaConfig, usual_m: float,
+def _lattice(path: Array, up: Array, batch: _Batch, config: PanoramaConfig, distance_m: float,
              ) -> tuple[Array, float]:
-    """A regular lattice over what the path sees, in the path's own band of heights."""
-    where, distance = seen[0].astype(np.float64), seen[1]
+    """Regular lattice over what the path sees, in the path's own band of heights; its spacing."""
+    where, distance = batch[0].astype(np.float64), batch[1]
     reach = where[:, None] + sphere(distance.shape[1]) * distance[..., None]
     axes = _axes(up)
     low, high = (np.quantile(reach.reshape(-1, 3) @ axes.T, q, axis=0) for q in (0.02, 0.98))
     heights = path @ up
-    above_m, spacing_m = config.above * usual_m, config.spacing * usual_m
+    above_m, spacing_m = config.above * distance_m, config.spacing * distance_m
     low[2], high[2] = heights.min() - above_m, heights.max() + above_m
     layers = max(int((high[2] - low[2]) / spacing_m), 1)
     area = float(np.prod(high[:2] - low[:2]))
@@ -202,11 +189,11 @@ def _lattice(path: Array, up: Array, seen: _Seen, config: PanoramaConfig, usual_
     return np.stack(np.meshgrid(*lines, indexing='ij'), -1).reshape(-1, 3) @ axes, spacing_m
 
 
-def _free(points: Array, seen: _Seen, clearance_m: float) -> Array:
-    """Points that some panorama sees past, with room to spare."""
-    directions = sphere(seen[1].shape[1])
+def _free(points: Array, batch: _Batch, clearance_m: float) -> Array:
+    """Points that some panorama sees past, this far from the surface behind."""
+    directions = sphere(batch[1].shape[1])
     free = np.zeros(len(points), dtype=np.bool_)
-    for origin, distance in zip(seen[0].astype(np.float64), seen[1]):
+    for origin, distance in zip(batch[0].astype(np.float64), batch[1]):
         way = points - origin
         length = np.linalg.norm(way, axis=1)
         cosines = (way / np.maximum(length, 1e-9)[:, None]) @ directions.T

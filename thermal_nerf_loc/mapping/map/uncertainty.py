@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Where a map could be deformed without any training image telling: its spatial uncertainty.
+Spatial uncertainty: where a map could be deformed without changing any training image.
 
 The idea is Bayes' Rays (Goli et al., 2024). A grid of vertices over the (contracted) space moves
 the points of each ray by trilinear interpolation. Where a small motion d changes no rendered value
-C, the images do not hold the map. With the diagonal of the Hessian over N training rays,
+C, the images do not constrain the map. With the diagonal of the Hessian over N training rays,
 
     H_v = sum over samples x of (w_v(x) dC/dx)^2,   sigma_v = 1 / sqrt(2 H_v / N + lambda)
 
 Values are in [0, 1]; signs drawn at random for each channel give the sum over channels at once.
-Sigma orders places and has no unit that could be trusted, so its logarithm (base 10) is kept.
+Sigma ranks places and has no reliable unit, so its logarithm (base 10) is kept.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,13 @@ import torch
 from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.volume_rendering import render, Samples
 from thermal_nerf_loc.io.datasets.scene import Scene
+from thermal_nerf_loc.mapping.training.strategies import Learner
 
 Array32 = NDArray[np.float32]
 
 CELLS = 64  # vertices along each side
 _RAYS = 24_000  # of each modality
-_AT_ONCE = 2048
+_BATCH = 2048
 _SAMPLES, _EXPLORING = 16, 0.05
 _LAMBDA = 1e-4 / CELLS**3
 
@@ -41,18 +42,33 @@ class Uncertainty:
     space: ContractedSpace
 
     def __post_init__(self) -> None:
-        """Hold the shape against what `at` reads."""
+        """Check the shape that `at` reads."""
         if self.values.shape != (CELLS,) * 3 or not np.isfinite(self.values).all():
             raise ValueError('uncertainty is no finite cube')
 
     def at(self, points: NDArray[Any]) -> Array32:
-        """Trilinear look-up at world points (n, 3)."""
+        """Interpolate at world points (n, 3)."""
         corners, weights = _corners(points, self.space)
         return np.asarray((self.values.ravel()[corners] * weights).sum(axis=1), np.float32)
 
 
-def uncertainty_of(radiance_map: Any, scene: Scene, seed: int = 0) -> Uncertainty:
-    """Look along random training rays of all modalities, and at how much their samples matter."""
+class FieldMap(Protocol):
+    """A map of radiance fields that share one space."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names such as 'rgb' and 'thermal'."""
+
+    @property
+    def space(self) -> ContractedSpace:
+        """The space of all fields."""
+
+    def learner(self, modality: str) -> Learner:
+        """Field and density grid that show a modality."""
+
+
+def uncertainty_of(radiance_map: FieldMap, scene: Scene, seed: int = 0) -> Uncertainty:
+    """Sum the Hessian over random training rays of all modalities."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     space = radiance_map.space
@@ -69,28 +85,28 @@ def uncertainty_of(radiance_map: Any, scene: Scene, seed: int = 0) -> Uncertaint
     return Uncertainty(np.log10(sigma).astype(np.float32).reshape((CELLS,) * 3), space)
 
 
-def _slopes(learner: Any, modality: str, origins: Array32, directions: Array32,
+def _slopes(learner: Learner, modality: str, origins: Array32, directions: Array32,
             ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Samples (n, 3) of rays, and slopes of what the rays show in each sample's position."""
+    """Samples (n, 3) of rays, and slopes of the rendered values in each sample's position."""
     drawn = learner.grid.sample(origins, directions, _SAMPLES, _EXPLORING)
-    looked = render(learner.field, modality, torch.from_numpy(origins).requires_grad_(),
+    rendered = render(learner.field, modality, torch.from_numpy(origins).requires_grad_(),
                     torch.from_numpy(directions), Samples.from_numpy(*drawn))
-    signs = torch.randint(0, 2, looked.values.shape) * 2.0 - 1.0
-    slopes, = torch.autograd.grad((signs * looked.values).sum(), looked.points)
-    return looked.points.detach().numpy(), slopes.numpy()
+    signs = torch.randint(0, 2, rendered.values.shape) * 2.0 - 1.0
+    slopes, = torch.autograd.grad((signs * rendered.values).sum(), rendered.points)
+    return rendered.points.detach().numpy(), slopes.numpy()
 
 
 def _training_rays(scene: Scene, modality: str, rng: np.random.Generator,
                    ) -> Iterator[tuple[Array32, Array32]]:
     """Origins and unit directions (n, 3) of random pixels of random training images."""
     frames = [scene.frames[i] for i in scene.train if modality in scene.frames[i].records]
-    for _ in range(_RAYS // _AT_ONCE if frames else 0):
+    for _ in range(_RAYS // _BATCH if frames else 0):
         chosen = rng.integers(0, len(frames), 16)
         rays = []
         for k in chosen:
             record = frames[k].records[modality]
             T = frames[k].T_world_cam @ record.T_cam_sensor
-            uv = rng.random((_AT_ONCE // 16, 2)) * record.camera.size
+            uv = rng.random((_BATCH // 16, 2)) * record.camera.size
             along = record.camera.unproject(uv) @ T[:3, :3].T
             rays.append((np.broadcast_to(T[:3, 3], along.shape), along))
         yield tuple(np.concatenate(part).astype(np.float32)  # type: ignore[misc]

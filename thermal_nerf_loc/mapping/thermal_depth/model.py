@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 import torch
 
-from thermal_nerf_loc import __version__
+from thermal_nerf_loc.common import __version__
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.io.atomic_files import read_bytes, write_atomically

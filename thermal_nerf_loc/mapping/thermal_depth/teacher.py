@@ -19,12 +19,13 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
-from thermal_nerf_loc.mapping.map.panoramas import Panoramas, places_of
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, panoramas_of
+from thermal_nerf_loc.mapping.map.panoramas import Panoramas
 from thermal_nerf_loc.mapping.thermal_depth.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.thermal_depth.model import reduced
 from thermal_nerf_loc.mapping.training.config import INVERSE, METRIC
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
-from thermal_nerf_loc.sensing.rendering import Renderer, sureness
+from thermal_nerf_loc.sensing.rendering import sureness
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -66,8 +67,8 @@ def measured_examples(scene: Scene, indices: tuple[int, ...],
     return examples
 
 
-def map_examples(renderer: Renderer, scene: Scene, indices: tuple[int, ...], camera: Camera,
-                 progress: Progress = silent) -> list[DepthExample]:
+def map_examples(renderer: LocalizationMap, scene: Scene, indices: tuple[int, ...],
+                 camera: Camera, progress: Progress = silent) -> list[DepthExample]:
     """Depth rendered by the map where thermal images were taken."""
     examples = []
     for done, index in enumerate(indices):
@@ -79,14 +80,14 @@ def map_examples(renderer: Renderer, scene: Scene, indices: tuple[int, ...], cam
     return examples
 
 
-def novel_view_examples(renderer: Renderer, scene: Scene, indices: tuple[int, ...],
+def novel_view_examples(renderer: LocalizationMap, scene: Scene, indices: tuple[int, ...],
                         camera: Camera, count: int, rng: np.random.Generator,
                         progress: Progress = silent) -> list[DepthExample]:
     """Thermal images and depth rendered around training cameras and the map's panoramas."""
     examples: list[DepthExample] = []
     if count == 0:
         return examples
-    panoramas = places_of(renderer, progress)
+    panoramas = panoramas_of(renderer, progress)
     for _ in range(4 * count):
         if len(examples) == count:
             break
@@ -112,7 +113,7 @@ def _novel_pose(T_world_cam: Array, panoramas: Panoramas, rng: np.random.Generat
     return se3.from_parts(heading @ T_world_cam[:3, :3] @ tilt, position)
 
 
-def rgb_examples(model: RgbModel, kind: str, renderer: Renderer, scene: Scene,
+def rgb_examples(model: RgbModel, kind: str, renderer: LocalizationMap, scene: Scene,
                  indices: tuple[int, ...], camera: Camera, progress: Progress = silent,
                  ) -> list[DepthExample]:
     """
@@ -190,7 +191,7 @@ def _quartile_line(x: Array, y: Array) -> Array:
     return np.array([slope, e - slope * b])
 
 
-def render_view(renderer: Any, modality: str, camera: Camera, T: Array,
+def render_view(renderer: LocalizationMap, modality: str, camera: Camera, T: Array,
                 ) -> tuple[Array32, Array32, Array32, Array32]:
     """First channel, depth along z, its confidence and relative spread (h, w) at a pose T."""
     rays = camera.rays()
@@ -198,9 +199,9 @@ def render_view(renderer: Any, modality: str, camera: Camera, T: Array,
     origins = np.broadcast_to(T[:3, 3].astype(np.float32), along.shape).copy()
     seen = renderer.render_rays(modality, origins, along)
     values = seen.values
-    added = renderer.added(modality, camera.size) if hasattr(renderer, 'added') else None
-    if added is not None:
-        values = values + added.reshape(-1, 1)
+    offset = renderer.flat_field_offset(modality, camera.size)
+    if offset is not None:
+        values = values + offset.reshape(-1, 1)
     good = np.isfinite(seen.distance_m) & (seen.distance_m > 0.0)
     confidence = sureness(seen.distance_m, seen.spread_m, seen.opacity, good, _SPREAD_SHARE)
     relative_spread = seen.spread_m / np.maximum(seen.distance_m, 1e-6)

@@ -32,7 +32,8 @@ from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import (
 from thermal_nerf_loc.mapping.camera_poses.pose_initialization import (
     initialize_by_points, initialize_rig_by_edges)
 from thermal_nerf_loc.mapping.map.keyframes import keyframes_of
-from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
+from thermal_nerf_loc.mapping.map.localization_map import MapInfo
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint, pack, State, unpack
 from thermal_nerf_loc.mapping.training.config import BOTH, EDGES, FEATURES, TrainConfig
 from thermal_nerf_loc.mapping.training.distributed import joined, Processes
@@ -87,7 +88,8 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
         zero = trainer.objective.thermal_zero(_thermal_stamps_ns(scene), temperatures)
         temperatures = temperatures.moved(zero.celsius) if zero else temperatures
     info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
-                   seconds=seconds, refinement=facts, zero=zero._asdict() if zero else {})
+                   seconds=seconds, refinement=facts,
+                   temperature_offset=zero._asdict() if zero else {})
     radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(refined),
                                flat_fields=trainer.objective.flat_fields(temperatures))
     return TrainingResult(radiance_map, trainer.steps, seconds,
