@@ -19,8 +19,7 @@ from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
 from thermal_nerf_loc.localization.confidence.verdict import agreement
 from thermal_nerf_loc.localization.refinement.aligner import Alignment, PosePrior
-from thermal_nerf_loc.localization.refinement.coarse_to_fine import (
-    CoarseToFine, RefinementConfig)
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import CoarseToFine, RefinementConfig
 from thermal_nerf_loc.localization.refinement.image_pyramid import observe, ObservedImage
 from thermal_nerf_loc.localization.refinement.pose_hypotheses import PoseHypothesis
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap

@@ -212,7 +212,7 @@ class Localizer:
         best = pose_estimate.with_rivals(best, rivals, unrefined)
         best = pose_estimate.without_features(best, {
             name: refiner.prior(name).noise_floor for name in refiner.images})
-        ambiguous = best.verdict.verdict == verdict.AMBIGUOUS
+        ambiguous = best.verdict.verdict == verdict.VERDICT_AMBIGUOUS
         return best, (*rivals, *unrefined) if ambiguous else ()
 
     def _refine_verified(self, refiner: CoarseToFine, verified: Sequence[PoseHypothesis],
@@ -241,7 +241,8 @@ class Localizer:
             return estimate
         confidence = 0.5 * min(estimate.verdict.confidence, self.config.confidence.min_confidence)
         return replace(estimate, verdict=PoseVerdict(
-            confidence, verdict.LOST, f'the descent ended {left_px:.1f} px off an optimum'))
+            confidence, verdict.VERDICT_LOST,
+            f'the descent ended {left_px:.1f} px off an optimum'))
 
     def _judge(self, refiner: CoarseToFine, found: Alignment, searched: bool = False,
                ) -> PoseEstimate:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.geometry.pose_separation import SAME_ANSWER
 from thermal_nerf_loc.localization.confidence.fit_statistics import FitStatistics
 from thermal_nerf_loc.localization.confidence.verdict import (
-    AMBIGUOUS, ConfidenceConfig, covariance_of, LOST, OK, PoseVerdict)
+    ConfidenceConfig, covariance_of, PoseVerdict, VERDICT_AMBIGUOUS, VERDICT_LOST, VERDICT_OK)
 
 Array = NDArray[np.float64]
 
@@ -34,13 +34,13 @@ class PoseEstimate:
     @property
     def accepted(self) -> bool:
         """Whether the verdict is 'ok'."""
-        return self.verdict.verdict == OK
+        return self.verdict.verdict == VERDICT_OK
 
 
 def unknown(reason: str, config: ConfidenceConfig, T: Array | None = None) -> PoseEstimate:
     """The estimate where no pose is known: lost, and as wide as can be, around `T`."""
     return PoseEstimate(np.eye(4) if T is None else T, covariance_of(np.zeros((6, 6)), config),
-                        PoseVerdict(0.0, LOST, reason), {})
+                        PoseVerdict(0.0, VERDICT_LOST, reason), {})
 
 
 def rivals_of(best: PoseEstimate, others: Sequence[PoseEstimate]) -> list[Array]:
@@ -77,14 +77,15 @@ def without_features(best: PoseEstimate, noise_floors: Mapping[str, float]) -> P
     """
     bare = bool(best.fits) and all(float(fit.detail[:, :2].max()) < noise_floors[name]**2
                                    for name, fit in best.fits.items())
-    if best.verdict.verdict != LOST or not bare:
+    if best.verdict.verdict != VERDICT_LOST or not bare:
         return best
-    return replace(best, verdict=replace(best.verdict, verdict=AMBIGUOUS, reason=(
+    return replace(best, verdict=replace(best.verdict, verdict=VERDICT_AMBIGUOUS, reason=(
         'the view shows too little to tell places apart')))
 
 
 def _ambiguous(estimate: PoseEstimate, reason: str) -> PoseEstimate:
-    return replace(estimate, verdict=PoseVerdict(0.5 * estimate.verdict.confidence, AMBIGUOUS,
+    return replace(estimate,
+                   verdict=PoseVerdict(0.5 * estimate.verdict.confidence, VERDICT_AMBIGUOUS,
                                                  reason))
 
 

@@ -21,7 +21,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.pose_gaussian import diagonal, PoseGaussian
 from thermal_nerf_loc.io.datasets.scene import Scene, UnposedFrame
 from thermal_nerf_loc.io.trajectory import Trajectory
-from thermal_nerf_loc.localization.confidence.verdict import OK
+from thermal_nerf_loc.localization.confidence.verdict import VERDICT_OK
 from thermal_nerf_loc.localization.localizer import Localization, Localizer, LocalizerConfig
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import Frame
@@ -135,7 +135,7 @@ class _Finder:
 
     def _refusal(self, frame: Frame, found: Localization) -> Refusal | None:
         """Why not to accept this pose; None if it passes all checks."""
-        if found.verdict != OK:
+        if found.verdict != VERDICT_OK:
             return Refusal(found.verdict, found.reason)
         P = diagonal(*_RECHECK_START)
         signs = np.random.default_rng(self._second.config.seed).choice((-1.0, 1.0), 6)
@@ -153,7 +153,7 @@ class _Finder:
         here = PoseGaussian(found.T_world_cam, found.covariance)
         for name in found.fits if len(found.fits) > 1 else ():
             alone = self._second.localize(frame.only(name), found.T_world_cam, P)
-            if alone.verdict != OK and not alone.partial:
+            if alone.verdict != VERDICT_OK and not alone.partial:
                 continue
             if here.disagreement(PoseGaussian(alone.T_world_cam,
                                               alone.covariance)) > _CHI_SQUARE_999:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.threads import lower_priority
 from thermal_nerf_loc.geometry.pose_gaussian import PoseGaussian
-from thermal_nerf_loc.localization.confidence.verdict import AMBIGUOUS, OK
+from thermal_nerf_loc.localization.confidence.verdict import VERDICT_AMBIGUOUS, VERDICT_OK
 from thermal_nerf_loc.localization.localizer import Localization
 
 Array = NDArray[np.float64]
@@ -133,13 +133,13 @@ class SearchResult:
     @property
     def is_accepted(self) -> bool:
         """Whether there is a pose with the verdict 'ok'."""
-        return isinstance(self.outcome, Localization) and self.outcome.verdict == OK
+        return isinstance(self.outcome, Localization) and self.outcome.verdict == VERDICT_OK
 
     @property
     def verdict(self) -> str:
         """Without an accepted pose: 'ambiguous' or 'nothing'."""
-        return (AMBIGUOUS if isinstance(self.outcome, Localization)
-                and self.outcome.verdict == AMBIGUOUS else 'nothing')
+        return (VERDICT_AMBIGUOUS if isinstance(self.outcome, Localization)
+                and self.outcome.verdict == VERDICT_AMBIGUOUS else 'nothing')
 
     @property
     def reason(self) -> str:

@@ -11,7 +11,7 @@ the probability of being elsewhere.
 from dataclasses import dataclass, replace
 
 from thermal_nerf_loc.geometry.pose_gaussian import diagonal, PoseGaussian
-from thermal_nerf_loc.localization.confidence.verdict import LOST as CONTRADICTED, sigmas
+from thermal_nerf_loc.localization.confidence.verdict import sigmas, VERDICT_LOST
 from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
@@ -59,5 +59,5 @@ def contradicts(found: Localization, config: TrackerConfig) -> bool:
     holds none: it says nothing.
     """
     sigma_m, sigma_deg = sigmas(found.covariance)
-    return (found.verdict == CONTRADICTED and sigma_m <= config.lost_sigma_m
+    return (found.verdict == VERDICT_LOST and sigma_m <= config.lost_sigma_m
             and sigma_deg <= config.lost_sigma_deg)

@@ -22,7 +22,7 @@ from thermal_nerf_loc.common.config import check
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.pose_gaussian import diagonal, PoseGaussian
-from thermal_nerf_loc.localization.confidence.verdict import OK, sigmas
+from thermal_nerf_loc.localization.confidence.verdict import sigmas, VERDICT_OK
 from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.frozen_images import identical
@@ -236,7 +236,7 @@ class Tracker:
         """Fuse a fix inside the gate, propose one outside, count a miss; returns the reason."""
         assert self._estimate is not None
         is_confirmed = self._state in CONFIRMED
-        if found is None or not (found.verdict == OK or (found.partial and is_confirmed)):
+        if found is None or not (found.verdict == VERDICT_OK or (found.partial and is_confirmed)):
             self._misses += 1
             if (found is not None and self._candidate is None
                     and contradicts(found, self.config)):
@@ -245,7 +245,7 @@ class Tracker:
             return reason
         fix = self._fix(found)
         if is_confirmed and self._estimate.disagreement(fix) <= self.config.gate:
-            self._accept(self._estimate.fused(fix), stamp_ns, found.verdict == OK)
+            self._accept(self._estimate.fused(fix), stamp_ns, found.verdict == VERDICT_OK)
             return reason
         return self._propose(fix, stamp_ns)
 

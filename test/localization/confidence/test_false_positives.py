@@ -7,7 +7,8 @@ import pytest
 
 from thermal_nerf_loc.localization.confidence.false_positives import fit_tail, measure_tails
 from thermal_nerf_loc.localization.confidence.verdict import (
-    AMBIGUOUS, ConfidenceConfig, highest_logit, judge, least_confidence, logit, OK, sigmas)
+    ConfidenceConfig, highest_logit, judge, least_confidence, logit, sigmas, VERDICT_AMBIGUOUS,
+    VERDICT_OK)
 from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.sensing.frame import THERMAL
 
@@ -61,12 +62,12 @@ def test_a_map_whose_wrong_poses_look_right_is_believed_less():
     world, T = PaintedRoom(), make_poses(1, seed=2)[0]
     frame, start = take_frame(world, T), perturbed(T, 3.0, 0.05, 0)
     plain = Localizer(world).localize(frame, start)
-    assert plain.verdict == OK
+    assert plain.verdict == VERDICT_OK
     world.false_positive_tails = {'rgb+thermal': (4.0, 1.0, 0.0)}
     doubted = Localizer(world).localize(frame, start)
-    assert doubted.verdict == AMBIGUOUS and 'wrong poses' in doubted.reason
+    assert doubted.verdict == VERDICT_AMBIGUOUS and 'wrong poses' in doubted.reason
     world.false_positive_tails = {'rgb+thermal': (-6.0, 1.0, 0.0), 'rgb': (4.0, 1.0, 0.0)}
-    assert Localizer(world).localize(frame, start).verdict == OK
+    assert Localizer(world).localize(frame, start).verdict == VERDICT_OK
 
 
 def test_the_looser_a_pose_is_held_the_less_it_is_told():
@@ -77,7 +78,7 @@ def test_the_looser_a_pose_is_held_the_less_it_is_told():
     judged = [judge(found.fits, sigma_m**2 * unit, config) for sigma_m in (0.05, 0.08, 0.2)]
     told = [one.confidence for one in judged]
     assert config.min_confidence > told[0] > 1.3 * told[1] > 1.3 * told[2] > 0.0
-    assert all(one.verdict == AMBIGUOUS and one.partial for one in judged)
+    assert all(one.verdict == VERDICT_AMBIGUOUS and one.partial for one in judged)
 
 
 def test_wrong_starts_in_an_exact_world_are_hardly_confident():
@@ -88,5 +89,5 @@ def test_wrong_starts_in_an_exact_world_are_hardly_confident():
     assert set(found) == {THERMAL} and world.false_positive_tails == {}
     assert least_confidence(found[THERMAL], 0.01) < 0.95
     assert Localizer(world).localize(frames[0], perturbed(frames[0].T_world_cam, 2., .02, 0)
-                                     ).verdict == OK
+                                     ).verdict == VERDICT_OK
     assert measure_tails(world, frames[:7]) == {}

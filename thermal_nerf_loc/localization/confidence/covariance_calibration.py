@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.confidence.fit_statistics import information_of
-from thermal_nerf_loc.localization.confidence.verdict import covariance_of, OK
+from thermal_nerf_loc.localization.confidence.verdict import covariance_of, VERDICT_OK
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig, set_name
 from thermal_nerf_loc.mapping.map.localization_map import (
     CovarianceScale, LocalizationMap, WrappedMap)
@@ -114,7 +114,7 @@ def _ok_poses(localizer: Localizer, frame: Frame, seed: tuple[int, int], length_
         sigmas = np.repeat((share * length_m, np.deg2rad(sigma_deg)), 3)
         start = se3.plus(frame.T_world_cam, sigmas * rng.normal(size=6))
         result = localizer.localize(frame, start, np.diag(sigmas**2))
-        if result.verdict == OK:
+        if result.verdict == VERDICT_OK:
             uncalibrated = covariance_of(information_of(tuple(result.fits.values())),
                                          localizer.config.confidence)
             found.append((se3.minus(frame.T_world_cam, result.T_world_cam), uncalibrated))

@@ -19,7 +19,8 @@ from thermal_nerf_loc.mapping.map.localization_map import Tail
 Array = NDArray[np.float64]
 _AGREEMENT_SCALE = 0.08  # of the logistic that turns agreement into confidence
 
-OK, AMBIGUOUS, LOST = 'ok', 'ambiguous', 'lost'
+# of one pose; the states of a tracker are in `tracking/tracker.py`
+VERDICT_OK, VERDICT_AMBIGUOUS, VERDICT_LOST = 'ok', 'ambiguous', 'lost'
 
 _WIDEST = np.array([3.0, 3.0, 3.0, 1.0, 1.0, 1.0])  # sigma (m, rad) of knowing nothing
 
@@ -73,10 +74,10 @@ def judge(fits: Mapping[str, FitStatistics], covariance: Array, config: Confiden
     `least` is the confidence that wrong poses of this map hardly ever get: see `least_confidence`.
     """
     if not fits:
-        return PoseVerdict(0.0, LOST, 'no usable image')
+        return PoseVerdict(0.0, VERDICT_LOST, 'no usable image')
     in_view = max(fit.in_view for fit in fits.values())
     if in_view < config.min_in_view:
-        return PoseVerdict(0.0, LOST, 'hardly any of the map is in view')
+        return PoseVerdict(0.0, VERDICT_LOST, 'hardly any of the map is in view')
     sigma_m, sigma_deg = sigmas(covariance)
     agreed, inliers = agreement(fits)
     confidence = (_logistic((agreed - config.agreement) / _AGREEMENT_SCALE)
@@ -85,23 +86,24 @@ def judge(fits: Mapping[str, FitStatistics], covariance: Array, config: Confiden
     reported = confidence if looseness <= 1.0 else min(confidence / looseness,
                                                        0.9 * config.min_confidence)
     if confidence < config.min_confidence:
-        return PoseVerdict(reported, LOST, f'images and map disagree (agreement {agreed:.2f}, '
-                                           f'{inliers:.0%} of the points fit)')
+        return PoseVerdict(reported, VERDICT_LOST,
+                           f'images and map disagree (agreement {agreed:.2f}, '
+                           f'{inliers:.0%} of the points fit)')
     if searched and confidence < config.searched_confidence:
-        return PoseVerdict(reported, AMBIGUOUS,
+        return PoseVerdict(reported, VERDICT_AMBIGUOUS,
                            f'found by a search, and the images agree with the map only to '
                            f'{agreed:.2f}')
     if looseness > 1.0:
         # below the threshold, in proportion: the looser, the likelier it is wrong
         reported = 0.9 * config.min_confidence * confidence / looseness
-        return PoseVerdict(reported, AMBIGUOUS,
+        return PoseVerdict(reported, VERDICT_AMBIGUOUS,
                            f'the view holds the pose only to {sigma_m:.2g} m, '
                            f'{sigma_deg:.2g} deg', partial=True)
     if confidence < least:
-        return PoseVerdict(0.9 * config.min_confidence * confidence / least, AMBIGUOUS,
+        return PoseVerdict(0.9 * config.min_confidence * confidence / least, VERDICT_AMBIGUOUS,
                            f'confidence {confidence:.2f}: wrong poses of this map get up to '
                            f'{least:.2f}', partial=True)
-    return PoseVerdict(confidence, OK, '')
+    return PoseVerdict(confidence, VERDICT_OK, '')
 
 
 def least_confidence(tail: Tail, rate: float) -> float:
