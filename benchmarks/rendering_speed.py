@@ -70,13 +70,13 @@ def samples_of() -> int:
 def torch_path(radiance_map: Any, modality: str, origins: Any, directions: Any) -> Any:
     """The same rays at the same samples by plain torch operations."""
     from thermal_nerf_loc.field.cpu_renderer import render_torch
-    from thermal_nerf_loc.mapping.map import radiance_map
+    from thermal_nerf_loc.mapping.map.radiance_map import RENDER_EXPLORING, RENDER_SAMPLES
 
-    learner = next(x for x in radiance_map.learners if modality in x.modalities)
+    learner = radiance_map.learner(modality)
     learner.field.encoding.reference = True
     try:
         return render_torch(learner.field, torch_grid(learner.grid), modality, origins,
-                            directions, radiance_map.RENDER_SAMPLES, radiance_map.RENDER_EXPLORING)
+                            directions, RENDER_SAMPLES, RENDER_EXPLORING)
     finally:
         learner.field.encoding.reference = False
 
