@@ -84,9 +84,8 @@ def without_features(best: PoseEstimate, noise_floors: Mapping[str, float]) -> P
 
 
 def _ambiguous(estimate: PoseEstimate, reason: str) -> PoseEstimate:
-    return replace(estimate,
-                   verdict=PoseVerdict(0.5 * estimate.verdict.confidence, VERDICT_AMBIGUOUS,
-                                                 reason))
+    return replace(estimate, verdict=PoseVerdict(0.5 * estimate.verdict.confidence,
+                                                 VERDICT_AMBIGUOUS, reason))
 
 
 def _fit_as_well(count: int) -> str:
