@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import importlib
 import importlib.util
 from pathlib import Path
-import time
 
 import cv2
 import numpy as np
@@ -27,6 +26,7 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
+from thermal_nerf_loc.sensing.image_rendering import render_image
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -227,23 +227,10 @@ def _warm_up(renderer: LocalizationMap, scene: Scene) -> None:
 
 def _compare(renderer: LocalizationMap, name: str, modality: str, image: SensorImage,
              T_world_cam: Array) -> ViewComparison:
-    rays = image.camera.rays()
-    origins, directions = (np.array(part, np.float32) for part in image.rays(T_world_cam))
-    started = time.perf_counter()
-    seen = renderer.render_rays(modality, origins, directions)
-    seconds = time.perf_counter() - started
-    depth = (seen.distance_m * rays[:, 2]).astype(np.float32)
-    shape = image.values.shape
-    values = _as_seen(renderer, modality, image, seen.values)
-    return ViewComparison(name, modality, image, values.reshape(shape),
-                          depth.reshape(shape[:2]), seconds)
-
-
-def _as_seen(renderer: LocalizationMap, modality: str, image: SensorImage, values: Array32,
-             ) -> Array32:
-    """Add the flat field of the map's own cameras."""
-    offset = renderer.flat_field_offset(modality, image.camera.size)
-    return values if offset is None else np.asarray(values + offset.reshape(-1, 1), np.float32)
+    found = render_image(renderer, modality, image.camera, T_world_cam @ image.T_cam_sensor,
+                         sweep=image.sweep,
+                         offset=renderer.flat_field_offset(modality, image.camera.size))
+    return ViewComparison(name, modality, image, found.values, found.depth_m, found.seconds)
 
 
 def _perceived(view: ViewComparison, perceptual: Perceptual) -> float:

@@ -26,6 +26,7 @@ from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.localization.refinement import gauss_newton
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
+from thermal_nerf_loc.sensing.image_rendering import render_image
 from thermal_nerf_loc.sensing.rendering import Array32, RayRendering
 
 _DISTANCE_M = 2.0
@@ -91,11 +92,8 @@ def render_from_middle(renderer: LocalizationMap, modalities: tuple[str, ...]) -
     T = _middle_of(renderer)
     images = {}
     for modality in modalities:
-        rays = np.ascontiguousarray(camera.rays() @ T[:3, :3].T, dtype=np.float32)
-        origins = np.repeat(T[None, :3, 3], len(rays), axis=0).astype(np.float32)
-        seen = renderer.render_rays(modality, origins, rays).values
-        channels = 1 if modality == THERMAL else 3
-        images[modality] = SensorImage(camera, seen.reshape(_SIZE[1], _SIZE[0], channels), 0)
+        images[modality] = SensorImage(camera, render_image(renderer, modality, camera, T).values,
+                                       0)
     return Frame(0, images, T)
 
 

@@ -53,14 +53,19 @@ class SensorImage:
     def rays(self, T_world_cam: NDArray[np.float64],
              ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Origin and unit direction (n, 3) of every pixel's ray in the world, row by row."""
-        T = T_world_cam @ self.T_cam_sensor
-        directions = self.camera.rays()
-        if self.sweep is None:
-            return np.broadcast_to(T[:3, 3], directions.shape), directions @ T[:3, :3].T
-        T_rows = T @ row_poses(self.sweep, np.arange(self.camera.height) + 0.5,
-                               self.camera.height)
-        T_each = np.repeat(T_rows, self.camera.width, axis=0)
-        return T_each[:, :3, 3], np.einsum('nij,nj->ni', T_each[:, :3, :3], directions)
+        return pixel_rays(self.camera, T_world_cam @ self.T_cam_sensor, self.sweep)
+
+
+def pixel_rays(camera: Camera, T_world_sensor: NDArray[np.float64],
+               sweep: NDArray[np.float64] | None = None,
+               ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Origin and unit direction (n, 3) in the world of each pixel, row by row; see `sweep`."""
+    T, directions = T_world_sensor, camera.rays()
+    if sweep is None:
+        return np.broadcast_to(T[:3, 3], directions.shape), directions @ T[:3, :3].T
+    T_rows = T @ row_poses(sweep, np.arange(camera.height) + 0.5, camera.height)
+    T_each = np.repeat(T_rows, camera.width, axis=0)
+    return T_each[:, :3, 3], np.einsum('nij,nj->ni', T_each[:, :3, :3], directions)
 
 
 def row_poses(sweep: NDArray[np.float64], y: NDArray[Any], height: Any) -> NDArray[np.float64]:

@@ -27,6 +27,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.io.atomic_files import write_atomically
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
+from thermal_nerf_loc.sensing.image_rendering import render_image
 from thermal_nerf_loc.visualization.surface import is_surface, SurfacePoints, viewpoints
 
 Array = NDArray[np.float64]
@@ -142,13 +143,11 @@ def fuse(renderer: LocalizationMap, points: SurfacePoints, voxel_m: float, camer
     low, high = np.quantile(points.points_m, (0.002, 0.998), axis=0)
     margin = 2.0 * _TRUNCATION * voxel_m
     grid = DistanceField(low - margin, high + margin, voxel_m)
-    rays = camera.rays()
     modality = renderer.modalities[-1]
     for done, T in enumerate(poses, start=1):
-        origins = np.tile(T[:3, 3].astype(np.float32), (len(rays), 1))
-        seen = renderer.render_rays(modality, origins, (rays @ T[:3, :3].T).astype(np.float32))
-        shape = (camera.height, camera.width)
-        grid.add(camera, T, seen.distance_m.reshape(shape), is_surface(seen).reshape(shape))
+        image = render_image(renderer, modality, camera, T)
+        grid.add(camera, T, image.per_pixel(image.rays.distance_m),
+                 image.per_pixel(is_surface(image.rays)))
         progress(done, len(poses), f'{done} of {len(poses)} views')
     return grid.mesh()
 

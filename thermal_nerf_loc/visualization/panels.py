@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
-from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.sensing.frame import pixel_rays, RGB, THERMAL
+from thermal_nerf_loc.sensing.image_rendering import render_image
 from thermal_nerf_loc.visualization.colour_map import (
     CELSIUS, ColourScale, DEPTH, draw_bar, fitted_scale, GRAY, HEAT, METRES, Picture)
 
@@ -66,24 +67,24 @@ def look(renderer: LocalizationMap, camera: Camera, T_world_cam: Array, kinds: S
 
     Uncertainty (h, w) is that of the surface.
     """
-    rays = camera.rays()
-    directions = (rays @ T_world_cam[:3, :3].T).astype(np.float32)
-    origins = np.tile(T_world_cam[:3, 3].astype(np.float32), (len(rays), 1))
-    shape = (camera.height, camera.width)
-    wanted = [modality for kind in kinds if (modality := KINDS[kind])]
-    images, distance = {}, None
-    for modality in wanted or renderer.modalities[-1:]:  # thermal is the cheaper one
-        seen = renderer.render_rays(modality, origins, directions)
-        distance = seen.distance_m
-        images[modality] = (np.clip(seen.values, 0.0, 1.0).reshape(*shape, 3)
-                            if modality == RGB else seen.values[:, 0].reshape(shape))
-    out = {kind: images[modality] for kind in kinds if (modality := KINDS[kind])}
-    if DISTANCE in kinds and distance is not None:
-        out[DISTANCE] = (distance * rays[:, 2]).astype(np.float32).reshape(shape)
-    if UNCERTAINTY in kinds and distance is not None:
-        surface = origins + directions * distance[:, None]
-        out[UNCERTAINTY] = uncertainty_at(renderer, surface).reshape(shape)
-    return {kind: out[kind] for kind in kinds}
+    modalities = [modality for kind in kinds if (modality := KINDS[kind])]
+    images = {modality: render_image(renderer, modality, camera, T_world_cam)
+              for modality in modalities or renderer.modalities[-1:]}  # thermal is the cheaper one
+    last = list(images.values())[-1]
+    out = {}
+    for kind in kinds:
+        if kind == COLOUR:
+            out[kind] = np.clip(images[RGB].values, 0.0, 1.0)
+        elif kind == TEMPERATURE:
+            out[kind] = images[THERMAL].values[..., 0]
+        elif kind == DISTANCE:
+            out[kind] = last.depth_m
+        else:
+            origins, directions = (np.array(part, np.float32)
+                                   for part in pixel_rays(camera, T_world_cam))
+            surface = origins + directions * last.rays.distance_m[:, None]
+            out[kind] = last.per_pixel(uncertainty_at(renderer, surface))
+    return out
 
 
 def uncertainty_at(renderer: LocalizationMap, points: Array32) -> Array32:

@@ -15,6 +15,7 @@ from thermal_nerf_loc.localization.refinement.image_pyramid import observe
 from thermal_nerf_loc.localization.refinement.pixel_sampling import sample_pixels
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
+from thermal_nerf_loc.sensing.image_rendering import render_image
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]  # (height, width, 3) RGB
@@ -55,10 +56,8 @@ def _rendered(renderer: LocalizationMap, name: str, image: SensorImage, T_world_
     width = min(_RENDER_PX, image.camera.width)
     height = max(1, round(width * image.camera.height / image.camera.width))
     camera = image.camera.resized(width, height)
-    T = T_world_cam @ image.T_cam_sensor
-    directions = (camera.rays() @ T[:3, :3].T).astype(np.float32)
-    origins = np.tile(T[:3, 3].astype(np.float32), (len(directions), 1))
-    return renderer.render_rays(name, origins, directions).values.reshape(height, width, -1)
+    return render_image(renderer, name, camera, T_world_cam @ image.T_cam_sensor,
+                        offset=renderer.flat_field_offset(name, camera.size)).values
 
 
 def _range(name: str, values: NDArray[np.float32]) -> tuple[float, float]:

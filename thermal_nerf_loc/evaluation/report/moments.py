@@ -23,6 +23,7 @@ from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
+from thermal_nerf_loc.sensing.image_rendering import render_image
 from thermal_nerf_loc.sensing.thermal import Radiometry
 from thermal_nerf_loc.visualization.colour_map import (CELSIUS, ColourScale, fitted_scale, GRAY,
                                                        HEAT)
@@ -103,9 +104,8 @@ def _pair(renderer: LocalizationMap, modality: str, image: SensorImage, T_map_se
         camera = camera.resized(widest_px, round(widest_px * camera.height / camera.width))
         small = cv2.resize(values, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
         values = np.asarray(small, np.float32).reshape(camera.height, camera.width, -1)
-    directions = (camera.rays() @ T_map_sensor[:3, :3].T).astype(np.float32)
-    origins = np.tile(T_map_sensor[:3, 3].astype(np.float32), (len(directions), 1))
-    rendered = renderer.render_rays(modality, origins, directions).values.reshape(values.shape)
+    rendered = render_image(renderer, modality, camera, T_map_sensor,
+                            offset=renderer.flat_field_offset(modality, camera.size)).values
     if modality == RGB:
         return Pair(modality, _bytes(values), _bytes(rendered))
     scale = fitted_scale(HEAT, CELSIUS if image.radiometric else GRAY, [values, rendered])

@@ -25,6 +25,7 @@ from thermal_nerf_loc.mapping.thermal_depth.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.thermal_depth.model import reduced
 from thermal_nerf_loc.mapping.training.config import INVERSE, METRIC
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
+from thermal_nerf_loc.sensing.image_rendering import render_image
 from thermal_nerf_loc.sensing.rendering import sureness
 
 Array = NDArray[np.float64]
@@ -194,20 +195,15 @@ def _quartile_line(x: Array, y: Array) -> Array:
 def render_view(renderer: LocalizationMap, modality: str, camera: Camera, T: Array,
                 ) -> tuple[Array32, Array32, Array32, Array32]:
     """First channel, depth along z, its confidence and relative spread (h, w) at a pose T."""
-    rays = camera.rays()
-    along = (rays @ T[:3, :3].T).astype(np.float32)
-    origins = np.broadcast_to(T[:3, 3].astype(np.float32), along.shape).copy()
-    seen = renderer.render_rays(modality, origins, along)
-    values = seen.values
-    offset = renderer.flat_field_offset(modality, camera.size)
-    if offset is not None:
-        values = values + offset.reshape(-1, 1)
-    good = np.isfinite(seen.distance_m) & (seen.distance_m > 0.0)
-    confidence = sureness(seen.distance_m, seen.spread_m, seen.opacity, good, _SPREAD_SHARE)
-    relative_spread = seen.spread_m / np.maximum(seen.distance_m, 1e-6)
-    shape = camera.size[::-1]
-    return tuple(np.asarray(part, np.float32).reshape(shape) for part in (  # type: ignore[return-value]
-        values[:, 0], seen.distance_m * rays[:, 2], confidence, relative_spread))
+    image = render_image(renderer, modality, camera, T,
+                         offset=renderer.flat_field_offset(modality, camera.size))
+    rays = image.rays
+    good = np.isfinite(rays.distance_m) & (rays.distance_m > 0.0)
+    confidence = sureness(rays.distance_m, rays.spread_m, rays.opacity, good, _SPREAD_SHARE)
+    relative_spread = rays.spread_m / np.maximum(rays.distance_m, 1e-6)
+    return (image.values[..., 0], image.depth_m,
+            np.asarray(image.per_pixel(confidence), np.float32),
+            np.asarray(image.per_pixel(relative_spread), np.float32))
 
 
 def _example(image: SensorImage, camera: Camera, depth_m: Array32, confidence: Array32,
