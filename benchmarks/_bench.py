@@ -198,7 +198,7 @@ def finish(args: argparse.Namespace, figures: Mapping[str, Any]) -> int:
 
 def need_ros() -> None:
     """Refuse to run where ROS 2 cannot be imported."""
-    from thermal_nerf_loc.cli.live import ros_is_here
+    from thermal_nerf_loc.evaluation.study.live_replay import ros_is_here
     from thermal_nerf_loc.common.errors import RunError
     if not ros_is_here():
         raise RunError('rclpy and tf2_msgs do not import here',

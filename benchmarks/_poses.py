@@ -11,9 +11,9 @@ from typing import Any
 
 from _bench import add_data, add_seed, room, trained_map
 
+from thermal_nerf_loc.evaluation.metrics import CORRECT_DEG, CORRECT_M, SUCCESS_DEG, SUCCESS_M
+
 MODALITIES = {'both': ('rgb', 'thermal'), 'rgb': ('rgb',), 'thermal': ('thermal',)}
-SUCCESS_M, SUCCESS_DEG = 0.05, 5.0
-WRONG_M, WRONG_DEG = 0.10, 5.0  # beyond, a pose is wrong, and its verdict must not be 'ok'
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Trial:
     @property
     def wrong_but_ok(self) -> bool:
         """Wrong, although its verdict is 'ok'."""
-        return self.verdict == 'ok' and (self.error_m > WRONG_M or self.error_deg > WRONG_DEG)
+        return self.verdict == 'ok' and (self.error_m > CORRECT_M or self.error_deg > CORRECT_DEG)
 
 
 def add_inputs(made: argparse.ArgumentParser, frames: int) -> None:
@@ -99,8 +99,9 @@ def configured(start: tuple[float, float], method: str = 'align', seed: int = 0,
 
 def disturbed(T: Any, start: tuple[float, float], seed: Sequence[int]) -> Any:
     """Perturb a pose by exactly so many degrees and metres, in random directions."""
-    from thermal_nerf_loc.cli.localize import disturbed as by_exactly
-    return by_exactly(T, *start, tuple(seed))
+    from thermal_nerf_loc.evaluation.localization_quality import perturbed
+    degrees, metres = start
+    return perturbed(T, metres, degrees, tuple(seed))
 
 
 def attempt(localizer: Any, frame: Any, modality: str, T_start: Any) -> Trial:

@@ -28,8 +28,7 @@ import time
 from typing import Any
 
 from _bench import finish, guarded, parser, prepare, show
-from _poses import (
-    add_inputs, data_of, held_out, map_of, MODALITIES, modalities_of, SUCCESS_DEG, SUCCESS_M)
+from _poses import add_inputs, data_of, held_out, map_of, MODALITIES, modalities_of
 
 NETWORKS = ('pca_mlp', 'mlp', 'cnn')
 SPLITS = ('random', 'sequential')
@@ -266,11 +265,10 @@ def judged(renderer: Any, source: Any, frames: Sequence[Any]) -> dict[str, Any]:
              for frame in frames]
     truth = np.array([frame.T_world_cam for frame in frames])
     errors = pose_errors(np.array([one.T_world_cam for one in found]), truth)
-    good = (errors.metres < SUCCESS_M) & (errors.degrees < SUCCESS_DEG)
     is_ok = np.array([one.verdict == 'ok' for one in found])
-    wrong = is_ok & ((errors.metres > 0.1) | (errors.degrees > 5.0))
+    wrong = is_ok & errors.wrong
     return {**accuracy(np.array(first), truth, renderer.space.scale_m),
-            'success_5cm_5deg': float(good.mean()), 'ok': int(is_ok.sum()),
+            'success_5cm_5deg': errors.success_5cm_5deg, 'ok': int(is_ok.sum()),
             'wrong_but_ok': int(wrong.sum()),
             'median_seconds': float(np.median([one.seconds for one in found]))}
 

@@ -27,8 +27,10 @@ from typing import Any
 from _bench import finish, guarded, parser, prepare, show
 from _poses import (
     add_inputs, configured, data_of, disturbed, held_out, map_of, MODALITIES, modalities_of,
-    ProgressPrinter, warm_up, WRONG_DEG, WRONG_M)
+    ProgressPrinter, warm_up)
 from localization import darkened, other_scene, with_pose_of
+
+from thermal_nerf_loc.evaluation.metrics import CORRECT_DEG, CORRECT_M
 
 GOOD = ((1.0, 0.02), (3.0, 0.05), (10.0, 0.1))
 FAR = (30.0, 0.5)
@@ -132,7 +134,7 @@ def localized(localizer: Any, case: str, frame: Any, modality: str, T_start: Any
     found = localizer.localize(frame.only(*MODALITIES[modality]), T_start)
     metres, degrees = se3.distance(found.T_world_cam, frame.T_world_cam)
     is_other_scene = case == 'another scene'
-    right = not is_other_scene and metres <= WRONG_M and degrees <= WRONG_DEG
+    right = not is_other_scene and metres <= CORRECT_M and degrees <= CORRECT_DEG
     xi = se3.minus(frame.T_world_cam, found.T_world_cam)
     agrees = float(xi @ np.linalg.solve(found.covariance, xi)) < CHI2_999
     return Answer(case, modality, right, found.confidence, found.verdict,
@@ -199,7 +201,7 @@ def report(name: str, answers: Sequence[Answer]) -> dict[str, Any]:
     total = figures['all']
     if total['auroc'] is not None:
         print(f'AUROC {total["auroc_with_loose"]:.4f} (target {TARGET_AUROC}), every answer off '
-              f'by more than {100 * WRONG_M:g} cm or {WRONG_DEG:g} deg being wrong; '
+              f'by more than {100 * CORRECT_M:g} cm or {CORRECT_DEG:g} deg being wrong; '
               f'{total["auroc"]:.4f} without the loose ones')
     print(f'{100 * total["wrong_but_ok_share"]:.2f} % wrong but ok '
           f'(target < {100 * TARGET_WRONG:g} %)')

@@ -156,19 +156,22 @@ def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
     """Shares and medians."""
     import numpy as np
 
+    from thermal_nerf_loc.evaluation.metrics import PoseErrors, SUCCESS_DEG, SUCCESS_M
+
     metres, degrees, seconds, best_m, best_deg = (
         np.array([trial[name] for trial in trials])
         for name in ('metres', 'degrees', 'seconds', 'best_m', 'best_deg'))
     verdicts = np.array([trial['verdict'] for trial in trials])
-    right, wrong = (metres < 0.05) & (degrees < 5.0), (metres > 0.10) | (degrees > 5.0)
+    errors = PoseErrors(metres, degrees)
+    right = (metres < SUCCESS_M) & (degrees < SUCCESS_DEG)
     return {'views': len(trials), 'success_5cm_5deg': float(right.mean()),
             'near': float(((metres < NEAR[0]) & (degrees < NEAR[1])).mean()),
-            'from_truth_5cm_5deg': float(((best_m < 0.05) & (best_deg < 5.0)).mean()),
+            'from_truth_5cm_5deg': PoseErrors(best_m, best_deg).success_5cm_5deg,
             'right_or_ambiguous': float((right | (verdicts == 'ambiguous')).mean()),
             'honest': float((right | (verdicts != 'ok')).mean()),
             'ok_share': float((verdicts == 'ok').mean()),
             'ambiguous_share': float((verdicts == 'ambiguous').mean()),
-            'wrong_and_confident': float((wrong & (verdicts == 'ok')).mean()),
+            'wrong_and_confident': float((errors.wrong & (verdicts == 'ok')).mean()),
             'median_seconds': float(np.median(seconds)),
             'p95_seconds': float(np.quantile(seconds, 0.95)), 'trials': trials}
 

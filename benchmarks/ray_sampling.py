@@ -57,6 +57,7 @@ def study(args: argparse.Namespace, renderer: Any, frames: list[Any]) -> list[di
     """One row for each sampler and batch size."""
     import numpy as np
 
+    from thermal_nerf_loc.evaluation.metrics import PoseErrors
     from thermal_nerf_loc.localization.refinement.inerf import InerfConfig
 
     starts = [paper_start(frame.T_world_cam, args.max_deg, args.max_m, (args.seed, k))
@@ -72,7 +73,7 @@ def study(args: argparse.Namespace, renderer: Any, frames: list[Any]) -> list[di
             cells.append({
                 'sampler': sampler, 'rays': rays, 'within_5deg': float((degrees < 5.0).mean()),
                 'within_5cm': float((metres < 0.05).mean()),
-                'success_5cm_5deg': float(((metres < 0.05) & (degrees < 5.0)).mean()),
+                'success_5cm_5deg': PoseErrors(metres, degrees).success_5cm_5deg,
                 'median_m': float(np.median(metres)), 'median_deg': float(np.median(degrees)),
                 'median_seconds': float(np.median(seconds))})
             progress.step(f'{sampler}, {rays} rays')

@@ -100,7 +100,7 @@ def recorded(args: argparse.Namespace, dark: bool) -> Path:
 
 def play(args: argparse.Namespace, bag: Path, what: str) -> dict[str, Any]:
     """Play the bag to the node in real time; poses are those of the first lap."""
-    from thermal_nerf_loc.cli.live import LiveRun, run_live
+    from thermal_nerf_loc.evaluation.study.live_replay import LiveRun, run_live
     from thermal_nerf_loc.evaluation.metrics import trajectory_metrics
     from thermal_nerf_loc.io.bags.reader import BagReader
     from thermal_nerf_loc.tracking.bag_replay import read_truth
@@ -167,7 +167,7 @@ def cold_start(args: argparse.Namespace, bag: Path) -> dict[str, Any]:
 
 def seconds_to_first_pose(args: argparse.Namespace, bag: Path, cache: str) -> float:
     """From the start of the node's process until its first pose arrives here."""
-    from thermal_nerf_loc.cli.live import find_shared
+    from thermal_nerf_loc.evaluation.study.live_replay import find_shared
     from thermal_nerf_loc.common.errors import RunError
     from thermal_nerf_loc.io.bags.reader import BagReader
     from thermal_nerf_loc.ros.recorder import Recorder

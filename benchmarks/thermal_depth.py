@@ -83,8 +83,8 @@ def main() -> int:
 def distillation(args: argparse.Namespace, scene: Any, renderer: Any, models: dict[str, Any],
                  ) -> dict[str, Any]:
     """Errors on held-out views, without and with each teacher."""
-    from thermal_nerf_loc.cli.distill_depth import scores, write_sheet
-    from thermal_nerf_loc.evaluation.depth_quality import score_depth
+    from thermal_nerf_loc.evaluation.depth_quality import (
+        network_scores, score_depth, write_depth_sheet)
 
     found = {'the map itself': asdict(score_depth(rendered_by(renderer, scene), scene,
                                                   scene.test))}
@@ -92,12 +92,12 @@ def distillation(args: argparse.Namespace, scene: Any, renderer: Any, models: di
     for name in (_WITHOUT, *rows):
         started = time.monotonic()
         models[name] = taught(args, scene, renderer, name)
-        found[name] = {**(scores(models[name], scene, 'test') or {}),
+        found[name] = {**(network_scores(models[name], scene, 'test') or {}),
                        'seconds': time.monotonic() - started}
         found[name]['abs_rel_gain'] = 1.0 - found[name]['abs_rel'] / found[_WITHOUT]['abs_rel']
         print(f'{name}: AbsRel {found[name]["abs_rel"]:.3f}', flush=True)
     if args.sheet is not None and _MAP in models:
-        write_sheet(args.sheet, models[_MAP], scene)
+        write_depth_sheet(args.sheet, models[_MAP], scene)
     columns = {'abs_rel': 'AbsRel', 'rmse_m': 'RMSE m', 'delta1': '< 1.25',
                'within_spread': 'in spread', 'abs_rel_gain': 'gain', 'seconds': 's'}
     show(f'depth from one thermal image, {args.labels} labelled frames, held-out views',
@@ -110,18 +110,20 @@ def taught(args: argparse.Namespace, scene: Any, renderer: Any, by: str) -> Any:
     """A network, trained as its row says."""
     import numpy as np
 
-    from thermal_nerf_loc.cli.distill_depth import gather
-    from thermal_nerf_loc.common.progress import silent
     from thermal_nerf_loc.mapping.thermal_depth import teacher
+    from thermal_nerf_loc.mapping.thermal_depth.dataset import (
+        collect_examples, MAP_TEACHER, NO_TEACHER, TeacherChoice)
     from thermal_nerf_loc.mapping.thermal_depth.distillation import distill, DistillConfig
 
-    asked = argparse.Namespace(teacher='map' if by == _MAP else 'none', labels=args.labels,
-                               views=args.views)
-    camera, labels, examples = gather(renderer, scene, asked, args.seed, silent)
+    choice = TeacherChoice(MAP_TEACHER if by == _MAP else NO_TEACHER, labels=args.labels,
+                           views=args.views)
+    found = collect_examples(renderer, scene, choice, args.seed)
+    examples = found.examples
     if by == _RGB:  # of frames alone: the views that a map shows stay out
         examples = teacher.rgb_examples(RgbStandIn(scene, np.random.default_rng(args.seed)),
-                                        'inverse', renderer, scene, scene.train, camera)
-    return distill(labels, examples, camera, DistillConfig(steps=args.steps, seed=args.seed))[0]
+                                        'inverse', renderer, scene, scene.train, found.camera)
+    config = DistillConfig(steps=args.steps, seed=args.seed)
+    return distill(found.labels, examples, found.camera, config)[0]
 
 
 class RgbStandIn:
@@ -169,16 +171,15 @@ def few_views(args: argparse.Namespace, scene: Any, model: Any) -> dict[str, Any
 
     import numpy as np
 
-    from thermal_nerf_loc.cli.predict_depth import predicted_maps
-    from thermal_nerf_loc.common.progress import silent
     from thermal_nerf_loc.io.datasets.depth_maps import (
         DepthSource, MEASURED, with_depth, write_depth_maps)
+    from thermal_nerf_loc.mapping.thermal_depth.dataset import predict_depth_maps
 
     chosen = np.linspace(0, len(scene.train) - 1, args.few).round().astype(int)
     few = replace(scene, train=tuple(scene.train[k] for k in chosen))
     with tempfile.TemporaryDirectory() as folder:
         maps = Path(folder) / 'maps'
-        write_depth_maps(maps, predicted_maps(model, few, 'train', silent), 'thermal', {})
+        write_depth_maps(maps, predict_depth_maps(model, few, 'train'), 'thermal', {})
         found = {'images alone': trained(args, few, 0.0)}
         for name, source in (('thermal network', str(maps)), ('measured', MEASURED)):
             found[name] = trained(args, with_depth(few, DepthSource(source)), args.depth_weight)

@@ -12,7 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 PROGRAMS = ('candidates', 'failure_detection', 'import_bag', 'localization', 'map_cost',
-            'moving_things', 'nerfacto', 'pose_basin', 'ray_sampling', 'real_rig', 'refinement',
+            'moving_things', 'pose_basin', 'ray_sampling', 'real_rig', 'refinement',
             'rendering_speed', 'roofline', 'self_supervision', 'thermal_depth',
             'training_curve', 'training_throughput')
 
@@ -98,15 +98,6 @@ def test_a_share_of_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
     assert found['hardware_bound_rays_per_second'] == pytest.approx(5e5)
     assert found['share_of_torch'] == pytest.approx(0.4)
     assert '250,000' in capsys.readouterr().out
-
-
-def test_time_to_equal_quality() -> None:
-    """Our first moment that is as good; none where we never were."""
-    from nerfacto import compare
-    ours = [(2.0, 10, 15.0), (4.0, 20, 18.0), (6.0, 30, 17.5)]
-    mark = {'seconds': 40.0, 'steps': 7, 'rays_per_second': 700.0, 'psnr': 17.0}
-    assert compare(mark, ours) == (40.0, 7, 700.0, 17.0, 4.0, 18.0, 10.0)
-    assert compare({**mark, 'psnr': 30.0}, ours)[-3:] == (None, None, None)
 
 
 def test_sparse_depth_is_sparse_noisy_and_for_training_alone(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.cli import main
-from thermal_nerf_loc.cli.compare_strategies import ranking
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
+from thermal_nerf_loc.evaluation.strategy_comparison import ranking
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.training.config import STRATEGIES

@@ -12,9 +12,9 @@ from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.rendering import RayRendering
-from thermal_nerf_loc.visualization import points
+from thermal_nerf_loc.visualization import surface_export
 from thermal_nerf_loc.visualization.mesh import DistanceField, surface_nets, write_ply
-from thermal_nerf_loc.visualization.points import estimate_normals
+from thermal_nerf_loc.visualization.surface_export import estimate_normals
 
 LETTERS = {'float': 'f', 'uchar': 'B', 'int': 'i'}
 
@@ -62,9 +62,10 @@ def positions(table):
 
 @pytest.fixture
 def world(monkeypatch):
-    monkeypatch.setattr(points, 'CAMERA', Camera.from_fov(48, 36, 70.0))
-    monkeypatch.setattr(points.gather, '__defaults__',
-                        (*points.gather.__defaults__[:-1], points.CAMERA))
+    monkeypatch.setattr(surface_export, 'SURFACE_CAMERA', Camera.from_fov(48, 36, 70.0))
+    monkeypatch.setattr(surface_export.surface_points, '__defaults__',
+                        (*surface_export.surface_points.__defaults__[:-1],
+                         surface_export.SURFACE_CAMERA))
     return install(monkeypatch)
 
 
@@ -113,8 +114,8 @@ def test_a_mesh_lies_on_the_surfaces_and_faces_the_cameras(tmp_path, world):
     a, b, c = (p[faces[:, k]] for k in range(3))
     normals, middle = np.cross(b - a, c - a), (a + b + c) / 3.0
     area = np.linalg.norm(normals, axis=1)
-    facing = np.einsum('ij,ij->i', normals, world.bounds.mean(axis=0) - middle) > 0.0
-    assert area[facing].sum() > 0.9 * area.sum()
+    cameras_facing = np.einsum('ij,ij->i', normals, world.bounds.mean(axis=0) - middle) > 0.0
+    assert area[cameras_facing].sum() > 0.9 * area.sum()
     assert area.sum() / 2.0 > 15.0  # m2: most of the walls
     assert 15.0 < tables['vertex']['temperature'].min() < 30.0
     assert 'nx' not in tables['vertex']
@@ -152,10 +153,10 @@ def test_fog_gives_no_points():
         return RayRendering(one[:, None], 2.0 * one, 0.5 * one, one)
     fog.render_rays = render_rays
     with pytest.raises(RunError, match='every ray ends in fog'):
-        points.gather(fog, 0.1, camera=Camera.from_fov(8, 6, 70.0))
+        surface_export.surface_points(fog, 0.1, camera=Camera.from_fov(8, 6, 70.0))
     fog.keyframes = None
     with pytest.raises(InputError, match='no keyframes'):
-        points.triangulate(fog, None, 0.1)
+        surface_export.surface_mesh(fog, None, 0.1)
 
 
 def test_a_single_stray_ray_and_what_is_far_away_stay_out():
@@ -169,7 +170,7 @@ def test_a_single_stray_ray_and_what_is_far_away_stay_out():
         return RayRendering(np.full((len(distance), 1), 20.0, np.float32), distance,
                             np.zeros_like(distance), np.ones_like(distance))
     wall.render_rays = render_rays
-    found = points.gather(wall, 0.3, camera=Camera.from_fov(40, 30, 70.0))
+    found = surface_export.surface_points(wall, 0.3, camera=Camera.from_fov(40, 30, 70.0))
     depth = (found.points_m - wall.keyframes.poses[0, :3, 3]) @ wall.keyframes.poses[0, :3, 2]
     np.testing.assert_allclose(depth, 2.0, atol=1e-4)
 

@@ -16,9 +16,9 @@ from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.trajectory import Trajectory, write_tum
 from thermal_nerf_loc.io.video import movie
 from thermal_nerf_loc.visualization.camera_path import (
-    along, look_along, orbit, T_BASE_CAM, through, up_direction)
+    cameras_facing, orbit_path, sample_trajectory, spline_path, T_BASE_CAM, up_direction)
 from thermal_nerf_loc.visualization.colour_map import ColourScale, draw_bar, fitted_scale
-from thermal_nerf_loc.visualization.panels import look, Panels, scales_for, shown_kinds
+from thermal_nerf_loc.visualization.panels import Panels, render_kinds, scales_for, shown_kinds
 
 SMALL = ['--size', '40x30', '--fps', '5', '--seconds', '1']
 
@@ -30,7 +30,7 @@ def wild_poses(count, seed=0):
 
 def test_the_way_goes_through_every_keyframe_evenly_and_without_corners():
     keyframes = wild_poses(7)
-    way = through(keyframes, 4000)
+    way = spline_path(keyframes, 4000)
     np.testing.assert_allclose(way[[0, -1]], keyframes[[0, -1]], atol=1e-9)
     for T in keyframes:
         off = np.linalg.norm(way[:, :3, 3] - T[:3, 3], axis=1)
@@ -53,19 +53,20 @@ def test_the_way_goes_through_every_keyframe_evenly_and_without_corners():
 
 def test_few_or_equal_keyframes_are_a_way_too():
     one = wild_poses(1)
-    np.testing.assert_allclose(through(np.repeat(one, 3, axis=0), 4), np.repeat(one, 4, axis=0))
+    np.testing.assert_allclose(spline_path(np.repeat(one, 3, axis=0), 4),
+                               np.repeat(one, 4, axis=0))
     two = wild_poses(2)
-    middle = through(two, 5)[2]
+    middle = spline_path(two, 5)[2]
     np.testing.assert_allclose(middle[:3, 3], two[:, :3, 3].mean(axis=0), atol=1e-3)
-    twice = through(np.concatenate([two, two[1:]]), 9)
-    np.testing.assert_allclose(twice, through(two, 9))
+    twice = spline_path(np.concatenate([two, two[1:]]), 9)
+    np.testing.assert_allclose(twice, spline_path(two, 9))
 
 
 def test_the_circle_looks_at_what_all_cameras_look_at():
     target = np.array([2.0, -1.0, 0.5])
     angle = np.linspace(0.2, 4.0, 9)[:, None]
     eyes = target + np.concatenate([3 * np.cos(angle), 3 * np.sin(angle), 0 * angle + 1], axis=1)
-    circle = orbit(look_along(eyes, target - eyes, UP), 16)
+    circle = orbit_path(cameras_facing(eyes, target - eyes, UP), 16)
     to_target = target - circle[:, :3, 3]
     np.testing.assert_allclose(np.linalg.norm(to_target[:, :2], axis=1), 3.0, atol=0.02)
     to_target /= np.linalg.norm(to_target, axis=1, keepdims=True)
@@ -76,27 +77,27 @@ def test_the_circle_looks_at_what_all_cameras_look_at():
 
 def test_in_a_room_the_circle_lies_among_the_cameras():
     keyframes = ViewedWorld().keyframes.poses
-    circle = orbit(keyframes, 12)
+    circle = orbit_path(keyframes, 12)
     off = np.linalg.norm((circle - keyframes.mean(axis=0))[:, :2, 3], axis=1)
     np.testing.assert_allclose(off, 0.8 * 0.3, rtol=0.05)
     np.testing.assert_allclose(circle[:, :3, 1], np.tile(-UP, (12, 1)), atol=1e-9)
-    here = orbit(np.tile(keyframes[:1], (3, 1, 1)), 4)  # never moved: it turns on the spot
+    here = orbit_path(np.tile(keyframes[:1], (3, 1, 1)), 4)  # never moved: it turns on the spot
     np.testing.assert_allclose(here[:, :3, 3], np.tile(keyframes[0, :3, 3], (4, 1)), atol=0.5)
     assert np.isfinite(here).all()
 
 
 def test_up_is_what_cameras_hold_up():
-    tilted = look_along(np.zeros((4, 3)), np.array([[1.0, 0, -.3], [0, 1, -.3], [-1, 0, -.3],
+    tilted = cameras_facing(np.zeros((4, 3)), np.array([[1.0, 0, -.3], [0, 1, -.3], [-1, 0, -.3],
                                                     [0, -1, -.3]]), np.array([0.02, 0.05, 1.0]))
     np.testing.assert_array_equal(up_direction(tilted), UP)
     slanted = np.array([1.0, 1.0, 1.0]) / np.sqrt(3.0)
-    around = look_along(np.zeros((2, 3)), np.array([[1.0, -1, 0], [-1.0, 1, 0]]), slanted)
+    around = cameras_facing(np.zeros((2, 3)), np.array([[1.0, -1, 0], [-1.0, 1, 0]]), slanted)
     np.testing.assert_allclose(up_direction(around), slanted)
 
 
 def test_a_trajectory_is_gone_along_in_its_own_time():
     poses = se3.from_parts(np.eye(3), np.array([[0.0, 0, 0], [1.0, 0, 0], [2.0, 0, 0]]))
-    way = along(Trajectory(np.array([0, 10**9, 4 * 10**9]), poses), 5)
+    way = sample_trajectory(Trajectory(np.array([0, 10**9, 4 * 10**9]), poses), 5)
     np.testing.assert_allclose(way[:, 0, 3], [0.0, 1.0, 4 / 3, 5 / 3, 2.0])
     ahead, left = (T_BASE_CAM[:3, :3].T @ axis for axis in ((1.0, 0, 0), (0, 1.0, 0)))
     np.testing.assert_array_equal(ahead, [0, 0, 1])  # the base's x is the camera's z
@@ -119,7 +120,7 @@ def test_colours_stand_for_values():
 def test_a_picture_shows_what_rays_see():
     world, camera = ViewedWorld(), Camera.from_fov(40, 30, 70.0)
     T = world.keyframes.poses[3]
-    images = look(world, camera, T, ('depth', 'temperature', 'colour'))
+    images = render_kinds(world, camera, T, ('depth', 'temperature', 'colour'))
     assert list(images) == ['depth', 'temperature', 'colour']
     ray = camera.unproject(np.array([[30.5, 7.5]]))
     seen = world.render_rays('thermal', T[None, :3, 3], ray @ T[:3, :3].T)
@@ -139,7 +140,7 @@ def test_a_picture_shows_what_rays_see():
 def test_only_what_the_map_has_can_be_shown():
     heat = ViewedWorld(modalities=('thermal',))
     assert shown_kinds(heat) == ('temperature', 'depth')
-    assert 'depth' in look(heat, Camera.from_fov(4, 3, 70.0), np.eye(4), ('depth',))
+    assert 'depth' in render_kinds(heat, Camera.from_fov(4, 3, 70.0), np.eye(4), ('depth',))
     for asked, told in ((['colour'], 'map has no colour.*trained without rgb'),
                         (['sound'], 'cannot show'), (['depth', 'depth'], 'twice')):
         with pytest.raises(InputError, match=told):
@@ -174,7 +175,8 @@ def test_a_folder_gets_a_picture_for_each_moment_of_a_drive(tmp_path, monkeypatc
     assert main(words) == 0
     assert sorted(p.name for p in out.iterdir()) == [f'{k:05d}.png' for k in range(11)]
     first = cv2.imread(str(out / '00000.png'))[24:54, :40, ::-1]
-    expected = look(world, Camera.from_fov(40, 30, 70.0), world.keyframes.poses[0], ('colour',))
+    expected = render_kinds(world, Camera.from_fov(40, 30, 70.0), world.keyframes.poses[0],
+                            ('colour',))
     np.testing.assert_array_equal(first, np.rint(expected['colour'] * 255).astype(np.uint8))
     assert main(words) == 2, 'the folder is full'
 

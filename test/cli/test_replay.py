@@ -11,11 +11,12 @@ import pytest
 from small_drive import renamed
 
 from thermal_nerf_loc import cli
-from thermal_nerf_loc.cli import demo, live, replaying
-from thermal_nerf_loc.cli.replay import Request
-from thermal_nerf_loc.cli.study import make_study
+from thermal_nerf_loc.cli.poses import demo
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.evaluation.study import drive_replay, live_replay
+from thermal_nerf_loc.evaluation.study.drive_replay import ReplayRequest
 from thermal_nerf_loc.evaluation.study.ground_truth import find_truth
+from thermal_nerf_loc.evaluation.study.study import make_study
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.poses import MAX_GAP_S, PoseSource
 from thermal_nerf_loc.io.bags.reader import BagReader, BagWriter
@@ -192,7 +193,7 @@ def test_no_truth_lies_in_a_gap_of_tf(tmp_path):
 
 
 def test_the_tolerance_says_which_gaps_of_tf_are_bridged(tmp_path):
-    request = Request(tmp_path, tmp_path, tmp_path)
+    request = ReplayRequest(tmp_path, tmp_path, tmp_path)
     for options, gap_s in (({}, MAX_GAP_S), ({'tolerance_s': 2.0}, 4.0),
                            ({'tolerance_s': 2.0, 'associate': 'nearest'}, MAX_GAP_S)):
         plan = make_study(request, [Path('bag')], [], [], False, options)
@@ -242,8 +243,8 @@ def test_at_a_rate_it_tells_what_was_dropped(world_as_map, short_bag, tmp_path, 
     def sleep(seconds):
         now[0] += seconds
 
-    monkeypatch.setattr(replaying, 'RobotTracker', Slow)
-    monkeypatch.setattr(replaying, 'Pace', lambda rate: Pace(rate, lambda: now[0], sleep))
+    monkeypatch.setattr(drive_replay, 'RobotTracker', Slow)
+    monkeypatch.setattr(drive_replay, 'Pace', lambda rate: Pace(rate, lambda: now[0], sleep))
     assert cli.main(['replay', 'm', str(short_bag), '--out', str(tmp_path), '--rate', '1']) == 0
     told = json.loads((tmp_path / 'metrics.json').read_text())
     assert told['details']['rate'] == 1.0
@@ -299,8 +300,8 @@ def test_through_ros_the_gaps_of_tf_are_time_lost(world_as_map, bag, tmp_path, m
         return SimpleNamespace(tf=tf, odometry_count=len(truth), updates=tf, diagnostics={
             'updates': '12', 'state': 'tracking'}, latencies_s=np.array([0.1, 0.2])), ('line',)
 
-    monkeypatch.setattr(replaying, 'ros_is_here', lambda: True)
-    monkeypatch.setattr(replaying, 'run_live', run_live)
+    monkeypatch.setattr(drive_replay, 'ros_is_here', lambda: True)
+    monkeypatch.setattr(drive_replay, 'run_live', run_live)
     assert cli.main(['replay', 'm', str(bag), '--out', str(tmp_path), '--through-ros',
                      '--rate', '0.5', '--align', 'se3']) == 0
     assert (runs[0].rate, runs[0].seconds) == (0.5, pytest.approx(2.0, abs=0.01))
@@ -316,7 +317,7 @@ def test_through_ros_the_gaps_of_tf_are_time_lost(world_as_map, bag, tmp_path, m
 
 
 def test_through_ros_is_refused_where_there_is_none(bag, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(replaying, 'ros_is_here', lambda: False)
+    monkeypatch.setattr(drive_replay, 'ros_is_here', lambda: False)
     assert cli.main(['replay', 'm', str(bag), '--out', str(tmp_path), '--through-ros']) == 2
     assert 'rclpy' in capsys.readouterr().err
 
@@ -324,7 +325,7 @@ def test_through_ros_is_refused_where_there_is_none(bag, tmp_path, capsys, monke
 @pytest.mark.slow
 def test_the_demo_without_ros_says_so_and_leaves_everything(world_as_map, tmp_path, capsys,
                                                             monkeypatch):
-    monkeypatch.setattr(live, 'ros_is_here', lambda: False)
+    monkeypatch.setattr(live_replay, 'ros_is_here', lambda: False)
     monkeypatch.setattr(demo, 'QUICK', demo.Size(frames=6, training_s=2.0, bag_s=1.5))
     out = tmp_path / 'demo'
     for _ in range(2):  # a second demo may write over the first

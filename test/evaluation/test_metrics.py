@@ -7,7 +7,7 @@ import pytest
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.evaluation import association, availability, metrics
-from thermal_nerf_loc.evaluation.availability import Errors, self_checks
+from thermal_nerf_loc.evaluation.availability import self_checks, StampedErrors
 from thermal_nerf_loc.evaluation.study import comparison
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.trajectory import Trajectory
@@ -91,7 +91,7 @@ def test_poses_without_truth_are_left_out():
     late = Trajectory(truth.stamps_ns + 2 * NS, truth.poses)
     stamps, _, _ = metrics.associate(late, truth)
     assert len(stamps) == 21
-    with pytest.raises(InputError, match='share no moment'):
+    with pytest.raises(InputError, match='near it in time'):
         metrics.associate(Trajectory(truth.stamps_ns + 9 * NS, truth.poses), truth)
     gap = Trajectory(truth.stamps_ns[[0, 40]], truth.poses[[0, 40]])
     assert len(metrics.associate(truth, gap)[0]) == 2
@@ -144,10 +144,10 @@ def test_a_gap_of_the_truth_is_as_wide_as_the_tolerance_lets_it():
 
 
 @pytest.mark.parametrize('unit, delta, count', [('s', 1.0, 31), ('f', 10, 31), ('m', 0.5, 36)])
-def test_moments_of_relative_errors(unit, delta, count):
+def test_pairs_of_relative_errors(unit, delta, count):
     drive = circle()  # 10 Hz, 5 cm a step in arc, nearly so along the chords
     matched = association.Matched(drive.stamps_ns, drive.poses * 1.0, drive.poses)
-    first, second = association.moment_pairs(matched, delta, unit)
+    first, second = association.relative_pairs(matched, delta, unit)
     assert len(first) == len(second) == count
     assert set((second - first).tolist()) == {5 if unit == 'm' else 10}
 
@@ -209,7 +209,7 @@ def test_time_lost_and_found_again():
 
 
 def test_alarms_are_judged_by_the_truth():
-    errors = Errors(np.arange(4) * NS, np.array([0.01, 0.01, 0.5, 0.01]),
+    errors = StampedErrors(np.arange(4) * NS, np.array([0.01, 0.01, 0.5, 0.01]),
                     np.array([1.0, 1.0, 1.0, 9.0]))
     said = [(0, 'confirmed'), (NS, 'contradicted'), (NS + 1, ''), (2 * NS, 'confirmed'),
             (2 * NS + 1, 'contradicted'), (3 * NS, 'undecided'), (3 * NS, 'found')]

@@ -10,7 +10,7 @@ import pytest
 from stand_in_map import StandInMap
 
 from thermal_nerf_loc.evaluation import metrics
-from thermal_nerf_loc.evaluation.report import moments, page, plots, replay_page
+from thermal_nerf_loc.evaluation.report import example_frames, page, plots, replay_page
 from thermal_nerf_loc.evaluation.study import comparison
 from thermal_nerf_loc.evaluation.study.comparison import Run, UpdateRecord
 from thermal_nerf_loc.geometry import se3
@@ -19,7 +19,7 @@ from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
 from thermal_nerf_loc.visualization.colour_map import CELSIUS, ColourScale, HEAT
-from thermal_nerf_loc.visualization.top_view import ground_axes, look_down
+from thermal_nerf_loc.visualization.top_view import ground_axes, render_top_view
 
 NS = 1_000_000_000
 
@@ -50,7 +50,7 @@ def circle(count=41, off_m=0.0):
                       se3.plus(se3.from_parts(se3.so3_exp(w), t), off))
 
 
-def make_run(off_m=0.02, method='both', drive='bag', told=True):
+def make_run(off_m=0.02, method='both', drive='bag', with_records=True):
     truth, estimated = circle(), circle(off_m=off_m)
     states = ['initializing'] + ['tracking'] * 19 + ['lost'] * 5 + ['tracking'] * 16
     known = [UpdateRecord(int(stamp), state, 'smoke' if state == 'lost' else '', 0.2 + 0.019 * k,
@@ -60,7 +60,7 @@ def make_run(off_m=0.02, method='both', drive='bag', told=True):
     estimated = Trajectory(estimated.stamps_ns[kept], estimated.poses[kept])
     return Run(drive, method, estimated, tuple((m.stamp_ns, m.state) for m in known),
                metrics.evaluate(estimated, truth), 6 / 41, 41, 5.0, np.linspace(0.1, 0.3, 41),
-               tuple(known) if told else (), 'offline' if told else 'file')
+               tuple(known) if with_records else (), 'offline' if with_records else 'file')
 
 
 def decode(png):
@@ -68,7 +68,7 @@ def decode(png):
 
 
 def test_top_view_is_the_ground_under_the_drive():
-    view = look_down(Field(), circle().poses, pixels=120)
+    view = render_top_view(Field(), circle().poses, pixels=120)
     left, right, bottom, top = view.extent_m
     assert view.axes == (0, 1)
     assert (left, bottom) == pytest.approx((-2.83, -2.0), abs=0.01)  # 2 m beside the drive
@@ -87,7 +87,7 @@ def test_top_view_is_the_ground_under_the_drive():
 def test_top_view_leaves_out_what_no_camera_saw():
     far = circle().poses.copy()
     far[:, 0, 3] += 3.0
-    view = look_down(Field(), far, pixels=80)
+    view = render_top_view(Field(), far, pixels=80)
     columns = np.linspace(*view.extent_m[:2], view.image.shape[1])
     assert (view.image[:, columns > 5.2, 3] == 0.0).all()
     assert (view.image[:, columns < 4.8, 3] == 1.0).all()
@@ -105,20 +105,20 @@ def test_the_page_lies_on_the_ground(up, axes):
     np.testing.assert_array_equal(np.cross(right, upwards), z)  # seen from above, not mirrored
 
 
-def test_moments_are_the_best_the_median_and_the_worst():
+def test_examples_are_the_best_the_median_and_the_worst():
     run = make_run()
-    chosen = moments.choose_moments(run)
+    chosen = example_frames.choose_examples(run)
     assert [one.title for one in chosen] == ['best', 'median', 'worst']
     assert chosen[0].error_m < chosen[1].error_m < chosen[2].error_m
     assert chosen[0].error_m == pytest.approx(run.evaluation.absolute.metres.min())
     assert chosen[2].error_m == pytest.approx(run.evaluation.absolute.metres.max())
     assert chosen[2].seconds == pytest.approx(4.0)
-    assert chosen[2].moment.state == 'tracking'
-    blind = Run('bag', 'both', run.trajectory, run.states, moments=run.moments)
-    chosen = moments.choose_moments(blind)
-    assert chosen[0].moment.confidence > chosen[1].moment.confidence
+    assert chosen[2].record.state == 'tracking'
+    blind = Run('bag', 'both', run.trajectory, run.states, records=run.records)
+    chosen = example_frames.choose_examples(blind)
+    assert chosen[0].record.confidence > chosen[1].record.confidence
     assert chosen[0].error_m is None
-    assert moments.choose_moments(Run('bag', 'x', run.trajectory, run.states)) == []
+    assert example_frames.choose_examples(Run('bag', 'x', run.trajectory, run.states)) == []
 
 
 def test_pairs_are_rendered_from_where_the_camera_is():
@@ -132,7 +132,7 @@ def test_pairs_are_rendered_from_where_the_camera_is():
     for modality in field.modalities:
         values = field.render_rays(modality, np.tile(T[:3, 3], (len(rays), 1)), rays).values
         images[modality] = SensorImage(camera, values.reshape(48, 64, -1), 0), T
-    pairs = moments.compare_images(field, images, widest_px=32)
+    pairs = example_frames.render_pairs(field, images, widest_px=32)
     assert [pair.modality for pair in pairs] == [RGB, THERMAL]
     assert pairs[0].seen.shape == pairs[0].rendered.shape == (24, 32, 3)
     for pair in pairs:
@@ -140,15 +140,15 @@ def test_pairs_are_rendered_from_where_the_camera_is():
         assert np.median(off) < 8
     assert pairs[0].scale is None
     assert (pairs[1].scale.low, pairs[1].scale.high) == pytest.approx((19.43, 20.57), abs=0.05)
-    captions = dict(moments.side_by_side(pairs))
+    captions = dict(example_frames.encode_pairs(pairs))
     assert any('19.4 to 20.6 °C' in caption for caption in captions)
     for png in captions.values():
         assert decode(png).shape[0] == 24
 
 
 def test_figures_are_pictures_and_always_the_same():
-    runs = [make_run(), make_run(0.05, 'rgb'), make_run(0.03, 'other', told=False)]
-    figures = {'trajectory': plots.plot_trajectory(runs, circle(), look_down(
+    runs = [make_run(), make_run(0.05, 'rgb'), make_run(0.03, 'other', with_records=False)]
+    figures = {'trajectory': plots.plot_trajectory(runs, circle(), render_top_view(
         Field(), circle().poses, 60)), 'errors': plots.plot_errors(runs),
         'shares': plots.plot_shares(runs), 'bare': plots.plot_trajectory(runs[:1])}
     for figure in figures.values():
@@ -194,17 +194,18 @@ class Reader(HTMLParser):
 
 
 def make_page(several=True):
-    runs = [make_run()] + ([make_run(0.05, 'rgb'), make_run(0.03, '<other>', told=False)]
+    runs = [make_run()] + ([make_run(0.05, 'rgb'), make_run(0.03, '<other>', with_records=False)]
                            if several else [])
-    pictures = {'trajectory': plots.plot_trajectory(runs, circle(), look_down(
+    pictures = {'trajectory': plots.plot_trajectory(runs, circle(), render_top_view(
         Field(), circle().poses, 60)), 'errors': plots.plot_errors(runs)}
     pixels = np.full((24, 32, 3), 128, np.uint8)
-    pairs = moments.side_by_side([
-        moments.Pair(RGB, pixels, pixels),
-        moments.Pair(THERMAL, pixels, pixels, ColourScale(HEAT, 18.0, 31.0, CELSIUS))])
+    pairs = example_frames.encode_pairs([
+        example_frames.ImagePair(RGB, pixels, pixels),
+        example_frames.ImagePair(THERMAL, pixels, pixels,
+                                 ColourScale(HEAT, 18.0, 31.0, CELSIUS))])
     sheet = replay_page.DriveSheet(
         'bag', runs, {name: plots.encode(figure, 'svg') for name, figure in pictures.items()},
-        [(one, pairs) for one in moments.choose_moments(runs[0])])
+        [(one, pairs) for one in example_frames.choose_examples(runs[0])])
     return replay_page.replay_page(
         'bag in <room>.map', comparison.rows(runs), comparison.figures_of(runs[:1]), [sheet],
         {'Versions': {'numpy': np.__version__}, 'Parameters': {f'p{k}': k for k in range(40)}})
@@ -227,12 +228,12 @@ def test_the_page_carries_everything_with_it():
 
 def test_a_verdict_tells_the_worst_too():
     figures = comparison.figures_of([make_run()])
-    told = replay_page.verdict(figures)
-    assert 'RMSE against the truth at 35 moments' in told
+    told = replay_page.summary_text(figures)
+    assert 'RMSE against the truth at 35 poses' in told
     assert 'Without a pose in 14.6% of the updates, 0.6 s in all; lost once' in told
     blind = comparison.figures_of([Run('bag', 'both', circle(), ((0, 'tracking'),), updates=41)])
-    assert replay_page.verdict(blind).startswith('There is no truth')
-    assert 'It always had a pose' in replay_page.verdict(blind)
+    assert replay_page.summary_text(blind).startswith('There is no truth')
+    assert 'It always had a pose' in replay_page.summary_text(blind)
 
 
 @browser.needs_browser

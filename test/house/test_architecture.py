@@ -27,8 +27,9 @@ LAYERS = (
     ('localization', 'simulation'),
     ('tracking',),
     ('__init__',),
-    ('visualization', 'evaluation'),
+    ('visualization',),
     ('ros',),
+    ('evaluation',),
     ('cli',),
 )
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}

@@ -33,10 +33,10 @@ from thermal_nerf_loc.tracking.tracker import Tracker, TrackerConfig
 
 TINY = TrainConfig(
     steps=12, rays=256, field=FieldConfig(encoding=EncodingConfig(log2_rows=12, finest=64)),
-    sampling=SamplingConfig(grid_cells=16, bins=32), places=PanoramaConfig(rays=100))
+    sampling=SamplingConfig(grid_cells=16, bins=32), panoramas=PanoramaConfig(rays=100))
 FAST = LocalizerConfig(
     descent=RefinementConfig(rays=100, last_rays=100, grid_rays=150, hypotheses=1, contenders=1),
-    relocalize=GlobalSearchConfig(candidates=2, places=RetrievalConfig(aligned=4)))
+    relocalize=GlobalSearchConfig(candidates=2, panoramas=RetrievalConfig(aligned=4)))
 
 
 @pytest.fixture(scope='module')

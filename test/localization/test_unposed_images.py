@@ -14,7 +14,7 @@ import pytest
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import silent
-from thermal_nerf_loc.evaluation.refined_poses import found_summary
+from thermal_nerf_loc.evaluation.refined_poses import unposed_summary
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.hash_encoding import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
@@ -79,7 +79,7 @@ def test_frames_are_found_and_believed(room: PaintedRoom, tmp_path: Path, began:
     assert len(scene.unposed) == 2 and len(scene.frames) == 3
     found = find_unposed(room, scene, localizer=CONFIG)
     assert [finding.start for finding in found] == [began] * 2
-    figures = found_summary(found)
+    figures = unposed_summary(found)
     assert figures['accepted'] == 2 and figures['accepted_share'] == 1.0
     assert figures['accepted_truth']['worst_m'] < 0.02
     assert figures['accepted_truth']['worst_deg'] < 0.5
@@ -98,7 +98,7 @@ def test_what_contradicts_is_not_learned_from(room: PaintedRoom, tmp_path: Path)
     assert found['rgb/1.png'].refusal.kind in ('contradicted', 'ambiguous', 'lost')
     assert found['rgb/3.png'].refusal.kind in ('ambiguous', 'lost')
     assert found['rgb/3.png'].refusal.reason
-    assert found_summary(list(found.values()))['accepted'] == 0
+    assert unposed_summary(list(found.values()))['accepted'] == 0
 
 
 def test_each_camera_must_agree(room: PaintedRoom, tmp_path: Path) -> None:

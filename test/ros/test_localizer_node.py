@@ -90,8 +90,10 @@ def wait_for(process, text, patience_s=60.0):
 
 
 def test_replay_through_ros(bag, tmp_path, capsys, monkeypatch):
-    from thermal_nerf_loc.cli import live, main, replaying
-    monkeypatch.setattr(replaying, 'LiveRun', functools.partial(live.LiveRun, node=(NODE,)))
+    from thermal_nerf_loc.cli import main
+    from thermal_nerf_loc.evaluation.study import drive_replay, live_replay
+    monkeypatch.setattr(drive_replay, 'LiveRun',
+                        functools.partial(live_replay.LiveRun, node=(NODE,)))
     world = make_world('room')
     monkeypatch.setattr(RadianceMap, 'load', lambda path: world)  # for the report
     before = dict(os.environ)
@@ -112,7 +114,7 @@ def test_replay_through_ros(bag, tmp_path, capsys, monkeypatch):
 
 
 def test_without_odometry_the_base_itself_is_on_tf(bag, truth):
-    from thermal_nerf_loc.cli.live import LiveRun, run_live
+    from thermal_nerf_loc.evaluation.study.live_replay import LiveRun, run_live
     recording, log = run_live(LiveRun(
         Path('room'), bag, [pose_parameter(truth.poses[0]), 'odometry:=none',
                             'rgb_transport:=compressed', 'thermal_transport:=compressed'],
@@ -245,7 +247,7 @@ def test_the_player_says_why_it_cannot_play(bag, arguments, code, message):
 
 
 def test_a_node_that_dies_is_reported_with_its_reason(bag):
-    from thermal_nerf_loc.cli.live import LiveRun, run_live
+    from thermal_nerf_loc.evaluation.study.live_replay import LiveRun, run_live
     run = LiveRun(Path('/nowhere/map.bin'), bag, [], [], ['/rgb/image_raw'], 4.0)
     with pytest.raises(RunError, match=r'exit code 2.*no such map file'):
         run_live(run, silent)
@@ -356,7 +358,7 @@ def test_modules_for_the_desk_load_without_ros():
     program = ('import sys\n'
                'for name in ("rclpy", "tf2_msgs", "sensor_msgs"):\n    sys.modules[name] = None\n'
                + ''.join(f'import thermal_nerf_loc.tracking.{name}\n' for name in modules)
-               + 'import thermal_nerf_loc.cli.replaying\n')
+               + 'import thermal_nerf_loc.evaluation.study.drive_replay\n')
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
                           env=os.environ)
     assert done.returncode == 0, done.stderr

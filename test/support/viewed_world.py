@@ -12,7 +12,7 @@ from thermal_nerf_loc.mapping.map.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty
 from thermal_nerf_loc.simulation.layouts import make_world
-from thermal_nerf_loc.visualization.camera_path import look_along
+from thermal_nerf_loc.visualization.camera_path import cameras_facing
 
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -26,7 +26,7 @@ class ViewedWorld(StandInMap):
                          render_rays=self.world.render_rays)
         angle = np.linspace(0.0, 2.0 * np.pi, cameras, endpoint=False)[:, None]
         look = np.concatenate([np.cos(angle), np.sin(angle), np.full((cameras, 1), -0.2)], axis=1)
-        poses = look_along(self.bounds.mean(axis=0) + 0.3 * look, look, UP)
+        poses = cameras_facing(self.bounds.mean(axis=0) + 0.3 * look, look, UP)
         channels = {'rgb': 3, 'thermal': 1}
         self.keyframes = Keyframes(poses, {
             name: np.full((cameras, 30, 40, channels[name]), 0.5 if name == 'rgb' else 25.0,

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `main(argv) -> exit code`; only the chosen command is imported."""
+"""
+The command line: `main(argv) -> exit code`; only the chosen command is imported.
+
+One file a command, in a folder for each stage: `data` (make data sets), `maps` (build, judge and
+show maps), `poses` (localize) and `research` (compare methods). They parse and print; what they
+call is a library.
+"""
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,29 +20,34 @@ from typing import Any, NoReturn, Protocol
 from thermal_nerf_loc.common import __version__
 from thermal_nerf_loc.common.errors import InputError, UserError
 
-COMMANDS = {
-    'simulate': 'make a data set (and a rosbag) of a simulated scene',
-    'import-bag': 'make a data set of a recorded drive (rosbag2 or ROS 1)',
-    'import-images': 'make a data set of folders of images (RGB, thermal)',
-    'train': 'learn a radiance map from a data set',
-    'extend': 'find images without poses in a map, and learn the map anew with them',
-    'distill-depth': 'teach a small network to see depth in thermal images of a place',
-    'predict-depth': 'write depth maps that such a network sees, for train --depth-from',
-    'eval-map': 'hold a map against the images of a data set',
-    'compare-strategies': 'train every way of sharing a field, and measure them side by side',
-    'localize': 'find the camera poses of a data set in a map',
-    'replay': 'localize a rosbag in a map and measure the error',
-    'render': "film a camera's way through a map: colour, temperature, depth",
-    'export': "write a map's surface as a PLY file: points with temperature, or a mesh",
-    'view': 'walk through a map in a browser: points, cameras, trajectories, live view',
-    'demo': 'simulate, train, localize through the real ROS node, report',
-}
+STAGES = {  # folder of cli/: what the stage is about, its commands
+    'data': ('make a data set to learn from', {
+        'simulate': 'make a data set (and a rosbag) of a simulated scene',
+        'import-bag': 'make a data set of a recorded drive (rosbag2 or ROS 1)',
+        'import-images': 'make a data set of folders of images (RGB, thermal)'}),
+    'maps': ('build a map, judge it, show it', {
+        'train': 'learn a radiance map from a data set',
+        'extend': 'localize images without poses in a map, then train the map again with them',
+        'eval-map': 'compare a map with the images of a data set',
+        'render': 'render a camera path through a map as a video: colour, temperature, depth',
+        'export': "write a map's surface as a PLY file: points with temperature, or a mesh",
+        'view': 'walk through a map in a browser: points, cameras, trajectories, live view'}),
+    'poses': ('localize in a map', {
+        'localize': 'find the camera poses of a data set, or of single images, in a map',
+        'replay': 'localize a rosbag in a map and measure the error',
+        'demo': 'simulate, train, localize through the real ROS node, report'}),
+    'research': ('compare methods', {
+        'compare-strategies': 'train every way of sharing a field, and measure them side by side',
+        'distill-depth': 'train a small network that predicts depth from thermal images',
+        'predict-depth': 'write the depth maps that such a network predicts, for '
+                         'train --depth-from'})}
+COMMANDS = {name: summary for _, commands in STAGES.values() for name, summary in commands.items()}
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class CommandModule(Protocol):
-    """What every `cli/<command>.py` offers."""
+    """What every `cli/<stage>/<command>.py` offers."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -78,18 +89,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Build the parser; the arguments of `command` alone are filled in."""
     parser = Parser(prog='thermal-nerf-loc', description='Localize a robot by thermal and RGB '
-                    'images in a radiance map.', allow_abbrev=False)
+                    'images in a radiance map.', allow_abbrev=False, epilog=_overview(),
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND', required=True,
-                                     title='commands', parser_class=Parser)
+                                     help='one of the commands below', parser_class=Parser)
     for name, summary in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, allow_abbrev=False,
+        sub = commands.add_parser(name, allow_abbrev=False,
                                   description=summary[0].upper() + summary[1:] + '.')
         if name == command:
             _load(name).add_arguments(sub)
         sub.add_argument('--json', type=Path, metavar='FILE', help='write the figures to FILE')
         sub.add_argument('--verbose', action='store_true', help='show details and tracebacks')
     return parser
+
+
+def _overview() -> str:
+    """All commands with their summaries, stage by stage."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = []
+    for title, commands in STAGES.values():
+        lines += ['', f'{title}:', *(f'  {name:<{width}}{summary}'
+                                     for name, summary in commands.items())]
+    return '\n'.join([*lines[1:], '', 'thermal-nerf-loc COMMAND --help explains a command.'])
 
 
 def _run(arguments: list[str]) -> int:
@@ -107,7 +129,7 @@ def _run(arguments: list[str]) -> int:
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM clean up as Ctrl-C does: child processes end, half-written folders go."""
+    """Let SIGTERM clean up as Ctrl-C does: end child processes, remove half-written folders."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -123,8 +145,9 @@ def _termination_as_interrupt() -> Iterator[None]:
 
 
 def _load(command: str) -> CommandModule:
+    stage = next(name for name, (_, commands) in STAGES.items() if command in commands)
     name = command.replace('-', '_')
-    module: Any = importlib.import_module(f'thermal_nerf_loc.cli.{name}')
+    module: Any = importlib.import_module(f'thermal_nerf_loc.cli.{stage}.{name}')
     return module  # type: ignore[no-any-return]
 
 

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that say what thermal counts mean; both importers have them."""
+"""Options that several commands share: image sizes, and what thermal counts mean."""
 
 import argparse
 from typing import Any
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """`160x120` to (160, 120)."""
+    width, cross, height = text.lower().partition('x')
+    if not (cross and width.isdecimal() and height.isdecimal()):
+        raise argparse.ArgumentTypeError(f'{text!r} is no image size such as 160x120')
+    return int(width), int(height)
+
+
 def add_thermal(group: Any) -> None:
-    """Declare."""
+    """Declare what thermal counts mean, for both importers."""
     group.add_argument('--thermal-camera', metavar='NAME', help='flir-boson, flir-lepton, '
                        'flir-a-series, flir-ax5, optris-pi, seek, ...: see docs/data.md')
     group.add_argument('--celsius-per-count', type=float, metavar='C')
@@ -16,7 +24,7 @@ def add_thermal(group: Any) -> None:
 
 
 def radiometry_from(args: argparse.Namespace) -> Any:
-    """The linear scale that was asked for; None where none was."""
+    """The temperature scale that the options give; None: none of them was given."""
     from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.sensing.thermal import LinearRadiometry
     from thermal_nerf_loc.sensing.thermal_cameras import radiometry_of

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line shows: tables, progress, warnings and errors."""
+"""What the command line prints: tables, progress, warnings and errors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import logging
 import sys
@@ -14,12 +14,13 @@ from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedCol
 from rich.table import Table
 
 from thermal_nerf_loc.common.progress import Progress
+from thermal_nerf_loc.evaluation.report.page import flatten
 
 _PLAIN_PERIOD_S = 10.0  # without a terminal: one line in so many seconds
 
 
 def show_error(message: str, traceback: bool = False) -> None:
-    """One `error: ...` line on stderr; the traceback of the current exception on demand."""
+    """Print one `error: ...` line on stderr, after the current exception's traceback if asked."""
     console = Console(stderr=True)
     if traceback and sys.exc_info()[0] is not None:
         console.print_exception()
@@ -43,7 +44,7 @@ def show_warnings(verbose: bool) -> None:
 
 
 def show_note(message: str) -> None:
-    """Say one line to the user, on stderr: stdout is for results."""
+    """Print one line for the user, on stderr: stdout is for results."""
     Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -56,6 +57,20 @@ def show_figures(title: str, figures: Mapping[str, Any]) -> None:
         table.add_row(name, _format(value))
     if table.row_count:
         Console().print(table)
+
+
+def show_table(table: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table of a study: one row a run."""
+    from thermal_nerf_loc.evaluation.study.comparison import cells, COLUMNS
+
+    shown = Table(header_style='bold')
+    for name in ('drive', 'method'):
+        shown.add_column(name, no_wrap=True)
+    for name, *_ in COLUMNS:
+        shown.add_column(name, justify='right')
+    for row in table:
+        shown.add_row(row['drive'], row['method'], *cells(row))
+    Console().print(shown)
 
 
 @contextmanager
@@ -84,7 +99,7 @@ def progress_bar(title: str) -> Iterator[Progress]:
 def _plain_lines(title: str, start: float) -> Progress:
     last = start
 
-    def tell(done: float, total: float, message: str = '') -> None:
+    def show(done: float, total: float, message: str = '') -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= _PLAIN_PERIOD_S:
@@ -92,16 +107,7 @@ def _plain_lines(title: str, start: float) -> Progress:
             show_note(f'{title}: {100.0 * done / (total or 1.0):3.0f} % after {now - start:.0f} s'
                       + (f', {message}' if message else ''))
 
-    return tell
-
-
-def flatten(figures: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Nested figures as `outer.inner`; lists stay out."""
-    for name, value in figures.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f'{prefix}{name}.')
-        elif not isinstance(value, (list, tuple)):
-            yield prefix + str(name), value
+    return show
 
 
 def _format(value: Any) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Which estimate belongs to which true pose, and which moments make up a relative error.
+Before errors are taken: pair estimates with true poses in time, and align the two trajectories.
 
-Bring a trajectory into the frame of another, before errors are taken, as evo does it.
+Also picks the pairs of poses that a relative error is taken over. All as evo does it.
 """
 
 from typing import NamedTuple
@@ -14,19 +14,22 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama
 from thermal_nerf_loc.io.trajectory import Trajectory
 
+__all__ = ['associate', 'find_alignment', 'IDENTITY', 'Matched', 'relative_pairs', 'Similarity']
+
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 INTERPOLATE, NEAREST = 'interpolate', 'nearest'
 # Interpolated: the truth's neighbours lie at most twice this apart. Nearest: as evo's default.
 TOLERANCE_S = {INTERPOLATE: 0.25, NEAREST: 0.01}
-SECONDS, FRAMES, METRES = 's', 'f', 'm'
+NONE, SE3, SIM3 = 'none', 'se3', 'sim3'  # ways to align
+SECONDS, FRAMES, METRES = 's', 'f', 'm'  # units of the distance of a relative error
 _NS = 1e-9
-_PAIR_TOLERANCE = 0.1  # of the wanted distance between two moments, as in evo
+_PAIR_TOLERANCE = 0.1  # of the wanted distance between two poses, as in evo
 
 
 class Matched(NamedTuple):
-    """Poses of the same moments, (n, 4, 4) each."""
+    """Poses at the same stamps, (n, 4, 4) each."""
 
     stamps_ns: NDArray[np.int64]  # of the estimates
     estimated: Array
@@ -54,38 +57,39 @@ def associate(estimated: Trajectory, truth: Trajectory, method: str = INTERPOLAT
                         np.array([true for _, true in pairs if true is not None]))
     if not len(found.stamps_ns):
         raise InputError(
-            'estimates and truth share no moment', expected=_span(truth, 'truth'),
+            'no estimate has a true pose near it in time', expected=_span(truth, 'truth'),
             got=_span(estimated, 'estimates'),
             hint=f'The tolerance is {limit_ns * _NS:g} s; are both stamped by one clock?')
     return found
 
 
-def moment_pairs(matched: Matched, delta: float, unit: str) -> tuple[Indices, Indices]:
-    """All pairs of moments `delta` seconds, frames or metres of the estimate's path apart."""
+def relative_pairs(matched: Matched, delta: float, unit: str) -> tuple[Indices, Indices]:
+    """Index pairs of poses `delta` seconds, frames or metres of the estimated path apart."""
     count = len(matched.stamps_ns)
     if unit == FRAMES:
         step = round(delta)
         return np.arange(max(count - step, 0)), np.arange(step, max(count, step))
     if unit == METRES:
         steps_m = np.linalg.norm(np.diff(matched.estimated[:, :3, 3], axis=0), axis=1)
-        return _apart(np.concatenate([[0.0], np.cumsum(steps_m)]), delta,
+        return _pairs_apart(np.concatenate([[0.0], np.cumsum(steps_m)]), delta,
                       _PAIR_TOLERANCE * delta)
-    delta_ns = delta / _NS  # a whole tenth off is too much: the last frames would pair up short
-    return _apart((matched.stamps_ns - matched.stamps_ns[0]).astype(np.float64), delta_ns,
+    # One nanosecond less than a tenth: else the last frames would pair up at 0.9 delta.
+    delta_ns = delta / _NS
+    return _pairs_apart((matched.stamps_ns - matched.stamps_ns[0]).astype(np.float64), delta_ns,
                   _PAIR_TOLERANCE * delta_ns - 1.0)
 
 
-def _apart(places: Array, delta: float, tolerance: float) -> tuple[Indices, Indices]:
+def _pairs_apart(positions: Array, delta: float, tolerance: float) -> tuple[Indices, Indices]:
     """Index pairs about `delta` apart on a rising axis."""
-    if len(places) < 2:
+    if len(positions) < 2:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    wanted = places + delta
-    after = np.clip(np.searchsorted(places, wanted), 1, len(places) - 1)
-    nearer = np.abs(places[after - 1] - wanted) <= np.abs(places[after] - wanted)
+    wanted = positions + delta
+    after = np.clip(np.searchsorted(positions, wanted), 1, len(positions) - 1)
+    nearer = np.abs(positions[after - 1] - wanted) <= np.abs(positions[after] - wanted)
     second = np.where(nearer, after - 1, after)
-    second = np.searchsorted(places, places[second])  # the first moment there, if it stood still
-    first = np.arange(len(places))
-    good = (np.abs(places[second] - wanted) <= tolerance) & (second > first)
+    second = np.searchsorted(positions, positions[second])  # the first, where it stood still
+    first = np.arange(len(positions))
+    good = (np.abs(positions[second] - wanted) <= tolerance) & (second > first)
     return first[good], second[good].astype(np.intp)
 
 
@@ -112,12 +116,6 @@ def _span(trajectory: Trajectory, name: str) -> str:
         return f'{name}: none'
     first, last = trajectory.stamps_ns[0], trajectory.stamps_ns[-1]
     return f'{name} from {first} to {last} ns'
-
-
-__all__ = ['IDENTITY', 'NONE', 'SE3', 'SIM3', 'Similarity', 'find_alignment']
-
-
-NONE, SE3, SIM3 = 'none', 'se3', 'sim3'
 
 
 def find_alignment(estimated: Array, truth: Array, mode: str) -> Similarity:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-When a localizer had a pose to offer: time lost, and how long it took to be found again.
+How long a localizer had a pose, how long it took to find it again, and its checks of itself.
 
-What a tracker's checks of its own pose said, and whether the truth agrees.
+Time is counted from states (tracking, lost, ...) or, for systems that report none, from the gaps
+between poses. A self check is a search of the whole map that confirms or contradicts the tracked
+pose; with the truth at hand, false and missed alarms are counted.
 """
 
 from collections.abc import Sequence
@@ -12,21 +14,25 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-POSE, NO_POSE = 'pose', 'no pose'  # of a system whose own states are not known
+from thermal_nerf_loc.evaluation.metrics import CORRECT_DEG, CORRECT_M
+
+POSE, NO_POSE = 'pose', 'no pose'  # states of a system that reports none
 _WITH_POSE = frozenset({'tracking', 'degraded', POSE})
+CONFIRMED, CONTRADICTED, UNDECIDED = 'confirmed', 'contradicted', 'undecided'
 _NS = 1e-9
 
 States = Sequence[tuple[int, str]]  # (stamp, state) in the order of time; it holds to the next
+Check = tuple[int, str]  # stamp, outcome of a self check
 
 
 @dataclass(frozen=True, slots=True)
 class Availability:
-    """Seconds with and without a pose; None where nothing of the kind happened."""
+    """Seconds with and without a pose; None where there was no such event."""
 
     time_lost_s: float  # without a pose, the start included
     initialization_s: float | None  # from the first image to the first pose, the longest
     losses: int  # times that the pose was lost
-    recoveries: int  # times that it was found again
+    recoveries: int  # times that it was recovered
     relocalization_median_s: float | None  # from a loss to the next pose
     relocalization_max_s: float | None
 
@@ -84,51 +90,46 @@ def _stretches(states: States) -> list[tuple[int, int, bool]]:
     return out
 
 
-CONFIRMED, CONTRADICTED, UNDECIDED = 'confirmed', 'contradicted', 'undecided'
-RIGHT_M, RIGHT_DEG = 0.10, 5.0  # what a tracked pose promises
-
-Says = tuple[int, str]  # stamp, what a search came to
-
-
 @dataclass(frozen=True, slots=True)
 class SelfChecks:
-    """How many checks there were; None: nobody kept a record, or there is no truth."""
+    """How many checks there were; None: they were not recorded, or there is no truth."""
 
     self_checks: int | None = None
     self_checks_confirmed: int | None = None
     self_checks_undecided: int | None = None
     self_checks_contradicted: int | None = None
-    false_alarms: int | None = None  # contradicted, though the pose was right
+    false_alarms: int | None = None  # contradicted, though the pose was correct
     missed_alarms: int | None = None  # confirmed, though it was not
-    false_alarm_share: float | None = None  # of the checks of right poses
+    false_alarm_share: float | None = None  # of the checks of correct poses
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Errors:
-    """How far off the poses of a drive were: stamps in the order of time, metres, degrees."""
+class StampedErrors:
+    """Errors of the poses of a drive: stamps in the order of time, metres, degrees."""
 
     stamps_ns: NDArray[np.int64]
     metres: NDArray[np.float64]
     degrees: NDArray[np.float64]
 
-    def is_right(self, stamp_ns: int) -> bool:
-        """Whether the pose nearest in time held its promise."""
+    def is_correct(self, stamp_ns: int) -> bool:
+        """Whether the pose nearest in time was correct, see `metrics.CORRECT_M`."""
         k = int(np.abs(self.stamps_ns - stamp_ns).argmin())
-        return bool(self.metres[k] <= RIGHT_M and self.degrees[k] <= RIGHT_DEG)
+        return bool(self.metres[k] <= CORRECT_M and self.degrees[k] <= CORRECT_DEG)
 
 
-def self_checks(drives: Sequence[tuple[Sequence[Says], Errors | None]]) -> SelfChecks:
+def self_checks(drives: Sequence[tuple[Sequence[Check], StampedErrors | None]]) -> SelfChecks:
     """Add up the checks of drives; without the truth of one, alarms cannot be judged."""
-    if not any(said for said, _ in drives):
+    if not any(outcomes for outcomes, _ in drives):
         return SelfChecks()
-    checks = [(stamp_ns, text, errors) for said, errors in drives for stamp_ns, text in said
-              if text in (CONFIRMED, CONTRADICTED, UNDECIDED)]
-    texts = [text for _, text, _ in checks]
-    counts = (len(checks), texts.count(CONFIRMED), texts.count(UNDECIDED),
-              texts.count(CONTRADICTED))
+    checks = [(stamp_ns, outcome, errors) for outcomes, errors in drives
+              for stamp_ns, outcome in outcomes
+              if outcome in (CONFIRMED, CONTRADICTED, UNDECIDED)]
+    found = [outcome for _, outcome, _ in checks]
+    counts = (len(checks), found.count(CONFIRMED), found.count(UNDECIDED),
+              found.count(CONTRADICTED))
     if any(errors is None or not len(errors.stamps_ns) for _, errors in drives):
         return SelfChecks(*counts)
-    right = [errors is not None and errors.is_right(stamp) for stamp, _, errors in checks]
-    false = sum(good and text == CONTRADICTED for good, text in zip(right, texts))
-    missed = sum(not good and text == CONFIRMED for good, text in zip(right, texts))
-    return SelfChecks(*counts, false, missed, false / sum(right) if any(right) else None)
+    correct = [errors is not None and errors.is_correct(stamp) for stamp, _, errors in checks]
+    false = sum(good and outcome == CONTRADICTED for good, outcome in zip(correct, found))
+    missed = sum(not good and outcome == CONFIRMED for good, outcome in zip(correct, found))
+    return SelfChecks(*counts, false, missed, false / sum(correct) if any(correct) else None)

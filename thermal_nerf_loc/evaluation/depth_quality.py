@@ -1,22 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How well depth that a network sees fits measured depth: the figures papers report.
+Compare the depth that a network predicts from thermal images with measured depth.
 
-Thermal image, measured depth, predicted depth, its error and its spread, as one PNG.
+The scores are those of the literature on monocular depth; `draw_depth` shows image, measured and
+predicted depth, error and spread as one PNG.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 import io
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.io.atomic_files import write_atomically
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
+from thermal_nerf_loc.mapping.thermal_depth.model import ThermalDepth
 from thermal_nerf_loc.sensing.frame import SensorImage, THERMAL
 
+# Depth and its standard deviation (h, w), metres along z, from a thermal image.
 Predict = Callable[[SensorImage], tuple[NDArray[np.floating], NDArray[np.floating]]]
+
+_CELL_IN, _DPI = 2.2, 110
+_VIEWS_DRAWN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +40,7 @@ class DepthScores:
 
 
 def score_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> DepthScores:
-    """Hold depth and spread (h, w), as predicted from thermal images, against measured depth."""
+    """Score predictions on all of these frames that have measured thermal depth."""
     rows = []
     for index in indices:
         record = scene.frames[index].records.get(THERMAL)
@@ -61,7 +70,27 @@ def _row(depth_m: NDArray[np.floating], spread_m: NDArray[np.floating],
             float((off < spread).mean()))
 
 
-_CELL_IN, _DPI = 2.2, 110
+def network_predictor(model: ThermalDepth) -> Predict:
+    """The predictions of a trained network."""
+    def predict(image: SensorImage) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        found = model.predict_image(image)
+        return found.depth_m, found.spread_m
+    return predict
+
+
+def network_scores(model: ThermalDepth, scene: Scene, split: str) -> dict[str, Any] | None:
+    """Scores of a network on a split; None where no frame has measured thermal depth."""
+    indices = [i for i in scene.split(split) if THERMAL in scene.frames[i].records
+               and scene.frames[i].records[THERMAL].depth_path is not None]
+    return asdict(score_depth(network_predictor(model), scene, indices)) if indices else None
+
+
+def write_depth_sheet(path: Path, model: ThermalDepth, scene: Scene) -> None:
+    """Draw a few held-out views, or training views where none was held out."""
+    frames = [i for i in scene.test or scene.train if THERMAL in scene.frames[i].records]
+    chosen = np.unique(np.linspace(0, len(frames) - 1, _VIEWS_DRAWN).round().astype(int))
+    write_atomically(path, draw_depth(network_predictor(model), scene,
+                                      [frames[k] for k in chosen]))
 
 
 def draw_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> bytes:
@@ -69,16 +98,16 @@ def draw_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> bytes:
     from matplotlib.figure import Figure
 
     images = [load_image(THERMAL, scene.frames[index].records[THERMAL]) for index in indices]
-    seen = [predict(image) for image in images]
-    depths = [depth for depth, _ in seen] + [np.nan_to_num(image.depth_m) for image in images
+    predicted = [predict(image) for image in images]
+    depths = [depth for depth, _ in predicted] + [np.nan_to_num(image.depth_m) for image in images
                                              if image.depth_m is not None]
     shown = np.concatenate([depth[depth > 0.0] for depth in depths])
     low, high = np.quantile(shown, (0.01, 0.99))
-    doubt = 0.15 * float(np.median(shown))
+    spread_scale = 0.15 * float(np.median(shown))
     figure = Figure(figsize=(5.6 * _CELL_IN, 0.86 * _CELL_IN * len(images)),
                     layout='constrained')
     axes = figure.subplots(len(images), 5, squeeze=False)
-    for row, index, image, (depth, spread) in zip(axes, indices, images, seen):
+    for row, index, image, (depth, spread) in zip(axes, indices, images, predicted):
         nothing = np.full(depth.shape, np.nan)
         truth = nothing if image.depth_m is None else np.where(image.depth_m > 0.0,
                                                                image.depth_m, np.nan)
@@ -89,8 +118,8 @@ def draw_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> bytes:
                 (row[1], truth, 'measured depth, m', 'viridis', (low, high)),
                 (row[2], depth, 'predicted depth, m', 'viridis', (low, high)),
                 (row[3], depth - truth, 'error, m (red: too near)', 'RdBu',
-                 (-2 * doubt, 2 * doubt)),
-                (row[4], spread, 'predicted spread, m', 'magma', (0.0, 2 * doubt))):
+                 (-2 * spread_scale, 2 * spread_scale)),
+                (row[4], spread, 'predicted spread, m', 'magma', (0.0, 2 * spread_scale))):
             cell.axis('off')
             cell.set_title(title, fontsize=7)
             picture = cell.imshow(values, cmap=colours, vmin=ends[0], vmax=ends[1])

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How well a map shows what the cameras saw: image, temperature and depth errors by view.
+Compare a map's renders with the images of a data set: image, temperature and depth errors.
 
 Views are rendered and scored one by one, so that a data set may be larger than the memory.
-
-LPIPS (Zhang et al. 2018), where the package `lpips` and its weights are on the machine.
-
-It is no dependency, and nothing is ever downloaded: without either the score is left out, and
-the reason is said.
+LPIPS (Zhang et al. 2018) is computed where the package `lpips` and its weights are on the machine;
+it is no dependency, and nothing is ever downloaded.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 import importlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,8 +30,8 @@ Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 Perceptual = Callable[[Array32, Array32], float]  # two images (h, w, 3) in [0, 1] -> distance
 
-NEAR_M = 0.05  # what counts as a depth that fits
-_WARM_UP_RAYS = 64  # the first rays pay for loading the compiled kernels
+DEPTH_WITHIN_M = 0.05  # of `depth_within_5cm`
+_WARM_UP_RAYS = 64  # the first rays also load the compiled kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class MapQuality:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewComparison:
-    """One rendered view beside what was seen."""
+    """One rendered view and the image that was taken there."""
 
     name: str
     modality: str
@@ -88,6 +86,11 @@ def evaluate_map(renderer: LocalizationMap, scene: Scene, split: str = 'test',
                  perceptual: Perceptual | None = None, progress: Progress = silent) -> MapQuality:
     """Render every view of a split that the map can show, compare, and take means."""
     return summarize(score_views(renderer, scene, split, perceptual, progress))
+
+
+def quality_figures(renderer: LocalizationMap, scene: Scene, split: str) -> dict[str, Any]:
+    """`evaluate_map` as a dictionary, as the command line writes it."""
+    return asdict(evaluate_map(renderer, scene, split))
 
 
 def score_views(renderer: LocalizationMap, scene: Scene, split: str = 'test',
@@ -112,16 +115,17 @@ def score_views(renderer: LocalizationMap, scene: Scene, split: str = 'test',
 
 
 def compare_frame(renderer: LocalizationMap, scene: Scene, index: int) -> list[ViewComparison]:
-    """Render one frame's cameras from where they stood."""
+    """Render the images of one frame from the poses of its cameras."""
     frame = scene.load(index)
     assert frame.T_world_cam is not None  # scenes are posed
-    return [_compare(renderer, frame.name, modality, image, frame.T_world_cam)
+    return [_compare(renderer, frame.name, modality, image,
+                     frame.T_world_cam @ image.T_cam_sensor)
             for modality, image in frame.images.items() if modality in renderer.modalities]
 
 
 def score_view(view: ViewComparison, span: float, perceptual: Perceptual | None = None,
                ) -> ViewScore:
-    """Hold one view against what was seen; a PSNR is measured against `span`."""
+    """Score one view; `span` is the range of values that a PSNR is measured against."""
     off = difference(view)
     depth = depth_errors(view)
     celsius = view.modality == THERMAL and view.seen.radiometric
@@ -129,19 +133,20 @@ def score_view(view: ViewComparison, span: float, perceptual: Perceptual | None 
         view.name, view.modality, psnr(off, span),
         ssim(view.rendered, view.seen.values, span, view.seen.valid),
         view.depth_m.size, view.seconds,
-        lpips=_perceived(view, perceptual) if view.modality == RGB and perceptual else None,
+        lpips=(_perceptual_distance(view, perceptual) if view.modality == RGB and perceptual
+               else None),
         mae_celsius=float(np.abs(off).mean()) if celsius else None,
         rmse_celsius=float(np.sqrt((off**2).mean())) if celsius else None,
         depth_median_error_m=float(np.median(depth)) if depth.size else None,
         depth_mean_error_m=float(depth.mean()) if depth.size else None,
-        depth_within_5cm=float((depth <= NEAR_M).mean()) if depth.size else None)
+        depth_within_5cm=float((depth <= DEPTH_WITHIN_M).mean()) if depth.size else None)
 
 
 def summarize(scores: Sequence[ViewScore]) -> MapQuality:
     """Means over views; depth over the views of one modality, RGB where it has any."""
     rgb = [s for s in scores if s.modality == RGB]
     thermal = [s for s in scores if s.modality == THERMAL]
-    deep = next((group for group in (rgb, thermal)
+    with_depth = next((group for group in (rgb, thermal)
                  if any(s.depth_median_error_m is not None for s in group)), [])
     return MapQuality(
         frames=len({s.name for s in scores}),
@@ -152,9 +157,9 @@ def summarize(scores: Sequence[ViewScore]) -> MapQuality:
         thermal_ssim=_mean([s.ssim for s in thermal]),
         thermal_mae_celsius=_mean([s.mae_celsius for s in thermal]),
         thermal_rmse_celsius=_mean([s.rmse_celsius for s in thermal]),
-        depth_median_error_m=_mean([s.depth_median_error_m for s in deep]),
-        depth_mean_error_m=_mean([s.depth_mean_error_m for s in deep]),
-        depth_within_5cm=_mean([s.depth_within_5cm for s in deep]),
+        depth_median_error_m=_mean([s.depth_median_error_m for s in with_depth]),
+        depth_mean_error_m=_mean([s.depth_mean_error_m for s in with_depth]),
+        depth_within_5cm=_mean([s.depth_within_5cm for s in with_depth]),
         render_rays_per_second=(sum(s.rays for s in scores)
                                 / max(sum(s.seconds for s in scores), 1e-9)))
 
@@ -168,7 +173,7 @@ def ssim(a: Array32, b: Array32, span: float, valid: NDArray[np.bool_] | None = 
     """
     Structural similarity (Wang et al. 2004): Gaussian window of sigma 1.5, mean over pixels.
 
-    Pixels that are not `valid` (height, width) differ in nothing, and have no part in the mean.
+    Pixels that are not `valid` (height, width) count as equal and are left out of the mean.
     """
     x, y = a.astype(np.float64), b.astype(np.float64)
     if valid is not None:
@@ -218,7 +223,7 @@ def thermal_span(scene: Scene, indices: Sequence[int]) -> float:
 
 
 def _warm_up(renderer: LocalizationMap, scene: Scene) -> None:
-    """Let kernels compile or load before any clock runs."""
+    """Let kernels compile or load before any time is measured."""
     eye = np.zeros((_WARM_UP_RAYS, 3), np.float32) + scene.frames[0].T_world_cam[:3, 3]
     ahead = np.broadcast_to(scene.frames[0].T_world_cam[:3, 2], eye.shape)
     for modality in renderer.modalities:
@@ -226,14 +231,13 @@ def _warm_up(renderer: LocalizationMap, scene: Scene) -> None:
 
 
 def _compare(renderer: LocalizationMap, name: str, modality: str, image: SensorImage,
-             T_world_cam: Array) -> ViewComparison:
-    found = render_image(renderer, modality, image.camera, T_world_cam @ image.T_cam_sensor,
-                         sweep=image.sweep,
+             T_world_sensor: Array) -> ViewComparison:
+    found = render_image(renderer, modality, image.camera, T_world_sensor, sweep=image.sweep,
                          offset=renderer.flat_field_offset(modality, image.camera.size))
     return ViewComparison(name, modality, image, found.values, found.depth_m, found.seconds)
 
 
-def _perceived(view: ViewComparison, perceptual: Perceptual) -> float:
+def _perceptual_distance(view: ViewComparison, perceptual: Perceptual) -> float:
     seen = view.seen.values
     if view.seen.valid is not None:
         seen = np.where(view.seen.valid[..., None], seen, view.rendered)
@@ -245,7 +249,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-_BACKBONE = 'alexnet-owt-7be5be79.pth'  # torchvision's name for what LPIPS (alex) builds on
+_BACKBONE = 'alexnet-owt-7be5be79.pth'  # torchvision's name of the network under LPIPS (alex)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Pose and trajectory errors, as `evo` defines them: `E = truth^-1 estimated`.
 
 Both trajectories are of the same body. ATE is the root mean square over time of the translation
-(or rotation angle) of E; RPE that of the error of the motion between two moments.
+(or rotation angle) of E; RPE that of the error of the motion between two stamps.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.evaluation import association
-from thermal_nerf_loc.evaluation.association import associate, Matched, moment_pairs
+from thermal_nerf_loc.evaluation.association import associate, Matched, relative_pairs
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.trajectory import Trajectory
 
@@ -24,14 +24,18 @@ __all__ = ['associate', 'Evaluation', 'EvaluationConfig', 'evaluate', 'latency',
 
 Array = NDArray[np.float64]
 
-SUCCESS_M = 0.05
-SUCCESS_DEG = 5.0
+# What a pose may be off, in metres and degrees, in each sense in which this package counts poses.
+SUCCESS_M, SUCCESS_DEG = 0.05, 5.0  # nearer than both: localized, `success_5cm_5deg`
+CORRECT_M, CORRECT_DEG = 0.10, 5.0  # beyond either: wrong, a pose must not be called good
+TRAINING_M, TRAINING_DEG = 0.05, 2.0  # beyond either: too wrong to train a map on
+SUCCESS_STEPS = ((0.01, 1.0), (0.02, 2.0), (SUCCESS_M, SUCCESS_DEG), (CORRECT_M, CORRECT_DEG),
+                 (0.25, 10.0))  # of the table of success rates
 _NS = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationConfig:
-    """How a trajectory is held against the truth."""
+    """How a trajectory is compared with the truth."""
 
     associate: str = setting(
         association.INTERPOLATE, 'how poses are paired in time',
@@ -40,14 +44,14 @@ class EvaluationConfig:
                                         1e-9, 3600.0)
     align: str = setting(association.NONE, 'motion of the whole trajectory onto the truth first',
                          choices=(association.NONE, association.SE3, association.SIM3))
-    rpe_delta: float = setting(1.0, 'distance of the two moments of a relative error', 1e-6, 1e6)
+    rpe_delta: float = setting(1.0, 'distance of the two poses of a relative error', 1e-6, 1e6)
     rpe_unit: str = setting(association.SECONDS, 'seconds, frames or metres',
                             choices=(association.SECONDS, association.FRAMES, association.METRES))
-    longest_gap_s: float = setting(1.0, 'longer pauses between poses are time lost, where a '
-                                        'system tells no states', 1e-3, 3600.0)
+    longest_gap_s: float = setting(1.0, 'longer pauses between poses are time lost, for '
+                                        'systems that report no states', 1e-3, 3600.0)
 
     def __post_init__(self) -> None:
-        """Check what a range cannot say."""
+        """Check what a range cannot express."""
         whole = float(self.rpe_delta).is_integer()
         if self.rpe_unit == association.FRAMES and not whole:
             raise InputError('a number of frames is whole', where='--rpe-delta',
@@ -66,6 +70,11 @@ class PoseErrors:
         """Share of poses within 5 cm and 5 degrees."""
         return self.within(SUCCESS_M, SUCCESS_DEG)
 
+    @property
+    def wrong(self) -> NDArray[np.bool_]:
+        """Which poses are off by more than `CORRECT_M` or `CORRECT_DEG`: (n,)."""
+        return np.asarray((self.metres > CORRECT_M) | (self.degrees > CORRECT_DEG))
+
     def within(self, metres: float, degrees: float) -> float:
         """Share of poses nearer than both."""
         if not len(self.metres):
@@ -81,7 +90,7 @@ class PoseErrors:
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryMetrics:
-    """Figures of one drive; `matched` poses had a truth to be held against."""
+    """Figures of one drive; `matched` poses had a true pose to compare with."""
 
     ate_rmse_m: float
     ate_rmse_deg: float
@@ -99,7 +108,7 @@ class TrajectoryMetrics:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """A trajectory held against the truth, moment by moment; estimates are aligned."""
+    """A trajectory compared with the truth, pose by pose; estimates are aligned."""
 
     matched: Matched
     absolute: PoseErrors
@@ -142,13 +151,13 @@ def evaluate(estimated: Trajectory, truth: Trajectory,
     similarity = association.find_alignment(matched.estimated, matched.truth, config.align)
     A, B = similarity.apply(matched.estimated), matched.truth
     matched = Matched(matched.stamps_ns, A, B)
-    first, second = moment_pairs(matched, config.rpe_delta, config.rpe_unit)
+    first, second = relative_pairs(matched, config.rpe_delta, config.rpe_unit)
     relative = pose_errors(se3.inverse(A[first]) @ A[second], se3.inverse(B[first]) @ B[second])
     return Evaluation(matched, pose_errors(A, B), relative, similarity)
 
 
 def summarize(absolute: PoseErrors, relative: PoseErrors) -> TrajectoryMetrics:
-    """A few numbers; without a pair of moments (one pose moves nowhere) the RPE is zero."""
+    """A few numbers; the RPE of a trajectory without any pair of poses is zero."""
     m, deg = absolute.metres, absolute.degrees
     return TrajectoryMetrics(
         _rms(m), _rms(deg), float(m.mean()), float(deg.mean()), float(np.median(m)),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How good refined and found poses are.
+Judge poses that were refined in training, or found for images that came without a pose.
 
-Refined poses are compared with the truth, where it is known, after Sim(3) alignment, as evo does
-it: images fix neither position nor scale of a scene. For poses found in a map: how many were
-accepted, how far they are off, and what the map gained by them.
+Refined poses are compared with the truth, where it is known, after a Sim(3) alignment: images fix
+neither the frame nor the scale of the world. For poses found in a map: how many were accepted,
+how far they are off, and what the map gained by them.
 """
 
 from collections import Counter
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map, MapQuality
+from thermal_nerf_loc.evaluation.metrics import TRAINING_DEG, TRAINING_M
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization.confidence.verdict import sigmas
@@ -28,7 +29,6 @@ from thermal_nerf_loc.sensing.frame import THERMAL
 Array = NDArray[np.float64]
 
 HELD_OUT = 'aligned with the training poses, then refined against the frozen map'
-_GOOD_M, _GOOD_DEG = 0.05, 2.0  # poses to train with should be no worse
 _COMPARED = ('rgb_psnr', 'rgb_ssim', 'thermal_psnr', 'thermal_ssim', 'thermal_mae_celsius',
              'depth_median_error_m')
 
@@ -40,12 +40,12 @@ def truth_errors(scene: Scene, split: str = 'train') -> dict[str, float] | None:
     known = [T for T in truth if T is not None]
     if len(known) < len(truth) or len(known) < 3:
         return None
-    errors = pose_errors(poses_of(scene, indices), np.stack(known))
+    errors = aligned_rmse(poses_of(scene, indices), np.stack(known))
     rig = rig_error(scene)
     return errors if rig is None else {**errors, 'rig_m': rig[0], 'rig_deg': rig[1]}
 
 
-def pose_errors(estimated: Array, truth: Array) -> dict[str, float]:
+def aligned_rmse(estimated: Array, truth: Array) -> dict[str, float]:
     """RMSE in metres and degrees of poses (n, 4, 4) after Sim(3) alignment, and its scale."""
     found = similarity_between(estimated, truth)
     aligned = found.apply(estimated)
@@ -55,7 +55,7 @@ def pose_errors(estimated: Array, truth: Array) -> dict[str, float]:
 
 
 def rig_error(scene: Scene) -> tuple[float, float] | None:
-    """By how much the thermal camera is off in the rig, metres and degrees."""
+    """Error of the thermal camera's pose in the rig, metres and degrees; None: no truth."""
     for frame in scene.frames:
         record = frame.records.get(THERMAL)
         if record is not None and record.T_cam_sensor_true is not None:
@@ -84,36 +84,36 @@ def extension_figures(start: RadianceMap, scene: Scene, extended: ExtendedMap) -
     rounds = [{'tried': one.tried, 'accepted': one.accepted}
               | ({} if one.seconds is None else
                  {'seconds': one.seconds, 'places': one.panoramas}) for one in extended.rounds]
-    return {**found_summary(extended.findings), 'rounds': rounds,
+    return {**unposed_summary(extended.findings), 'rounds': rounds,
             **{name: {key: asdict(quality)[key] for key in _COMPARED}
                for name, quality in (('before', before), ('after', after))},
-            'gain_db': gain(before, after)}
+            'gain_db': psnr_gain(before, after)}
 
 
-def facts_of(finding: Finding) -> dict[str, Any]:
-    """One frame's figures; errors where the truth is known."""
+def finding_figures(finding: Finding) -> dict[str, Any]:
+    """Figures of one frame that had no pose; errors where the truth is known."""
     found, refusal, truth = finding.localization, finding.refusal, finding.frame.T_world_cam_true
     sigma_m, sigma_deg = sigmas(found.covariance)
-    facts = {'name': finding.frame.name, 'accepted': refusal is None, 'began': finding.start,
+    figures = {'name': finding.frame.name, 'accepted': refusal is None, 'began': finding.start,
              'refused': refusal.kind if refusal else None,
              'reason': refusal.reason if refusal else '', 'verdict': found.verdict,
              'confidence': found.confidence, 'sigma_m': sigma_m, 'sigma_deg': sigma_deg}
     if truth is not None:
-        facts['error_m'], facts['error_deg'] = se3.distance(found.T_world_cam, truth)
-    return facts
+        figures['error_m'], figures['error_deg'] = se3.distance(found.T_world_cam, truth)
+    return figures
 
 
-def found_summary(findings: Sequence[Finding]) -> dict[str, Any]:
-    """Shares of all frames searched for, and the errors of the accepted ones."""
-    frames = [facts_of(finding) for finding in findings]
-    accepted = [facts for facts in frames if facts['accepted']]
-    refused = Counter(facts['refused'] for facts in frames if not facts['accepted'])
-    known = np.array([(facts['error_m'], facts['error_deg']) for facts in accepted
-                      if 'error_m' in facts]).reshape(-1, 2)
+def unposed_summary(findings: Sequence[Finding]) -> dict[str, Any]:
+    """Shares of all frames that were localized, and the errors of the accepted ones."""
+    frames = [finding_figures(finding) for finding in findings]
+    accepted = [row for row in frames if row['accepted']]
+    refused = Counter(row['refused'] for row in frames if not row['accepted'])
+    known = np.array([(row['error_m'], row['error_deg']) for row in accepted
+                      if 'error_m' in row]).reshape(-1, 2)
     figures = {'tried': len(frames), 'accepted': len(accepted),
                'accepted_share': len(accepted) / max(len(frames), 1), 'refused': dict(refused)}
     if len(known):
-        bad = (known[:, 0] > _GOOD_M) | (known[:, 1] > _GOOD_DEG)
+        bad = (known[:, 0] > TRAINING_M) | (known[:, 1] > TRAINING_DEG)
         figures['accepted_truth'] = {
             'known': len(known), 'median_m': float(np.median(known[:, 0])),
             'median_deg': float(np.median(known[:, 1])), 'worst_m': float(known[:, 0].max()),
@@ -121,7 +121,7 @@ def found_summary(findings: Sequence[Finding]) -> dict[str, Any]:
     return {**figures, 'frames': frames}
 
 
-def gain(before: MapQuality, after: MapQuality) -> dict[str, float]:
-    """By how much more a map shows of the held-out views, dB."""
+def psnr_gain(before: MapQuality, after: MapQuality) -> dict[str, float]:
+    """Gain in PSNR on the held-out views, dB by modality."""
     return {name: getattr(after, f'{name}_psnr') - getattr(before, f'{name}_psnr')
             for name in ('rgb', 'thermal') if getattr(before, f'{name}_psnr') is not None}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Where a camera goes to show a map: through the map's keyframes, in a circle, along a trajectory.
+Camera paths that show a map: through the map's keyframes, on a circle, along a trajectory.
 
 Poses are `T_world_cam`, cameras look along +z with y down.
 """
@@ -16,12 +16,12 @@ Array = NDArray[np.float64]
 # A robot's base has x ahead, y to the left and z up (REP-103).
 T_BASE_CAM: Array = np.array([[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0],
                               [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
-_FINE = 64  # places between two keyframes at which the path is measured
+_FINE = 64  # points between two keyframes at which the length of the path is measured
 _CIRCLE_SHARE = 0.8  # of the distance at which the map's own cameras were
 
 
 def up_direction(poses: Array) -> Array:
-    """The world's up: what the cameras (n, 4, 4) hold up on average, snapped to a near axis."""
+    """The world's up: the mean up of the cameras (n, 4, 4), snapped to an axis that is near."""
     mean = -np.asarray(poses)[:, :3, 1].sum(axis=0) if len(poses) else np.zeros(3)
     if np.linalg.norm(mean) < 1e-6:
         return np.array([0.0, 0.0, 1.0])
@@ -31,38 +31,40 @@ def up_direction(poses: Array) -> Array:
     return axis if axis @ mean > np.cos(np.deg2rad(20.0)) else mean
 
 
-def through(poses: Array, count: int) -> Array:
+def spline_path(poses: Array, count: int) -> Array:
     """
-    `count` poses on a smooth way through all of `poses`, at even speed.
+    `count` poses on a smooth path through all of `poses`, at even speed.
 
-    Position and orientation each follow a centripetal Catmull-Rom spline, the latter on SO(3); a
-    turn counts as a way, in proportion to the size of the place.
+    Position and orientation each follow a centripetal Catmull-Rom spline, the latter on SO(3). A
+    turn counts as a distance, see `_step_lengths`.
     """
     poses = np.asarray(poses, dtype=np.float64)
     size_m = float(np.linalg.norm(np.ptp(poses[:, :3, 3], axis=0))) or 1.0
-    step = _way(poses, size_m)
+    step = _step_lengths(poses, size_m)
     poses = poses[np.concatenate([[True], step > 1e-9])]
     if len(poses) < 2:
         return np.repeat(poses[:1], count, axis=0)
-    knots = np.concatenate([[0.0], np.cumsum(np.sqrt(_way(poses, size_m)))])
+    knots = np.concatenate([[0.0], np.cumsum(np.sqrt(_step_lengths(poses, size_m)))])
     fine = np.interp(np.linspace(0.0, len(knots) - 1.0, _FINE * (len(knots) - 1) + 1),
                      np.arange(len(knots)), knots)
-    gone = np.concatenate([[0.0], np.cumsum(_way(_spline(poses, knots, fine), size_m))])
-    return _spline(poses, knots, np.interp(np.linspace(0.0, gone[-1], count), gone, fine))
+    steps = _step_lengths(_spline(poses, knots, fine), size_m)
+    travelled = np.concatenate([[0.0], np.cumsum(steps)])
+    return _spline(poses, knots,
+                   np.interp(np.linspace(0.0, travelled[-1], count), travelled, fine))
 
 
-def orbit(poses: Array, count: int) -> Array:
+def orbit_path(poses: Array, count: int) -> Array:
     """
-    `count` poses on a level circle that look across its middle.
+    `count` poses on a level circle.
 
-    Where the map's cameras all look at one thing, the circle goes around it at their distance;
-    else it lies among them.
+    Where the map's cameras all look at one point, the circle goes around it at their distance, and
+    looks at it; else it lies among them, and looks across its middle.
     """
     poses = np.asarray(poses, dtype=np.float64)
     up = up_direction(poses)
-    positions, looks = poses[:, :3, 3], poses[:, :3, 2]
-    target, share = _focus(positions, looks), 1.0
-    ahead = np.einsum('ij,ij->i', target - positions, looks) > 0.0
+    positions, forward = poses[:, :3, 3], poses[:, :3, 2]
+    target, share = _focus(positions, forward), 1.0
+    ahead = np.einsum('ij,ij->i', target - positions, forward) > 0.0
     if ahead.mean() < 0.9:
         target, share = positions.mean(axis=0), _CIRCLE_SHARE
     away = positions - target
@@ -72,20 +74,20 @@ def orbit(poses: Array, count: int) -> Array:
     first /= np.linalg.norm(first)
     angle = np.linspace(0.0, 2.0 * np.pi, count, endpoint=False)[:, None]
     outward = np.cos(angle) * first + np.sin(angle) * np.cross(up, first)
-    # From the middle itself one looks straight ahead.
-    look = -outward * max(radius, 1e-6) - (height if share == 1.0 else 0.0) * up
-    return look_along(target + radius * outward + height * up, look, up)
+    # At the middle itself (no radius) the cameras look level.
+    inward = -outward * max(radius, 1e-6) - (height if share == 1.0 else 0.0) * up
+    return cameras_facing(target + radius * outward + height * up, inward, up)
 
 
-def look_along(positions: Array, look: Array, up: Array) -> Array:
-    """Cameras (n, 4, 4) at `positions` (n, 3) that look along `look` (n, 3), upright."""
-    z = look / np.linalg.norm(look, axis=-1, keepdims=True)
+def cameras_facing(positions: Array, forward: Array, up: Array) -> Array:
+    """Upright cameras (n, 4, 4) at `positions` (n, 3) that look along `forward` (n, 3)."""
+    z = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
     x = np.cross(z, up)
     x /= np.linalg.norm(x, axis=-1, keepdims=True)
     return se3.from_parts(np.stack([x, np.cross(z, x), z], axis=-1), positions)
 
 
-def along(trajectory: Trajectory, count: int) -> Array:
+def sample_trajectory(trajectory: Trajectory, count: int) -> Array:
     """`count` poses at even times from the first to the last pose of a trajectory."""
     stamps = np.linspace(trajectory.stamps_ns[0], trajectory.stamps_ns[-1], count)
     found = [trajectory.at(int(stamp)) for stamp in np.clip(
@@ -93,8 +95,8 @@ def along(trajectory: Trajectory, count: int) -> Array:
     return np.stack([T for T in found if T is not None])
 
 
-def _way(poses: Array, size_m: float) -> Array:
-    """Metres from each pose to the next (n - 1,); half a turn is as far as the place is wide."""
+def _step_lengths(poses: Array, size_m: float) -> Array:
+    """Metres from each pose to the next (n - 1,); turning by 180 deg counts as `size_m`."""
     metres = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
     R = poses[:, :3, :3]
     radians = np.linalg.norm(se3.so3_log(np.swapaxes(R[:-1], 1, 2) @ R[1:]), axis=-1)
@@ -112,20 +114,20 @@ def _spline(poses: Array, knots: Array, times: Array) -> Array:
     turn = se3.so3_log(np.swapaxes(R[:-1], 1, 2) @ R[1:])
     step = np.concatenate([np.diff(p, axis=0), turn], axis=1)
     dt = np.diff(knots)[:, None]
-    pace = step / dt
-    slopes = np.concatenate([pace[:1], (dt[1:] * pace[:-1] + dt[:-1] * pace[1:])
-                             / (dt[1:] + dt[:-1]), pace[-1:]])
+    speed = step / dt
+    slopes = np.concatenate([speed[:1], (dt[1:] * speed[:-1] + dt[:-1] * speed[1:])
+                             / (dt[1:] + dt[:-1]), speed[-1:]])
     i = np.clip(np.searchsorted(knots, times, side='right') - 1, 0, len(knots) - 2)
     s = (times[:, None] - knots[i, None]) / dt[i]
     start, end = dt[i] * slopes[i], dt[i] * slopes[i + 1]
     end[:, 3:] = (se3.left_jacobian_inverse(-turn[i]) @ end[:, 3:, None])[..., 0]
-    moved = s * (1 - s)**2 * start + s**2 * (3 - 2 * s) * step[i] + s**2 * (s - 1) * end
-    return se3.from_parts(R[i] @ se3.so3_exp(moved[:, 3:]), p[i] + moved[:, :3])
+    offset = s * (1 - s)**2 * start + s**2 * (3 - 2 * s) * step[i] + s**2 * (s - 1) * end
+    return se3.from_parts(R[i] @ se3.so3_exp(offset[:, 3:]), p[i] + offset[:, :3])
 
 
-def _focus(positions: Array, looks: Array) -> Array:
-    """The point nearest to all optical axes (least squares), drawn a little to the cameras."""
-    across = np.eye(3) - looks[:, :, None] * looks[:, None, :]
+def _focus(positions: Array, forward: Array) -> Array:
+    """The point nearest to all optical axes (least squares, regularized towards the cameras)."""
+    across = np.eye(3) - forward[:, :, None] * forward[:, None, :]
     mean = positions.mean(axis=0)
     A = across.mean(axis=0) + 1e-3 * np.eye(3)
     b = np.einsum('nij,nj->i', across, positions - mean) / len(positions)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Temperatures and distances as colours, and the bar that says which colour means what."""
+"""Temperatures and distances as colours, and colour bars with numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ Picture = NDArray[np.uint8]
 
 HEAT, DEPTH = 'inferno', 'viridis'
 CELSIUS, GRAY, METRES = '°C', 'gray value', 'm'
-_UNKNOWN = (184, 184, 184)
+_UNKNOWN_COLOUR = (184, 184, 184)
 _DPI = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ColourScale:
-    """Which value gets which colour; values beyond the ends get the end's colour."""
+    """Maps values to colours; values beyond the ends get the colour of the end."""
 
     colours: str  # one of matplotlib's colour maps
     low: float
@@ -37,7 +37,7 @@ class ColourScale:
 
 def fitted_scale(colours: str, unit: str, parts: Sequence[NDArray[Any]],
                  share: tuple[float, float] = (0.005, 0.995)) -> ColourScale:
-    """A scale between two quantiles: one hot or far pixel must not turn all others black."""
+    """A scale between two quantiles, so that single hot or far pixels do not matter."""
     values = np.concatenate([np.ravel(part) for part in parts]) if parts else np.empty(0)
     values = values[np.isfinite(values)]
     low, high = np.quantile(values, share) if values.size else (0.0, 1.0)
@@ -45,7 +45,7 @@ def fitted_scale(colours: str, unit: str, parts: Sequence[NDArray[Any]],
 
 
 def draw_bar(scale: ColourScale, size: tuple[int, int], upright: bool = True) -> Picture:
-    """A colour bar with numbers, (width, height) pixels; a lying one has its unit below."""
+    """A colour bar with numbers, (width, height) pixels; a horizontal one has its unit below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -71,8 +71,8 @@ def draw_bar(scale: ColourScale, size: tuple[int, int], upright: bool = True) ->
 
 @functools.cache
 def _table(name: str) -> Picture:
-    """256 colours and, after them, the one of what is not known: (257, 3)."""
+    """256 colours and, after them, that of unknown values: (257, 3)."""
     import matplotlib
 
     shades = matplotlib.colormaps[name](np.linspace(0.0, 1.0, 256))[:, :3]
-    return np.concatenate([np.rint(shades * 255.0), [_UNKNOWN]]).astype(np.uint8)
+    return np.concatenate([np.rint(shades * 255.0), [_UNKNOWN_COLOUR]]).astype(np.uint8)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A view that keeps up with a moving camera: as sharp as the time allows, sharper when it rests.
+Render the map live behind a browser's scene: coarse while its camera moves, then ever sharper.
 
-How many rays a second this machine and this map give is measured all the time.
-
-One browser's camera: whenever it has moved, the map is drawn anew behind the scene.
+The first image after a move has as many pixels as can be rendered in about a tenth of a second;
+for that the rays per second of this machine and map are measured all the time. `CameraFollower`
+does so for one browser, in a thread of its own.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,26 +22,27 @@ from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, Wrapp
 from thermal_nerf_loc.sensing.frame import THERMAL
 from thermal_nerf_loc.sensing.rendering import RayRendering
 from thermal_nerf_loc.visualization.colour_map import ColourScale, Picture
-from thermal_nerf_loc.visualization.panels import DISTANCE, look, paint
+from thermal_nerf_loc.visualization.panels import DISTANCE, paint, render_kinds
 from thermal_nerf_loc.visualization.surface import is_surface
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
-_MOVING_S = 0.12  # for a picture while the camera moves
-_PART_RAYS = 4096  # between two looks at whether the camera moved
-_LEAST_PX, _MOST_PX = 40, 640
-_STEP = 2.0  # from one sharpness to the next
-_FORGET = 0.3
+_MOVING_S = 0.12  # rendering time of an image while the camera moves
+_PART_RAYS = 4096  # rendered between two checks whether the camera has moved
+_LEAST_PX, _MOST_PX = 40, 640  # width of an image
+_STEP = 2.0  # in width, from one image to the next
+_RATE_SMOOTHING = 0.3  # weight of the newest measurement of the rate
+_JPEG_QUALITY = 85
 
 
 class CameraMoved(Exception):
-    """The camera is elsewhere by now; the picture is of no use."""
+    """The camera has moved, so the image is of no use."""
 
 
 @dataclass(frozen=True, slots=True)
 class ViewerCamera:
-    """Where a viewer's camera is and how wide it sees."""
+    """Pose and field of view of a browser's camera."""
 
     T_world_cam: Array
     vertical_rad: float
@@ -55,8 +56,8 @@ class ViewerCamera:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shot:
-    """One picture, and how far away what it shows is, along z."""
+class LiveImage:
+    """One rendered image and its depth along z, so that the scene's lines are hidden rightly."""
 
     picture: Picture
     depth_m: Array32
@@ -67,12 +68,12 @@ class Shot:
 class SurfacePoint:
     """A point on a surface, and its temperature where the map knows one."""
 
-    place_m: Array  # (3,)
+    position_m: Array  # (3,)
     celsius: float | None
 
 
 class LiveView:
-    """Renders for one map; several threads may ask."""
+    """Renders images of one map; may be called from several threads."""
 
     def __init__(self, renderer: LocalizationMap, scales: dict[str, ColourScale]) -> None:
         """`scales` colour temperature, depth and uncertainty."""
@@ -82,15 +83,16 @@ class LiveView:
 
     @property
     def rays_per_second(self) -> float:
-        """As measured lately."""
+        """The measured rate, smoothed."""
         return self._rays_per_second
 
-    def shots(self, kind: str, eye: ViewerCamera, moved: Callable[[], bool]) -> Iterator[Shot]:
-        """Ever sharper pictures, until the sharpest, or until the camera has moved."""
-        width = self.quick_width(eye.aspect)
+    def images(self, kind: str, view: ViewerCamera,
+               moved: Callable[[], bool]) -> Iterator[LiveImage]:
+        """Ever sharper images, up to the sharpest or until the camera has `moved`."""
+        width = self.quick_width(view.aspect)
         try:
             while True:
-                yield self._shoot(kind, eye, width, moved)
+                yield self._render(kind, view, width, moved)
                 if width >= _MOST_PX:
                     return
                 width = min(_MOST_PX, round(width * _STEP))
@@ -98,12 +100,12 @@ class LiveView:
             return
 
     def quick_width(self, aspect: float) -> int:
-        """Columns of a picture that is there before one has to wait for it."""
+        """Columns of an image that is rendered in `_MOVING_S`."""
         width = int(np.sqrt(self._rays_per_second * _MOVING_S * aspect))
         return min(_MOST_PX, max(_LEAST_PX, width))
 
-    def probe(self, origin: Array, direction: Array) -> SurfacePoint | None:
-        """Where a single ray ends, None where it ends nowhere in particular."""
+    def point_on_ray(self, origin: Array, direction: Array) -> SurfacePoint | None:
+        """The surface point that a single ray hits; None where it hits none."""
         rays = [np.asarray(ray, np.float32).reshape(1, 3) for ray in (origin, direction)]
         with self._lock:
             seen = {modality: self._renderer.render_rays(modality, *rays)
@@ -111,23 +113,25 @@ class LiveView:
         first = next(iter(seen.values()))
         if not is_surface(first)[0]:
             return None
-        place_m = origin + float(first.distance_m[0]) * direction
-        return SurfacePoint(place_m,
+        position_m = origin + float(first.distance_m[0]) * direction
+        return SurfacePoint(position_m,
                             float(seen[THERMAL].values[0, 0]) if THERMAL in seen else None)
 
-    def _shoot(self, kind: str, eye: ViewerCamera, width: int, moved: Callable[[], bool]) -> Shot:
-        camera, start = eye.camera(width), time.perf_counter()
+    def _render(self, kind: str, view: ViewerCamera, width: int,
+                moved: Callable[[], bool]) -> LiveImage:
+        camera, start = view.camera(width), time.perf_counter()
         with self._lock:
-            images = look(_Parts(self._renderer, moved), camera, eye.T_world_cam,
+            images = render_kinds(_InterruptibleMap(self._renderer, moved), camera,
+                                  view.T_world_cam,
                           tuple(dict.fromkeys((kind, DISTANCE))))
         seconds = time.perf_counter() - start
         rate = camera.width * camera.height / max(seconds, 1e-6)
-        self._rays_per_second += _FORGET * (rate - self._rays_per_second)
-        return Shot(paint(kind, images[kind], self.scales), images[DISTANCE], seconds)
+        self._rays_per_second += _RATE_SMOOTHING * (rate - self._rays_per_second)
+        return LiveImage(paint(kind, images[kind], self.scales), images[DISTANCE], seconds)
 
 
-class _Parts(WrappedMap):
-    """A map that gives up between two parts of a picture when the camera has moved."""
+class _InterruptibleMap(WrappedMap):
+    """Renders in parts; raises `CameraMoved` between two of them when the camera has moved."""
 
     def __init__(self, renderer: LocalizationMap, moved: Callable[[], bool]) -> None:
         super().__init__(renderer)
@@ -144,54 +148,53 @@ class _Parts(WrappedMap):
                               ('values', 'distance_m', 'spread_m', 'opacity')))
 
 
-_JPEG_QUALITY = 85
-
-
 class CameraFollower:
-    """Draws in a thread of its own; a picture that is no longer due is given up."""
+    """Renders for one browser, in a thread of its own; outdated images are given up."""
 
     def __init__(self, live: LiveView, client: Any, kind: Callable[[], str | None],
-                 tell: Callable[[str], None]) -> None:
-        """`kind` says what to draw now, None: nothing; `client` is viser's."""
-        self._live, self._client, self._kind, self._tell = live, client, kind, tell
-        self._news, self._over = threading.Event(), threading.Event()
-        client.camera.on_update(lambda _: self.move())
+                 show_status: Callable[[str], None]) -> None:
+        """`kind` returns what to render now, None: nothing; `client` is viser's."""
+        self._live, self._client, self._kind = live, client, kind
+        self._show_status = show_status
+        self._changed, self._stopped = threading.Event(), threading.Event()
+        client.camera.on_update(lambda _: self.update())
         self._thread = threading.Thread(target=self._run, name='live view', daemon=True)
         self._thread.start()
 
-    def move(self) -> None:
-        """Something has changed."""
-        self._news.set()
+    def update(self) -> None:
+        """Render anew: the camera or the kind of image has changed."""
+        self._changed.set()
 
     def stop(self) -> None:
         """End the thread."""
-        self._over.set()
-        self._news.set()
+        self._stopped.set()
+        self._changed.set()
         self._thread.join(timeout=10.0)
 
     def _run(self) -> None:
         while True:
-            self._news.wait()
-            self._news.clear()
-            if self._over.is_set():
+            self._changed.wait()
+            self._changed.clear()
+            if self._stopped.is_set():
                 return
             kind = self._kind()
             if kind is not None:
                 self._draw(kind)
 
     def _draw(self, kind: str) -> None:
-        """Send ever sharper pictures."""
-        view = self._client.camera
-        w, x, y, z = view.wxyz
-        eye = ViewerCamera(se3.from_quaternion(view.position, (x, y, z, w)), view.fov, view.aspect)
-        for shot in self._live.shots(kind, eye, self._news.is_set):
+        """Send ever sharper images."""
+        camera = self._client.camera
+        w, x, y, z = camera.wxyz
+        view = ViewerCamera(se3.from_quaternion(camera.position, (x, y, z, w)), camera.fov,
+                            camera.aspect)
+        for image in self._live.images(kind, view, self._changed.is_set):
             if self._kind() != kind:
                 return
             self._client.scene.set_background_image(
-                shot.picture, format='jpeg', jpeg_quality=_JPEG_QUALITY, depth=shot.depth_m)
-            rows, columns = shot.picture.shape[:2]
-            self._tell(f'{columns} x {rows} in {1000.0 * shot.seconds:.0f} ms, '
-                       f'{self._live.rays_per_second / 1000.0:.0f}k rays/s')
+                image.picture, format='jpeg', jpeg_quality=_JPEG_QUALITY, depth=image.depth_m)
+            rows, columns = image.picture.shape[:2]
+            self._show_status(f'{columns} x {rows} in {1000.0 * image.seconds:.0f} ms, '
+                              f'{self._live.rays_per_second / 1000.0:.0f}k rays/s')
 
 
 def go_to(client: Any, T_world_cam: NDArray[np.float64]) -> None:

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The map's surface as triangles: rendered distances fused into a grid, then surface nets.
+The map's surface as triangles: rendered distances fused into a grid, then surface nets; PLY files.
 
 Each voxel holds the mean over views of min(seen distance - own distance, truncation) along the
 ray (Curless and Levoy 1996): positive in free space, negative behind a surface. A cell in which
 the sign changes gets a vertex, at the mean of the crossings on its edges, and the four cells that
 share a crossed edge are joined by two triangles (Gibson's surface nets, without the smoothing).
 
-Points and triangles as a binary PLY file.
-
-    float x y z, float nx ny nz, uchar red green blue, float temperature (deg C)
-
-Normals and temperature are there where they are known.
+A binary PLY file holds for each point, in this order: float x y z, float nx ny nz (where known),
+uchar red green blue, float temperature (deg C, where known).
 """
 
 from collections.abc import Sequence
@@ -35,6 +32,7 @@ Array32 = NDArray[np.float32]
 
 _TRUNCATION = 4.0  # voxels
 _LEAST_VIEWS = 2.0
+_PLY_TYPES = {'<f4': 'float', 'u1': 'uchar'}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +135,7 @@ def _faces(values: Array32, index: NDArray[np.int64]) -> NDArray[np.int32]:
 
 def fuse(renderer: LocalizationMap, points: SurfacePoints, voxel_m: float, camera: Camera,
          progress: Progress = silent) -> Mesh:
-    """Look from the map's keyframes at the box that holds its points."""
+    """Render distances from the map's keyframes and fuse them in the box that holds its points."""
     poses = viewpoints(renderer)
     assert poses is not None and len(points)
     low, high = np.quantile(points.points_m, (0.002, 0.998), axis=0)
@@ -150,9 +148,6 @@ def fuse(renderer: LocalizationMap, points: SurfacePoints, voxel_m: float, camer
                  image.per_pixel(is_surface(image.rays)))
         progress(done, len(poses), f'{done} of {len(poses)} views')
     return grid.mesh()
-
-
-_TYPES = {'<f4': 'float', 'u1': 'uchar'}
 
 
 def write_ply(path: Path, points_m: Array32, colours: NDArray[np.uint8],
@@ -172,7 +167,7 @@ def write_ply(path: Path, points_m: Array32, colours: NDArray[np.uint8],
     lines = ['ply', 'format binary_little_endian 1.0',
              *(f'comment {" ".join(comment.split())}' for comment in comments),
              f'element vertex {len(rows)}',
-             *(f'property {_TYPES[kind]} {name}' for name, kind, _ in columns)]
+             *(f'property {_PLY_TYPES[kind]} {name}' for name, kind, _ in columns)]
     data = rows.tobytes()
     if faces is not None:
         lines += [f'element face {len(faces)}', 'property list uchar int vertex_indices']

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What a map shows from a pose: colour, temperature and depth beside each other, with their bars.
+Render colour, temperature, depth and uncertainty from a pose, and lay them out with colour bars.
 
-Titles and bars are drawn once; a frame of a video only pastes its pictures between them.
+Titles and bars are drawn once; for each frame of a video only the pictures are pasted in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
 COLOUR, TEMPERATURE, DISTANCE, UNCERTAINTY = 'colour', 'temperature', 'depth', 'uncertainty'
-# the modality that each needs
+# The modality that each kind of picture needs; None: any.
 KINDS = {COLOUR: RGB, TEMPERATURE: THERMAL, DISTANCE: None, UNCERTAINTY: None}
-_DOUBT, _SIGMA = 'magma', 'log sigma'
+_UNCERTAINTY_COLOURS, _UNCERTAINTY_UNIT = 'magma', 'log sigma'
 _HEAD_PX, _BAR_PX, _GAP_PX = 24, 64, 8
-_SCOUTS, _SCOUT_WIDTH_PX = 24, 48
+_SCALE_VIEWS, _SCALE_WIDTH_PX = 24, 48  # small renders that colour scales are fitted to
 
 
 def all_kinds(renderer: LocalizationMap) -> tuple[str, ...]:
-    """Whatever the map can show."""
+    """All kinds of picture that the map can show."""
     has = tuple(kind for kind, modality in KINDS.items()
                 if modality is None or modality in renderer.modalities)
     if renderer.uncertainty is None:
@@ -60,7 +60,8 @@ def shown_kinds(renderer: LocalizationMap, asked: Sequence[str] | None = None) -
     return tuple(asked)
 
 
-def look(renderer: LocalizationMap, camera: Camera, T_world_cam: Array, kinds: Sequence[str],
+def render_kinds(renderer: LocalizationMap, camera: Camera, T_world_cam: Array,
+                 kinds: Sequence[str],
          ) -> dict[str, Array32]:
     """
     Images by kind: colour (h, w, 3) in [0, 1], deg C (h, w), metres along z (h, w).
@@ -88,7 +89,7 @@ def look(renderer: LocalizationMap, camera: Camera, T_world_cam: Array, kinds: S
 
 
 def uncertainty_at(renderer: LocalizationMap, points: Array32) -> Array32:
-    """Of a map that knows it, at world points (n, 3)."""
+    """The map's uncertainty (log sigma) at world points (n, 3)."""
     field = renderer.uncertainty
     if field is None:
         raise InputError('map has no uncertainty', hint='Train it again.')
@@ -98,14 +99,14 @@ def uncertainty_at(renderer: LocalizationMap, points: Array32) -> Array32:
 def scales_for(renderer: LocalizationMap, camera: Camera, poses: Array, kinds: Sequence[str],
                celsius: tuple[float, float] | None = None) -> dict[str, ColourScale]:
     """Scales that fit a whole path, from small views of some of its poses."""
-    height = max(2, round(_SCOUT_WIDTH_PX * camera.height / camera.width))
-    small = camera.resized(_SCOUT_WIDTH_PX, height)
+    height = max(2, round(_SCALE_WIDTH_PX * camera.height / camera.width))
+    small = camera.resized(_SCALE_WIDTH_PX, height)
     others = [kind for kind in kinds if kind != COLOUR]
-    chosen = poses[np.unique(np.linspace(0, len(poses) - 1, _SCOUTS).round().astype(int))]
-    views = [look(renderer, small, T, others) for T in chosen] if others else []
+    chosen = poses[np.unique(np.linspace(0, len(poses) - 1, _SCALE_VIEWS).round().astype(int))]
+    views = [render_kinds(renderer, small, T, others) for T in chosen] if others else []
     unit = thermal_unit(renderer)
     fitted = {TEMPERATURE: (HEAT, unit), DISTANCE: (DEPTH, METRES),
-              UNCERTAINTY: (_DOUBT, _SIGMA)}
+              UNCERTAINTY: (_UNCERTAINTY_COLOURS, _UNCERTAINTY_UNIT)}
     scales = {kind: fitted_scale(*fitted[kind], [view[kind] for view in views])
               for kind in others}
     if celsius is not None and TEMPERATURE in scales:
@@ -114,41 +115,42 @@ def scales_for(renderer: LocalizationMap, camera: Camera, poses: Array, kinds: S
 
 
 def thermal_unit(renderer: LocalizationMap) -> str:
-    """deg C, but for maps that were trained on images without radiometry."""
+    """deg C, or gray values for maps that were trained on images without radiometry."""
     return CELSIUS if renderer.radiometric else GRAY
 
 
 class Panels:
-    """Pictures of one size in a row, each under its title and before its colour bar."""
+    """Pictures of one size in a row, each below its title and left of its colour bar."""
 
     def __init__(self, kinds: Sequence[str], size: tuple[int, int],
                  scales: Mapping[str, ColourScale]) -> None:
-        """Draw all that stays the same; `size` is (width, height) of one picture."""
+        """Draw titles and bars; `size` is (width, height) of one picture."""
         self._kinds, self._scales, (width, height) = tuple(kinds), scales, size
         self._left, right = {}, 0
         for kind in self._kinds:
             self._left[kind] = right
             right += width + (_BAR_PX if kind in scales else _GAP_PX)
         # Video codecs want even sizes.
-        self._ground = np.full((_even(height + _HEAD_PX + _GAP_PX), _even(right), 3), 255,
+        self._background = np.full((_even(height + _HEAD_PX + _GAP_PX), _even(right), 3), 255,
                                np.uint8)
         for kind, left in self._left.items():
-            _write(self._ground, kind, left + 4)
+            _write(self._background, kind, left + 4)
             if kind in scales:
                 # OpenCV's letters have no degree sign.
                 unit = scales[kind].unit.replace(CELSIUS, 'deg C')
-                _write(self._ground, unit, left + width + 6)
+                _write(self._background, unit, left + width + 6)
                 bar = draw_bar(scales[kind], (_BAR_PX, height))
-                self._ground[_HEAD_PX:_HEAD_PX + height, left + width:left + width + _BAR_PX] = bar
+                self._background[_HEAD_PX:_HEAD_PX + height,
+                                 left + width:left + width + _BAR_PX] = bar
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the whole."""
-        return self._ground.shape[1], self._ground.shape[0]
+        return self._background.shape[1], self._background.shape[0]
 
     def compose(self, images: Mapping[str, Array32]) -> Picture:
         """One frame (height, width, 3), sRGB of 8 bits."""
-        frame = self._ground.copy()
+        frame = self._background.copy()
         for kind in self._kinds:
             painted = paint(kind, images[kind], self._scales)
             left, (height, width) = self._left[kind], painted.shape[:2]
@@ -157,7 +159,7 @@ class Panels:
 
 
 def paint(kind: str, image: Array32, scales: Mapping[str, ColourScale]) -> Picture:
-    """One image of `look` as sRGB of 8 bits."""
+    """One image of `render_kinds` as sRGB of 8 bits."""
     if kind == COLOUR:
         return np.asarray(np.rint(image * 255.0), np.uint8)
     return scales[kind].paint(image)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A picture of how well a pose fits: observed, rendered there, and both blended.
+A picture of how well a pose fits: the observed image, the map rendered there, both blended.
 
-One row for each modality. The marks on the observed image are pixels that the localizer's
-sampler looks at.
+One row for each modality. The marks on the observed image are the pixels that the localizer's
+sampler chooses.
 """
 
 import cv2
@@ -21,13 +21,13 @@ Array = NDArray[np.float64]
 Image = NDArray[np.uint8]  # (height, width, 3) RGB
 
 _PANEL_PX = 320
-_RENDER_PX = 80  # rendered this wide, then enlarged: a picture must not cost a frame
+_RENDER_PX = 80  # rendered this wide, then enlarged, to take little time from the tracking
 _GREEN = (60, 255, 60)
 
 
 def draw_overlay(renderer: LocalizationMap, config: LocalizerConfig, frame: Frame,
                  T_world_cam: Array, title: str = '') -> Image:
-    """Three panels a row, (rows * height, 960, 3); images that carry nothing are marked so."""
+    """Three panels a row, (rows * height, 960, 3); unusable images say why they are."""
     usable, ignored = observe(frame, tuple(n for n in renderer.modalities if n in frame.images))
     rows = []
     for name in (*usable, *ignored):
@@ -61,7 +61,7 @@ def _rendered(renderer: LocalizationMap, name: str, image: SensorImage, T_world_
 
 
 def _range(name: str, values: NDArray[np.float32]) -> tuple[float, float]:
-    """What black and white stand for."""
+    """The values that are drawn black and white."""
     if name == RGB:
         return 0.0, 1.0
     low, high = np.quantile(values[np.isfinite(values)], (0.01, 0.99)) if values.size else (0, 1)
@@ -85,7 +85,7 @@ def _mark(panel: Image, uv: Array) -> None:
 
 
 def _write(panel: Image, text: str, from_bottom: bool = False) -> None:
-    place = 6, len(panel) - 8 if from_bottom else 16
+    position = 6, len(panel) - 8 if from_bottom else 16
     for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(panel, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, thickness,
+        cv2.putText(panel, text, position, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, thickness,
                     cv2.LINE_AA)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The map's surface as points, to be looked at: where rays from its keyframes end.
+The map's surface as points: where rays from its keyframes end.
 
-Rays are few at a time, so that a localizer that shares the map hardly waits. A map without
-keyframes is looked at from the middle of its box.
+Few rays are rendered at a time, so that a localizer that shares the map hardly waits. A map
+without keyframes is rendered all round from the middle of its box.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ _REACH = 3.0  # half extents of the map's box
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SurfacePoints:
-    """Points in the map with what they look like; None: the map has no such modality."""
+    """Points in the map with their colours; None: the map has no such modality."""
 
     points_m: Array32  # (n, 3)
     colours: Array32 | None  # (n, 3) sRGB in [0, 1]
@@ -46,34 +46,34 @@ class SurfacePoints:
 @dataclass(slots=True)
 class SurfaceBuilder:
     """
-    Collects points, one for each cell of `spacing_m` that enough rays ended in.
+    Collects points, one for each cell of `spacing_m` in which enough rays ended.
 
-    It is the one nearest to the middle of all that fell into the cell: a mean would lie beside
-    edges. What is farther from the map's box than the box is large stays out.
+    It is the point nearest to the mean of those in the cell: the mean itself would lie beside
+    edges. Points far outside the map's box (see `_REACH`) are left out.
     """
 
     renderer: LocalizationMap
     spacing_m: float
     camera: Camera = _CAMERA
-    at_least: int = 1  # rays in a cell: a single one may have gone astray
+    at_least: int = 1  # rays in a cell: a single one may be an outlier
     _rows: list[Array32] = field(default_factory=list)
 
     def steps(self) -> Iterator[float]:
-        """Look a little at a time; yields the share done."""
+        """Render one view after the other; yields the share done."""
         views = list(_views(self.renderer, self.camera))
         for done, (origin, directions) in enumerate(views, start=1):
-            self._look(origin, directions)
+            self._add_view(origin, directions)
             yield done / len(views)
 
     def surface(self) -> SurfacePoints:
-        """All that was seen so far."""
+        """The points of all views so far."""
         rows = np.concatenate(self._rows) if self._rows else np.empty((0, 10), np.float32)
         rows = rows[_one_for_each_cell(rows[:, :3], self.spacing_m, self.at_least)]
         has = self.renderer.modalities
         return SurfacePoints(rows[:, :3], rows[:, 3:6] if RGB in has else None,
                        rows[:, 6] if THERMAL in has else None, rows[:, 7:])
 
-    def _look(self, origin: Array, directions: Array32) -> None:
+    def _add_view(self, origin: Array, directions: Array32) -> None:
         origins = np.tile(origin.astype(np.float32), (len(directions), 1))
         rows = np.zeros((len(directions), 10), np.float32)
         rows[:, 7:] = origins
@@ -83,7 +83,7 @@ class SurfaceBuilder:
             if i == 0:  # all modalities share one geometry
                 good = is_surface(seen)
                 rows[:, :3] = origins + seen.distance_m[:, None] * directions
-                good &= _near(self.renderer, rows[:, :3])
+                good &= _in_reach(self.renderer, rows[:, :3])
             if modality == RGB:
                 rows[:, 3:6] = seen.values
             elif modality == THERMAL:
@@ -92,21 +92,21 @@ class SurfaceBuilder:
 
 
 def is_surface(seen: RayRendering) -> NDArray[np.bool_]:
-    """Rays that end at one place: neither in fog nor nowhere."""
+    """Rays that end on a surface, (n,): opaque, and at one distance rather than in fog."""
     return np.asarray((seen.opacity >= _MIN_OPACITY) & np.isfinite(seen.distance_m)
                       & (seen.spread_m <= _MAX_SPREAD * np.maximum(seen.distance_m, 1e-6)))
 
 
 def viewpoints(renderer: LocalizationMap) -> Array | None:
-    """Keyframes to look from, thinned evenly; None for a map without."""
+    """Poses of keyframes to render from, thinned evenly; None for a map without."""
     keyframes = renderer.keyframes
     if keyframes is None or not len(keyframes):
         return None
     return np.asarray(keyframes.poses[::max(1, -(-len(keyframes) // _MOST_KEYFRAMES))])
 
 
-def _near(renderer: LocalizationMap, points: Array32) -> NDArray[np.bool_]:
-    """Within the map's box, made three times as wide: what is painted far away is no surface."""
+def _in_reach(renderer: LocalizationMap, points: Array32) -> NDArray[np.bool_]:
+    """Within the map's box, made `_REACH` times as wide: farther away there is no surface."""
     bounds = renderer.bounds
     if bounds is None:
         return np.ones(len(points), np.bool_)
@@ -138,12 +138,13 @@ def _views(renderer: LocalizationMap, camera: Camera) -> Iterator[tuple[Array, A
             yield T[:3, 3], (rays @ T[:3, :3].T).astype(np.float32)
         return
     middle = np.zeros(3) if renderer.bounds is None else renderer.bounds.mean(axis=0)
-    directions = _all_round(_ALL_ROUND_RAYS * (camera.width * camera.height) // _CHUNK_RAYS)
+    pixels = camera.width * camera.height
+    directions = _sphere_directions(_ALL_ROUND_RAYS * pixels // _CHUNK_RAYS)
     for i in range(0, len(directions), _CHUNK_RAYS):
         yield middle, directions[i:i + _CHUNK_RAYS]
 
 
-def _all_round(count: int) -> Array32:
+def _sphere_directions(count: int) -> Array32:
     """Directions spread evenly over the sphere (Fibonacci's spiral)."""
     k = np.arange(count) + 0.5
     z = 1.0 - 2.0 * k / count

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""
-What a map's surface is exported as: points or a mesh, coloured by light or by heat.
-
-Which way a surface faces at each of its points.
-"""
+"""The map's surface for other programs: points with normals, or a mesh, and their colours."""
 
 from dataclasses import dataclass
 
@@ -22,11 +18,12 @@ from thermal_nerf_loc.visualization.surface import SurfaceBuilder, SurfacePoints
 
 Array32 = NDArray[np.float32]
 
-CAMERA = Camera.from_fov(96, 72, 70.0)
+SURFACE_CAMERA = Camera.from_fov(96, 72, 70.0)
 _LEAST_RAYS = 2
 _CELLS = 200.0  # spacings along the longest side of the map's box
 _UNBOUNDED_M = 2.0  # taken for the size of a map without a box
-_NEAREST = 4  # points that a vertex takes its looks from
+_NEAREST = 4  # points that a vertex takes its colour from
+_NEIGHBOURS = 12  # points that a normal is estimated from
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,25 +41,25 @@ def default_spacing_m(renderer: LocalizationMap) -> float:
     return longest / _CELLS
 
 
-def gather(renderer: LocalizationMap, spacing_m: float, progress: Progress = silent,
-           camera: Camera = CAMERA) -> SurfacePoints:
-    """Points of the map's surface; what the map is unsure of is left out."""
+def surface_points(renderer: LocalizationMap, spacing_m: float, progress: Progress = silent,
+           camera: Camera = SURFACE_CAMERA) -> SurfacePoints:
+    """Points of the map's surface; rays that do not end on one surface are left out."""
     builder = SurfaceBuilder(renderer, spacing_m, camera, _LEAST_RAYS)
     for share in builder.steps():
         progress(share, 1.0)
     surface = builder.surface()
     if not len(surface):
         raise RunError('map shows no surface: every ray ends in fog or far away',
-                       hint='Was it trained long enough? eval-map tells.')
+                       hint='Was it trained long enough? See eval-map.')
     return surface
 
 
-def triangulate(renderer: LocalizationMap, points: SurfacePoints, voxel_m: float,
+def surface_mesh(renderer: LocalizationMap, points: SurfacePoints, voxel_m: float,
                 progress: Progress = silent,
-                camera: Camera = CAMERA) -> tuple[Mesh, SurfacePoints]:
-    """A mesh, and what its vertices look like, taken from the nearest points."""
+                camera: Camera = SURFACE_CAMERA) -> tuple[Mesh, SurfacePoints]:
+    """A mesh, and its vertices with the colours of the nearest points."""
     if viewpoints(renderer) is None:
-        raise InputError('map has no keyframes to look from, so it gives points, but no mesh')
+        raise InputError('map has no keyframes to render from, so it gives points, but no mesh')
     mesh = fuse(renderer, points, voxel_m, camera, progress)
     if not len(mesh.faces):
         raise RunError('map shows no surface that triangles could be laid on',
@@ -81,8 +78,9 @@ def triangulate(renderer: LocalizationMap, points: SurfacePoints, voxel_m: float
     return mesh, SurfacePoints(mesh.vertices_m, mixed(points.colours), mixed(points.celsius))
 
 
-def looks_of(renderer: LocalizationMap, surface: SurfacePoints, by_heat: bool) -> PointColours:
-    """Colour each point as cameras saw it, or by its temperature."""
+def colour_points(renderer: LocalizationMap, surface: SurfacePoints,
+                  by_heat: bool) -> PointColours:
+    """Colour each point as the map shows it, or by its temperature."""
     if not by_heat and surface.colours is not None:
         return PointColours(np.rint(np.clip(surface.colours, 0.0, 1.0) * 255.0).astype(np.uint8),
                             None)
@@ -91,9 +89,6 @@ def looks_of(renderer: LocalizationMap, surface: SurfacePoints, by_heat: bool) -
                          hint='It was trained without thermal images.')
     scale = fitted_scale(HEAT, thermal_unit(renderer), [surface.celsius])
     return PointColours(scale.paint(surface.celsius), scale)
-
-
-_NEIGHBOURS = 12
 
 
 def estimate_normals(points_m: Array32, seen_from_m: Array32) -> Array32:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The map seen from above, cut at the height of its cameras, to draw trajectories on."""
+"""Render the map from above, cut at the height of its cameras, to draw trajectories on."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 _MARGIN_M = 2.0  # shown around the drive, at least
 _MARGIN = 0.5  # and this share of the drive's extent
-_MOST_SPREAD_M = 0.25  # where the map is less sure of a surface, no camera ever looked
+_MOST_SPREAD_M = 0.25  # of the distance; beyond, no camera has seen the surface
 _MIN_OPACITY = 0.7
 _HEAD_ROOM_M = 1.0  # above the drive, for maps without keyframes
 _PALE = 0.3  # share of white, so that lines stand out
@@ -37,7 +37,7 @@ def ground_axes(poses: Array) -> tuple[tuple[int, int], int]:
     return ((first, second) if up[vertical] > 0.0 else (second, first)), vertical
 
 
-def look_down(renderer: LocalizationMap, poses: Array, pixels: int = 320) -> TopView:
+def render_top_view(renderer: LocalizationMap, poses: Array, pixels: int = 320) -> TopView:
     """Render straight down around the base's `poses` (n, 4, 4); `pixels` on the longer side."""
     axes, vertical = ground_axes(poses)
     left, right, bottom, top = _area(renderer, poses[:, :3, 3], axes)
@@ -48,16 +48,16 @@ def look_down(renderer: LocalizationMap, poses: Array, pixels: int = 320) -> Top
     origins = np.zeros((rows, columns, 3), np.float32)
     origins[..., axes[0]], origins[..., axes[1]] = np.meshgrid(x, y)
     upward = 1.0 if poses[:, vertical, 2].mean() > 0.0 else -1.0
-    origins[..., vertical] = _cut(renderer, poses, vertical, upward)
+    origins[..., vertical] = _cut_height(renderer, poses, vertical, upward)
     down = np.zeros(3, np.float32)
     down[vertical] = -upward
     modality = RGB if RGB in renderer.modalities else renderer.modalities[0]
     seen = renderer.render_rays(modality, origins.reshape(-1, 3),
                                 np.tile(down, (rows * columns, 1)))
     known = (seen.opacity >= _MIN_OPACITY) & (seen.spread_m <= _MOST_SPREAD_M)
-    heat = fitted_scale(HEAT, CELSIUS, [seen.values[known]])
+    scale = fitted_scale(HEAT, CELSIUS, [seen.values[known]])
     colours = (np.clip(seen.values, 0.0, 1.0) if modality == RGB
-               else heat.paint(seen.values[:, 0]) / 255.0)
+               else scale.paint(seen.values[:, 0]) / 255.0)
     image = np.ones((rows * columns, 4), np.float32)
     image[:, :3] = colours * (1.0 - _PALE) + _PALE
     image[:, 3] = known
@@ -80,8 +80,8 @@ def _area(renderer: LocalizationMap, positions: Array, axes: tuple[int, int],
     return out[0], out[1], out[2], out[3]
 
 
-def _cut(renderer: LocalizationMap, poses: Array, vertical: int, upward: float) -> float:
-    """Where to cut: as high as the cameras that made the map."""
+def _cut_height(renderer: LocalizationMap, poses: Array, vertical: int, upward: float) -> float:
+    """The height at which the map is cut: that of the cameras it was trained from."""
     keyframes = renderer.keyframes
     if keyframes is not None and len(keyframes):
         return float(np.median(keyframes.poses[:, vertical, 3]))

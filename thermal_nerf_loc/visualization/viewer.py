@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A page to walk through a map with a mouse: points, keyframes, trajectories, and a live view.
+An interactive page of a map: points, keyframes, trajectories, and a live view.
 
-The page is viser's, which serves it itself and fetches nothing from elsewhere.
+viser makes and serves the page; nothing is fetched from elsewhere.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
-from thermal_nerf_loc.visualization.camera_path import look_along, up_direction
+from thermal_nerf_loc.visualization.camera_path import cameras_facing, up_direction
 from thermal_nerf_loc.visualization.colour_map import draw_bar
 from thermal_nerf_loc.visualization.live_view import CameraFollower, go_to, LiveView, SurfacePoint
 from thermal_nerf_loc.visualization.panels import (
@@ -38,7 +38,7 @@ _FRUSTUM_FOV_RAD, _FRUSTUM_ASPECT = 0.9, 4.0 / 3.0  # a map does not keep its ca
 _PATH_COLOURS = ((31, 111, 180), (194, 87, 26), (46, 158, 91), (150, 60, 160))
 _BAR_PX = (300, 52)
 _CLICK_RAD = 0.006  # a few pixels
-_SHOWN_SHARE = 0.85  # of the height: most places have a ceiling
+_SHOWN_SHARE = 0.85  # of the height, so that a ceiling does not hide the room
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,14 +73,14 @@ class Viewer:
         self.live = LiveView(self._map, scales)
         self._up = up_direction(self._poses)
         self._heights = content.surface.points_m @ self._up
-        with redirect_stdout(io.StringIO()):  # it greets
+        with redirect_stdout(io.StringIO()):  # viser prints a banner
             self.server = viser.ViserServer(host=host, port=port, label=f'map {self._map.name}',
                                             verbose=False)
-        self._eyes: dict[int, CameraFollower] = {}
-        self._turn = threading.RLock()  # the page's events come in threads of their own
-        self._entered: Any = None  # the frustum that somebody looks out of
+        self._followers: dict[int, CameraFollower] = {}
+        self._events_lock = threading.RLock()  # events come in threads of their own
+        self._hidden_frustum: Any = None  # the keyframe that the camera stands in
         self._size_m = float(np.ptp(self._map.bounds, axis=0).max())
-        self._lay_out()
+        self._build_page()
 
     @property
     def port(self) -> int:
@@ -89,22 +89,22 @@ class Viewer:
 
     def close(self) -> None:
         """Stop serving."""
-        for follower in list(self._eyes.values()):
+        for follower in list(self._followers.values()):
             follower.stop()
         with redirect_stdout(io.StringIO()):
             self.server.stop()
 
-    def _lay_out(self) -> None:
+    def _build_page(self) -> None:
         server = self.server
         server.gui.configure_theme(show_logo=False, show_share_button=False)
         server.scene.set_up_direction(self._up)
         low, high = np.quantile(self._content.surface.points_m, (0.01, 0.99), axis=0)
         self._inside = low, high
         middle, aside = 0.5 * (low + high), np.cross(self._up, self._poses[0, :3, 0])
-        # From above, as into a house of dolls.
+        # From above and aside.
         away = 0.9 * self._up + 0.6 * aside / max(float(np.linalg.norm(aside)), 1e-6)
         start = middle + 0.75 * np.linalg.norm(high - low) * away
-        self._overview = look_along(start[None], (middle - start)[None], self._up)[0]
+        self._overview = cameras_facing(start[None], (middle - start)[None], self._up)[0]
         server.initial_camera.position = tuple(map(float, start))
         server.initial_camera.look_at = tuple(map(float, middle))
         server.initial_camera.up = tuple(map(float, self._up))
@@ -112,17 +112,18 @@ class Viewer:
         self._show_points()
         self._frustums = self._add_frustums()
         self._add_trajectories()
-        server.on_client_connect(self._follow)
-        server.on_client_disconnect(self._leave)
-        server.scene.on_click()(self._probe)
+        server.on_client_connect(self._on_connect)
+        server.on_client_disconnect(self._on_disconnect)
+        server.scene.on_click()(self._on_click)
 
     def _add_controls(self) -> None:
         gui = self.server.gui
-        looks = [kind for kind in self._kinds if KINDS[kind] or kind == UNCERTAINTY]
+        coloured_by = [kind for kind in self._kinds if KINDS[kind] or kind == UNCERTAINTY]
         live, size = [POINTS, *self._kinds], round(0.7 * self._size_m, 1)  # cm
         self._live = gui.add_dropdown('Live view', live, initial_value=POINTS,
                                       hint='Let the map render what the camera sees')
-        self._by = gui.add_dropdown('Points show', looks, initial_value=looks[0])
+        self._by = gui.add_dropdown('Points show', coloured_by,
+                                    initial_value=coloured_by[0])
         self._point_size = gui.add_slider('Point size, cm', 0.0, round(3.0 * size, 1), 0.1, size)
         low, high = np.round((self._heights.min() - 0.01, self._heights.max() + 0.01), 2)
         self._cut = gui.add_slider('Show up to, m', low, high, 0.01,
@@ -135,10 +136,10 @@ class Viewer:
                       for kind, scale in self.live.scales.items()}
         overview = gui.add_button('Overview')
         overview.on_click(lambda event: go_to(event.client, self._overview))
-        self._told = gui.add_markdown('Click on a place to read it.')
+        self._readout = gui.add_markdown('Click on a surface for its position and temperature.')
         self._rate = gui.add_markdown('')
-        self._live.on_update(lambda _: self._changed())
-        self._by.on_update(lambda _: self._show_looks())
+        self._live.on_update(lambda _: self._on_live_view_change())
+        self._by.on_update(lambda _: self._recolour())
         self._point_size.on_update(lambda _: setattr(self._cloud, 'point_size',
                                                      0.01 * self._point_size.value))
         self._cut.on_update(lambda _: self._show_cut())
@@ -146,7 +147,7 @@ class Viewer:
         self._show_bars()
 
     def _show_points(self) -> None:
-        """Send the points as they are to look now."""
+        """Send the points, cut and coloured as the controls say."""
         self._shown_cut = self._cut.value
         surface, kept = self._content.surface, self._heights <= self._shown_cut
         if self._by.value == TEMPERATURE and surface.celsius is not None:
@@ -163,16 +164,16 @@ class Viewer:
             point_shading='flat', visible=self._live.value == POINTS)
         self._show_bars()
 
-    def _show_looks(self) -> None:
+    def _recolour(self) -> None:
         """Colour points and keyframes as the controls say."""
-        with self._turn:
+        with self._events_lock:
             self._show_points()
             for handle, i in self._frustums:
                 handle.image = self._thumbnail(i)
 
     def _show_cut(self) -> None:
-        """Of the many events of a slider, draw the last one only."""
-        with self._turn:
+        """Draw for the last of the many events of a slider."""
+        with self._events_lock:
             if self._shown_cut != self._cut.value:
                 self._show_points()
 
@@ -187,13 +188,14 @@ class Viewer:
                 f'/keyframes/{i}', _FRUSTUM_FOV_RAD, _FRUSTUM_ASPECT, scale=0.03 * self._size_m,
                 thickness=0.0006 * self._size_m, color=(90, 90, 90), wxyz=(w, x, y, z),
                 position=tuple(T[:3, 3]), image=self._thumbnail(i))
-            handle.on_click(lambda event, handle=handle, T=T: self._enter(event, handle, T))
+            handle.on_click(lambda event, handle=handle,
+                            T=T: self._enter_keyframe(event, handle, T))
             out.append((handle, i))
         return out
 
-    def _enter(self, event: Any, frustum: Any, T_world_cam: Array) -> None:
-        """Look out of a keyframe, whose own frustum would be in the way."""
-        self._entered = frustum
+    def _enter_keyframe(self, event: Any, frustum: Any, T_world_cam: Array) -> None:
+        """Go to a keyframe, and hide its frustum, which would be in the way."""
+        self._hidden_frustum = frustum
         self._show_frustums()
         go_to(event.client, T_world_cam)
 
@@ -206,10 +208,10 @@ class Viewer:
         return None
 
     def _show_frustums(self) -> None:
-        with self._turn:
+        with self._events_lock:
             for handle, _ in self._frustums:
                 handle.visible = (self._cameras.value and self._live.value == POINTS
-                                  and handle is not self._entered)
+                                  and handle is not self._hidden_frustum)
 
     def _add_trajectories(self) -> None:
         """A line for each, and a box that hides it."""
@@ -227,9 +229,9 @@ class Viewer:
         for kind, bar in self._bars.items():
             bar.visible = kind == shown
 
-    def _changed(self) -> None:
-        """Another live view: points and background change places, and cameras go inside."""
-        with self._turn:
+    def _on_live_view_change(self) -> None:
+        """Switch between points and live view; outside cameras go inside for the latter."""
+        with self._events_lock:
             self._cloud.visible = self._live.value == POINTS
             self._show_bars()
             self._show_frustums()
@@ -240,50 +242,50 @@ class Viewer:
         for client in self.server.get_clients().values():
             low, high = self._inside
             outside = ((client.camera.position < low) | (client.camera.position > high)).any()
-            if self._live.value != POINTS and outside:  # walls hide everything from there
+            if self._live.value != POINTS and outside:  # from there walls hide everything
                 go_to(client, self._poses[0])
-        for follower in list(self._eyes.values()):
-            follower.move()
+        for follower in list(self._followers.values()):
+            follower.update()
 
-    def _follow(self, client: Any) -> None:
+    def _on_connect(self, client: Any) -> None:
         def kind() -> str | None:
             return None if self._live.value == POINTS else str(self._live.value)
 
-        def tell(text: str) -> None:
+        def show_status(text: str) -> None:
             self._rate.content = text
 
-        self._eyes[client.client_id] = CameraFollower(self.live, client, kind, tell)
+        self._followers[client.client_id] = CameraFollower(self.live, client, kind, show_status)
 
-    def _leave(self, client: Any) -> None:
-        follower = self._eyes.pop(client.client_id, None)
+    def _on_disconnect(self, client: Any) -> None:
+        follower = self._followers.pop(client.client_id, None)
         if follower is not None:
             follower.stop()
 
-    def _probe(self, event: Any) -> None:
-        """Tell what stands where somebody clicked."""
+    def _on_click(self, event: Any) -> None:
+        """Show position, distance and temperature of the point that was clicked."""
         origin, direction = np.array(event.ray_origin), np.array(event.ray_direction)
         found = (self._point_at(origin, direction) if self._live.value == POINTS
-                 else self.live.probe(origin, direction))
+                 else self.live.point_on_ray(origin, direction))
         if found is None:
-            self._told.content = 'Nothing sure is there.'
+            self._readout.content = 'No surface there.'
             return
-        lines = ['**' + ', '.join(f'{value:.2f}' for value in found.place_m) + '** m',
-                 f'{float(np.linalg.norm(found.place_m - origin)):.2f} m from the camera']
+        lines = ['**' + ', '.join(f'{value:.2f}' for value in found.position_m) + '** m',
+                 f'{float(np.linalg.norm(found.position_m - origin)):.2f} m from the camera']
         if found.celsius is not None:
             lines.append(f'{found.celsius:.1f} {thermal_unit(self._map)}')
         if UNCERTAINTY in self._kinds:
-            sigma = uncertainty_at(self._map, found.place_m[None].astype(np.float32))
+            sigma = uncertainty_at(self._map, found.position_m[None].astype(np.float32))
             lines.append(f'uncertainty: log sigma {float(sigma[0]):.2f}')
-        self._told.content = '<br>'.join(lines)
+        self._readout.content = '<br>'.join(lines)
         self.server.scene.add_icosphere('/probe', 0.008 * self._size_m, color=(0, 200, 90),
-                                        position=tuple(map(float, found.place_m)))
+                                        position=tuple(map(float, found.position_m)))
 
     def _point_at(self, origin: Array, direction: Array) -> SurfacePoint | None:
-        """The first of the points shown that a ray passes close by."""
+        """The first of the shown points near a ray."""
         surface = self._content.surface
-        off = surface.points_m - origin
-        along = off @ direction
-        beside = np.linalg.norm(off - along[:, None] * direction, axis=1)
+        offset = surface.points_m - origin
+        along = offset @ direction
+        beside = np.linalg.norm(offset - along[:, None] * direction, axis=1)
         reach = np.maximum(0.01 * self._point_size.value, _CLICK_RAD * along)
         hit = np.flatnonzero((along > 0.0) & (beside < reach) & (self._heights <= self._cut.value))
         if not len(hit):

@@ -213,7 +213,7 @@ def test_a_few_views_have_better_depth_with_help(room, tmp_path):
 def test_the_command_takes_depth(room, tmp_path, capsys, monkeypatch):
     """A weight comes with the source; what has no meaning alone is refused."""
     seen = []
-    monkeypatch.setattr('thermal_nerf_loc.cli.train.train_map',
+    monkeypatch.setattr('thermal_nerf_loc.cli.maps.train.train_map',
                         lambda scene, path, config, *rest: seen.append((scene, config)) or {})
     command = ['train', str(room.root), '--map', str(tmp_path / 'm')]
     for options, weight, camera in (

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
-from thermal_nerf_loc.cli.replay import Request
-from thermal_nerf_loc.cli.replaying import _configure
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.evaluation.study.drive_replay import _configure, ReplayRequest
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.importers.bags.images import ImageDecoder
 from thermal_nerf_loc.io.datasets.camera_file import load_frame, read_rig
@@ -150,7 +149,8 @@ def test_the_node_masks_what_it_hears(tmp_path: Path) -> None:
     (seen,) = drain(synchronizer)
     assert set(seen.frame.images) == {'thermal'}
     assert 'image and its mask differ in size' in seen.problems[0]
-    asked = _configure(Request(tmp_path, tmp_path, tmp_path, masks={'rgb': tmp_path / 'arm.png'}))
+    asked = _configure(ReplayRequest(tmp_path, tmp_path, tmp_path,
+                                     masks={'rgb': tmp_path / 'arm.png'}))
     np.testing.assert_array_equal(asked.masks()['rgb'], counts)  # and so does `replay`
     with pytest.raises(InputError, match='does not exist'):
         NodeConfig(thermal_mask=str(tmp_path / 'none.png')).masks()

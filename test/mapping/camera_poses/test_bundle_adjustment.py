@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.evaluation.refined_poses import pose_errors
+from thermal_nerf_loc.evaluation.refined_poses import aligned_rmse
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (
     BundleAdjustment, BundleSolution, Sensor)
@@ -69,7 +69,7 @@ def solved(free: tuple[bool, bool, bool, bool], pose_deg: float = 0.0, pose_m: f
 def test_poses_come_back() -> None:
     """From 3 deg and 5 cm off, one sighting in twenty wrong."""
     found, truth, start = solved((True, False, False, False), 3.0, 0.05)
-    before, after = (pose_errors(poses, truth) for poses in (start, found.cameras.poses))
+    before, after = (aligned_rmse(poses, truth) for poses in (start, found.cameras.poses))
     assert before['rmse_deg'] > 2.0
     assert after['rmse_deg'] < 0.3 and after['rmse_m'] < 0.01  # few points, little parallax
     assert after['scale'] == pytest.approx(1.0, abs=0.03)  # as large as it was given

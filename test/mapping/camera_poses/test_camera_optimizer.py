@@ -13,7 +13,7 @@ import torch
 from thermal_nerf_loc.cli import main
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import silent
-from thermal_nerf_loc.evaluation.refined_poses import (pose_errors, poses_of, rig_error,
+from thermal_nerf_loc.evaluation.refined_poses import (aligned_rmse, poses_of, rig_error,
                                                        truth_errors)
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
@@ -314,10 +314,10 @@ def test_errors_are_taken_after_alignment() -> None:
     truth = se3.exp(rng.normal(size=(9, 6)))
     moved = se3.exp(rng.normal(size=6)) @ truth
     moved[:, :3, 3] *= 1.7
-    assert pose_errors(moved, truth)['rmse_m'] < 1e-9
-    assert pose_errors(moved, truth)['scale'] == pytest.approx(1 / 1.7)
+    assert aligned_rmse(moved, truth)['rmse_m'] < 1e-9
+    assert aligned_rmse(moved, truth)['scale'] == pytest.approx(1 / 1.7)
     moved[0] = se3.plus(moved[0], [0, 0, 0, 0, 0, np.deg2rad(3.0)])
-    assert pose_errors(moved, truth)['rmse_deg'] == pytest.approx(1.0)
+    assert aligned_rmse(moved, truth)['rmse_deg'] == pytest.approx(1.0)
 
 
 def test_what_cannot_be_refined_is_named(scene: Scene, tmp_path: Path,

@@ -21,7 +21,7 @@ from thermal_nerf_loc.mapping.map.localization_map import MapInfo
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty, uncertainty_of
 from thermal_nerf_loc.mapping.training.strategies import learners_for
-from thermal_nerf_loc.visualization.panels import look, shown_kinds, UNCERTAINTY
+from thermal_nerf_loc.visualization.panels import render_kinds, shown_kinds, UNCERTAINTY
 
 SPACE = ContractedSpace((1.0, 0.0, -1.0), (2.0, 1.0, 0.5))
 CAMERA = Camera.from_fov(24, 18, 70.0)
@@ -96,7 +96,7 @@ def test_a_map_tells_its_uncertainty_only_where_it_is_asked(monkeypatch: pytest.
     assert made.uncertainty.values.min() < made.uncertainty.values.max() - 0.1
     assert shown_kinds(made, ['uncertainty']) == (UNCERTAINTY,)
     assert UNCERTAINTY not in shown_kinds(made)
-    image = look(made, CAMERA, scene.frames[0].T_world_cam, [UNCERTAINTY])[UNCERTAINTY]
+    image = render_kinds(made, CAMERA, scene.frames[0].T_world_cam, [UNCERTAINTY])[UNCERTAINTY]
     assert image.shape == (18, 24) and np.isfinite(image).all()
 
 

@@ -240,14 +240,14 @@ def test_masked_pixels_teach_nothing(room, monkeypatch):
 
 
 def test_two_lenses_are_refused(room):
-    from thermal_nerf_loc.cli.distill_depth import _one_lens
+    from thermal_nerf_loc.mapping.thermal_depth.dataset import common_camera
     frames = list(room.frames)
     record = frames[1].records[THERMAL]
     frames[1] = replace(frames[1], records={THERMAL: replace(
         record, camera=Camera.from_fov(64, 48, 90.0))})
-    assert _one_lens(room, room.train).size == (80, 60)
+    assert common_camera(room, room.train).size == (80, 60)
     with pytest.raises(InputError, match='several lenses'):
-        _one_lens(replace(room, frames=tuple(frames)), room.train)
+        common_camera(replace(room, frames=tuple(frames)), room.train)
 
 
 def test_figures_of_depth():

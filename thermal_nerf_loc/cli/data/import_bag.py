@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`import-bag BAG OUT`: keyframes of a recorded drive as a data set to train on."""
+"""`import-bag BAG OUT`: make a data set of the keyframes of a recorded drive."""
 
 import argparse
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ from pathlib import Path
 import time
 from typing import Any
 
-from thermal_nerf_loc.cli.thermal_options import add_thermal, radiometry_from
+from thermal_nerf_loc.cli.options import add_thermal, radiometry_from
 from thermal_nerf_loc.common.errors import RunError
 
 _EPILOG = """\
 Reads rosbag2 (mcap or sqlite3; compressed, split) and ROS 1 bags; no ROS is needed.
-Exit codes: 0 done; 2 bad input; 3 the bag was cut short: what is whole of it was imported, and
-the error says what is lost."""
+Exit codes: 0 done; 2 bad input; 3 the bag was cut short: the readable part was imported, and the
+error says what is lost."""
 
 
 class BagWasCut(RunError):
-    """The data set stands, but a part of the bag is lost."""
+    """The data set is complete, but a part of the bag could not be read."""
 
     exit_code = 3
 
@@ -46,8 +46,8 @@ def _add_poses(group: Any) -> None:
     group.add_argument('--poses', type=Path, metavar='FILE', help='TUM trajectory')
     group.add_argument('--pose-topic', metavar='T', help='PoseStamped or Odometry')
     group.add_argument('--world-frame', metavar='F', help='root of the tf chain to the cameras')
-    group.add_argument('--pose-frame', metavar='F', help='frame that a file or topic tells poses '
-                       'of (default: what Odometry says, else base_link)')
+    group.add_argument('--pose-frame', metavar='F', help='frame whose poses a file or topic holds '
+                       '(default: what Odometry says, else base_link)')
     group.add_argument('--max-gap', type=float, metavar='S', help='images between poses further '
                        'apart are left out (default: 0.5)')
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
             from thermal_nerf_loc.io.atomic_files import write_json
             write_json(args.json, figures)
         output.show_figures(args.command, figures)
-        raise BagWasCut('bag was cut short; what is whole of it was imported', where=args.bag,
+        raise BagWasCut('bag was cut short; its readable part was imported', where=args.bag,
                         got=done.loss)
     return figures
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`import-images DIR OUT`: folders of RGB and thermal images as a data set to train on."""
+"""`import-images DIR OUT`: make a data set of folders of RGB and thermal images."""
 
 import argparse
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 import time
 from typing import Any
 
-from thermal_nerf_loc.cli.thermal_options import add_thermal, radiometry_from
+from thermal_nerf_loc.cli.options import add_thermal, radiometry_from
 
 _EPILOG = """\
 DIR holds RGB images, or the folders rgb/ and thermal/. Poses are found by pycolmap (pip install
@@ -48,7 +48,7 @@ def _add_poses(group: Any) -> None:
 
 def _add_scale(group: Any) -> None:
     group.add_argument('--camera-positions', type=Path, metavar='FILE', help='lines `name x y z`; '
-                       'the map is turned and scaled to them')
+                       'the poses are turned and scaled to them')
     group.add_argument('--distance', nargs=3, action='append', default=[],
                        metavar=('NAME_A', 'NAME_B', 'METRES'), help='between the cameras of two '
                        'images; may be given again')

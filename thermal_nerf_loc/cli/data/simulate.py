@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`simulate OUT`: a data set of a simulated scene, and with `--bag` a robot's drive through it."""
+"""`simulate OUT`: make a data set of a simulated scene, and with `--bag` a drive through it."""
 
 import argparse
 from collections.abc import Mapping
@@ -8,13 +8,15 @@ from pathlib import Path
 import time
 from typing import Any
 
+from thermal_nerf_loc.cli.options import image_size
+
 _OPTIONS = ('scene', 'seed', 'frames', 'size', 'thermal_size', 'trajectory', 'seconds', 'storage',
             'clean', 'distorted', 'supersampling', 'survey')
 _SPOILERS = {
-    'pose_deg': ('DEG', 'spoil the poses of the data set: RMS error (default: 0)'),
+    'pose_deg': ('DEG', 'add errors to the poses of the data set: RMS (default: 0)'),
     'pose_m': ('M', 'the same for positions'),
-    'rig_deg': ('DEG', 'turn the thermal camera away from where the data set says'),
-    'rig_m': ('M', 'and shift it'),
+    'rig_deg': ('DEG', 'error of the thermal camera in the rig of the data set'),
+    'rig_m': ('M', 'the same for its position'),
     'unposed': ('SHARE', 'leave out the poses of this share of the training frames'),
     'thermal_delay_s': ('S', 'take thermal images later than they are stamped')}
 
@@ -94,11 +96,3 @@ def _chosen(args: argparse.Namespace, fields: Mapping[str, str]) -> dict[str, fl
     """Options that were given, under the names of their settings."""
     return {field: getattr(args, option) for option, field in fields.items()
             if getattr(args, option) is not None}
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """`160x120` to (160, 120)."""
-    width, cross, height = text.lower().partition('x')
-    if not (cross and width.isdecimal() and height.isdecimal()):
-        raise argparse.ArgumentTypeError(f'{text!r} is no image size such as 160x120')
-    return int(width), int(height)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`eval-map M DATA`: how well a map shows what the cameras saw."""
+"""`eval-map M DATA`: compare a map with the images of a data set."""
 
 import argparse
 from collections.abc import Mapping
@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar, show_note
     from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.evaluation.map_quality import find_lpips, score_views, summarize
+    from thermal_nerf_loc.evaluation.report.map_sheet import write_sheet
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
@@ -51,20 +52,3 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         write_sheet(args.sheet, renderer, scene, scores, args.views)
         figures['sheet'] = str(args.sheet)
     return figures
-
-
-def write_sheet(path: Path, renderer: Any, scene: Any, scores: Any, most: int) -> None:
-    """Render a few of the scored frames once more, and draw them beside the truth."""
-    from thermal_nerf_loc.evaluation.map_quality import compare_frame
-    from thermal_nerf_loc.evaluation.report.map_sheet import draw_sheet, pick_views, png
-    from thermal_nerf_loc.io.atomic_files import write_atomically
-
-    index = {frame.name: i for i, frame in enumerate(scene.frames)}
-    views = [view for name in pick_views(scores, most)
-             for view in compare_frame(renderer, scene, index[name])]
-    of = {(score.name, score.modality): score for score in scores}
-    title = (f'Map {renderer.name!r} beside {scene.root.name!r}: '
-             f'{len({view.name for view in views})} of {len({s.name for s in scores})} views, '
-             'best to worst')
-    figure = draw_sheet(views, [of[view.name, view.modality] for view in views], title)
-    write_atomically(path, png(figure))

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Look around in the map, write what is there."""
+    """Find the surface, write it."""
     from thermal_nerf_loc.io.atomic_files import check_writable
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     from thermal_nerf_loc.sensing.frame import RGB, THERMAL
@@ -50,24 +50,24 @@ def _export(args: argparse.Namespace, renderer: Any) -> dict[str, Any]:
 
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.visualization.mesh import write_ply
-    from thermal_nerf_loc.visualization.points import (default_spacing_m, estimate_normals, gather,
-                                                       looks_of, triangulate)
+    from thermal_nerf_loc.visualization.surface_export import (
+        colour_points, default_spacing_m, estimate_normals, surface_mesh, surface_points)
 
     start, normals, faces = time.monotonic(), None, None
     spacing_m = args.spacing or default_spacing_m(renderer) * (1 + (args.what == 'mesh'))
-    with progress_bar('look around') as progress:
-        surface = gather(renderer, spacing_m, progress)
+    with progress_bar('find surface points') as progress:
+        surface = surface_points(renderer, spacing_m, progress)
     if args.what == 'mesh':
         with progress_bar('fuse') as progress:
-            mesh, surface = triangulate(renderer, surface, spacing_m, progress)
+            mesh, surface = surface_mesh(renderer, surface, spacing_m, progress)
         faces = mesh.faces
     elif surface.seen_from_m is not None:
         normals = estimate_normals(surface.points_m, surface.seen_from_m)
-    looks = looks_of(renderer, surface, args.colours == 'temperature')
-    meaning = ('colours: as seen' if looks.scale is None else
-               f'colours: {looks.scale.low:.2f} to {looks.scale.high:.2f} '
-               f'{looks.scale.unit.replace("°", "deg ")}')
-    write_ply(args.out, surface.points_m, looks.colours, normals, surface.celsius, faces,
+    coloured = colour_points(renderer, surface, args.colours == 'temperature')
+    scale = coloured.scale
+    meaning = ('colours: as seen' if scale is None else
+               f'colours: {scale.low:.2f} to {scale.high:.2f} {scale.unit.replace("°", "deg ")}')
+    write_ply(args.out, surface.points_m, coloured.colours, normals, surface.celsius, faces,
               [f'map {renderer.name}, metres', meaning])
     extent = surface.points_m.max(axis=0) - surface.points_m.min(axis=0)
     return {'out': str(args.out), 'points': len(surface),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`extend M DATA --map M2`: find images that came without poses in a map, and train with them."""
+"""`extend M DATA --map M2`: localize images without poses, and train the map again with them."""
 
 import argparse
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('data', type=Path, metavar='DATA',
                         help='data set in which frames lack their transform_matrix')
     parser.add_argument('--map', type=Path, required=True, metavar='M2',
-                        help='map file to write, learned anew from all frames')
+                        help='map file to write, trained anew on all frames')
     parser.add_argument('--poses', type=Path, metavar='FILE',
                         help='write transforms.json anew, with the poses found '
                         '(default: extended.json beside it)')
     parser.add_argument('--rounds', type=int, default=2, metavar='N',
-                        help='times to look for what is left, each time in a better map '
-                        '(default: %(default)s)')
+                        help='times to localize the images still without a pose, each time in a '
+                        'better map (default: %(default)s)')
     parser.add_argument('--steps', type=int, metavar='N',
                         help='of each training (default: as many as M has had)')
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='(default: auto)')
     parser.add_argument('--config', type=Path, metavar='FILE',
-                        help='YAML file: when a pose is good enough to learn from')
+                        help='YAML file: when a pose is good enough to train on')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`render M --out FILE`: a camera's way through a map as a video, or one picture."""
+"""`render M --out FILE`: render a camera path through a map as a video, or one picture."""
 
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from thermal_nerf_loc.cli.simulate import image_size
+from thermal_nerf_loc.cli.options import image_size
 from thermal_nerf_loc.common.errors import InputError
 
 _MOST_FRAMES = 100_000
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Lay the path, look along it, write."""
+    """Choose the path, render along it, write."""
     _check(args)
     from thermal_nerf_loc.geometry.camera import Camera
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
@@ -65,18 +65,18 @@ def _write(args: argparse.Namespace, renderer: Any, camera: Any, poses: Any,
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.io.images import write_png
     from thermal_nerf_loc.io.video import movie
-    from thermal_nerf_loc.visualization.panels import look, Panels, scales_for
+    from thermal_nerf_loc.visualization.panels import render_kinds, Panels, scales_for
 
     start = time.monotonic()
     with progress_bar('render') as progress:
         scales = scales_for(renderer, camera, poses, kinds, celsius)
         panels = Panels(kinds, args.size, scales)
         if args.pose is not None:
-            write_png(args.out, panels.compose(look(renderer, camera, poses[0], kinds)))
+            write_png(args.out, panels.compose(render_kinds(renderer, camera, poses[0], kinds)))
         else:
             with movie(args.out, panels.size, args.fps) as write:
                 for done, T in enumerate(poses, start=1):
-                    write(panels.compose(look(renderer, camera, T, kinds)))
+                    write(panels.compose(render_kinds(renderer, camera, T, kinds)))
                     progress(done, len(poses), f'{done} of {len(poses)} frames')
     seconds = time.monotonic() - start
     ends = {f'{kind}_{scale.unit}': f'{scale.low:.2f} to {scale.high:.2f}'
@@ -88,21 +88,23 @@ def _write(args: argparse.Namespace, renderer: Any, camera: Any, poses: Any,
 def _poses(args: argparse.Namespace, renderer: Any) -> Any:
     """Camera poses (n, 4, 4)."""
     from thermal_nerf_loc.io.trajectory import parse_pose, read_tum
-    from thermal_nerf_loc.visualization.camera_path import along, orbit, T_BASE_CAM, through
+    from thermal_nerf_loc.visualization.camera_path import (
+        orbit_path, sample_trajectory, spline_path, T_BASE_CAM)
 
     if args.pose is not None:
         return parse_pose(args.pose, '--pose')[None]
     if args.path in _PATHS:
         keyframes = renderer.keyframes.poses
         if not len(keyframes):
-            raise InputError('map has no keyframes to go through or around', where=args.map,
+            raise InputError('map has no keyframes for a path', where=args.map,
                              hint='Give a TUM file: --path FILE.')
-        return (through if args.path == 'keyframes' else orbit)(keyframes, _count(args, 10.0))
+        path = spline_path if args.path == 'keyframes' else orbit_path
+        return path(keyframes, _count(args, 10.0))
     if not Path(args.path).exists():
         raise InputError('no such path', where='--path', got=args.path,
                          expected=f'{", ".join(_PATHS)} or a TUM file')
     trajectory = read_tum(Path(args.path))
-    poses = along(trajectory, _count(args, trajectory.duration_ns * 1e-9))
+    poses = sample_trajectory(trajectory, _count(args, trajectory.duration_ns * 1e-9))
     return poses @ T_BASE_CAM if args.axes != 'camera' else poses
 
 

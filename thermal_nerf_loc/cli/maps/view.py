@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`view M`: an interactive page of a map, until Ctrl-C."""
+"""`view M`: serve an interactive page of a map, until Ctrl-C."""
 
 import argparse
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from thermal_nerf_loc.common.errors import InputError
 
 _PORT = 8080
-_SPACING, _LOOK_PX = 1.5, (64, 48)  # coarser than an export: one waits for it
+_SPACING, _CAMERA_PX = 1.5, (64, 48)  # coarser than an export: the user waits for it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,28 +25,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Gather the map's points, serve the page, wait for Ctrl-C."""
+    """Render the map's points, serve the page, wait for Ctrl-C."""
     import threading
 
     from thermal_nerf_loc.cli.output import progress_bar, show_note
     from thermal_nerf_loc.geometry.camera import Camera
     from thermal_nerf_loc.io.trajectory import read_tum
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
-    from thermal_nerf_loc.visualization.points import default_spacing_m, gather
+    from thermal_nerf_loc.visualization.surface_export import default_spacing_m, surface_points
     from thermal_nerf_loc.visualization.viewer import Content, find_viser, Viewer
 
-    find_viser()  # before the long part
+    find_viser()  # before the long part starts
     port = _free_port(args.host, args.port)
     trajectories = {path.name: read_tum(path) for path in args.trajectory}
     renderer = RadianceMap.load(args.map)
-    with progress_bar('look around') as progress:
-        surface = gather(renderer, _SPACING * default_spacing_m(renderer), progress,
-                         Camera.from_fov(*_LOOK_PX, 70.0))
+    with progress_bar('find surface points') as progress:
+        surface = surface_points(renderer, _SPACING * default_spacing_m(renderer), progress,
+                                 Camera.from_fov(*_CAMERA_PX, 70.0))
     viewer = Viewer(Content(renderer, surface, trajectories), args.host, port)
     try:
         show_note(f'{renderer.name}: http://{args.host}:{viewer.port}  (Ctrl-C ends it)')
         threading.Event().wait()
-    except KeyboardInterrupt:  # the way out
+    except KeyboardInterrupt:  # how the command ends
         pass
     finally:
         viewer.close()
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _free_port(host: str, port: int | None) -> int:
-    """Refuse a port that was asked for and cannot be had; viser would take another one."""
+    """Refuse a port that is given but not free: viser would silently take another one."""
     import socket
 
     if port is None:

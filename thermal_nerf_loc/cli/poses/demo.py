@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`demo`: a simulated robot, its map, the real ROS node, and how well it found its way."""
+"""`demo`: simulate a robot, train its map, localize it through the real ROS node, report."""
 
 import argparse
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 _VIEWS = 4  # on the sheet of renders
-_MARK = 'demo.json'  # says that a folder is ours to write over
+_MARK = 'demo.json'  # marks a folder that an earlier demo made, which may be written over
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much work a demo is."""
+    """How long a demo takes."""
 
     frames: int
     training_s: float
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Simulate, train, replay through ROS where it is installed, report."""
     import time
 
-    from thermal_nerf_loc.cli.live import ros_is_here
     from thermal_nerf_loc.cli.output import show_note
+    from thermal_nerf_loc.evaluation.study.live_replay import ros_is_here
     from thermal_nerf_loc.io.atomic_files import write_json
 
     started = time.monotonic()
@@ -56,19 +56,19 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     trained = time.monotonic()
     live = ros_is_here()
     if not live:
-        show_note('rclpy and tf2_msgs do not import here, so ROS has no part in this demo: the '
-                  'bag is replayed offline, through the same tracker')
+        show_note('rclpy and tf2_msgs do not import here, so this demo does without ROS: the bag '
+                  'is replayed offline, through the same tracker')
     figures = {**_replay(args, live, quality), 'map': quality}
     ended = time.monotonic()
     figures |= {'seconds': {'simulate': simulated - started, 'train': trained - simulated,
                             'drive': ended - trained, 'total': ended - started}}
     write_json(args.out / 'metrics.json', figures)
-    show_note(f'look at {args.out / "report.html"}')
+    show_note(f'report: {args.out / "report.html"}')
     return figures
 
 
 def _prepare(out: Path) -> None:
-    """Take away what an earlier demo left; a folder that is not a demo's is refused."""
+    """Remove what an earlier demo left; a folder of anything else is refused."""
     import shutil
 
     from thermal_nerf_loc.io.atomic_files import check_vacant
@@ -93,9 +93,9 @@ def _simulate(args: argparse.Namespace, size: Size) -> None:
 
 
 def _train(args: argparse.Namespace, size: Size) -> dict[str, Any]:
+    from thermal_nerf_loc.cli.maps.train import train_map
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.cli.train import train_map
-    from thermal_nerf_loc.evaluation.report.render_sheet import draw_renders
+    from thermal_nerf_loc.evaluation.report.map_sheet import render_sheet
     from thermal_nerf_loc.io.atomic_files import write_atomically
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
@@ -108,31 +108,23 @@ def _train(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     held_out = scene.split('test')
     views = held_out[::max(1, len(held_out) // _VIEWS)][:_VIEWS]
     write_atomically(args.out / 'renders.png',
-                     draw_renders(RadianceMap.load(path), scene, views))
+                     render_sheet(RadianceMap.load(path), scene, views, 'Held-out views'))
     return figures
 
 
 def _replay(args: argparse.Namespace, live: bool, quality: Mapping[str, Any]) -> dict[str, Any]:
-    from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.cli.replay import Request
-    from thermal_nerf_loc.cli.study import replay
-
-    request = Request(args.out / 'map.safetensors', args.out / 'bag', args.out, through_ros=live)
-    title = 'drive, through ROS' if live else 'drive, offline'
-    with progress_bar(title) as progress:
-        return replay(request, progress, f'A simulated {args.scene}: mapped, then driven through',
-                      _map_blocks(args.out, quality))
-
-
-def _map_blocks(out: Path, quality: Mapping[str, Any]) -> list[str]:
-    """What the report says of the map: held-out views beside their renders, and figures."""
-    from thermal_nerf_loc.cli.output import flatten
-    from thermal_nerf_loc.evaluation.report import page
+    from thermal_nerf_loc.cli.output import progress_bar, show_note
+    from thermal_nerf_loc.evaluation.report.study_report import map_blocks
+    from thermal_nerf_loc.evaluation.study.drive_replay import ReplayRequest
+    from thermal_nerf_loc.evaluation.study.study import replay
     from thermal_nerf_loc.io.atomic_files import read_bytes
 
-    rows = [(name, f'{value:.4g}' if isinstance(value, float) else str(value))
-            for name, value in flatten(quality) if value is not None]
-    return [page.heading('What the map learned'),
-            page.picture(read_bytes(out / 'renders.png'), 'held-out views, seen and rendered',
-                         'Views that the map never saw, beside what it renders there.'),
-            page.table(('figure of the map', 'value'), rows, 'text')]
+    request = ReplayRequest(args.out / 'map.safetensors', args.out / 'bag', args.out,
+                            through_ros=live)
+    blocks = map_blocks(quality, read_bytes(args.out / 'renders.png'))
+    with progress_bar('drive, through ROS' if live else 'drive, offline') as progress:
+        result = replay(request, progress,
+                        f'A simulated {args.scene}: mapped, then driven through', blocks)
+    for note in result.notes:
+        show_note(note)
+    return result.figures

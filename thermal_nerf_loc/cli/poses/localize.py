@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-`localize M DATA`: find the images of a data set in a map, from disturbed starts or from none.
+`localize M DATA`: localize the images of a data set, from perturbed starts or without any.
 
-`localize M --rgb FILE --thermal FILE --camera FILE [--guess POSE]`: find single images.
+`localize M --rgb FILE --thermal FILE --camera FILE [--guess POSE]`: localize one frame.
 """
 
 import argparse
@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.common.errors import InputError
+
 _MODALITIES = {'both': ('rgb', 'thermal'), 'rgb': ('rgb',), 'thermal': ('thermal',)}
+_SINGLE_FRAME = ('rgb', 'thermal', 'camera', 'guess')  # options that DATA excludes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--init', choices=('perturb', 'global'), default='perturb',
                         help='start near the true pose, or anywhere (default: %(default)s)')
     parser.add_argument('--candidates', choices=('panoramas', 'regression', 'particles'),
-                        default='panoramas', help='who proposes poses where there is no start; '
-                        'regression first learns from views of the map, which takes minutes '
+                        default='panoramas', help='where candidate poses come from, without '
+                        'a start; regression first learns from views of the map, for minutes '
                         '(default: %(default)s)')
     parser.add_argument('--perturb-deg', type=_positive, default=10.0, metavar='DEG',
                         help='how far the start is turned, or may be (default: %(default)s)')
@@ -48,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Localize every image of the split, or the images that were named."""
-    from thermal_nerf_loc.cli import single_frame
     from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.common.errors import InputError
 
     if args.frames is not None and args.frames < 1:
         raise InputError('no image to localize', where='--frames', expected='1 or more',
@@ -62,9 +63,10 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
                          where='--candidates', got=args.candidates,
                          hint='Add --init global, and leave --guess and --method inerf out.')
     config = _configured(args)
-    if single_frame.is_asked_for(args):
-        return single_frame.localize(args, config, _MODALITIES[args.modality])
+    if _is_single_frame(args):
+        return _localize_single_frame(args, config, _MODALITIES[args.modality])
 
+    from thermal_nerf_loc.evaluation.localization_quality import localize_scene
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
@@ -77,19 +79,21 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     searched, source = renderer, None
     if args.init == 'global':
         searched, indices = with_panoramas(renderer), scene.split(args.split)
-        source = candidate_source(args.candidates, searched, scene.load(indices[0]).only(*wanted)
+        source = _candidate_source(args.candidates, searched, scene.load(indices[0]).only(*wanted)
                                   if len(indices) else None)
     localizer = Localizer(searched, config, source)
     with progress_bar('localize') as progress:
-        figures = {**localize_scene(localizer, scene, wanted, args, progress),
+        start_error = None if args.init == 'global' else (args.perturb_m, args.perturb_deg)
+        figures = {**localize_scene(localizer, scene, wanted, args.split, start_error,
+                                    args.frames, args.seed, progress),
                    'backend': renderer.backend}
     if args.plot is not None:
         _plot(args.plot, figures['frames'])
     return figures
 
 
-def candidate_source(name: str, renderer: Any, frame: Any) -> Any:
-    """Who proposes poses; ready for the cameras of a frame. None: the map's panoramas."""
+def _candidate_source(name: str, renderer: Any, frame: Any) -> Any:
+    """A source of candidate poses for the cameras of a frame; None: the map's panoramas."""
     if name == 'panoramas' or frame is None:
         return None
     if name == 'particles':
@@ -128,50 +132,72 @@ def _configured(args: argparse.Namespace) -> Any:
     return config
 
 
-def localize_scene(localizer: Any, scene: Any, modalities: tuple[str, ...],
-                   args: argparse.Namespace, progress: Any) -> dict[str, Any]:
-    """Localize the images of one split from starts as far off as asked; figures for JSON."""
-    import numpy as np
-
-    from thermal_nerf_loc.evaluation.metrics import pose_errors
-
-    indices = scene.split(args.split)[:args.frames]
-    rows, found, truth = [], [], []
-    for done, index in enumerate(indices):
-        frame = scene.load(index)
-        start = None if args.init == 'global' else disturbed(
-            frame.T_world_cam, args.perturb_deg, args.perturb_m, (args.seed, int(index)))
-        result = localizer.localize(frame.only(*modalities), start)
-        errors = pose_errors(result.T_world_cam, frame.T_world_cam)
-        found.append(result.T_world_cam)
-        truth.append(frame.T_world_cam)
-        rows.append({'name': frame.name, 'error_m': float(errors.metres[0]),
-                     'error_deg': float(errors.degrees[0]), 'seconds': result.seconds,
-                     'confident': result.verdict == 'ok', 'confidence': result.confidence,
-                     'verdict': result.verdict, 'reason': result.reason,
-                     'rivals': len(result.rivals)})
-        progress(done + 1, len(indices), frame.name)
-    errors = pose_errors(np.array(found), np.array(truth))
-    confident = np.array([row['confident'] for row in rows])
-    wrong = confident & ((errors.metres > 0.1) | (errors.degrees > 5.0))
-    return {'frames': rows, 'success_5cm_5deg': errors.success_5cm_5deg,
-            'median_m': float(np.median(errors.metres)),
-            'median_deg': float(np.median(errors.degrees)),
-            'median_seconds': float(np.median([row['seconds'] for row in rows])),
-            'confident_share': float(confident.mean()),
-            'ambiguous_share': float(np.mean([row['verdict'] == 'ambiguous' for row in rows])),
-            'wrong_but_confident_share': float(wrong.mean())}
+def _is_single_frame(args: argparse.Namespace) -> bool:
+    """Whether single images are given; a mixture of both forms is refused."""
+    given = [f'--{name}' for name in _SINGLE_FRAME if getattr(args, name) is not None]
+    if args.data is not None:
+        if given:
+            raise InputError('a data set and single images cannot be localized together',
+                             where='localize', expected='either DATA or ' + ', '.join(given),
+                             got=f'{args.data} and {", ".join(given)}')
+        return False
+    if not given:
+        raise InputError('there is nothing to localize', where='localize',
+                         expected='DATA, or --rgb and/or --thermal with --camera')
+    if args.rgb is None and args.thermal is None:
+        raise InputError('no image to localize', where='localize',
+                         expected='--rgb FILE or --thermal FILE, or both', got=', '.join(given))
+    if args.camera is None:
+        raise InputError('--camera missing', where='localize',
+                         expected='--camera FILE beside the images')
+    if args.guess is not None and args.init == 'global':
+        raise InputError('--init global needs no --guess', where='localize',
+                         hint='Leave one of them out.')
+    misplaced = [f'--{name}' for name in ('frames', 'plot') if getattr(args, name) is not None]
+    if misplaced:
+        raise InputError(f'{" and ".join(misplaced)} belongs to a data set', where='localize',
+                         hint='Leave it out for single images.')
+    return True
 
 
-def disturbed(T_world_cam: Any, degrees: float, metres: float, seed: tuple[int, int]) -> Any:
-    """Turn and shift a pose by exactly so much, in a random direction."""
-    import numpy as np
+def _localize_single_frame(args: argparse.Namespace, config: Any,
+                           modalities: tuple[str, ...]) -> Mapping[str, Any]:
+    """Localize one frame; figures for table and JSON."""
+    from thermal_nerf_loc.io.datasets.camera_file import load_frame
+    from thermal_nerf_loc.io.trajectory import parse_pose
+    from thermal_nerf_loc.localization.localizer import Localizer
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
-    from thermal_nerf_loc.geometry import se3
+    given = {name: getattr(args, name) for name in ('rgb', 'thermal')}
+    images = {name: path for name, path in given.items() if path and name in modalities}
+    if not images:
+        raise InputError('no image of that modality', where='--modality', got=args.modality,
+                         expected=' or '.join(name for name, path in given.items() if path))
+    T_guess = None if args.guess is None else parse_pose(args.guess, '--guess')
+    frame = load_frame(args.camera, images)
+    renderer = RadianceMap.load(args.map)
+    foreign = [name for name in images if name not in renderer.modalities]
+    if foreign:
+        raise InputError(f'map has no {" and no ".join(foreign)}', where=args.map,
+                         expected=' or '.join(renderer.modalities),
+                         hint=f'Leave out --{foreign[0]}.')
+    source = _candidate_source(args.candidates, renderer, frame) if T_guess is None else None
+    return _pose_figures(Localizer(renderer, config, source).localize(frame, T_guess))
 
-    v, w = np.random.default_rng(seed).normal(size=(2, 3))
-    return se3.plus(T_world_cam, np.concatenate([
-        metres * v / np.linalg.norm(v), np.deg2rad(degrees) * w / np.linalg.norm(w)]))
+
+def _pose_figures(found: Any) -> dict[str, Any]:
+    """The pose and how sure it is; the table leaves the matrices to the JSON file."""
+    from thermal_nerf_loc.io.trajectory import format_pose
+    from thermal_nerf_loc.localization.confidence.verdict import sigmas
+
+    sigma_m, sigma_deg = sigmas(found.covariance)
+    figures = {
+        'pose': format_pose(found.T_world_cam), 'sigma_m': sigma_m, 'sigma_deg': sigma_deg,
+        'confidence': found.confidence, 'verdict': found.verdict, 'reason': found.reason or '-',
+        'seconds': found.seconds, 'rays': found.rays,
+        'T_world_cam': found.T_world_cam.tolist(), 'covariance': found.covariance.tolist(),
+        'rivals': [format_pose(T) for T in found.rivals]}
+    return figures | ({'ignored': dict(found.ignored)} if found.ignored else {})
 
 
 def _plot(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -3,31 +3,12 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# Options that are fields of `EvaluationConfig`.
 _EVALUATION = {'align': 'align', 'associate': 'associate', 'tolerance': 'tolerance_s',
-               'rpe_delta': 'rpe_delta', 'rpe_unit': 'rpe_unit'}  # option: field
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to replay, and how."""
-
-    map: Path
-    bag: Path
-    out: Path
-    modality: str = 'both'
-    through_ros: bool = False
-    initial_pose: tuple[float, ...] = ()  # x y z qx qy qz qw; empty: near the truth
-    topics: Mapping[str, str | None] | None = None  # image topic by modality, 'odometry'
-    truth: str | None = None  # TUM file, topic or tf:MAP:BASE
-    params_file: Path | None = None
-    rate: float | None = None  # times real time; None: offline as fast as it goes, live 1
-    truth_gap_s: float = 0.5  # longer gaps of tf are not bridged
-    masks: Mapping[str, Path] = field(default_factory=dict)  # by modality: the robot's own body
-    init: str = 'perturb'  # without an initial pose: near the truth, or 'global': anywhere
+               'rpe_delta': 'rpe_delta', 'rpe_unit': 'rpe_unit'}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--ablate', action='store_true',
                         help='replay with both cameras, rgb alone and thermal alone')
     parser.add_argument('--through-ros', action='store_true',
-                        help='play it over DDS to the real node instead of calling the tracker')
+                        help='play the bag over DDS to the real node; else the tracker is called')
     parser.add_argument('--initial-pose', type=float, nargs=7, default=(),
                         metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
                         help='pose of the base in the map at the start '
@@ -84,22 +65,30 @@ def _add_evaluation(group: Any) -> None:
                        help='farthest a true pose may be in time '
                             '(default: 0.25 interpolated, 0.01 nearest)')
     group.add_argument('--rpe-delta', type=float, default=1.0, metavar='D',
-                       help='distance of the two moments of a relative error (default: 1)')
+                       help='distance of the two poses of a relative error (default: 1)')
     group.add_argument('--rpe-unit', choices=('s', 'f', 'm'), default='s',
                        help='seconds, frames or metres (default: s)')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Replay and measure."""
-    from thermal_nerf_loc.cli.study import make_study, study
+    from thermal_nerf_loc.cli.output import progress_bar, show_note, show_table
+    from thermal_nerf_loc.evaluation.study.drive_replay import ReplayRequest
+    from thermal_nerf_loc.evaluation.study.study import make_study, run_study
 
-    request = Request(args.map, args.bag[0], args.out, args.modality, args.through_ros,
-                      tuple(args.initial_pose),
-                      {'rgb': args.rgb_topic, 'thermal': args.thermal_topic,
-                       'odometry': args.odometry_topic},
-                      params_file=args.params_file, rate=args.rate, init=args.init,
-                      masks={name: path for name, path in (('rgb', args.rgb_mask),
-                                                           ('thermal', args.thermal_mask))
-                             if path is not None})
+    masks = {'rgb': args.rgb_mask, 'thermal': args.thermal_mask}
+    request = ReplayRequest(args.map, args.bag[0], args.out, args.modality, args.through_ros,
+                            tuple(args.initial_pose),
+                            {'rgb': args.rgb_topic, 'thermal': args.thermal_topic,
+                             'odometry': args.odometry_topic},
+                            params_file=args.params_file, rate=args.rate, init=args.init,
+                            masks={name: path for name, path in masks.items() if path is not None})
     evaluation = {field: getattr(args, option) for option, field in _EVALUATION.items()}
-    return study(make_study(request, args.bag, args.truth, args.compare, args.ablate, evaluation))
+    plan = make_study(request, args.bag, args.truth, args.compare, args.ablate, evaluation)
+    with progress_bar('replay') as progress:
+        result = run_study(plan, progress)
+    for note in result.notes:
+        show_note(note)
+    if len(result.table) > 1:
+        show_table(result.table)
+    return result.figures

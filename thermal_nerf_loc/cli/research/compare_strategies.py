@@ -9,8 +9,9 @@ from typing import Any
 _OPTIONS = ('steps', 'max_seconds', 'seed', 'device')
 # column title, figure, scale, format
 _COLUMNS = (('RGB\ndB', 'rgb_psnr', 1.0, '.2f'), ('RGB\nSSIM', 'rgb_ssim', 1.0, '.3f'),
-            ('heat\ndB', 'thermal_psnr', 1.0, '.2f'), ('heat\nSSIM', 'thermal_ssim', 1.0, '.3f'),
-            ('heat\nMAE °C', 'thermal_mae_celsius', 1.0, '.3f'),
+            ('thermal\ndB', 'thermal_psnr', 1.0, '.2f'),
+            ('thermal\nSSIM', 'thermal_ssim', 1.0, '.3f'),
+            ('thermal\nMAE °C', 'thermal_mae_celsius', 1.0, '.3f'),
             ('depth\ncm', 'depth_median_error_m', 100.0, '.2f'),
             ('rays\nmillions', 'rays', 1e-6, '.2f'), ('time\ns', 'seconds', 1.0, '.0f'))
 
@@ -29,15 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Train all four, measure, show side by side."""
+    """Train with every strategy, measure, show one row each."""
     from dataclasses import replace
 
-    from thermal_nerf_loc.cli.output import show_note
+    from thermal_nerf_loc.cli.output import progress_bar, show_note
     from thermal_nerf_loc.common.config import check, load_yaml
+    from thermal_nerf_loc.evaluation.strategy_comparison import (
+        compile_kernels, ranking, train_and_score)
     from thermal_nerf_loc.io.atomic_files import check_vacant, write_json
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.training.config import STRATEGIES, TrainConfig
-    from thermal_nerf_loc.mapping.training.trainer import train
 
     config = load_yaml(TrainConfig, args.config) if args.config else TrainConfig()
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
@@ -50,47 +52,17 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         check_vacant(args.out)
     if args.max_seconds is not None:
         show_note('with --max-seconds each strategy trains as many rays as it can in that time')
-    train(scene, replace(config, steps=2, max_seconds=None))  # compiles, on nobody's clock
-    rows = [_train_one(scene, replace(config, strategy=name), args.out) for name in STRATEGIES]
+    compile_kernels(scene, config)
+    rows = []
+    for name in STRATEGIES:
+        with progress_bar(name) as progress:
+            rows.append(train_and_score(scene, replace(config, strategy=name), args.out, progress))
     _show(f'{scene.root.name}, seed {config.seed}', rows)
     figures = {'data': str(args.data), 'seed': config.seed, **ranking(rows), 'strategies': rows}
     if args.out is not None:
         write_json(args.out / 'comparison.json', figures)
         figures['out'] = str(args.out)
     return figures
-
-
-def ranking(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the published comparison claims: who shows heat best, and what colour pays for it."""
-    by = {row['strategy']: row for row in rows}
-
-    def better(name: str) -> float | None:
-        ours, theirs = by['rgbx'][name], by['scratch'][name]
-        return None if ours is None or theirs is None else ours - theirs
-
-    known = [row for row in rows if row['thermal_psnr'] is not None]
-    return {'best_thermal_psnr': (max(known, key=lambda row: row['thermal_psnr'])['strategy']
-                                  if known else None),
-            'rgbx_over_scratch_thermal_db': better('thermal_psnr'),
-            'rgbx_over_scratch_rgb_db': better('rgb_psnr')}
-
-
-def _train_one(scene: Any, config: Any, out: Path | None) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    from thermal_nerf_loc.cli.eval_map import write_sheet
-    from thermal_nerf_loc.cli.output import progress_bar
-    from thermal_nerf_loc.evaluation.map_quality import score_views, summarize
-    from thermal_nerf_loc.mapping.training.trainer import train
-
-    with progress_bar(config.strategy) as progress:
-        result = train(scene, config, progress)
-    scores = score_views(result.map, scene, 'test')
-    if out is not None:
-        result.map.save(out / f'{config.strategy}.safetensors')
-        write_sheet(out / f'{config.strategy}.png', result.map, scene, scores, 3)
-    return {'strategy': config.strategy, 'seconds': result.seconds, 'steps': result.steps,
-            'rays': result.steps * config.rays, **asdict(summarize(scores))}
 
 
 def _show(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 """`predict-depth NETWORK DATA --out DIR`: depth maps with confidence, of thermal images."""
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, required=True, metavar='DIR',
                         help='folder to write, for train --depth-from DIR')
     parser.add_argument('--split', choices=('train', 'test', 'all'), default='all',
-                        help='images to look at (default: all)')
+                        help='images to predict the depth of (default: all)')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Look at every thermal image of the split."""
-    from thermal_nerf_loc.cli.distill_depth import scores
+    """Predict and write the depth of every thermal image of the split."""
     from thermal_nerf_loc.cli.output import progress_bar
+    from thermal_nerf_loc.evaluation.depth_quality import network_scores
     from thermal_nerf_loc.io.atomic_files import check_vacant
     from thermal_nerf_loc.io.datasets.depth_maps import write_depth_maps
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+    from thermal_nerf_loc.mapping.thermal_depth.dataset import predict_depth_maps
     from thermal_nerf_loc.mapping.thermal_depth.model import ThermalDepth
     from thermal_nerf_loc.sensing.frame import THERMAL
 
@@ -31,28 +32,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     model, scene = ThermalDepth.load(args.network), load_scene(args.data)
     scene.require(THERMAL)
     with progress_bar('predict depth') as progress:
-        maps = predicted_maps(model, scene, args.split, progress)
+        maps = predict_depth_maps(model, scene, args.split, progress)
         count = write_depth_maps(args.out, maps, THERMAL,
                                  {'network': str(args.network), **model.facts})
-    return {'out': str(args.out), 'maps': count, args.split: scores(model, scene, args.split)}
-
-
-def predicted_maps(model: Any, scene: Any, split: str, progress: Any,
-                   ) -> Iterator[tuple[str, Any, Any]]:
-    """Where each image lies in its data set, its depth, and how far to trust that."""
-    import numpy as np
-
-    from thermal_nerf_loc.io.datasets.scene import load_image
-    from thermal_nerf_loc.sensing.frame import THERMAL
-    from thermal_nerf_loc.sensing.rendering import sureness
-
-    frames = [i for i in scene.split(split) if THERMAL in scene.frames[i].records]
-    for done, index in enumerate(frames):
-        record = scene.frames[index].records[THERMAL]
-        seen = model.predict_image(load_image(THERMAL, record))
-        trust = sureness(seen.depth_m, seen.spread_m, np.ones_like(seen.depth_m),
-                         seen.depth_m > 0.0)
-        path = record.path.relative_to(scene.root) if record.path.is_relative_to(
-            scene.root) else Path(record.path.name)
-        yield str(path.with_suffix('')), seen.depth_m, trust
-        progress(done + 1, len(frames), f'{done + 1} of {len(frames)} images')
+    return {'out': str(args.out), 'maps': count,
+            args.split: network_scores(model, scene, args.split)}

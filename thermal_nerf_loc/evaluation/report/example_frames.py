@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the cameras saw beside what the map shows there: at the best, median and worst moments.
+Example frames of a drive (best, median and worst pose): camera images beside the map's renders.
 
-Single images out of a bag, with where their cameras sit on the robot.
+The images are read from the bag, together with the poses of their cameras on the robot (from tf).
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,37 +31,41 @@ from thermal_nerf_loc.visualization.colour_map import (CELSIUS, ColourScale, fit
 Array = NDArray[np.float64]
 
 _WIDEST_PX = 320
+_NEAR_NS = 60_000_000  # an image that is farther in time shows another scene
+
+# Image and T_base_sensor by modality, for each stamp.
+StampedImages = dict[int, dict[str, tuple[SensorImage, Array]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """A moment to look at."""
+class ExampleFrame:
+    """One pose of a run, to be shown."""
 
     title: str  # 'best', 'median' or 'worst'
     stamp_ns: int
     seconds: float  # since the run began
     error_m: float | None
     error_deg: float | None
-    moment: UpdateRecord | None  # what the localizer thought; None: it does not tell
+    record: UpdateRecord | None  # state and confidence, where known
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pair:
-    """Seen and rendered as RGB bytes (h, w, 3)."""
+class ImagePair:
+    """Camera image and render as RGB bytes (h, w, 3)."""
 
     modality: str
     seen: NDArray[np.uint8]
     rendered: NDArray[np.uint8]
-    scale: ColourScale | None = None  # of both; None: they are in colour
+    scale: ColourScale | None = None  # of both; None: RGB
 
 
-def choose_moments(run: Run) -> list[Chosen]:
+def choose_examples(run: Run) -> list[ExampleFrame]:
     """
     Best, median and worst pose of a run.
 
     Ranked by the larger of error / 5 cm and error / 5 deg; without a truth by the confidence.
     """
-    told = {moment.stamp_ns: moment for moment in run.moments}
+    record_at = {record.stamp_ns: record for record in run.records}
     begin = min(int(run.trajectory.stamps_ns[0]), run.states[0][0] if run.states else 2**62)
     errors: dict[int, tuple[float, float]] = {}
     if run.evaluation is not None:
@@ -72,33 +76,33 @@ def choose_moments(run: Run) -> list[Chosen]:
                  for stamp, (m, deg) in errors.items()}
     else:
         posed = set(run.trajectory.stamps_ns.tolist())
-        score = {m.stamp_ns: -m.confidence for m in run.moments
-                 if m.confidence is not None and m.stamp_ns in posed}
+        score = {record.stamp_ns: -record.confidence for record in run.records
+                 if record.confidence is not None and record.stamp_ns in posed}
     ranked = sorted(score, key=lambda stamp: (score[stamp], stamp))
-    places = {'best': 0, 'median': len(ranked) // 2, 'worst': len(ranked) - 1} if ranked else {}
+    ranks = {'best': 0, 'median': len(ranked) // 2, 'worst': len(ranked) - 1} if ranked else {}
     out = []
-    for title, k in places.items():
+    for title, k in ranks.items():
         stamp = ranked[k]
         metres, degrees = errors.get(stamp, (None, None))
-        out.append(Chosen(title, stamp, (stamp - begin) * 1e-9, metres, degrees,
-                          told.get(stamp)))
+        out.append(ExampleFrame(title, stamp, (stamp - begin) * 1e-9, metres, degrees,
+                                record_at.get(stamp)))
     return out
 
 
-def compare_images(renderer: LocalizationMap, images: Mapping[str, tuple[SensorImage, Array]],
-                   widest_px: int = _WIDEST_PX) -> list[Pair]:
-    """Render the map from where each image is thought to be taken: `(image, T_map_sensor)`."""
+def render_pairs(renderer: LocalizationMap, images: Mapping[str, tuple[SensorImage, Array]],
+                 widest_px: int = _WIDEST_PX) -> list[ImagePair]:
+    """Render the map from the estimated pose of each image: `(image, T_map_sensor)`."""
     return [_pair(renderer, modality, image, T, widest_px)
             for modality, (image, T) in images.items() if modality in renderer.modalities]
 
 
-def side_by_side(pairs: Sequence[Pair]) -> list[tuple[str, bytes]]:
-    """Captions and PNGs, one for each pair: seen, rendered, and the bar of degrees."""
+def encode_pairs(pairs: Sequence[ImagePair]) -> list[tuple[str, bytes]]:
+    """Captions and PNGs, one for each pair: seen, rendered, and the colour bar."""
     return [(_caption(pair), _png(pair)) for pair in pairs]
 
 
 def _pair(renderer: LocalizationMap, modality: str, image: SensorImage, T_map_sensor: Array,
-          widest_px: int) -> Pair:
+          widest_px: int) -> ImagePair:
     camera, values = image.camera, image.values
     if camera.width > widest_px:
         camera = camera.resized(widest_px, round(widest_px * camera.height / camera.width))
@@ -107,12 +111,12 @@ def _pair(renderer: LocalizationMap, modality: str, image: SensorImage, T_map_se
     rendered = render_image(renderer, modality, camera, T_map_sensor,
                             offset=renderer.flat_field_offset(modality, camera.size)).values
     if modality == RGB:
-        return Pair(modality, _bytes(values), _bytes(rendered))
+        return ImagePair(modality, _bytes(values), _bytes(rendered))
     scale = fitted_scale(HEAT, CELSIUS if image.radiometric else GRAY, [values, rendered])
-    return Pair(modality, scale.paint(values[..., 0]), scale.paint(rendered[..., 0]), scale)
+    return ImagePair(modality, scale.paint(values[..., 0]), scale.paint(rendered[..., 0]), scale)
 
 
-def _caption(pair: Pair) -> str:
+def _caption(pair: ImagePair) -> str:
     name = 'RGB' if pair.modality == RGB else pair.modality.capitalize()
     if pair.scale is None:
         return f'{name}: seen, rendered'
@@ -120,7 +124,7 @@ def _caption(pair: Pair) -> str:
             f'{pair.scale.high:.1f} {pair.scale.unit}')
 
 
-def _png(pair: Pair) -> bytes:
+def _png(pair: ImagePair) -> bytes:
     height = pair.seen.shape[0]
     gap = np.full((height, 6, 3), 255, np.uint8)
     strip = [pair.seen, gap, pair.rendered]
@@ -135,14 +139,9 @@ def _bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.asarray(np.rint(np.clip(values, 0.0, 1.0) * 255.0), dtype=np.uint8)
 
 
-_NEAR_NS = 60_000_000  # images farther from the wanted moment show another one
-
-Stills = dict[int, dict[str, tuple[SensorImage, Array]]]  # stamp: modality: image, T_base_sensor
-
-
-def find_stills(reader: BagReader, cameras: Mapping[str, CameraTopics], stamps: Sequence[int],
-                base_frame: str, radiometry: Radiometry | None) -> Stills:
-    """The images nearest to some moments; one that is too far off, or lost its mount, is none."""
+def read_images_at(reader: BagReader, cameras: Mapping[str, CameraTopics], stamps: Sequence[int],
+                   base_frame: str, radiometry: Radiometry | None) -> StampedImages:
+    """The images nearest in time to some stamps; images too far off or without tf are left out."""
     nearest: dict[tuple[int, str], Any] = {}
     lenses: dict[str, Camera] = {}
     tf = TransformBuffer()
@@ -163,7 +162,7 @@ def find_stills(reader: BagReader, cameras: Mapping[str, CameraTopics], stamps: 
                     transform.header.frame_id, transform.child_frame_id,
                     matrix_from_transform(transform.transform),
                     stamp_ns(transform.header.stamp), topic == '/tf_static')
-    found: Stills = {stamp: {} for stamp in stamps}
+    found: StampedImages = {stamp: {} for stamp in stamps}
     for stamp in stamps:
         for modality in cameras:
             message = nearest.get((stamp, modality))

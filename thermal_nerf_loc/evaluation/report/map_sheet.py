@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the cameras saw beside what a map shows, as a figure to look at.
+Images of a data set beside a map's renders, as one figure.
 
 One row for each view of each camera: truth, render, error, rendered depth, error of the depth.
 Scales are shared by all rows, so that rows can be compared; thermal rows have theirs in deg C.
@@ -9,12 +9,18 @@ Scales are shared by all rows, so that rows can be compared; thermal rows have t
 from collections.abc import Sequence
 from dataclasses import dataclass
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.evaluation.map_quality import ViewComparison, ViewScore
+from thermal_nerf_loc.evaluation.map_quality import (
+    compare_frame, score_view, thermal_span, ViewComparison, ViewScore)
+from thermal_nerf_loc.io.atomic_files import write_atomically
+from thermal_nerf_loc.io.datasets.scene import Scene
+from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
+from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 _CELL_IN = 2.3  # width of one picture
@@ -57,7 +63,7 @@ def pick_views(scores: Sequence[ViewScore], most: int) -> list[str]:
     """
     Names of frames to show: from the best over the middle to the worst, by one camera's PSNR.
 
-    A sheet of only good views would flatter, one of only bad views would not help.
+    A sheet of good views alone would flatter the map, one of bad views alone would not help.
     """
     if not scores:
         return []
@@ -65,8 +71,31 @@ def pick_views(scores: Sequence[ViewScore], most: int) -> list[str]:
                  scores[0].modality)
     ranked = sorted((s for s in scores if s.modality == first), key=lambda s: -s.psnr)
     count = min(most, len(ranked))
-    places = np.linspace(0, len(ranked) - 1, count).round().astype(int)
-    return [ranked[place].name for place in places]
+    ranks = np.linspace(0, len(ranked) - 1, count).round().astype(int)
+    return [ranked[rank].name for rank in ranks]
+
+
+def write_sheet(path: Path, renderer: RadianceMap, scene: Scene, scores: Sequence[ViewScore],
+                most: int) -> None:
+    """Render a few of the scored frames once more, and draw them beside the truth, as PNG."""
+    index = {frame.name: i for i, frame in enumerate(scene.frames)}
+    views = [view for name in pick_views(scores, most)
+             for view in compare_frame(renderer, scene, index[name])]
+    score_of = {(score.name, score.modality): score for score in scores}
+    title = (f'Map {renderer.name!r} beside {scene.root.name!r}: '
+             f'{len({view.name for view in views})} of {len({s.name for s in scores})} views, '
+             'best to worst')
+    figure = draw_sheet(views, [score_of[view.name, view.modality] for view in views], title)
+    write_atomically(path, png(figure))
+
+
+def render_sheet(renderer: LocalizationMap, scene: Scene, indices: Sequence[int],
+                 title: str) -> bytes:
+    """Render, score and draw these frames, as PNG."""
+    views = [view for index in indices for view in compare_frame(renderer, scene, index)]
+    span = thermal_span(scene, indices)
+    scores = [score_view(view, 1.0 if view.modality == RGB else span) for view in views]
+    return png(draw_sheet(views, scores, title))
 
 
 def draw_sheet(views: Sequence[ViewComparison], scores: Sequence[ViewScore], title: str) -> Any:
@@ -116,13 +145,13 @@ def png(figure: Any) -> bytes:
 
 def _scales(views: Sequence[ViewComparison]) -> SheetScales:
     """Robust ends: a single hot or far pixel must not turn all others black."""
-    heat = [v.seen.values[np.isfinite(v.seen.values)] for v in views if v.modality != RGB]
-    heat_error = [_error(v) for v in views if v.modality != RGB]
-    colour_error = [_error(v) for v in views if v.modality == RGB]
-    low, high = _ends(heat, 0.005, 0.995) if heat else (0.0, 1.0)
+    thermal = [v.seen.values[np.isfinite(v.seen.values)] for v in views if v.modality != RGB]
+    thermal_error = [_error(v) for v in views if v.modality != RGB]
+    rgb_error = [_error(v) for v in views if v.modality == RGB]
+    low, high = _ends(thermal, 0.005, 0.995) if thermal else (0.0, 1.0)
     return SheetScales(
-        (low, high), _ends(heat_error, 0.0, 0.99)[1] if heat else 1.0,
-        _ends(colour_error, 0.0, 0.99)[1] if colour_error else 1.0,
+        (low, high), _ends(thermal_error, 0.0, 0.99)[1] if thermal else 1.0,
+        _ends(rgb_error, 0.0, 0.99)[1] if rgb_error else 1.0,
         _ends([v.depth_m for v in views], 0.01, 0.99), _DEPTH_SPAN_CM)
 
 
@@ -165,7 +194,7 @@ def _error(view: ViewComparison) -> NDArray[np.float32]:
 
 def _draw(figure: Any, picture: _Picture, left: float, bottom: float, height: float,
           size: tuple[float, float]) -> None:
-    """Put a picture, and its colour bar, where they belong: inches from the lower left."""
+    """Draw a picture and its colour bar; positions are inches from the lower left."""
     rows, columns = picture.values.shape[:2]
     width = min(_CELL_IN, height * columns / rows)
     axes = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))

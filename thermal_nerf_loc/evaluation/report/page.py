@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A report as one HTML file that needs nothing else: no network, no script, no other file."""
+"""Blocks of HTML, and a page of them as one file: no network, no script, no other file."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import html
+from typing import Any
 
 _CSS = """
 :root { color-scheme: light; }
@@ -48,7 +49,7 @@ summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 
 
 def page(title: str, blocks: Sequence[str]) -> str:
-    """A whole page of blocks, which the functions below make."""
+    """A whole page of blocks, as the functions below return them."""
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<link rel="icon" href="data:,">\n'
@@ -67,7 +68,7 @@ def paragraph(text: str, kind: str = '') -> str:
 
 
 def tiles(values: Sequence[tuple[str, str]]) -> str:
-    """The figures to see first: `(value, what it is)`."""
+    """The most important figures, in boxes: `(value, meaning)`."""
     inner = ''.join(f'<div class="tile"><b>{html.escape(value)}</b>'
                     f'<span>{html.escape(what)}</span></div>' for value, what in values)
     return f'<div class="tiles">{inner}</div>'
@@ -92,7 +93,7 @@ def picture(data: bytes, alt: str, caption: str = '', kind: str = 'wide') -> str
 
 
 def pairs(title: str, text: str, pictures: Sequence[tuple[str, bytes]]) -> str:
-    """A moment: its name, what is known of it, and captions with pictures."""
+    """An example frame: its title, a line of text, and pictures with captions."""
     inner = ''.join(picture(data, f'{title}: {caption}', caption, '')
                     for caption, data in pictures)
     return (f'<div class="moment">{heading(title, 3)}{paragraph(text)}'
@@ -106,6 +107,15 @@ def settings(title: str, values: Mapping[str, object], folded: bool = False) -> 
     if not folded:
         return heading(title, 3) + body
     return f'<details><summary>{html.escape(title)}</summary>{body}</details>'
+
+
+def flatten(figures: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Nested figures as `outer.inner`; lists are left out."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f'{prefix}{name}.')
+        elif not isinstance(value, (list, tuple)):
+            yield prefix + str(name), value
 
 
 def _class(kind: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of drives; nothing here knows about files or screens."""
+"""Plots of drives as matplotlib figures: trajectories, errors over time, shares of poses."""
 
 from collections.abc import Sequence
 import io
@@ -62,14 +62,14 @@ def plot_errors(runs: Sequence[Run]) -> Any:
     """
     Errors over time of the runs of one drive; confidence and states are those of the first.
 
-    The thin line is the first run's own idea of its error: sigma in its worst direction.
+    The thin line is the error that the first run expected: sigma in the worst direction.
     """
     main = runs[0]
-    sure = [m for m in main.moments if m.confidence is not None]
+    rated = [record for record in main.records if record.confidence is not None]
     judged = [run for run in runs if run.evaluation is not None]
     panels = [*(('position error in cm', 'metres', 100.0),
                 ('orientation error in deg', 'degrees', 1.0)) * bool(judged)]
-    ratios = [2.0] * len(panels) + [1.2] * bool(sure) + [0.2]
+    ratios = [2.0] * len(panels) + [1.2] * bool(rated) + [0.2]
     figure, axes = _figure(6.8, 0.9 + 1.15 * sum(ratios), ratios)
     start_ns = _start(runs)
     for cell, (label, name, factor) in zip(axes, panels):
@@ -87,10 +87,10 @@ def plot_errors(runs: Sequence[Run]) -> Any:
             cell.set_ylim(bottom=0.0)
         axes[0].legend(loc='lower right', bbox_to_anchor=(1.0, 1.0), fontsize=9, ncols=4,
                        frameon=False)
-    if sure:
+    if rated:
         cell = axes[len(panels)]
-        cell.plot(*_with_gaps(np.array([(m.stamp_ns - start_ns) * _NS for m in sure]),
-                              np.array([m.confidence for m in sure], np.float64)),
+        cell.plot(*_with_gaps(np.array([(record.stamp_ns - start_ns) * _NS for record in rated]),
+                              np.array([record.confidence for record in rated], np.float64)),
                   color='#555555', linewidth=1.2)
         cell.set(ylabel='confidence', ylim=(0.0, 1.05))
     _draw_states(axes[-1], main.states, start_ns)
@@ -140,13 +140,14 @@ def encode(figure: Any, kind: str) -> bytes:
 
 
 def _draw_sigma(axes: Any, run: Run, start_ns: int) -> None:
-    known = [(m.stamp_ns, m.sigma_m) for m in run.moments if m.sigma_m is not None]
+    known = [(record.stamp_ns, record.sigma_m) for record in run.records
+             if record.sigma_m is not None]
     if known:
         stamps, sigmas = (np.array(column) for column in zip(*known))
         top = axes.get_ylim()[1]
         axes.plot((stamps - start_ns) * _NS, 100.0 * sigmas, color='#999999', linewidth=0.8,
-                  linestyle=':', label='its own sigma')
-        axes.set_ylim(top=top)  # a start's sigma is wide
+                  linestyle=':', label='expected (sigma)')
+        axes.set_ylim(top=top)  # sigma is wide at the start
 
 
 def _draw_states(axes: Any, states: States, start_ns: int) -> None:
@@ -167,13 +168,13 @@ def _draw_states(axes: Any, states: States, start_ns: int) -> None:
 
 def _with_gaps(seconds: NDArray[np.float64], values: NDArray[np.float64],
                ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """NaN inside long pauses, so that no line bridges them."""
+    """Insert NaN in long pauses, so that no line bridges them."""
     at = np.flatnonzero(np.diff(seconds) > _MOST_GAP_S) + 1
     return np.insert(seconds, at, np.nan), np.insert(values, at, np.nan)
 
 
 def _aligned(run: Run) -> NDArray[np.float64]:
-    """Poses as they were judged: a system with a frame of its own is drawn on the truth."""
+    """Poses after alignment: a system with a frame of its own is drawn on the truth."""
     poses = run.trajectory.poses
     return poses if run.evaluation is None else run.evaluation.similarity.apply(poses)
 
@@ -190,7 +191,7 @@ def _start(runs: Sequence[Run]) -> int:
 
 
 def _label(run: Run, runs: Sequence[Run]) -> str:
-    """What tells this run from its neighbours."""
+    """The name of a run in a legend, as long as it must be to be unique."""
     if len({one.drive for one in runs}) > 1:
         return f'{run.drive}, {run.method}'
     return run.method if len(runs) > 1 else 'estimated'

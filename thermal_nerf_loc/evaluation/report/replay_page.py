@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a replay found, as a page: from the answer in a sentence down to every setting."""
+"""The page of a study: a summary in a sentence, tables, figures, example frames, settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from thermal_nerf_loc.evaluation.report import page
-from thermal_nerf_loc.evaluation.report.moments import Chosen
+from thermal_nerf_loc.evaluation.report.example_frames import ExampleFrame
 from thermal_nerf_loc.evaluation.study.comparison import cells, COLUMNS, Run
 
 _MEANING = {
     'ate_rmse_m': 'root mean square of the position error',
     'ate_rmse_deg': 'root mean square of the orientation error',
     'ate_mean_m': 'mean position error', 'ate_mean_deg': 'mean orientation error',
-    'ate_median_m': 'half of the positions are nearer',
-    'ate_median_deg': 'half of the orientations are nearer',
+    'ate_median_m': 'median position error',
+    'ate_median_deg': 'median orientation error',
     'ate_max_m': 'largest position error', 'ate_max_deg': 'largest orientation error',
-    'rpe_rmse_m': 'root mean square error of the motion between two moments',
+    'rpe_rmse_m': 'root mean square error of the motion between two poses',
     'rpe_rmse_deg': 'the same for its rotation',
     'success_5cm_5deg': 'share of the poses within 5 cm and 5 deg',
-    'matched': 'poses that had a truth to be held against',
+    'matched': 'poses with a true pose to compare with',
     'alignment_scale': 'scale of the alignment; 1 without sim3',
     'lost_share': 'share of the updates without a pose',
     'time_lost_s': 'time without a pose, the start included',
@@ -30,64 +30,64 @@ _MEANING = {
     'relocalization_max_s': 'the longest of these',
     'self_checks': 'searches of the whole map that checked the tracked pose',
     'self_checks_confirmed': 'of these: found the same pose',
-    'self_checks_undecided': 'of these: found none to be believed',
+    'self_checks_undecided': 'of these: found no reliable pose',
     'self_checks_contradicted': 'of these: found another pose (alarms)',
     'false_alarms': 'alarms though the pose was within 10 cm and 5 deg',
-    'missed_alarms': 'confirmed though it was not',
-    'false_alarm_share': 'false alarms among the checks of right poses',
+    'missed_alarms': 'poses beyond that which were confirmed',
+    'false_alarm_share': 'share of false alarms in the checks of correct poses',
     'updates': 'frames localized', 'updates_hz': 'frames localized in a second',
-    'latency_median_s': 'from image to pose, half are faster',
-    'latency_p90_s': '90 of 100 are faster', 'latency_p95_s': '95 of 100 are faster',
-    'latency_p99_s': '99 of 100 are faster', 'latency_max_s': 'the slowest'}
+    'latency_median_s': 'from image to pose, median',
+    'latency_p90_s': 'the same, 90th percentile', 'latency_p95_s': '95th percentile',
+    'latency_p99_s': '99th percentile', 'latency_max_s': 'the longest'}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DriveSheet:
-    """What is shown of one drive: pictures by name, and moments with captioned pairs."""
+    """What is shown of one drive: plots by name, and example frames with captioned pictures."""
 
     name: str
     runs: Sequence[Run]
     pictures: Mapping[str, bytes]
-    moments: Sequence[tuple[Chosen, Sequence[tuple[str, bytes]]]] = ()
+    examples: Sequence[tuple[ExampleFrame, Sequence[tuple[str, bytes]]]] = ()
 
 
 _PICTURES = {
     'trajectory': ('The drive from above',
-                   'On the map as it looks from above, cut at the height of its cameras; grey '
-                   'is what no camera saw. A dot marks the start.'),
+                   'On the map seen from above, cut at the height of its cameras; grey is what no '
+                   'camera saw. A dot marks the start.'),
     'errors': ('Errors over time',
-               'Below: how far the localizer believed itself, and its states. Dotted: the error '
-               'it expected (one sigma in the worst direction).'),
+               "Below: the localizer's confidence and states. Dotted: the error it expected (one "
+               'sigma in the worst direction).'),
     'shares': ('Share of the poses within an error', 'Further left is better.')}
 
 
 def replay_page(title: str, table: Sequence[Mapping[str, Any]], main: Mapping[str, Any],
-                drives: Sequence[DriveSheet], facts: Mapping[str, Mapping[str, object]],
-                extra: Sequence[str] = ()) -> str:
-    """Compose; `main` are the figures that the page opens with, `extra` blocks of the caller."""
-    blocks = [page.paragraph(verdict(main), 'lead'), page.tiles(_tiles(main))]
+                drives: Sequence[DriveSheet], settings: Mapping[str, Mapping[str, object]],
+                extra_blocks: Sequence[str] = ()) -> str:
+    """Compose; `main` are the figures on top, `extra_blocks` HTML that the caller adds."""
+    blocks = [page.paragraph(summary_text(main), 'lead'), page.tiles(_tiles(main))]
     if len(table) > 1:
         blocks += [page.heading('Side by side'), comparison_table(table)]
     for drive in drives:
         blocks += _drive(drive, len(drives) > 1)
-    blocks += [*extra, page.heading('All figures'), _all_figures(main)]
+    blocks += [*extra_blocks, page.heading('All figures'), _all_figures(main)]
     if main.get('success'):
         blocks += [page.heading('Within an error', 3), _successes(main['success'])]
     blocks.append(page.heading('How it was made'))
-    for name, values in facts.items():
+    for name, values in settings.items():
         blocks.append(page.settings(name, values, folded=len(values) > 14))
     return page.page(title, blocks)
 
 
-def verdict(main: Mapping[str, Any]) -> str:
-    """The answer in a sentence or two."""
+def summary_text(main: Mapping[str, Any]) -> str:
+    """The main figures in a sentence or two."""
     parts = []
     if main.get('ate_rmse_m') is not None:
         parts.append(f'{_length(main["ate_rmse_m"])} and {main["ate_rmse_deg"]:.2f}° RMSE against '
-                     f'the truth at {main["matched"]} moments; {main["success_5cm_5deg"]:.1%} of '
+                     f'the truth at {main["matched"]} poses; {main["success_5cm_5deg"]:.1%} of '
                      'the poses within 5 cm and 5°.')
     else:
-        parts.append('There is no truth to hold the poses against.')
+        parts.append('There is no truth to compare the poses with.')
     lost = main['lost_share']
     parts.append('It always had a pose.' if lost == 0.0 else
                  f'Without a pose in {lost:.1%} of the updates, {main["time_lost_s"]:.1f} s in '
@@ -123,24 +123,24 @@ def _drive(drive: DriveSheet, several: bool) -> list[str]:
     for name, data in drive.pictures.items():
         head, caption = _PICTURES[name]
         out += [page.heading(head, level), page.picture(data, head, caption)]
-    if drive.moments:
+    if drive.examples:
         out += [page.heading('Seen and rendered', level),
-                page.paragraph('Left what the camera saw, right what the map shows from where the '
-                               'robot thinks it is.', 'note')]
-    for chosen, pictures in drive.moments:
-        out.append(page.pairs(f'{chosen.title.capitalize()} moment', _describe(chosen), pictures))
+                page.paragraph('Left the image of the camera, right the render of the map from '
+                               'the estimated pose.', 'note')]
+    for example, pictures in drive.examples:
+        out.append(page.pairs(f'{example.title.capitalize()} moment', _describe(example),
+                              pictures))
     return out
 
 
-def _describe(chosen: Chosen) -> str:
-    parts = [f'at {chosen.seconds:.2f} s']
-    if chosen.error_m is not None:
-        parts.append(f'{_length(chosen.error_m)} and {chosen.error_deg:.2f}° off')
-    if chosen.moment is not None:
-        told = chosen.moment
-        parts.append(told.state + (f' ({told.reason})' if told.reason else ''))
-        if told.confidence is not None:
-            parts.append(f'confidence {told.confidence:.2f}')
+def _describe(example: ExampleFrame) -> str:
+    parts = [f'at {example.seconds:.2f} s']
+    if example.error_m is not None:
+        parts.append(f'{_length(example.error_m)} and {example.error_deg:.2f}° off')
+    if (record := example.record) is not None:
+        parts.append(record.state + (f' ({record.reason})' if record.reason else ''))
+        if record.confidence is not None:
+            parts.append(f'confidence {record.confidence:.2f}')
     return ', '.join(parts) + '.'
 
 

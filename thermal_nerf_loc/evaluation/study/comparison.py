@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drives and methods side by side: what is known of each, as rows of one table."""
+"""Figures of runs (one method on one drive), of one or of several, as rows of one table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.evaluation.availability import availability, Errors, self_checks, States
-from thermal_nerf_loc.evaluation.metrics import Evaluation, latency, PoseErrors, summarize
+from thermal_nerf_loc.evaluation.availability import (
+    availability, self_checks, StampedErrors, States)
+from thermal_nerf_loc.evaluation.metrics import (
+    Evaluation, latency, PoseErrors, SUCCESS_STEPS, summarize)
 from thermal_nerf_loc.io.trajectory import Trajectory
 
 Array = NDArray[np.float64]
 
-THRESHOLDS = ((0.01, 1.0), (0.02, 2.0), (0.05, 5.0), (0.10, 5.0), (0.25, 10.0))  # m, deg
-
 
 @dataclass(frozen=True, slots=True)
 class UpdateRecord:
-    """What a localizer thought of one update."""
+    """State, confidence and expected error of the tracker after one update."""
 
     stamp_ns: int
     state: str
     reason: str = ''
     confidence: float | None = None
-    sigma_m: float | None = None  # its own idea of its position error, worst direction
-    searched: str = ''  # what a search of the whole map has just come to
+    sigma_m: float | None = None  # standard deviation of the position, worst direction
+    searched: str = ''  # outcome of a search of the whole map that has just ended
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,12 +42,12 @@ class Run:
     updates: int | None = None
     updates_hz: float | None = None
     latencies_s: Array = field(default_factory=lambda: np.zeros(0))
-    moments: tuple[UpdateRecord, ...] = ()
+    records: tuple[UpdateRecord, ...] = ()  # of each update, where known
     way: str = 'file'  # 'offline', 'ros' or 'file': where the poses come from
 
     @property
     def ours(self) -> bool:
-        """Tell a replay from what somebody else's file says."""
+        """Tell a replay from the trajectory file of another system."""
         return self.way != 'file'
 
 
@@ -64,7 +64,7 @@ def figures_of(runs: Sequence[Run]) -> dict[str, Any]:
         if len(judged) == 1:
             figures['alignment_scale'] = judged[0].similarity.scale
     figures |= {'lost_share': lost, **asdict(availability(*(run.states for run in runs)))}
-    figures |= asdict(self_checks([(_said(run), _errors(run)) for run in runs]))
+    figures |= asdict(self_checks([(_checks(run), _errors(run)) for run in runs]))
     updates = [(run.updates, run.updates_hz) for run in runs if run.updates and run.updates_hz]
     seconds = sum(count / hz for count, hz in updates)
     figures['updates'] = sum(count for count, _ in updates) if updates else None
@@ -72,15 +72,15 @@ def figures_of(runs: Sequence[Run]) -> dict[str, Any]:
     return figures | _latencies(np.concatenate([run.latencies_s for run in runs]))
 
 
-def _said(run: Run) -> list[tuple[int, str]]:
-    return [(moment.stamp_ns, moment.searched) for moment in run.moments]
+def _checks(run: Run) -> list[tuple[int, str]]:
+    return [(record.stamp_ns, record.searched) for record in run.records]
 
 
-def _errors(run: Run) -> Errors | None:
+def _errors(run: Run) -> StampedErrors | None:
     if run.evaluation is None:
         return None
     absolute = run.evaluation.absolute
-    return Errors(run.evaluation.matched.stamps_ns, absolute.metres, absolute.degrees)
+    return StampedErrors(run.evaluation.matched.stamps_ns, absolute.metres, absolute.degrees)
 
 
 def success_rates(errors: PoseErrors, lost: float) -> list[dict[str, float]]:
@@ -88,7 +88,7 @@ def success_rates(errors: PoseErrors, lost: float) -> list[dict[str, float]]:
     return [{'metres': metres, 'degrees': degrees,
              'share_of_poses': errors.within(metres, degrees),
              'share_of_updates': errors.within(metres, degrees) * (1.0 - lost)}
-            for metres, degrees in THRESHOLDS]
+            for metres, degrees in SUCCESS_STEPS]
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ COLUMNS = (
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:
-    """A row of `COLUMNS` as text; what is not known is a dash."""
+    """A row of `COLUMNS` as text; an unknown figure is a dash."""
     return ['–' if row.get(key) is None else format(scale * row[key], style)
             for _, key, scale, style in COLUMNS]
 

@@ -1,25 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both ways to replay a bag: one drive in, its trajectory and what is known of it out."""
+"""
+Replay one bag, offline or through the real ROS node: a request in, a `Drive` out.
+
+Offline the bag's messages go to the same synchronizer and the same tracker that the node has;
+through ROS a bag player and the node run as processes (`live_replay`).
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+import logging
 from pathlib import Path
 import time
 from typing import Any
+import warnings
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.cli.live import LiveRun, ros_is_here, run_live
-from thermal_nerf_loc.cli.output import show_note
-from thermal_nerf_loc.cli.replay import Request
 from thermal_nerf_loc.common.config import check
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.evaluation.metrics import updates_hz
-from thermal_nerf_loc.evaluation.study.comparison import UpdateRecord
+from thermal_nerf_loc.evaluation.study.comparison import Run, UpdateRecord
 from thermal_nerf_loc.evaluation.study.ground_truth import find_truth
+from thermal_nerf_loc.evaluation.study.live_replay import LiveRun, ros_is_here, run_live
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.bags.topics import CameraTopics
@@ -36,7 +41,28 @@ from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
 Array = NDArray[np.float64]
 
-_DISTURBANCE = (0.06, -0.06, 0.05, 0.03, -0.04, 0.07)  # 0.10 m, 5 deg off the truth
+# Of the start near the truth: 0.10 m, 5 deg off (se3 tangent, m and rad).
+_START_ERROR = (0.06, -0.06, 0.05, 0.03, -0.04, 0.07)
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRequest:
+    """What to replay, and how."""
+
+    map: Path
+    bag: Path
+    out: Path
+    modality: str = 'both'
+    through_ros: bool = False
+    initial_pose: tuple[float, ...] = ()  # x y z qx qy qz qw; empty: see `init`
+    topics: Mapping[str, str | None] | None = None  # image topic by modality
+    truth: str | None = None  # TUM file, topic or tf:MAP:BASE
+    params_file: Path | None = None
+    rate: float | None = None  # times real time; None: offline as fast as it goes, live 1
+    truth_gap_s: float = 0.5  # longer gaps of tf are not bridged
+    masks: Mapping[str, Path] = field(default_factory=dict)  # by modality: the robot's own body
+    init: str = 'perturb'  # without an initial pose: near the truth, or 'global': anywhere
 
 
 class LazyMap:
@@ -56,7 +82,7 @@ class LazyMap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drive:
-    """What came out of a replay, whichever way."""
+    """The outcome of a replay, offline or through ROS."""
 
     trajectory: Trajectory  # of the base in the map
     truth: Trajectory | None
@@ -66,11 +92,29 @@ class Drive:
     updates: int
     updates_hz: float
     latencies_s: Array
-    moments: tuple[UpdateRecord, ...]  # of each update, where known
-    details: Mapping[str, Any]
+    records: tuple[UpdateRecord, ...]  # of each update, where known
+    details: Mapping[str, Any]  # counts of images, frames, states and searches
+    notes: tuple[str, ...] = ()  # for the user
 
 
-def replay_drive(request: Request, a_map: LazyMap, progress: Progress) -> Drive:
+@dataclass(frozen=True, slots=True, eq=False)
+class StudiedDrive:
+    """One bag with every run on it."""
+
+    name: str
+    bag: Path
+    folder: Path  # for its files
+    runs: tuple[Run, ...]  # the main one first
+    drive: Drive  # of the main run
+    notes: tuple[str, ...] = ()  # for the user
+
+    @property
+    def truth(self) -> Trajectory | None:
+        """The base's true poses."""
+        return self.drive.truth
+
+
+def replay_drive(request: ReplayRequest, a_map: LazyMap, progress: Progress) -> Drive:
     """Run one bag through the tracker."""
     if request.through_ros and not ros_is_here():
         raise InputError('--through-ros needs rclpy and tf2_msgs, which do not import here',
@@ -84,21 +128,22 @@ def replay_drive(request: Request, a_map: LazyMap, progress: Progress) -> Drive:
         cameras = find_replay_cameras(reader, request.bag, modalities_of(config.modality), topics)
         odometry = find_odometry(reader, config.odometry, topics.get('odometry'))
         truth = find_truth(reader, request.truth, request.truth_gap_s)
-        config = replace(config, initial_pose=_start(config, truth, request.init))
+        initial_pose, notes = _start(config, truth, request.init)
+        config = replace(config, initial_pose=initial_pose)
         if request.through_ros:
             drive = _through_ros(request, config, cameras, odometry, reader.duration_ns / 1e9,
                                  progress)
         else:
             drive = _offline(request, config, cameras, odometry, reader, a_map.get(), progress)
-    return replace(drive, truth=truth)
+    return replace(drive, truth=truth, notes=notes)
 
 
 def modalities_of(choice: str) -> tuple[str, ...]:
-    """The cameras behind 'both', 'rgb' or 'thermal'."""
+    """The modalities that 'both', 'rgb' or 'thermal' stand for."""
     return ('rgb', 'thermal') if choice == 'both' else (choice,)
 
 
-def _configure(request: Request) -> NodeConfig:
+def _configure(request: ReplayRequest) -> NodeConfig:
     config = read_parameter_file(request.params_file) if request.params_file else NodeConfig()
     config = replace(config, map=str(request.map), modality=request.modality,
                      initial_pose=request.initial_pose or config.initial_pose,
@@ -108,22 +153,26 @@ def _configure(request: Request) -> NodeConfig:
     return config
 
 
-def _start(config: NodeConfig, truth: Trajectory | None, init: str) -> tuple[float, ...]:
-    """The pose given, else none, or the truth somewhat off: said aloud, as it is a help."""
+def _start(config: NodeConfig, truth: Trajectory | None, init: str,
+           ) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """
+    The initial pose that was given, none, or the first true pose with an error; and notes.
+
+    A start near the truth helps the localizer, so the user is told of it.
+    """
     if config.initial_pose or init == 'global':
-        return config.initial_pose
+        return config.initial_pose, ()
     if truth is None or not len(truth):
         raise InputError('no initial pose', expected='--initial-pose X Y Z QX QY QZ QW',
                          hint='The bag has no /ground_truth/pose to start near. With --init '
                               'global the whole map is searched.')
-    T = se3.plus(truth.poses[0], _DISTURBANCE)
+    T = se3.plus(truth.poses[0], _START_ERROR)
     metres, degrees = se3.distance(T, truth.poses[0])
-    show_note(f'initial pose: the truth of the first moment, {metres:.2f} m and {degrees:.1f} '
-              'deg off')
-    return (*T[:3, 3].tolist(), *se3.quaternion_from_matrix(T[:3, :3]).tolist())
+    note = f'initial pose: the first true pose, {metres:.2f} m and {degrees:.1f} deg off'
+    return (*T[:3, 3].tolist(), *se3.quaternion_from_matrix(T[:3, :3]).tolist()), (note,)
 
 
-def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
+def _offline(request: ReplayRequest, config: NodeConfig, cameras: Mapping[str, CameraTopics],
              odometry: str, reader: BagReader, renderer: LocalizationMap,
              progress: Progress) -> Drive:
     from thermal_nerf_loc.localization.localizer import Localizer
@@ -137,7 +186,7 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
     warm_up_localizer(localizer, render_from_middle(renderer, chosen))
     pace = None if request.rate is None else Pace(request.rate)
     runner = InlineRunner() if pace is None else ThreadRunner(
-        lambda error: show_note(f'a search failed: {error!r}'))
+        lambda error: _LOG.warning('a search failed: %r', error))
     robot = RobotTracker(Tracker(localizer, config.tracker, BackgroundSearch(runner)))
     if config.initial_pose:
         robot.set_initial_pose(se3.from_quaternion(config.initial_pose[:3],
@@ -154,7 +203,7 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
     return Drive(rising_trajectory(posed), None, cameras, config,
                  1.0 - len(posed) / len(updates), len(updates), len(updates) / seconds,
                  np.array([u.seconds for u in updates] if pace is None else pace.latencies_s),
-                 tuple(map(_moment, updates)),
+                 tuple(map(_record, updates)),
                  {**_counts('updates', (u.state for u in updates)),
                   **_counts('searches', (u.searched for u in updates)), 'frames_dropped': 0,
                   **synchronizer.counts, 'images_left_out': len(task.problems),
@@ -162,25 +211,26 @@ def _offline(request: Request, config: NodeConfig, cameras: Mapping[str, CameraT
 
 
 def _check_updates(updates: list[RobotUpdate], problems: list[str], bag: Path) -> None:
-    """Refuse a replay that found nothing, and tell what was left out of one that did."""
+    """Refuse a replay that found nothing, and warn of images that were left out."""
     if not updates:
         raise RunError('bag gave no frame to localize', where=bag,
                        got=problems[0] if problems else 'no image')
     if problems:
-        show_note(f'{len(problems)} images were left out, the first: {problems[0]}')
+        warnings.warn(f'{len(problems)} images were left out, the first: {problems[0]}',
+                      stacklevel=2)
     if all(u.T_map_base is None for u in updates):
         raise RunError(f'no pose was found in {len(updates)} frames',
                        got=f'{updates[-1].state}: {updates[-1].reason}',
                        hint='Was the initial pose near, and is it the right map?')
 
 
-def _moment(update: RobotUpdate) -> UpdateRecord:
+def _record(update: RobotUpdate) -> UpdateRecord:
     sigma_m = None if update.covariance is None else sigmas(update.covariance)[0]
     return UpdateRecord(update.stamp_ns, update.state, update.reason, update.confidence, sigma_m,
-                  update.searched)
+                        update.searched)
 
 
-def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, CameraTopics],
+def _through_ros(request: ReplayRequest, config: NodeConfig, cameras: Mapping[str, CameraTopics],
                  odometry: str, seconds: float, progress: Progress) -> Drive:
     from thermal_nerf_loc.io.atomic_files import write_atomically
 
@@ -201,20 +251,21 @@ def _through_ros(request: Request, config: NodeConfig, cameras: Mapping[str, Cam
         seconds, request.rate or 1.0, request.params_file), progress)
     write_atomically(request.out / 'node.log', '\n'.join(log) + '\n')
     if not len(recording.tf):
-        raise RunError('the node never put a pose on tf', got=_excuse(recording.diagnostics),
+        raise RunError('the node never put a pose on tf', got=_last_state(recording.diagnostics),
                        hint=f'Its log is in {request.out / "node.log"}.')
-    told = recording.diagnostics
+    diagnostics = recording.diagnostics
     asked = max(recording.odometry_count, len(recording.tf))
     return Drive(recording.tf, None, cameras, config, 1.0 - len(recording.tf) / asked,
-                 int(told.get('updates', 0)), updates_hz(recording.updates.stamps_ns),
-                 recording.latencies_s, (), told)
+                 int(diagnostics.get('updates', 0)), updates_hz(recording.updates.stamps_ns),
+                 recording.latencies_s, (), diagnostics)
 
 
-def _excuse(told: Mapping[str, str]) -> str:
-    """What the node's diagnostics say about having no pose."""
-    state = ': '.join(filter(None, (told.get('state', 'no diagnostics'), told.get('reason'))))
-    return '; '.join(filter(None, (f'{state} after {told.get("updates", 0)} updates',
-                                   told.get('last_problem'))))
+def _last_state(diagnostics: Mapping[str, str]) -> str:
+    """The node's last state, its reason, and its last problem."""
+    state = ': '.join(filter(None, (diagnostics.get('state', 'no diagnostics'),
+                                    diagnostics.get('reason'))))
+    return '; '.join(filter(None, (f'{state} after {diagnostics.get("updates", 0)} updates',
+                                   diagnostics.get('last_problem'))))
 
 
 def _counts(of: str, names: Iterable[str]) -> dict[str, int]:

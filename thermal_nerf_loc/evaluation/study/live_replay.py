@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A replay through ROS: the real node and a bag player as processes, tf recorded over DDS."""
+"""Replay a bag through ROS: the real node and a bag player as processes, tf recorded over DDS."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,10 +45,10 @@ class LiveRun:
 
 
 class Process:
-    """A child whose output is kept, the newest lines."""
+    """A child process; the newest lines of its output are kept."""
 
     def __init__(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> None:
-        """Start it, in a session of its own: Ctrl-C is passed on by us, once."""
+        """Start it in a session of its own, so that Ctrl-C reaches it through `stop` alone."""
         self.name = name
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
         self._child = subprocess.Popen(command, env=dict(env), stdout=subprocess.PIPE, text=True,
@@ -62,7 +62,7 @@ class Process:
         return self._child.poll()
 
     def stop(self) -> int:
-        """SIGINT, and SIGKILL for the deaf; returns the exit code."""
+        """Send SIGINT, after some seconds SIGKILL; returns the exit code."""
         if self._child.poll() is None:
             self._child.send_signal(signal.SIGINT)
         try:
@@ -73,11 +73,11 @@ class Process:
         self._reader.join(1.0)
         return code
 
-    def complain(self) -> RunError:
-        """Say that it ended, and what it said last."""
+    def error(self) -> RunError:
+        """The error of a process that has ended: its exit code and its last message."""
         self._reader.join(1.0)
         last = next((line for line in reversed(self.log) if 'FATAL' in line or 'Error' in line),
-                    self.log[-1] if self.log else 'it said nothing')
+                    self.log[-1] if self.log else 'no output')
         return RunError(f'{self.name} ended with exit code {self._child.poll()}', got=last)
 
     def _read(self) -> None:
@@ -87,13 +87,13 @@ class Process:
 
 
 def ros_is_here() -> bool:
-    """Tell whether rclpy and tf2_msgs import; without them the offline replay remains."""
+    """Tell whether rclpy and tf2_msgs are installed."""
     import importlib.util
     return all(importlib.util.find_spec(name) for name in ('rclpy', 'tf2_msgs'))
 
 
 def run_live(run: LiveRun, progress: Progress) -> tuple['Recording', tuple[str, ...]]:
-    """Play the bag to the node; returns what tf said, and the node's log."""
+    """Play the bag to the node; returns what was recorded, and the node's log."""
     domain_id = 1 + os.getpid() % _DOMAINS
     env = {**os.environ, **_settings(domain_id)}
     from thermal_nerf_loc.ros.recorder import Recorder
@@ -104,16 +104,16 @@ def run_live(run: LiveRun, progress: Progress) -> tuple['Recording', tuple[str, 
         with _running('bag player', _player(run), env) as player:
             while player.exit_code is None:
                 if node.exit_code is not None:
-                    raise node.complain()
+                    raise node.error()
                 progress(recorder.played_s, run.seconds, recorder.diagnostics.get('state', ''))
                 time.sleep(0.2)
             if player.exit_code != 0:
-                raise player.complain()
-        time.sleep(1.5)  # one more diagnostics
+                raise player.error()
+        time.sleep(1.5)  # for one more diagnostics message
         recording = recorder.result()
         code = node.stop()
         if code != 0:
-            raise node.complain()
+            raise node.error()
         return recording, tuple(node.log)
 
 
@@ -122,17 +122,17 @@ def find_shared(name: str) -> Path:
     import thermal_nerf_loc
     package = Path(thermal_nerf_loc.__file__).resolve().parent
     prefixes = [Path(p) for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
-    places = [package.parent, *(prefix / 'share' / 'thermal_nerf_loc' for prefix in (
+    folders = [package.parent, *(prefix / 'share' / 'thermal_nerf_loc' for prefix in (
         *prefixes, Path(sysconfig.get_path('data'))))]
-    for place in places:
-        if (place / name).is_file():
-            return place / name
-    raise InputError(f'{name} of the package was not found', got=', '.join(map(str, places)),
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f'{name} of the package was not found', got=', '.join(map(str, folders)),
                      hint='Install the package anew.')
 
 
 def _settings(domain_id: int) -> dict[str, str]:
-    """Variables that keep the replay to itself and its images whole; a user's profile stays."""
+    """Environment: a DDS domain of its own, and a profile that passes large images."""
     profile = os.environ.get(_PROFILE) or str(find_shared('config/fastdds.xml'))
     return {'ROS_DOMAIN_ID': str(domain_id), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
             'PYTHONUNBUFFERED': '1', _PROFILE: profile}
@@ -140,7 +140,7 @@ def _settings(domain_id: int) -> dict[str, str]:
 
 @contextmanager
 def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for this process too, where the recorder lives."""
+    """Set variables in this process too, for the recorder."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -183,9 +183,9 @@ def _wait_until_active(node: Process, recorder: 'Recorder', progress: Progress,
     end = time.monotonic() + _START_PATIENCE_S
     while not recorder.diagnostics:
         if node.exit_code is not None:
-            raise node.complain()
+            raise node.error()
         if time.monotonic() > end:
             raise RunError(f'localizer node was not ready within {_START_PATIENCE_S:.0f} s',
-                           got=node.log[-1] if node.log else 'silence')
+                           got=node.log[-1] if node.log else 'no output')
         progress(0.0, total_s, 'starting the node')
         time.sleep(0.2)

@@ -6,17 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from thermal_nerf_loc.cli.output import progress_bar
-from thermal_nerf_loc.cli.replay import Request
-from thermal_nerf_loc.cli.replay_report import show_table, write_results
-from thermal_nerf_loc.cli.replaying import Drive, LazyMap, modalities_of, replay_drive
 from thermal_nerf_loc.common.config import check
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.common.progress import Progress
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.evaluation.association import INTERPOLATE
 from thermal_nerf_loc.evaluation.availability import availability, states_from_stamps
 from thermal_nerf_loc.evaluation.metrics import evaluate, EvaluationConfig
+from thermal_nerf_loc.evaluation.report.study_report import write_report
 from thermal_nerf_loc.evaluation.study.comparison import figures_of, rows, Run
+from thermal_nerf_loc.evaluation.study.drive_replay import (
+    Drive, LazyMap, modalities_of, replay_drive, ReplayRequest, StudiedDrive)
 from thermal_nerf_loc.io.atomic_files import write_json
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.trajectory import read_tum, Trajectory, write_tum
@@ -27,9 +26,9 @@ _MODALITIES = ('both', 'rgb', 'thermal')
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What to run, and what to hold it against."""
+    """What to run, and what to compare it with."""
 
-    drives: Mapping[str, tuple[Request, ...]]  # by the bag's name; the first is the main one
+    drives: Mapping[str, tuple[ReplayRequest, ...]]  # by the bag's name; the first is the main one
     compare: tuple[tuple[str, str], ...]  # name of another system, its file
     evaluation: EvaluationConfig
     out: Path
@@ -40,25 +39,18 @@ class Study:
         return sum(map(len, self.drives.values())) == 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class StudiedDrive:
-    """One bag with every run on it."""
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """What a study found; files are written under `Study.out`."""
 
-    name: str
-    bag: Path
-    folder: Path
-    runs: tuple[Run, ...]  # the main one first
-    drive: Drive  # of the main run
-
-    @property
-    def truth(self) -> Trajectory | None:
-        """The base's true poses."""
-        return self.drive.truth
+    figures: dict[str, Any]  # of the main method over all bags
+    table: list[dict[str, Any]]  # one row a run
+    notes: tuple[str, ...] = ()  # for the user
 
 
-def make_study(request: Request, bags: Sequence[Path], truths: Sequence[str],
+def make_study(request: ReplayRequest, bags: Sequence[Path], truths: Sequence[str],
                compare: Sequence[str], ablate: bool, evaluation: Mapping[str, Any]) -> Study:
-    """Put options together; what does not fit is refused before anything runs."""
+    """Put options together; contradictions are refused before anything runs."""
     config = EvaluationConfig(**evaluation)
     check(config, 'option')
     if len(truths) not in (0, 1, len(bags)):
@@ -81,40 +73,59 @@ def make_study(request: Request, bags: Sequence[Path], truths: Sequence[str],
     return Study(drives, _systems(compare, modalities, len(bags) > 1), config, request.out)
 
 
-def study(plan: Study) -> dict[str, Any]:
-    """Run everything, write everything under `plan.out`; returns the figures."""
+def run_study(plan: Study, progress: Progress = silent) -> StudyResult:
+    """Run everything, write everything under `plan.out`."""
     a_map = LazyMap(next(iter(plan.drives.values()))[0].map)
     others = {name: [(system, _read_system(pattern, name)) for system, pattern in plan.compare]
               for name in plan.drives}
-    for requests in plan.drives.values():  # what is missing must not end a study half way
+    for requests in plan.drives.values():  # a missing topic must not end a study half way
         with BagReader(requests[0].bag) as reader:
             for request in requests:
                 find_replay_cameras(reader, request.bag, modalities_of(request.modality),
                                     request.topics or {})
-    done = [_run_drive(plan, name, requests, others[name], a_map)
+    replays = _ReplayCounter(progress, sum(map(len, plan.drives.values())))
+    done = [_run_drive(plan, name, requests, others[name], a_map, replays)
             for name, requests in plan.drives.items()]
     return _finish(plan, done, a_map)
 
 
-def replay(request: Request, progress: Progress, title: str = '',
-           extra: Sequence[str] = ()) -> dict[str, Any]:
-    """Run one bag and write everything under `request.out`; `extra` blocks join the report."""
+def replay(request: ReplayRequest, progress: Progress = silent, title: str = '',
+           extra_blocks: Sequence[str] = ()) -> StudyResult:
+    """Run one bag, write everything under `request.out`; `extra_blocks` join the report."""
     a_map = LazyMap(request.map)
     plan = make_study(request, [request.bag], [request.truth] if request.truth else [], (), False,
                       {})
     drive = replay_drive(request, a_map, progress)
     name = next(iter(plan.drives))
-    done = [_studied(plan, name, request, drive, (_judge(plan, name, request, drive),))]
-    return _finish(plan, done, a_map, title, extra)
+    done = [_studied(plan, name, request, (_judge(plan, name, request, drive),), [drive])]
+    return _finish(plan, done, a_map, title, extra_blocks)
 
 
-def _run_drive(plan: Study, name: str, requests: Sequence[Request],
-               others: Sequence[tuple[str, Trajectory]], a_map: LazyMap) -> StudiedDrive:
+class _ReplayCounter:
+    """Turns the progress of each replay into that of all."""
+
+    def __init__(self, progress: Progress, count: int) -> None:
+        self._progress, self._count, self._finished = progress, count, 0
+
+    def begin(self, name: str) -> Progress:
+        """Progress of the next replay."""
+        number = self._finished
+        self._finished += 1
+
+        def progress(done: float, total: float, message: str = '') -> None:
+            share = done / total if total else 0.0
+            text = message if self._count == 1 else ': '.join(filter(None, (name, message)))
+            self._progress(number + share, self._count, text)
+
+        return progress
+
+
+def _run_drive(plan: Study, name: str, requests: Sequence[ReplayRequest],
+               others: Sequence[tuple[str, Trajectory]], a_map: LazyMap,
+               replays: _ReplayCounter) -> StudiedDrive:
     runs, drives = [], []
     for request in requests:
-        title = 'replay' if plan.lone else f'{name}, {request.modality}'
-        with progress_bar(title) as progress:
-            drive = replay_drive(request, a_map, progress)
+        drive = replay_drive(request, a_map, replays.begin(f'{name}, {request.modality}'))
         drives.append(drive)
         runs.append(_judge(plan, name, request, drive))
         if not plan.lone:
@@ -122,32 +133,34 @@ def _run_drive(plan: Study, name: str, requests: Sequence[Request],
                        {**figures_of(runs[-1:]), 'details': dict(drive.details)})
     for system, trajectory in others:
         runs.append(_judge_other(plan, name, system, trajectory, drives[0]))
-    return _studied(plan, name, requests[0], drives[0], tuple(runs))
+    return _studied(plan, name, requests[0], tuple(runs), drives)
 
 
-def _studied(plan: Study, name: str, request: Request, drive: Drive,
-             runs: tuple[Run, ...]) -> StudiedDrive:
+def _studied(plan: Study, name: str, request: ReplayRequest, runs: tuple[Run, ...],
+             drives: Sequence[Drive]) -> StudiedDrive:
     folder = plan.out / name if len(plan.drives) > 1 else plan.out
-    if drive.truth is not None:
-        write_tum(folder / 'truth.tum', drive.truth)
-    return StudiedDrive(name, request.bag, folder, runs, drive)
+    truth = drives[0].truth
+    if truth is not None:
+        write_tum(folder / 'truth.tum', truth)
+    notes = dict.fromkeys(note for drive in drives for note in drive.notes)
+    return StudiedDrive(name, request.bag, folder, runs, drives[0], tuple(notes))
 
 
-def _judge(plan: Study, name: str, request: Request, drive: Drive) -> Run:
-    """Hold a replay against the truth; its trajectory is written first, whatever comes."""
+def _judge(plan: Study, name: str, request: ReplayRequest, drive: Drive) -> Run:
+    """Compare a replay with the truth; its trajectory is written first, in case that fails."""
     write_tum(request.out / 'trajectory.tum', drive.trajectory)
     evaluation = (None if drive.truth is None
                   else evaluate(drive.trajectory, drive.truth, plan.evaluation))
-    states = (tuple((m.stamp_ns, m.state) for m in drive.moments)
+    states = (tuple((record.stamp_ns, record.state) for record in drive.records)
               or _states(drive.trajectory, drive.truth, plan.evaluation))
     return Run(name, request.modality, drive.trajectory, states, evaluation, drive.lost_share,
-               drive.updates, drive.updates_hz, drive.latencies_s, drive.moments,
+               drive.updates, drive.updates_hz, drive.latencies_s, drive.records,
                'ros' if request.through_ros else 'offline')
 
 
 def _judge_other(plan: Study, name: str, system: str, trajectory: Trajectory,
                  drive: Drive) -> Run:
-    """Another system tells no states: where its poses pause it is taken to be lost."""
+    """Another system reports no states: in gaps between its poses it counts as lost."""
     evaluation = (None if drive.truth is None
                   else evaluate(trajectory, drive.truth, plan.evaluation))
     states = _states(trajectory, drive.truth, plan.evaluation)
@@ -164,7 +177,7 @@ def _states(trajectory: Trajectory, truth: Trajectory | None,
 
 
 def _finish(plan: Study, done: Sequence[StudiedDrive], a_map: LazyMap, title: str = '',
-            extra: Sequence[str] = ()) -> dict[str, Any]:
+            extra_blocks: Sequence[str] = ()) -> StudyResult:
     """The figures of the main method over all bags, the table, and the report."""
     table = rows([run for one in done for run in one.runs])
     main = done[0].runs[0]
@@ -172,12 +185,11 @@ def _finish(plan: Study, done: Sequence[StudiedDrive], a_map: LazyMap, title: st
     figures['way'] = main.way
     if len(table) > 1:
         figures['runs'] = table
-        show_table(table)
     details = {one.name: dict(one.drive.details) for one in done}
     write_json(plan.out / 'metrics.json',
                {**figures, 'details': details if len(done) > 1 else details[done[0].name]})
-    write_results(plan.out, done, table, figures, plan.evaluation, a_map, title, extra)
-    return figures
+    write_report(plan.out, done, table, figures, plan.evaluation, a_map, title, extra_blocks)
+    return StudyResult(figures, table, tuple(note for one in done for note in one.notes))
 
 
 def _systems(compare: Sequence[str], taken: Sequence[str], several: bool,
