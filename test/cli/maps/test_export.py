@@ -6,15 +6,12 @@ import struct
 
 import numpy as np
 import pytest
-from viewed_world import install, ViewedWorld
+from viewed_world import install
 
 from thermal_nerf_loc.cli import main
-from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.sensing.rendering import RayRendering
 from thermal_nerf_loc.visualization import surface_export
-from thermal_nerf_loc.visualization.mesh import DistanceField, surface_nets, write_ply
-from thermal_nerf_loc.visualization.surface_export import estimate_normals
+from thermal_nerf_loc.visualization.mesh import write_ply
 
 LETTERS = {'float': 'f', 'uchar': 'B', 'int': 'i'}
 
@@ -143,70 +140,6 @@ def test_mistakes_are_told(tmp_path, monkeypatch, capsys, words, told):
     assert main(['export', 'm', *words]) == 2
     assert told in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_fog_gives_no_points():
-    fog = ViewedWorld()
-
-    def render_rays(modality, origins, directions):
-        one = np.ones(len(origins), np.float32)
-        return RayRendering(one[:, None], 2.0 * one, 0.5 * one, one)
-    fog.render_rays = render_rays
-    with pytest.raises(RunError, match='every ray ends in fog'):
-        surface_export.surface_points(fog, 0.1, camera=Camera.from_fov(8, 6, 70.0))
-    fog.keyframes = None
-    with pytest.raises(InputError, match='no keyframes'):
-        surface_export.surface_mesh(fog, None, 0.1)
-
-
-def test_a_single_stray_ray_and_what_is_far_away_stay_out():
-    wall = ViewedWorld(modalities=('thermal',), cameras=1)
-
-    def render_rays(modality, origins, directions):
-        distance = 2.0 / np.maximum(directions @ wall.keyframes.poses[0, :3, 2], 1e-3)
-        distance[5] = 0.7
-        distance[6] = 80.0
-        distance = distance.astype(np.float32)
-        return RayRendering(np.full((len(distance), 1), 20.0, np.float32), distance,
-                            np.zeros_like(distance), np.ones_like(distance))
-    wall.render_rays = render_rays
-    found = surface_export.surface_points(wall, 0.3, camera=Camera.from_fov(40, 30, 70.0))
-    depth = (found.points_m - wall.keyframes.poses[0, :3, 3]) @ wall.keyframes.poses[0, :3, 2]
-    np.testing.assert_allclose(depth, 2.0, atol=1e-4)
-
-
-def test_surface_nets_find_a_sphere():
-    x, y, z = np.mgrid[-1.5:1.5:31j, -1.5:1.5:31j, -1.5:1.5:31j]
-    vertices, faces = surface_nets((np.sqrt(x**2 + y**2 + z**2) - 1.0).astype(np.float32))
-    p = -1.5 + 0.1 * vertices
-    np.testing.assert_allclose(np.linalg.norm(p, axis=1), 1.0, atol=0.01)
-    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
-    assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all(), 'closed'
-    assert len(p) - len(edges) // 2 + len(faces) == 2, 'Euler'
-    a, b, c = (p[faces[:, k]] for k in range(3))
-    assert (np.einsum('ij,ij->i', np.cross(b - a, c - a), a) > 0.0).all(), 'faces outward'
-    volume = np.einsum('ij,ij->i', a, np.cross(b, c)).sum() / 6.0
-    assert volume == pytest.approx(4.0 / 3.0 * np.pi, rel=0.02)
-
-
-def test_what_one_view_saw_alone_gives_no_triangle():
-    camera, T = Camera.from_fov(32, 24, 70.0), np.eye(4)
-    distance = (2.0 / camera.rays()[:, 2]).reshape(24, 32).astype(np.float32)
-    grid = DistanceField(np.array([-1.0, -1.0, 1.0]), np.array([1.0, 1.0, 3.0]), 0.1)
-    good = np.ones((24, 32), bool)
-    grid.add(camera, T, distance, good)
-    assert not len(grid.mesh().faces)
-    grid.add(camera, T, distance, good)
-    mesh = grid.mesh()
-    np.testing.assert_allclose(mesh.vertices_m[:, 2], 2.0, atol=0.03)
-    a, b, c = (mesh.vertices_m[mesh.faces[:, k]] for k in range(3))
-    assert (np.cross(b - a, c - a)[:, 2] < 0.0).all(), 'towards the camera'
-
-
-def test_normals_of_few_points():
-    one = np.array([[0.0, 0.0, 2.0]], np.float32)
-    np.testing.assert_allclose(estimate_normals(one, np.zeros_like(one)), [[0.0, 0.0, -1.0]])
-    assert estimate_normals(one[:0], one[:0]).shape == (0, 3)
 
 
 def test_a_bare_ply(tmp_path):
