@@ -17,7 +17,7 @@ _VIEWS_DRAWN = 3
 
 
 def compile_kernels(scene: Scene, config: TrainConfig) -> None:
-    """Train two steps, so that compilation is in nobody's training time."""
+    """Train two steps, so that no strategy is timed with the compilation of kernels."""
     train(scene, replace(config, steps=2, max_seconds=None))
 
 

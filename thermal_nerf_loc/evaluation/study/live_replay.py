@@ -74,7 +74,7 @@ class Process:
         return code
 
     def error(self) -> RunError:
-        """The error of a process that has ended: its exit code and its last message."""
+        """Return what to raise when it has ended: exit code and last message."""
         self._reader.join(1.0)
         last = next((line for line in reversed(self.log) if 'FATAL' in line or 'Error' in line),
                     self.log[-1] if self.log else 'no output')

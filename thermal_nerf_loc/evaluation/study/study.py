@@ -34,8 +34,8 @@ class Study:
     out: Path
 
     @property
-    def lone(self) -> bool:
-        """True where there is just one replay: its files need no folder of their own."""
+    def is_single(self) -> bool:
+        """True for just one replay: its files need no folder of their own."""
         return sum(map(len, self.drives.values())) == 1
 
 
@@ -128,7 +128,7 @@ def _run_drive(plan: Study, name: str, requests: Sequence[ReplayRequest],
         drive = replay_drive(request, a_map, replays.begin(f'{name}, {request.modality}'))
         drives.append(drive)
         runs.append(_judge(plan, name, request, drive))
-        if not plan.lone:
+        if not plan.is_single:
             write_json(request.out / 'metrics.json',
                        {**figures_of(runs[-1:]), 'details': dict(drive.details)})
     for system, trajectory in others:
