@@ -38,7 +38,8 @@ class FixedErrors:
 def test_a_perturbed_pose_is_so_far_off():
     T = se3.exp([1.0, -2.0, 0.5, 0.3, -0.8, 2.0])
     for seed in ((0, 1), (0, 2)):
-        assert se3.distance(perturbed(T, 0.25, 12.0, seed), T) == pytest.approx((0.25, 12.0), rel=3e-3)
+        assert se3.distance(perturbed(T, 0.25, 12.0, seed), T) == pytest.approx((0.25, 12.0),
+                                                                                rel=3e-3)
     assert not np.allclose(perturbed(T, 0.25, 12.0, (0, 1)), perturbed(T, 0.25, 12.0, (0, 2)))
 
 
@@ -56,7 +57,8 @@ def test_shares_count_right_ambiguous_and_wrong_but_confident_poses(scene):
     assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
     for frame, start in localizer.starts:
         assert set(frame.images) == {'rgb'}
-        assert se3.distance(start, localizer.truth[frame.name]) == pytest.approx((0.1, 5.0), rel=1e-3)
+        assert se3.distance(start, localizer.truth[frame.name]) == pytest.approx((0.1, 5.0),
+                                                                                 rel=1e-3)
 
 
 def test_without_an_error_there_is_no_start(scene):

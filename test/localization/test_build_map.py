@@ -35,8 +35,9 @@ TINY = TrainConfig(
     steps=12, rays=256, field=FieldConfig(encoding=EncodingConfig(log2_rows=12, finest=64)),
     sampling=SamplingConfig(grid_cells=16, bins=32), panoramas=PanoramaConfig(rays=100))
 FAST = LocalizerConfig(
-    descent=RefinementConfig(rays=100, last_rays=100, grid_rays=150, hypotheses=1, contenders=1),
-    relocalize=GlobalSearchConfig(candidates=2, panoramas=RetrievalConfig(aligned=4)))
+    refinement=RefinementConfig(rays=100, last_rays=100, grid_rays=150,
+                                XX),
+    global_search=GlobalSearchConfig(candidates=2, panoramas=RetrievalConfig(hypotheses=4)))
 
 
 @pytest.fixture(scope='module')
