@@ -354,7 +354,8 @@ def test_known_cameras():
     assert float(radiometry_of('flir-ax5').to_celsius(7454)) == pytest.approx(25.01)
     assert float(radiometry_of('optris-pi').to_celsius(1250)) == pytest.approx(25.0)
     assert float(radiometry_of('seek').to_celsius(65 * 64)) == pytest.approx(25.0)
-    text = (Path(__file__).parents[2] / 'docs' / 'data.md').read_text(encoding='utf-8')
+    page = Path(__file__).parents[2] / 'docs' / 'reference' / 'thermal_cameras.md'
+    text = page.read_text(encoding='utf-8')
     assert all(f'`{name}`' in text for name in KNOWN_CAMERAS)
 
 

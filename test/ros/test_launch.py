@@ -164,7 +164,8 @@ def test_a_bag_is_imported_before_the_training(stand_in):
 
 
 def test_the_description_names_what_there_is():
-    text = (ROOT / 'docs' / 'ros.md').read_text(encoding='utf-8')
+    text = ''.join((ROOT / 'docs' / page).read_text(encoding='utf-8')
+                   for page in ('guide/ros.md', 'reference/ros_interface.md'))
     sources = ''.join(path.read_text(encoding='utf-8')
                       for path in (ROOT / 'thermal_nerf_loc/ros').glob('*.py'))
     for name in set(re.findall(r'`~/([\w/]+)`', text)):
@@ -177,4 +178,4 @@ def test_the_description_names_what_there_is():
         assert hasattr(getattr(config, part), field), dotted
     for name in [name for file in FILES for name in arguments(file)]:
         assert name in text, name
-    assert (ROOT / 'docs' / 'ros_frames.svg').is_file()
+    assert (ROOT / 'docs' / 'pictures' / 'ros_frames.svg').is_file()

@@ -16,7 +16,7 @@ def image_size(text: str) -> tuple[int, int]:
 def add_thermal(group: Any) -> None:
     """Declare what thermal counts mean, for both importers."""
     group.add_argument('--thermal-camera', metavar='NAME', help='flir-boson, flir-lepton, '
-                       'flir-a-series, flir-ax5, optris-pi, seek, ...: see docs/data.md')
+                       'flir-a-series, flir-ax5, optris-pi, seek, ...: see docs/guide/data.md')
     group.add_argument('--celsius-per-count', type=float, metavar='C')
     group.add_argument('--celsius-offset', type=float, metavar='C', help='deg C at count zero')
     group.add_argument('--not-radiometric', action='store_true',
