@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make setup | demo | test | test-fast | lint | bench | clean      ARGS='...' goes to the program
+# make setup | demo | test | test-fast | lint | docs | bench | clean      ARGS='...' goes to the program
 SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
@@ -20,14 +20,15 @@ unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE LD_LIBRARY_PATH
 endif
 
 .PHONY: help setup demo test test-fast lint lint-ruff lint-imports lint-spelling lint-types \
-	lint-architecture lint-files bench clean clean-all
+	lint-architecture lint-files docs bench clean clean-all
 
 help:
 	@echo 'make setup      a virtual environment in $(VENV), ROS 2 included where there is one'
 	@echo 'make demo       simulate, train, replay through the real node, report'
 	@echo 'make test       all tests;  test-fast: without the slow ones and those with ROS'
 	@echo 'make lint       ruff, import order, spelling, types, architecture, file hygiene'
-	@echo 'make bench      all benchmarks, small and rough; docs/performance.md has the full runs'
+	@echo 'make docs       the documentation as a site that needs no network: build/site/index.html'
+	@echo 'make bench      all benchmarks, small and rough; docs/results.md has the full runs'
 	@echo 'make clean      remove what was built;  clean-all: the environment too'
 
 ifneq ($(shell cat $(READY) 2> /dev/null),$(PLACE))
@@ -73,6 +74,11 @@ lint-files: $(READY)
 	@echo 'files' && SKIP=ruff,imports,spelling,types,architecture \
 		$(BIN)/pre-commit run --all-files --color never > $(VENV)/pre-commit.log \
 		|| { cat $(VENV)/pre-commit.log; false; }
+
+# The reference is written from the program first; a test holds what is committed against it.
+docs: $(READY)
+	@$(BIN)/python docs/generate_reference.py
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS) && echo 'build/site/index.html'
 
 bench: $(READY)
 	@found=; for program in benchmarks/[a-z]*.py; do [ -e $$program ] || break; found=1; \

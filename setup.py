@@ -63,6 +63,7 @@ setup(
         'sfm': ['pycolmap>=4.0'],  # camera poses from images
         'onnx': ['onnxruntime>=1.17'],  # depth networks that teach
         'view': ['viser>=1.1'],  # the interactive page
+        'docs': ['latex2mathml', 'mkdocs-material>=9.5'],
         'colcon': ['colcon-core', 'colcon-package-information', 'colcon-ros'],
         'lint': ['codespell', 'flake8', 'flake8-import-order', 'mypy', 'pre-commit',
                  'pre-commit-hooks', 'ruff', 'types-PyYAML'],

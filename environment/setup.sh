@@ -216,7 +216,7 @@ pip_install() {  # WHAT ARGUMENTS...: pinned, and built with the environment's o
 
 install_packages() {
   pip_install 'installing setuptools' setuptools
-  pip_install 'installing Python packages' -e '.[test,lint,colcon]'
+  pip_install 'installing Python packages' -e '.[test,lint,colcon,docs]'
 }
 
 install_ros_wheels() {
