@@ -35,8 +35,8 @@ TINY = TrainConfig(
     steps=12, rays=256, field=FieldConfig(encoding=EncodingConfig(log2_rows=12, finest=64)),
     sampling=SamplingConfig(grid_cells=16, bins=32), panoramas=PanoramaConfig(rays=100))
 FAST = LocalizerConfig(
-    refinement=RefinementConfig(rays=100, last_rays=100, grid_rays=150,
-                                XX),
+    refinement=RefinementConfig(rays=100, last_rays=100, grid_rays=150, hypotheses=1,
+                                refined=1),
     global_search=GlobalSearchConfig(candidates=2, panoramas=RetrievalConfig(hypotheses=4)))
 
 
