@@ -67,7 +67,7 @@ lint-types: $(READY)
 	@echo 'types' && $(BIN)/mypy --no-error-summary
 
 lint-architecture: $(READY)
-	@echo 'architecture' && $(BIN)/python -m pytest -q --no-header -p no:cacheprovider test/house/test_architecture.py
+	@echo 'architecture' && $(BIN)/python -m pytest -q --no-header -p no:cacheprovider test/house/test_architecture.py test/house/test_layout.py
 
 # The hooks for which there is no target above; pre-commit looks at what git tracks.
 lint-files: $(READY)

@@ -119,8 +119,7 @@ def run_live(run: LiveRun, progress: Progress) -> tuple['Recording', tuple[str, 
 
 def find_shared(name: str) -> Path:
     """A file of config/ or launch/: beside the sources, else where the package was installed."""
-    import thermal_nerf_loc
-    package = Path(thermal_nerf_loc.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[2]
     prefixes = [Path(p) for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
     folders = [package.parent, *(prefix / 'share' / 'thermal_nerf_loc' for prefix in (
         *prefixes, Path(sysconfig.get_path('data'))))]

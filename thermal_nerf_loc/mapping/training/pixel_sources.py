@@ -8,7 +8,7 @@ import logging
 import numpy as np
 
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.io.atomic_files import Allocate, in_memory, on_disk
+from thermal_nerf_loc.io.atomic_files import Allocate, in_memory, on_disk, read_bytes
 from thermal_nerf_loc.io.datasets.scene import ImageRecord, load_image, Scene
 from thermal_nerf_loc.mapping.camera_poses.sparse_depth import (
     depth_map, SparseDepth, triangulated_depth)
@@ -55,7 +55,7 @@ def without_frozen(scene: Scene) -> Scene:
         record = frames[i].records.get(THERMAL)
         if record is None or not record.path.is_file():
             continue
-        if detector.is_frozen(record.path.read_bytes()):
+        if detector.is_frozen(read_bytes(record.path)):
             frozen.append(frames[i].name)
             frames[i] = replace(frames[i], records={
                 name: one for name, one in frames[i].records.items() if name != THERMAL})
