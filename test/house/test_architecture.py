@@ -50,6 +50,8 @@ OPENING = re.compile(
     r'safetensors(\.\w+)?\.(load_file|save_file|safe_open|load_model|save_model)$|'
     r'rosbags\.(rosbag1|rosbag2|highlevel)(\.|$)')
 OPENING_METHODS = {'open', 'read_text', 'read_bytes', 'write_text', 'write_bytes', 'tofile'}
+# Names under which code holds a map: `renderer`, `self._renderer`, `a_map.get()`, ...
+MAP = re.compile(r'(\b|_)(renderer|map)(\(\)|\.get\(\))?$')
 GUARD = "if __name__ == '__main__':\n    raise SystemExit(main())"
 SPEAKING = re.compile(r'(print|input|exit|quit|SystemExit|sys\.exit|os\._exit|os\.abort|'
                       r'sys\.(stdout|stderr)(\.\w+)?)$')
@@ -87,7 +89,7 @@ def _probes(tree: ast.AST) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
                 and node.func.id in ('getattr', 'hasattr', 'setattr') and len(node.args) > 1
-                and re.search(r'(\b|_)(renderer|map)(\(\)|\.get\(\))?$', ast.unparse(node.args[0]))):
+                and MAP.search(ast.unparse(node.args[0]))):
             yield node.lineno, ast.unparse(node.args[1])
 
 

@@ -3,9 +3,9 @@
 The temperature scale of a thermal camera: by the camera's name, or chosen by its first image.
 
 `KNOWN_CAMERAS` holds the 16-bit scales of common cameras as their makers document them;
-docs/guide/data.md says which could not be confirmed. `choose_scale` is the rule of the importers: 8-bit
-images carry no temperatures, a given scale is used, floating-point pixels are deg C, and other
-counts are hundredths of a kelvin where that gives plausible temperatures.
+docs/guide/data.md says which could not be confirmed. `choose_scale` is the rule of the importers:
+8-bit images carry no temperatures, a given scale is used, floating-point pixels are deg C, and
+other counts are hundredths of a kelvin where that gives plausible temperatures.
 """
 
 from collections.abc import Mapping
