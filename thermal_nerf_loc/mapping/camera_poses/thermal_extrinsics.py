@@ -132,9 +132,9 @@ def _score(edges: Sequence[_Edges], T: Array) -> float:
     """Correlation of edges, mean over frames; 0 for frames with few points in view."""
     total = 0.0
     for edge in edges:
-        uv, seen = edge.thermal.project(_in_thermal(edge, T))
-        if seen.mean() >= _LEAST_IN_VIEW:
-            heat, colour = (_unit(part) for part in (_at(edge.heat, uv[seen]), edge.colour[seen]))
+        uv, in_view = edge.thermal.project(_in_thermal(edge, T))
+        if in_view.mean() >= _LEAST_IN_VIEW:
+            heat, colour = _unit(_at(edge.heat, uv[in_view])), _unit(edge.colour[in_view])
             total += float(colour @ heat)
     return total / len(edges)
 
@@ -144,11 +144,11 @@ def _linearized(edges: Sequence[_Edges], T: Array) -> tuple[float, Array, Array]
     total, g, H = 0.0, np.zeros(6), np.zeros((6, 6))
     for edge in edges:
         p = _in_thermal(edge, T)
-        uv, J, seen = edge.thermal.project_with_jacobian(p)
-        if seen.mean() < _LEAST_IN_VIEW:
+        uv, J, in_view = edge.thermal.project_with_jacobian(p)
+        if in_view.mean() < _LEAST_IN_VIEW:
             continue
-        p, uv, J = p[seen], uv[seen], J[seen]
-        heat, colour = _at(edge.heat, uv), edge.colour[seen]
+        p, uv, J = p[in_view], uv[in_view], J[in_view]
+        heat, colour = _at(edge.heat, uv), edge.colour[in_view]
         slope = np.stack([_at(part, uv) for part in edge.heat_gradient], axis=-1)
         by_point = np.einsum('ni,nij->nj', slope, J)
         D = np.concatenate([-by_point, np.cross(by_point, p)], axis=1)  # p moves by -v - w x p

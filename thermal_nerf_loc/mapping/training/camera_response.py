@@ -121,10 +121,10 @@ def fixed_pattern(residuals: Array) -> Array:
         lambda values: values.sum(axis=0, keepdims=True),
         lambda values: values.sum(axis=1, keepdims=True), lambda values: values]
     for summed in sums:
-        seen = summed(count)
-        mean = summed(total - count * pattern) / np.maximum(seen, 1.0)
-        variance = noise / np.maximum(seen, 1.0)  # of the mean
-        known = seen > 0.0
+        counted = summed(count)
+        mean = summed(total - count * pattern) / np.maximum(counted, 1.0)
+        variance = noise / np.maximum(counted, 1.0)  # of the mean
+        known = counted > 0.0
         signal = max(float((mean**2 - variance)[known].mean()), 0.0) if known.any() else 0.0
         pattern += np.where(known, signal / (signal + variance), 0.0) * mean
     return np.asarray(pattern)

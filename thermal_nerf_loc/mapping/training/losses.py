@@ -144,9 +144,9 @@ class DepthFit(nn.Module):
         forward = torch.from_numpy(batch.directions_cam[:, 2]).to(weights.device)
         x = batch.depth_m * forward
         far, spread = expected_distance(weights.detach(), samples.distance_m)
-        trust = batch.confidence / (1.0 + (spread / (_FIT_SPREAD_SHARE * far))**2)
+        weight = batch.confidence / (1.0 + (spread / (_FIT_SPREAD_SHARE * far))**2)
         y = far * forward
-        self._observe(batch.image.cpu(), trust, x, 1.0 / y if self.kind == INVERSE else y)
+        self._observe(batch.image.cpu(), weight, x, 1.0 / y if self.kind == INVERSE else y)
         slope, shift, known = (part.to(weights.device)[batch.image] for part in self.fitted())
         y = slope * x + shift
         z = 1.0 / y if self.kind == INVERSE else y
@@ -163,8 +163,8 @@ class DepthFit(nn.Module):
         known = (w > _FIT_LEAST_WEIGHT) & (slope > 0.0) & (variance > 1e-12)
         return slope.float(), shift.float(), known
 
-    def _observe(self, image: Tensor, trust: Tensor, x: Tensor, y: Tensor) -> None:
-        w, x, y = (part.detach().cpu().double() for part in (trust, x, y))
+    def _observe(self, image: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> None:
+        w, x, y = (part.detach().cpu().double() for part in (weight, x, y))
         good = torch.isfinite(x) & torch.isfinite(y)
         w = torch.where(good, w, 0.0)
         x, y = torch.where(good, x, 0.0), torch.where(good, y, 0.0)

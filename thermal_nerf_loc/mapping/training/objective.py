@@ -124,11 +124,11 @@ class Objective:
                                directions.to(device), samples, options)
         return samples, rendering
 
-    def _image_loss(self, modality: str, seen: Tensor, truth: Tensor) -> Tensor:
+    def _image_loss(self, modality: str, rendered: Tensor, truth: Tensor) -> Tensor:
         """Squares or Huber for colour; for temperatures bounded at high edges."""
         if modality == RGB or self.config.thermal_knee == 0.0:
-            return losses.photometric(seen, truth, self.config.loss)
-        return losses.bounded(seen, truth, self.config.thermal_knee,
+            return losses.photometric(rendered, truth, self.config.loss)
+        return losses.bounded(rendered, truth, self.config.thermal_knee,
                               self.balance.contrast[modality])
 
     def _note_psnr(self, modality: str, squares: Tensor) -> None:
