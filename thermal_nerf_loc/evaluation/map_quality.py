@@ -24,7 +24,7 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
-from thermal_nerf_loc.sensing.image_rendering import render_image
+from thermal_nerf_loc.sensing.rendering import render_image
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]

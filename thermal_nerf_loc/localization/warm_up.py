@@ -26,8 +26,7 @@ from thermal_nerf_loc.localization.localizer import Localizer
 from thermal_nerf_loc.localization.refinement import gauss_newton
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
-from thermal_nerf_loc.sensing.image_rendering import render_image
-from thermal_nerf_loc.sensing.rendering import Array32, RayRendering
+from thermal_nerf_loc.sensing.rendering import Array32, RayRendering, render_image
 
 _DISTANCE_M = 2.0
 _GUESS_ERROR = (0.02, 0.01, -0.02, 0.05, -0.04, 0.03)  # m and rad: enough for a search

@@ -1,11 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rays show, in the units of `Frame`: the interface of radiance maps and analytic worlds."""
+"""
+Rendering, in the units of `Frame`: what a map returns for rays, and the image of a whole camera.
+
+`render_image` is the one place that turns a camera and its pose into rays, rays into an image, and
+distances along rays into depth along z. What needs only some pixels, or a batch of poses, calls
+`Renderer.render_rays`.
+"""
 
 from dataclasses import dataclass
+import time
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.sensing.frame import pixel_rays
 
 Array32 = NDArray[np.float32]
 
@@ -42,3 +52,42 @@ def sureness(distance_m: NDArray[Any], spread_m: NDArray[Any], opacity: NDArray[
     """
     ratio = spread_m / np.where(good, share * distance_m, 1.0)
     return np.where(good, opacity**2 / (1.0 + ratio**2), 0.0)
+
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RenderedImage:
+    """One rendered image; `rays` holds what the renderer returned for each pixel, row by row."""
+
+    values: Array32  # (height, width, channels), units of `Frame`
+    depth_m: Array32  # (height, width) along the camera's z
+    rays: RayRendering
+    seconds: float  # that the renderer took
+
+    def per_pixel(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Bring one value a ray (n,) into the shape of the image (height, width)."""
+        return values.reshape(self.depth_m.shape)
+
+
+def render_image(renderer: Renderer, modality: str, camera: Camera, T_world_sensor: Array, *,
+                 sweep: Array | None = None, offset: Array32 | None = None) -> RenderedImage:
+    """
+    Render what `camera` sees at `T_world_sensor` (4, 4), one ray through each pixel centre.
+
+    `sweep` (6,) is the sensor's motion from the first row to the last (rolling shutter), as in
+    `SensorImage`; the pose is then that of the middle row. `offset` (height, width, 1) is added
+    to the values: the flat field of a real camera, for comparisons with its images.
+    """
+    origins, directions = (np.array(part, np.float32)
+                           for part in pixel_rays(camera, T_world_sensor, sweep))
+    started = time.perf_counter()
+    found = renderer.render_rays(modality, origins, directions)
+    seconds = time.perf_counter() - started
+    values = found.values
+    if offset is not None:
+        values = np.asarray(values + offset.reshape(-1, 1), np.float32)
+    depth_m = (found.distance_m * camera.rays()[:, 2]).astype(np.float32)
+    shape = (camera.height, camera.width)
+    return RenderedImage(values.reshape(*shape, -1), depth_m.reshape(shape), found, seconds)

@@ -24,7 +24,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.io.atomic_files import write_atomically
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
-from thermal_nerf_loc.sensing.image_rendering import render_image
+from thermal_nerf_loc.sensing.rendering import render_image
 from thermal_nerf_loc.visualization.surface import is_surface, SurfacePoints, viewpoints
 
 Array = NDArray[np.float64]

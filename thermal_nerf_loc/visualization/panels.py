@@ -14,7 +14,7 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import pixel_rays, RGB, THERMAL
-from thermal_nerf_loc.sensing.image_rendering import render_image
+from thermal_nerf_loc.sensing.rendering import render_image
 from thermal_nerf_loc.visualization.colour_map import (
     CELSIUS, ColourScale, DEPTH, draw_bar, fitted_scale, GRAY, HEAT, METRES, Picture)
 

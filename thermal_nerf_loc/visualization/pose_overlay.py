@@ -15,7 +15,7 @@ from thermal_nerf_loc.localization.refinement.image_pyramid import observe
 from thermal_nerf_loc.localization.refinement.pixel_sampling import sample_pixels
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
-from thermal_nerf_loc.sensing.image_rendering import render_image
+from thermal_nerf_loc.sensing.rendering import render_image
 
 Array = NDArray[np.float64]
 Image = NDArray[np.uint8]  # (height, width, 3) RGB

@@ -65,7 +65,7 @@ def _write(args: argparse.Namespace, renderer: Any, camera: Any, poses: Any,
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.io.images import write_png
     from thermal_nerf_loc.io.video import movie
-    from thermal_nerf_loc.visualization.panels import render_kinds, Panels, scales_for
+    from thermal_nerf_loc.visualization.panels import Panels, render_kinds, scales_for
 
     start = time.monotonic()
     with progress_bar('render') as progress:

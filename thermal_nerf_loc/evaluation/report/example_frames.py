@@ -23,7 +23,7 @@ from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
-from thermal_nerf_loc.sensing.image_rendering import render_image
+from thermal_nerf_loc.sensing.rendering import render_image
 from thermal_nerf_loc.sensing.thermal import Radiometry
 from thermal_nerf_loc.visualization.colour_map import (CELSIUS, ColourScale, fitted_scale, GRAY,
                                                        HEAT)

@@ -25,8 +25,7 @@ from thermal_nerf_loc.mapping.thermal_depth.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.thermal_depth.model import reduced
 from thermal_nerf_loc.mapping.training.config import INVERSE, METRIC
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
-from thermal_nerf_loc.sensing.image_rendering import render_image
-from thermal_nerf_loc.sensing.rendering import sureness
+from thermal_nerf_loc.sensing.rendering import render_image, sureness
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]

@@ -6,8 +6,7 @@ import pytest
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.sensing.image_rendering import render_image
-from thermal_nerf_loc.sensing.rendering import RayRendering
+from thermal_nerf_loc.sensing.rendering import RayRendering, render_image
 
 WALL_M = 3.0
 CAMERA = Camera(8, 6, 10.0, 10.0, 4.0, 3.0)
