@@ -129,7 +129,7 @@ def test_nothing_that_works_on_a_map_changes_it(built: BuiltMap, scene: Scene,
         tails.append(measure_tails(radiance_map, frames, FAST))
         panoramas_of(radiance_map)
         with_panoramas(radiance_map)
-        find_panoramas(radiance_map, radiance_map.viewpoints, TINY.places)
+        find_panoramas(radiance_map, radiance_map.viewpoints, TINY.panoramas)
         uncertainty_of(radiance_map, scene)
         evaluate_map(radiance_map, scene)
         localizer = Localizer(radiance_map, FAST)

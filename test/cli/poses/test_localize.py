@@ -77,7 +77,7 @@ def test_single_images_are_found_without_a_guess(folder, capsys, monkeypatch):
     code, figures, said = run(capsys, '--rgb', 'a.png', '--thermal', 't.png', '--camera',
                               'camera.yaml', '--config', 'c.yaml')
     assert code == 0
-    assert 'look around' in said
+    assert 'render panoramas' in said
     assert se3.distance(figures['T_world_cam'], T_TRUE)[0] < 0.03
     assert (figures['verdict'], figures['rivals']) == ('ok', [])
 

@@ -141,8 +141,8 @@ def test_a_localizer_renders_panoramas_once(world):
 
     localizer = Localizer(StandInMap(modalities=('thermal',), viewpoints=world.viewpoints[:1],
                                      render_rays=render_rays))
-    panoramas = localizer.source.places
+    panoramas = localizer.source.panoramas
     count = len(calls)
-    assert count > 0 and localizer.source.places is panoramas
-    assert localizer.with_config(LocalizerConfig(seed=1)).source.places is panoramas
+    assert count > 0 and localizer.source.panoramas is panoramas
+    assert localizer.with_config(LocalizerConfig(seed=1)).source.panoramas is panoramas
     assert len(calls) == count

@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     searched, source = renderer, None
     if args.init == 'global':
         searched, indices = with_panoramas(renderer), scene.split(args.split)
-        source = _candidate_source(args.candidates, searched, scene.load(indices[0]).only(*wanted)
-                                  if len(indices) else None)
+        first = scene.load(indices[0]).only(*wanted) if len(indices) else None
+        source = _candidate_source(args.candidates, searched, first)
     localizer = Localizer(searched, config, source)
     with progress_bar('localize') as progress:
         start_error = None if args.init == 'global' else (args.perturb_m, args.perturb_deg)
@@ -115,7 +115,7 @@ def with_panoramas(renderer: Any) -> Any:
 
     if renderer.panoramas is not None:
         return renderer
-    with progress_bar('look around') as progress:
+    with progress_bar('render panoramas') as progress:
         return localization_map.with_panoramas(renderer, progress)
 
 
@@ -181,8 +181,11 @@ def _localize_single_frame(args: argparse.Namespace, config: Any,
         raise InputError(f'map has no {" and no ".join(foreign)}', where=args.map,
                          expected=' or '.join(renderer.modalities),
                          hint=f'Leave out --{foreign[0]}.')
-    source = _candidate_source(args.candidates, renderer, frame) if T_guess is None else None
-    return _pose_figures(Localizer(renderer, config, source).localize(frame, T_guess))
+    searched, source = renderer, None
+    if T_guess is None:
+        searched = with_panoramas(renderer)
+        source = _candidate_source(args.candidates, searched, frame)
+    return _pose_figures(Localizer(searched, config, source).localize(frame, T_guess))
 
 
 def _pose_figures(found: Any) -> dict[str, Any]:
