@@ -60,10 +60,13 @@ def test_importing_the_package_loads_no_library():
 def test_the_example_of_the_guide_runs(capsys):
     text = (ROOT / 'docs/guide/python.md').read_text(encoding='utf-8')
     blocks = re.findall(r'```python\n(.*?)```', text, re.S)
-    assert len(blocks) == 1
+    assert len(blocks) > 3
     names: dict[str, object] = {}
-    exec(compile(blocks[0], 'docs/guide/python.md', 'exec'), names)
-    assert names['found'].verdict in ('ok', 'ambiguous', 'lost')
+    for block in blocks:  # they make one program
+        exec(compile(block, 'docs/guide/python.md', 'exec'), names)
+    for name in ('found', 'anywhere', 'both'):
+        assert names[name].verdict in ('ok', 'ambiguous', 'lost')
+    assert set(names['both'].fits) == {'rgb', 'thermal'}
     assert names['update'].T_world_cam.shape == (4, 4)
     assert names['renamed'].name == 'the room' != names['radiance_map'].name
     assert len(capsys.readouterr().out.splitlines()) >= 2
