@@ -216,17 +216,18 @@ def test_a_study_that_does_not_fit_is_refused_at_once(bag, tmp_path, capsys, arg
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.parametrize('modality', ['rgb', 'thermal'])
-def test_one_modality_alone_is_enough(world_as_map, bag, tmp_path, modality):
+@pytest.mark.parametrize(('modality', 'options', 'parameter'), [
+    ('rgb', ['--modality', 'rgb'], 'both'), ('thermal', [], 'thermal')])
+def test_one_modality_alone_is_enough(world_as_map, bag, tmp_path, modality, options, parameter):
+    """Chosen by the option, or else by the parameter file, as for the node."""
     with BagReader(bag) as reader:
         T = read_truth(reader).poses[0]
     start = map(str, (*T[:3, 3], *se3.quaternion_from_matrix(T[:3, :3])))
     parameters = tmp_path / 'p.yaml'
-    parameters.write_text('/**: {ros__parameters: {tracker: {initial_sigma_m: 0.05, '
-                          'initial_sigma_deg: 2.0}}}')
+    parameters.write_text(f'/**: {{ros__parameters: {{modality: {parameter}, tracker: '
+                          '{initial_sigma_m: 0.05, initial_sigma_deg: 2.0}}}')
     assert cli.main(['replay', 'room.map', str(bag), '--out', str(tmp_path / 'r'),
-                     '--modality', modality, '--initial-pose', *start, '--params-file',
-                     str(parameters)]) == 0
+                     *options, '--initial-pose', *start, '--params-file', str(parameters)]) == 0
     details = json.loads((tmp_path / 'r' / 'metrics.json').read_text())['details']
     assert [key for key in details if key.endswith('_received')] == [f'{modality}_received']
 

@@ -18,8 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='rosbag2 folder, .mcap or .db3; several make one table')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR',
                         help='folder for trajectory.tum, metrics.json, report.html and figures')
-    parser.add_argument('--modality', choices=('both', 'rgb', 'thermal'), default='both',
-                        help='cameras to use (default: both)')
+    parser.add_argument('--modality', choices=('both', 'rgb', 'thermal'),
+                        help='cameras to use (default: what --params-file says, else both)')
     parser.add_argument('--ablate', action='store_true',
                         help='replay with both cameras, rgb alone and thermal alone')
     parser.add_argument('--through-ros', action='store_true',
@@ -75,9 +75,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar, show_note, show_table
     from thermal_nerf_loc.evaluation.study.drive_replay import ReplayRequest
     from thermal_nerf_loc.evaluation.study.study import make_study, run_study
+    from thermal_nerf_loc.tracking.node_config import NodeConfig, read_parameter_file
 
     masks = {'rgb': args.rgb_mask, 'thermal': args.thermal_mask}
-    request = ReplayRequest(args.map, args.bag[0], args.out, args.modality, args.through_ros,
+    modality = args.modality or (
+        read_parameter_file(args.params_file) if args.params_file else NodeConfig()).modality
+    request = ReplayRequest(args.map, args.bag[0], args.out, modality, args.through_ros,
                             tuple(args.initial_pose),
                             {'rgb': args.rgb_topic, 'thermal': args.thermal_topic,
                              'odometry': args.odometry_topic},

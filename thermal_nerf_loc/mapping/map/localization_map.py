@@ -47,7 +47,7 @@ class MapInfo:
     seconds: float
     made_by: str = f'thermal_nerf_loc {__version__}'
     refinement: Mapping[str, Any] = field(default_factory=dict)  # `CameraOptimizer.facts`
-    temperature_offset: Mapping[str, float] = field(default_factory=dict)  # `thermal_shutter.py`
+    temperature_offset: Mapping[str, float] = field(default_factory=dict)  # `camera_response.py`
 
 
 class LocalizationMap(Renderer, Protocol):
