@@ -23,6 +23,13 @@ def test_an_image_of_another_size_is_refused(values):
         SensorImage(CAMERA, values.astype(np.float32), 0)
 
 
+@pytest.mark.parametrize('kind', [np.uint8, np.uint16, np.int64])
+def test_integers_are_refused(kind):
+    """Neither 8-bit colours nor thermal counts are what the map was trained on."""
+    with pytest.raises(InputError, match='image holds integers.*Divide 8-bit colours by 255'):
+        SensorImage(CAMERA, np.zeros((3, 4, 3), dtype=kind), 0)
+
+
 @pytest.mark.parametrize('extra, what', [
     ({'valid': np.ones((4, 3), dtype=bool)}, 'mask'),
     ({'depth_m': np.ones((3, 4, 1), dtype=np.float32)}, 'depth')])

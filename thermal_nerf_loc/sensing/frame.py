@@ -38,12 +38,16 @@ class SensorImage:
     sweep: NDArray[np.float64] | None = None  # (6,) rolling shutter: see `row_poses`
 
     def __post_init__(self) -> None:
-        """Refuse images, masks and depths that do not have the camera's size."""
+        """Refuse integers, and images, masks and depths that do not have the camera's size."""
         expected = (self.camera.height, self.camera.width)
         if self.values.ndim != 3 or self.values.shape[:2] != expected:
             raise InputError('image does not fit its camera',
                              expected=f'{expected[1]}x{expected[0]} pixels',
                              got=f'array of shape {self.values.shape}')
+        if not np.issubdtype(self.values.dtype, np.floating):
+            raise InputError('image holds integers', got=f'an array of {self.values.dtype}',
+                             expected='floats: sRGB in [0, 1], thermal in deg C',
+                             hint='Divide 8-bit colours by 255; turn thermal counts into deg C.')
         for name, extra in (('mask', self.valid), ('depth', self.depth_m),
                             ('confidence', self.depth_confidence)):
             if extra is not None and extra.shape != expected:

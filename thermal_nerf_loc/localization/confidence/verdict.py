@@ -19,7 +19,7 @@ from thermal_nerf_loc.mapping.map.localization_map import Tail
 Array = NDArray[np.float64]
 _AGREEMENT_SCALE = 0.08  # of the logistic that turns agreement into confidence
 
-# of one pose; the states of a tracker are in `tracking/tracker.py`
+# of one pose; the states of a tracker are in `tracking/tracker_config.py`
 VERDICT_OK, VERDICT_AMBIGUOUS, VERDICT_LOST = 'ok', 'ambiguous', 'lost'
 
 _WIDEST = np.array([3.0, 3.0, 3.0, 1.0, 1.0, 1.0])  # sigma (m, rad) of knowing nothing
@@ -87,7 +87,7 @@ def judge(fits: Mapping[str, FitStatistics], covariance: Array, config: Confiden
                                                        0.9 * config.min_confidence)
     if confidence < config.min_confidence:
         return PoseVerdict(reported, VERDICT_LOST,
-                           f'images and map disagree (agreement {agreed:.2f}, '
+                           f'images and map disagree (correlation {agreed:.2f}, '
                            f'{inliers:.0%} of the points fit)')
     if searched and confidence < config.searched_confidence:
         return PoseVerdict(reported, VERDICT_AMBIGUOUS,

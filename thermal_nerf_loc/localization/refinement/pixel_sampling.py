@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Draw the pixels that are rendered: the samplers of iNeRF, on request spread evenly.
+Draw the pixels that are rendered: the samplers of iNeRF and `edges`, on request spread evenly.
 
 `interest_points` are a detector's keypoints on the observed image; grown by rounds of 5x5
 dilation they are `interest_regions` (Yen-Chen et al., "iNeRF", 2021). Where they are too few, the
 rest is drawn at random. Corners that the sensor's noise alone would make do not count.
 """
+
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
@@ -16,8 +18,6 @@ from thermal_nerf_loc.localization.refinement.image_pyramid import ObservedImage
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-
-SAMPLERS = ('random', 'interest_points', 'interest_regions', 'edges')
 
 _DETECTOR_SIGMA_PX = 1.0
 _QUALITY = 0.01  # share of the strongest corner's response (Shi and Tomasi)
@@ -49,14 +49,20 @@ def draw_pixels(preferred: Flags, image: ObservedImage, count: int, rng: np.rand
 
 def preferred_pixels(sampler: str, image: ObservedImage, dilations: int = 3) -> Flags:
     """The pixels that a sampler prefers (height, width)."""
-    if sampler == 'random':
-        return np.ones(image.values.shape[:2], dtype=np.bool_)
     if sampler not in SAMPLERS:
-        raise InputError('no such ray sampler', expected=', '.join(SAMPLERS), got=repr(sampler))
-    if sampler == 'edges':
-        return edges(image)
+        raise InputError('no such pixel sampler', expected=', '.join(SAMPLERS), got=repr(sampler))
+    return _PREFERRED[sampler](image, dilations)
+
+
+def everywhere(image: ObservedImage) -> Flags:
+    """Every pixel."""
+    return np.ones(image.values.shape[:2], dtype=np.bool_)
+
+
+def regions(image: ObservedImage, dilations: int) -> Flags:
+    """Keypoints, grown by rounds of 5x5 dilation."""
     mask = keypoints(image)
-    if sampler == 'interest_regions' and dilations > 0:
+    if dilations > 0:
         mask = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8),
                           iterations=dilations) > 0
     return np.asarray(mask)
@@ -91,6 +97,16 @@ def edges(image: ObservedImage) -> Flags:
     limit = max(float(np.quantile(steep, 0.67)), 0.05 * float(steep.max()))
     mask = (steep > limit).astype(np.uint8)
     return np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8)) > 0)
+
+
+# Every sampler: the pixels it prefers, of an image and a number of dilations. A new one is an entry.
+_PREFERRED: Mapping[str, Callable[[ObservedImage, int], Flags]] = {
+    'random': lambda image, _: everywhere(image),
+    'interest_points': lambda image, _: keypoints(image),
+    'interest_regions': regions,
+    'edges': lambda image, _: edges(image),
+}
+SAMPLERS = tuple(_PREFERRED)
 
 
 def _eigenvalue_to_gradient() -> float:
