@@ -26,7 +26,7 @@ def test_an_image_of_another_size_is_refused(values):
 @pytest.mark.parametrize('kind', [np.uint8, np.uint16, np.int64])
 def test_integers_are_refused(kind):
     """Neither 8-bit colours nor thermal counts are what the map was trained on."""
-    with pytest.raises(InputError, match='image holds integers.*Divide 8-bit colours by 255'):
+    with pytest.raises(InputError, match=r'image holds integers.*Divide 8-bit colours by 255'):
         SensorImage(CAMERA, np.zeros((3, 4, 3), dtype=kind), 0)
 
 

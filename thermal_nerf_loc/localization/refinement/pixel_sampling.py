@@ -99,7 +99,7 @@ def edges(image: ObservedImage) -> Flags:
     return np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8)) > 0)
 
 
-# Every sampler: the pixels it prefers, of an image and a number of dilations. A new one is an entry.
+# The pixels (height, width) that each sampler prefers, by image and number of dilations.
 _PREFERRED: Mapping[str, Callable[[ObservedImage, int], Flags]] = {
     'random': lambda image, _: everywhere(image),
     'interest_points': lambda image, _: keypoints(image),
