@@ -4,9 +4,9 @@ Build a map to localize in: train, then add uncertainty, calibration and panoram
 
 1. `train` learns the radiance field from the scene's training split.
 2. Where poses were refined, held-out poses follow (`held_out_poses`).
-3. Uncertainty: where training images would not have noticed a deformed map; points there weigh
-   less in an alignment, also in the calibration.
-4. Calibration on held-out views: scale of covariances, then how confident wrong poses get.
+3. Uncertainty: where the training images do not constrain the map; points there have less weight
+   in an alignment, also during the calibration.
+4. Calibration on held-out views: the scale of covariances, then the confidence of wrong poses.
 5. Panoramas for a search without a guess.
 
 Held-out views are needed only by the calibration; without 8 of them a map has none.
@@ -30,7 +30,7 @@ from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.trainer import train, TrainingResult
 
-_CALIBRATION_VIEWS = 24  # some seconds of work
+_CALIBRATION_VIEWS = 24  # at most; they take some seconds
 _PANORAMA_SHARE = 0.25  # of the training's rays, at most, are spent on panoramas
 _MIN_PANORAMAS = 40
 
@@ -42,7 +42,7 @@ class BuiltMap:
     """A complete map, and what its training took."""
 
     map: RadianceMap
-    scene: Scene  # as it was given, or with what was refined, held-out poses included
+    scene: Scene  # as given, or with refined cameras and held-out poses
     steps: int
     seconds: float  # of the training
     rays_per_second: float
@@ -62,8 +62,8 @@ def build_map(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progr
     Train and complete a map of the scene.
 
     `on_trained` is called as soon as the training has ended: its result holds a map without
-    uncertainty, calibration and panoramas, which is worth saving, as the rest may take as long
-    again. A `checkpoint` stays; who saves the map removes it.
+    uncertainty, calibration and panoramas. It should be saved, as the rest may take as long
+    again. A `checkpoint` is kept; the caller removes it after saving the map.
     """
     result = train(scene, config, progress, checkpoint)
     on_trained(result)

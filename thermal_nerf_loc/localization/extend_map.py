@@ -74,7 +74,7 @@ def extend_map(start: RadianceMap, scene: Scene, path: Path, config: TrainConfig
             break
         scene = scene.with_poses(poses)
         built = build_map_file(scene, path, config, progress)
-        current = RadianceMap.load(path)  # as anybody will see it: the file holds 16-bit floats
+        current = RadianceMap.load(path)  # as it will be used: the file holds 16-bit floats
         done[-1] = replace(done[-1], seconds=built.seconds,
                            panoramas=len(built.map.panoramas or ()))
     if current is start:
@@ -87,7 +87,7 @@ def extend_map(start: RadianceMap, scene: Scene, path: Path, config: TrainConfig
 
 
 def _check(start: RadianceMap, scene: Scene) -> None:
-    """Refuse what could not be trusted, or not be measured."""
+    """Refuse a start whose result could not be trusted, or not be measured."""
     if not scene.unposed:
         raise InputError('every frame has a pose', where=scene.root,
                          expected='frames without transform_matrix')

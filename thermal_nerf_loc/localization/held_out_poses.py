@@ -4,7 +4,7 @@ Poses of held-out views for a map whose training poses were refined.
 
 Images fix neither position nor scale of a scene, so that refined training poses may have moved as
 a whole. Held-out poses are moved along with them (Sim(3)) and then refined against the frozen map,
-as BARF does it: else wrong poses would be counted as a wrong map.
+as BARF does it: otherwise an error of the poses would be counted as an error of the map.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,11 @@ from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 
 Array = NDArray[np.float64]
 
-# Blurs for images 160 px wide. Poses may be some degrees off, which only blurred images can mend;
-# where they are nearly right, much blur may lead away: what is large and smooth is often light.
+# Blurs for images 160 px wide. A pose that is some degrees off is only found with blurred images.
+# One that is nearly right may get worse with them, because large smooth structures are often
+# light, not the scene. So all three sequences are tried.
 _ROUNDS_PX = (9.0, 6.0, 3.0, 1.2, 0.8, 0.8), (3.0, 1.2, 0.8, 0.8), (1.2, 0.8, 0.8)
-_WEAK_PRIOR = np.diag(np.repeat((1.0, 10.0), 3))  # information that only prevents leaps
+_WEAK_PRIOR = np.diag(np.repeat((1.0, 10.0), 3))  # information; it only prevents jumps
 
 
 def with_held_out(given: Scene, refined: Scene, localization_map: LocalizationMap) -> Scene:

@@ -40,7 +40,7 @@ from thermal_nerf_loc.sensing.frame import Frame
 Array = NDArray[np.float64]
 
 _RIVAL_SHARE = 0.85  # of the best's coarse score: a rival is refined before the best is accepted
-_MAX_LEFT_PX = 3.0  # how far iNeRF may end from the aligner's optimum
+_MAX_REMAINING_PX = 3.0  # how far from the aligner's optimum iNeRF may end
 _BOUNDS_MARGIN = 0.25  # of the map's size: a guess may lie so far outside
 
 
@@ -78,7 +78,7 @@ class Localization:
     rays: int
     fits: Mapping[str, FitStatistics] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why
-    partial: bool = False  # agrees with the map, but can only confirm what is known otherwise
+    partial: bool = False  # agrees with the map, but can only confirm a pose that is known already
     rivals: tuple[Array, ...] = ()  # other poses that fit nearly as well, found by a search
 
     def __post_init__(self) -> None:
@@ -197,7 +197,7 @@ class Localizer:
 
     def _search_map(self, refiner: CoarseToFine, frame: Frame, hints: Sequence[Array],
                     ) -> _Estimate:
-        """Retrieve candidates, verify them, refine the best, and compare what they end at."""
+        """Retrieve candidates, verify them, refine the best, and compare the refined poses."""
         config = self.config.global_search
         candidates = [Candidate(T, float('inf')) for T in hints]
         candidates += self.source.candidates(frame, config.candidates)
@@ -217,7 +217,7 @@ class Localizer:
 
     def _refine_verified(self, refiner: CoarseToFine, verified: Sequence[PoseHypothesis],
                          ) -> list[PoseEstimate]:
-        """Refine one after the other until one is accepted that has no close rival; best first."""
+        """Refine hypotheses in turn until one without a close rival is accepted; best first."""
         refined: list[PoseEstimate] = []
         for hypothesis in verified:
             if any(other.accepted and not SAME_BASIN.apart(hypothesis.T_world_cam,
@@ -235,22 +235,22 @@ class Localizer:
         result = inerf.refine(self.renderer, refiner.images, T, self.config.inerf,
                               self.config.seed)
         refiner.rays += result.rays
-        measured, left_px = refiner.measure(result.T_world_cam)
+        measured, remaining_px = refiner.measure(result.T_world_cam)
         estimate = self._judge(refiner, measured)
-        if left_px <= _MAX_LEFT_PX:
+        if remaining_px <= _MAX_REMAINING_PX:
             return estimate
         confidence = 0.5 * min(estimate.verdict.confidence, self.config.confidence.min_confidence)
         return replace(estimate, verdict=PoseVerdict(
             confidence, verdict.VERDICT_LOST,
-            f'the descent ended {left_px:.1f} px off an optimum'))
+            f'the descent ended {remaining_px:.1f} px off an optimum'))
 
     def _judge(self, refiner: CoarseToFine, found: Alignment, searched: bool = False,
                ) -> PoseEstimate:
         """Covariance and verdict of a refined pose, by the map's calibration."""
         fits, information = summarize(found, self.config.refinement.align)
-        seen, config = set_name(tuple(refiner.images)), self.config.confidence
-        factor, floor_m = self.renderer.calibration.get(seen, (1.0, 0.0))
-        tail = self.renderer.false_positive_tails.get(seen)
+        key, config = set_name(tuple(refiner.images)), self.config.confidence
+        factor, floor_m = self.renderer.calibration.get(key, (1.0, 0.0))
+        tail = self.renderer.false_positive_tails.get(key)
         least = 0.0 if tail is None else verdict.least_confidence(tail, config.false_confidence)
         if len(refiner.images) == 1:  # the factor is in the information already
             factor = 1.0

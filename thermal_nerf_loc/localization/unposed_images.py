@@ -2,10 +2,10 @@
 """
 Localize a scene's images that have no pose, and accept only poses that pass further checks.
 
-A map that learns from a wrong pose gets worse, so more is asked than of a tracker
-(`AcceptanceConfig`): a smaller covariance, a second localization from another start and with other
-pixels that ends at the same pose, and no single camera that contradicts it. Frames near in time to
-posed ones come first, and start from the poses of their neighbours.
+A map that learns from a wrong pose gets worse, so a pose has to pass more checks than in tracking
+(`AcceptanceConfig`): a smaller covariance; a second localization, from another start and with
+other pixels, that ends at the same pose; and no single camera that contradicts it. Frames near in
+time to posed ones come first, and start from the poses of their neighbours.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ Array = NDArray[np.float64]
 
 NEIGHBOURS, SEARCH = 'neighbours', 'search'  # what a localization started from
 _RECHECK_START = (0.03, 2.0)  # m, deg: how far off the second localization starts
-_LEAST_START_SIGMA = (0.02, 1.0)  # m, deg
+_MIN_START_SIGMA = (0.02, 1.0)  # m, deg: of a start, besides what grows with the gap in time
 _CHI_SQUARE_999 = 22.46  # of 6 degrees of freedom
 _NS = 1e-9
 
@@ -130,8 +130,8 @@ class _Finder:
         if T is None:  # before the first, after the last, or at the edge of a gap
             T = known[min(known, key=lambda stamp: abs(stamp - stamp_ns))]
         return PoseGaussian(T, diagonal(
-            _LEAST_START_SIGMA[0] + self._config.speed_m_per_s * gap_s,
-            _LEAST_START_SIGMA[1] + self._config.speed_deg_per_s * gap_s))
+            _MIN_START_SIGMA[0] + self._config.speed_m_per_s * gap_s,
+            _MIN_START_SIGMA[1] + self._config.speed_deg_per_s * gap_s))
 
     def _refusal(self, frame: Frame, found: Localization) -> Refusal | None:
         """Why not to accept this pose; None if it passes all checks."""
@@ -150,13 +150,13 @@ class _Finder:
     def _contradiction(self, frame: Frame, found: Localization, P: Array,
                        ) -> Refusal | None:
         """Which camera alone, started from this pose, ends at another one."""
-        here = PoseGaussian(found.T_world_cam, found.covariance)
+        estimate = PoseGaussian(found.T_world_cam, found.covariance)
         for name in found.fits if len(found.fits) > 1 else ():
             alone = self._second.localize(frame.only(name), found.T_world_cam, P)
             if alone.verdict != VERDICT_OK and not alone.partial:
                 continue
-            if here.disagreement(PoseGaussian(alone.T_world_cam,
-                                              alone.covariance)) > _CHI_SQUARE_999:
+            if estimate.disagreement(PoseGaussian(alone.T_world_cam,
+                                                  alone.covariance)) > _CHI_SQUARE_999:
                 metres, degrees = se3.distance(found.T_world_cam, alone.T_world_cam)
                 return Refusal('contradicted', f'{name} alone ends {metres:.2g} m, '
                                                f'{degrees:.2g} deg elsewhere')

@@ -30,8 +30,8 @@ from thermal_nerf_loc.sensing.rendering import Array32, RayRendering, render_ima
 
 _DISTANCE_M = 2.0
 _GUESS_ERROR = (0.02, 0.01, -0.02, 0.05, -0.04, 0.03)  # m and rad: enough for a search
-_COMPILING_S = 120.0  # at most
-_SIZE = (96, 72)  # px, of the rendered image
+_COMPILE_TIMEOUT_S = 120.0
+_SIZE_PX = 96, 72  # width and height of the rendered images
 
 
 class PaintedWall(LocalizationMap):
@@ -53,10 +53,10 @@ class PaintedWall(LocalizationMap):
 
 def compile_kernels() -> str:
     """Localize in front of the wall, which compiles all kernels; returns the verdict."""
-    world, camera, T = PaintedWall(), Camera.from_fov(96, 72, 60.0), np.eye(4)
+    world, camera, T = PaintedWall(), Camera.from_fov(*_SIZE_PX, 60.0), np.eye(4)
     rays = camera.rays().astype(np.float32)
     images = {name: SensorImage(camera, world.render_rays(
-        name, np.zeros_like(rays), rays).values.reshape(72, 96, -1), 0)
+        name, np.zeros_like(rays), rays).values.reshape(*_SIZE_PX[::-1], -1), 0)
         for name in world.modalities}
     return Localizer(world).localize(Frame(0, images), se3.plus(T, _GUESS_ERROR)).verdict
 
@@ -77,7 +77,7 @@ def compiled_in_background() -> Iterator[None]:
                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
-        child.wait(_COMPILING_S)  # what is missing then is compiled in this process
+        child.wait(_COMPILE_TIMEOUT_S)  # kernels still missing are compiled in this process
     except subprocess.TimeoutExpired:
         pass
     finally:
@@ -87,7 +87,7 @@ def compiled_in_background() -> Iterator[None]:
 
 def render_from_middle(renderer: LocalizationMap, modalities: tuple[str, ...]) -> Frame:
     """A frame rendered from the middle of the map."""
-    camera = Camera.from_fov(*_SIZE, 70.0)
+    camera = Camera.from_fov(*_SIZE_PX, 70.0)
     T = _middle_of(renderer)
     images = {}
     for modality in modalities:

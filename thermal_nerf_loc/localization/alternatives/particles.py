@@ -90,7 +90,7 @@ class ParticleSearch:
         if self.config.views.path_share < 1.0:
             self.renderer = with_panoramas(self.renderer)  # kept for the next frame
         config, rng = self.config, np.random.default_rng(self.config.seed)
-        each = max(config.rounds // len(frames), 1)
+        rounds = max(config.rounds // len(frames), 1)
         cloud, before = None, T_odom_cam[0]
         for frame, T_odom in zip(frames, T_odom_cam):
             images, _ = observe(frame, self.renderer.modalities)
@@ -100,7 +100,7 @@ class ParticleSearch:
             else:
                 cloud = replace(cloud, poses=cloud.poses @ se3.inverse(before) @ T_odom)
             before = T_odom
-            for _ in range(each):
+            for _ in range(rounds):
                 cloud = self._round(images, cloud, rng)
         assert cloud is not None
         kept = _SEPARATION.best(cloud.poses, cloud.scores, count)
@@ -120,10 +120,10 @@ class ParticleSearch:
             pixels = np.sort(rng.permutation(good)[:self.config.rays])
             observed = level.samples[..., 0].reshape(len(rays), -1)[pixels]
             T = poses @ image.T_cam_sensor
-            along = np.einsum('nij,mj->nmi', T[:, :3, :3], rays[pixels]).reshape(-1, 3)
+            directions = np.einsum('nij,mj->nmi', T[:, :3, :3], rays[pixels]).reshape(-1, 3)
             rendering = self.renderer.render_rays(
                 name, np.repeat(T[:, :3, 3], len(pixels), axis=0).astype(np.float32),
-                along.astype(np.float32))
+                directions.astype(np.float32))
             values = np.nan_to_num(rendering.values).reshape(len(poses), len(pixels), -1)
             rho = _correlation(values.astype(np.float64), observed.astype(np.float64))
             likelihood = correlation_likelihood(rho, _MAX_CORRELATION)
@@ -159,7 +159,7 @@ class ParticleSearch:
 
 
 def resampled(log_weights: Array, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Indices of particles, each about as often as its weight says (systematic resampling)."""
+    """Indices of particles, each drawn in proportion to its weight (systematic resampling)."""
     weights = np.exp(log_weights - log_weights.max())
     cumulative = np.cumsum(weights / weights.sum())
     drawn = (rng.random() + np.arange(count)) / count * cumulative[-1]

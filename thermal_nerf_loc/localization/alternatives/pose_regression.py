@@ -114,9 +114,9 @@ class PoseRegression:
         """The prediction, and poses drawn around it from the distribution of its errors."""
         cameras, regressor = self.regressor_for(frame)
         found = regressor.predict(thumbnails([frame], cameras))[0]
-        off = np.random.default_rng(self.config.seed).normal(size=(max(count - 1, 0), 6))
-        near = se3.plus(found, off * regressor.residual)
-        order = -0.5 * (off**2).sum(axis=1)
+        noise = np.random.default_rng(self.config.seed).normal(size=(max(count - 1, 0), 6))
+        near = se3.plus(found, noise * regressor.residual)
+        order = -0.5 * (noise**2).sum(axis=1)
         return [Candidate(found, 0.0)] + [Candidate(near[k], float(order[k]))
                                           for k in np.argsort(-order)]
 
@@ -198,7 +198,7 @@ def drawn_turns(rng: np.random.Generator, config: RegressionConfig) -> Array:
 
 
 def _loss(found: Tensor, wanted: Tensor) -> Tensor:
-    """Smooth L1: views of bare walls, which tell no pose, must not dominate."""
+    """Smooth L1, so that views of bare walls, which fit many poses, do not dominate."""
     error = nn.functional.smooth_l1_loss(found, wanted, reduction='none', beta=0.1)
     return error[:, :3].mean() + _ROTATION_WEIGHT * error[:, 3:].mean()
 

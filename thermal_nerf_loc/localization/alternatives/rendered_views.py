@@ -7,8 +7,8 @@ over free space, with any heading and tilted as in training. Views of which the 
 that are too close to a surface, are left out.
 
 Each view is rendered wider than the camera sees, so that `crop` can take what the camera would see
-after a small rotation about any axis: one rendering gives many views, and a network learns to tell
-rotations from translations.
+after a small rotation about any axis: one rendering gives many views, and a network learns to
+distinguish rotations from translations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -152,45 +152,47 @@ def crop(views: Views, rows: Tensor | None = None, turns: Array | None = None,
         S = small.T_cam_sensor[:3, :3]
         R = S[None].transpose(0, 2, 1) @ (np.eye(3)[None] if turns is None else turns) @ S
         turned = torch.from_numpy(R).float()
-        along = torch.from_numpy(small.camera.rays()).float() @ turned.transpose(1, 2)
+        directions = torch.from_numpy(small.camera.rays()).float() @ turned.transpose(1, 2)
         camera = small.wide
-        half = along.new_tensor((0.5 * camera.width / camera.fx, 0.5 * camera.height / camera.fy))
-        where = (along[..., :2] / along[..., 2:].clamp(min=0.1) / half).reshape(
+        half = directions.new_tensor((0.5 * camera.width / camera.fx,
+                                      0.5 * camera.height / camera.fy))
+        grid = (directions[..., :2] / directions[..., 2:].clamp(min=0.1) / half).reshape(
             -1, small.camera.height, small.camera.width, 2).expand(len(rows), -1, -1, -1)
         found[name] = normalised(nn.functional.grid_sample(
-            views.images[name][rows], where, padding_mode='border', align_corners=False), name)
+            views.images[name][rows], grid, padding_mode='border', align_corners=False), name)
     return found
 
 
 def draw_poses(renderer: LocalizationMap, count: int, config: ViewsConfig,
                rng: np.random.Generator) -> Array:
     """Draw poses around training cameras, and all over free space, tilted as in training."""
-    held = renderer.viewpoints
-    if not len(held):
+    viewpoints = renderer.viewpoints
+    if not len(viewpoints):
         raise InputError('map does not say how its cameras were held',
                          hint='Train the map again.')
-    near = int((rng.random(count) < config.path_share).sum())
+    on_path_count = int((rng.random(count) < config.path_share).sum())
     sigma = np.repeat((config.path_m, np.deg2rad(config.path_deg)), 3)
-    beside = se3.plus(_between(held, near, rng), sigma * rng.normal(size=(near, 6)))
-    count -= near
+    on_path = se3.plus(_between(viewpoints, on_path_count, rng),
+                       sigma * rng.normal(size=(on_path_count, 6)))
+    count -= on_path_count
     if not count:
-        return np.asarray(beside)
-    places = panoramas_of(renderer)
-    positions = _positions(places, count, config, rng)
-    headings = se3.so3_exp(rng.uniform(0.0, 2.0 * np.pi, (count, 1)) * places.up)
+        return np.asarray(on_path)
+    panoramas = panoramas_of(renderer)
+    positions = _positions(panoramas, count, config, rng)
+    headings = se3.so3_exp(rng.uniform(0.0, 2.0 * np.pi, (count, 1)) * panoramas.up)
     tilts = se3.so3_exp(rng.normal(0.0, _TILT_SIGMA_RAD, (count, 3)))
-    free = se3.from_parts(headings @ held[rng.integers(0, len(held), count), :3, :3] @ tilts,
-                          positions)
-    return np.concatenate([beside, free])
+    R = viewpoints[rng.integers(0, len(viewpoints), count), :3, :3]
+    free = se3.from_parts(headings @ R @ tilts, positions)
+    return np.concatenate([on_path, free])
 
 
 def _between(path: Array, count: int, rng: np.random.Generator) -> Array:
     """Poses on the path; it is not interpolated where it jumps."""
     k = rng.integers(0, len(path), count)
-    way = se3.minus(path[np.minimum(k + 1, len(path) - 1)], path[k])
-    jumps = ((np.linalg.norm(way[:, :3], axis=1) > _JUMP_M)
-             | (np.linalg.norm(way[:, 3:], axis=1) > _JUMP_RAD))
-    return np.asarray(se3.plus(path[k], np.where(jumps, 0.0, rng.random(count))[:, None] * way))
+    step = se3.minus(path[np.minimum(k + 1, len(path) - 1)], path[k])
+    jumps = ((np.linalg.norm(step[:, :3], axis=1) > _JUMP_M)
+             | (np.linalg.norm(step[:, 3:], axis=1) > _JUMP_RAD))
+    return np.asarray(se3.plus(path[k], np.where(jumps, 0.0, rng.random(count))[:, None] * step))
 
 
 def render_views(renderer: LocalizationMap, cameras: Mapping[str, ThumbnailCamera],
@@ -228,16 +230,17 @@ def _render(renderer: LocalizationMap, cameras: Mapping[str, ThumbnailCamera], p
     for name, thumbnail in cameras.items():
         camera, n = thumbnail.camera, len(poses)
         T = poses @ thumbnail.T_cam_sensor
-        along = np.einsum('nij,mj->nmi', T[:, :3, :3], camera.rays())
-        origins = np.repeat(T[:, :3, 3], along.shape[1], axis=0).astype(np.float32)
-        rendering = renderer.render_rays(name, origins, along.reshape(-1, 3).astype(np.float32))
-        far = np.maximum(rendering.distance_m.reshape(n, -1), 1e-6)
-        weight = sureness(far, rendering.spread_m.reshape(n, -1),
-                          rendering.opacity.reshape(n, -1), np.ones(far.shape, np.bool_))
+        directions = np.einsum('nij,mj->nmi', T[:, :3, :3], camera.rays())
+        origins = np.repeat(T[:, :3, 3], directions.shape[1], axis=0).astype(np.float32)
+        rendering = renderer.render_rays(name, origins,
+                                         directions.reshape(-1, 3).astype(np.float32))
+        distances = np.maximum(rendering.distance_m.reshape(n, -1), 1e-6)
+        weight = sureness(distances, rendering.spread_m.reshape(n, -1),
+                          rendering.opacity.reshape(n, -1), np.ones(distances.shape, np.bool_))
         sure &= (weight.mean(axis=1) >= config.min_sure) & (
-            np.quantile(far, 0.02, axis=1) >= config.clearance_m)
+            np.quantile(distances, 0.02, axis=1) >= config.clearance_m)
         if renderer.uncertainty is not None:
-            surface = origins + along.reshape(-1, 3) * far.reshape(-1, 1)
+            surface = origins + directions.reshape(-1, 3) * distances.reshape(-1, 1)
             log_sigma = renderer.uncertainty.at(surface).reshape(n, -1).mean(axis=1)
             sure &= log_sigma <= config.max_uncertainty
         values = np.nan_to_num(rendering.values).reshape(n, camera.height, camera.width, -1)
@@ -245,13 +248,15 @@ def _render(renderer: LocalizationMap, cameras: Mapping[str, ThumbnailCamera], p
     return shown, sure
 
 
-def _positions(places: Panoramas, count: int, config: ViewsConfig, rng: np.random.Generator,
+def _positions(panoramas: Panoramas, count: int, config: ViewsConfig, rng: np.random.Generator,
                ) -> Array:
     """Positions (n, 3) around those of panoramas, as far as these see free space."""
-    k = rng.integers(0, len(places), count)
-    way = rng.normal(size=(count, 3))
-    way /= np.linalg.norm(way, axis=1, keepdims=True)
-    nearest = np.argpartition(-(way @ places.directions.T), _NEAR_RAYS, axis=1)[:, :_NEAR_RAYS]
-    free = np.take_along_axis(places.distance_m[k], nearest, axis=1).min(axis=1)
+    k = rng.integers(0, len(panoramas), count)
+    direction = rng.normal(size=(count, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    cosines = direction @ panoramas.directions.T
+    nearest = np.argpartition(-cosines, _NEAR_RAYS, axis=1)[:, :_NEAR_RAYS]
+    free = np.take_along_axis(panoramas.distance_m[k], nearest, axis=1).min(axis=1)
     reach = np.clip(free - config.clearance_m, 0.0, config.reach_m)
-    return np.asarray(places.positions[k] + way * (reach * rng.random(count)**(1 / 3))[:, None])
+    distance = reach * rng.random(count)**(1 / 3)
+    return np.asarray(panoramas.positions[k] + direction * distance[:, None])

@@ -29,7 +29,7 @@ from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array = NDArray[np.float64]
 
-MIN_VIEWS = 8  # fewer say nothing of a tail
+MIN_VIEWS = 8  # with fewer the tails of the errors are unknown
 _STARTS = ((0.01, 1.0), (0.025, 3.0))  # of the distance seen, deg
 _FACTORS = 2.0 ** np.arange(-4.0, 6.1, 0.5)
 _FLOORS = (0.0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2)  # of that distance
@@ -75,15 +75,16 @@ def calibrate(localization_map: LocalizationMap, frames: Sequence[Frame],
 
 def distance_seen(renderer: Renderer, frames: Sequence[Frame]) -> float:
     """Median distance of what the views show, m."""
-    seen = []
+    distances_m = []
     for frame in frames:
         name = next(name for name in renderer.modalities if name in frame.images)
         image, T = frame.images[name], frame.T_world_cam
         assert T is not None
         origins, directions = (np.array(part, np.float32) for part in image.rays(T))
         chosen = np.linspace(0, len(origins) - 1, _DISTANCE_RAYS).astype(np.int64)
-        seen.append(renderer.render_rays(name, origins[chosen], directions[chosen]).distance_m)
-    return float(np.median(np.concatenate(seen)))
+        rendering = renderer.render_rays(name, origins[chosen], directions[chosen])
+        distances_m.append(rendering.distance_m)
+    return float(np.median(np.concatenate(distances_m)))
 
 
 def fit_covariance_scale(errors: Array, covariances: Array, length_m: float,

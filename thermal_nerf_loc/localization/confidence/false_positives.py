@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.localization.confidence.covariance_calibration import MIN_VIEWS
 from thermal_nerf_loc.localization.confidence.verdict import highest_logit, logit
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig, set_name
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, Tail, WrappedMap
@@ -27,15 +28,15 @@ from thermal_nerf_loc.sensing.frame import Frame
 
 Array = NDArray[np.float64]
 
-MIN_VIEWS = 8
 MIN_WRONG = 16  # fewer wrong answers have no tail
 _ELSEWHERE_M, _ELSEWHERE_DEG = 0.3, 10.0  # nearer misses are left to the covariance
-_TAIL_SHARE = 0.25  # of the wrong answers
+_TAIL_SHARE = 0.25  # of the wrong answers, the most confident ones
 _STARTS = 2  # of each kind
 _MIN_SCALE = 0.1  # logits: a tail is never steeper
 _MIN_SHAPE, _MAX_SHAPE = -0.5, -1e-3  # what few samples can support; next to exponential
 _TURNED_RAD, _SHIFTED_M = np.deg2rad(30.0), 0.5
-_SIGMAS = ((0.05, 3.0), (0.1, 10.0))  # m, deg given as the starts' own: without and with a search
+# m, deg: what the localizer is given as sigmas of a start. The first needs no search around it.
+_SIGMAS = ((0.05, 3.0), (0.1, 10.0))
 
 
 def measure_tails(localization_map: LocalizationMap, frames: Sequence[Frame],
@@ -81,8 +82,8 @@ def _pareto(excesses: Array, end: float) -> tuple[float, float]:
     above = 1.0 - (np.arange(1, n + 1) - 0.35) / n
     mean, weighted = float(excesses.mean()), float((above * excesses).mean())
     shape = 2.0 - mean / max(mean - 2.0 * weighted, 1e-9)
-    ends = -mean / max(end - mean, mean)
-    shape = min(max(shape, _MIN_SHAPE), ends, _MAX_SHAPE)
+    highest_shape = -mean / max(end - mean, mean)
+    shape = min(max(shape, _MIN_SHAPE), highest_shape, _MAX_SHAPE)
     return max(mean * (1.0 - shape), _MIN_SCALE), shape
 
 

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.refinement.aligner import (
     AlignConfig, Alignment, LinearizedView, normal_equations)
+from thermal_nerf_loc.localization.refinement.gauss_newton import MIN_POINTS
 from thermal_nerf_loc.localization.refinement.image_pyramid import noise_in_gradients
 
 Array = NDArray[np.float64]
 
 _CELLS = 8  # across the longer side, for local correlation
 _NOISE_RATIO = 1.1  # a normal matrix of pure noise scatters around 1 by some percent
-_MIN_POINTS = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,7 +26,7 @@ class FitStatistics:
     gain: Array
     offset: Array
     scale: Array  # robust standard deviation of the residuals
-    noise: Array  # that of the sensor, as far as the layer's blur left it
+    noise: Array  # that of the sensor, after the blur of the pyramid level
     correlation: Array  # of observed and rendered values, -1 to 1
     detail: Array  # (channels, 3): local variances, observed and rendered, and covariance
     inlier_share: Array  # of the points in view, within the robust cutoff
@@ -37,7 +37,7 @@ class FitStatistics:
 
 def summarize(aligned: Alignment, config: AlignConfig) -> tuple[tuple[FitStatistics, ...], Array]:
     """Statistics of each view, and the information of all about the pose (6, 6)."""
-    fits = tuple(_fit(sight, config) for sight in aligned.views)
+    fits = tuple(_fit(linearized, config) for linearized in aligned.views)
     return fits, information_of(fits)
 
 
@@ -63,32 +63,32 @@ def information_without_noise(H: Array, H_noise: Array) -> Array:
     return np.asarray((basis * np.maximum(shares - _NOISE_RATIO, 0.0)) @ basis.T)
 
 
-def _fit(sight: LinearizedView, config: AlignConfig) -> FitStatistics:
-    points, layer = sight.view.points, sight.view.level
-    chosen = sight.seen & (points.weight > 0.0)
-    p_cam = se3.transform(sight.T_cam_point, points.points_cam)
-    T_sensor_cam = se3.inverse(sight.view.T_cam_sensor)
-    uv, J_lens, _ = layer.camera.project_with_jacobian(se3.transform(T_sensor_cam, p_cam))
-    gain, offset = sight.nuisance.T
-    r2 = (sight.values - gain * points.values - offset)**2
-    H = normal_equations(sight, config, np.full(len(gain), sight.view.trust))[0]
-    H_noise = sight.view.trust * _noise_information(sight, config, r2, p_cam,
-                                                    J_lens @ T_sensor_cam[:3, :3])
-    if chosen.sum() < _MIN_POINTS:
+def _fit(linearized: LinearizedView, config: AlignConfig) -> FitStatistics:
+    points, level = linearized.view.points, linearized.view.level
+    chosen = linearized.seen & (points.weight > 0.0)
+    p_cam = se3.transform(linearized.T_cam_point, points.points_cam)
+    T_sensor_cam = se3.inverse(linearized.view.T_cam_sensor)
+    uv, J_lens, _ = level.camera.project_with_jacobian(se3.transform(T_sensor_cam, p_cam))
+    gain, offset = linearized.nuisance.T
+    r2 = (linearized.values - gain * points.values - offset)**2
+    H = normal_equations(linearized, config, np.full(len(gain), linearized.view.trust))[0]
+    H_noise = linearized.view.trust * _noise_information(linearized, config, r2, p_cam,
+                                                         J_lens @ T_sensor_cam[:3, :3])
+    if chosen.sum() < MIN_POINTS:
         zero = np.zeros(len(gain))
-        return FitStatistics(gain, offset, sight.scale, layer.noise, zero,
-                             np.zeros((len(zero), 3)), zero,
-                   0.0, H, H_noise)
-    in_view = float(points.weight[sight.seen].sum() / points.weight.sum())
-    observed, rendered = sight.values[chosen], points.values[chosen]
-    cell = _cells(uv[chosen], layer.camera.size)
-    inliers = r2[chosen] < config.cutoff**2 * sight.variance[chosen]
-    return FitStatistics(gain, offset, sight.scale, layer.noise,
-               _correlation(_covariances(observed, rendered, 0 * cell)),
-               _covariances(observed, rendered, cell), inliers.mean(axis=0), in_view, H, H_noise)
+        return FitStatistics(gain, offset, linearized.scale, level.noise, zero,
+                             np.zeros((len(zero), 3)), zero, 0.0, H, H_noise)
+    in_view = float(points.weight[linearized.seen].sum() / points.weight.sum())
+    observed, rendered = linearized.values[chosen], points.values[chosen]
+    cell = _cells(uv[chosen], level.camera.size)
+    inliers = r2[chosen] < config.cutoff**2 * linearized.variance[chosen]
+    return FitStatistics(gain, offset, linearized.scale, level.noise,
+                         _correlation(_covariances(observed, rendered, 0 * cell)),
+                         _covariances(observed, rendered, cell), inliers.mean(axis=0), in_view,
+                         H, H_noise)
 
 
-def _noise_information(sight: LinearizedView, config: AlignConfig, r2: Array, p_cam: Array,
+def _noise_information(linearized: LinearizedView, config: AlignConfig, r2: Array, p_cam: Array,
                        slope: Array) -> Array:
     """
     The part of a normal matrix that noise alone would make.
@@ -96,12 +96,12 @@ def _noise_information(sight: LinearizedView, config: AlignConfig, r2: Array, p_
     Noise of variance s^2 in both components of a gradient adds w s^2 (Ju Ju^T + Jv Jv^T);
     `slope` is d(uv)/d(p_cam), (n, 2, 3).
     """
-    w = ((sight.view.points.weight * sight.seen)[:, None]
-         / ((1.0 + r2 / (config.cutoff**2 * sight.variance))**2 * sight.variance))
-    share = (w * noise_in_gradients(sight.gradient_energy,
-                                    sight.view.level.gradient_noise)).sum(axis=-1)
+    w = ((linearized.view.points.weight * linearized.seen)[:, None]
+         / ((1.0 + r2 / (config.cutoff**2 * linearized.variance))**2 * linearized.variance))
+    share = (w * noise_in_gradients(linearized.gradient_energy,
+                                    linearized.view.level.gradient_noise)).sum(axis=-1)
     J = np.concatenate([-slope, -np.cross(p_cam[:, None], slope)], axis=-1)
-    rows = np.where(sight.seen[:, None, None], J, 0.0) * np.sqrt(share)[:, None, None]
+    rows = np.where(linearized.seen[:, None, None], J, 0.0) * np.sqrt(share)[:, None, None]
     rows = rows.reshape(-1, 6)
     return np.asarray(rows.T @ rows)
 

@@ -39,7 +39,7 @@ class ConfidenceConfig:
     false_confidence: float = setting(1e-3, 'share of wrong poses that may be believed; the map '
                                       'knows how confident they get, where it was trained with '
                                       'views held out', 1e-9, 1.0)
-    # 'ok' promises 10 cm and 5 deg: 2.5 standard deviations of the worst direction
+    # a pose that is 'ok' is right to 10 cm and 5 deg: 2.5 sigmas of the worst direction
     max_sigma_m: float = setting(0.04, 'looser positions are ambiguous', 0.0, 100.0)
     max_sigma_deg: float = setting(2.0, 'looser orientations are ambiguous', 0.0, 180.0)
     min_in_view: float = setting(0.3, 'share of the rendered points that must be in view', 0., 1.)
@@ -120,16 +120,17 @@ def highest_logit(config: ConfidenceConfig) -> float:
 
 def logit(confidence: Array) -> Array:
     """Inverse of the logistic; finite also for 0 and 1."""
-    held = np.clip(confidence, 1e-9, 1.0 - 1e-9)
-    return np.asarray(np.log(held / (1.0 - held)))
+    clipped = np.clip(confidence, 1e-9, 1.0 - 1e-9)
+    return np.asarray(np.log(clipped / (1.0 - clipped)))
 
 
 def agreement(fits: Mapping[str, FitStatistics]) -> tuple[float, float]:
     """
     Correlation with the map in small neighbourhoods, and inlier share.
 
-    Corrected for the sensor's noise (1 where everything else agrees); modalities weighted by what
-    they tell of the pose. Neighbourhoods, because a wrong pose too has its dark floor below.
+    Corrected for the sensor's noise (1 where everything else agrees). Modalities are weighted by
+    their information about the orientation. Variances are taken within small neighbourhoods,
+    because brightness over the whole image (a dark floor below) agrees at wrong poses, too.
     """
     weights, agreed, inliers = [], [], []
     for fit in fits.values():

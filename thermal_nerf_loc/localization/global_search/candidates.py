@@ -30,5 +30,5 @@ class CandidateSource(Protocol):
         """
         At most `count` poses, the best first; the same for the same frame.
 
-        The frame's images are corrected for what the map knows its cameras to add (vignetting).
+        The map's flat field (vignetting, fixed pattern) is already subtracted from the images.
         """

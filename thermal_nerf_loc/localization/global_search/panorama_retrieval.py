@@ -2,11 +2,11 @@
 """
 Retrieve candidates from a map's panoramas: every position, in every orientation of a camera.
 
-Image and panoramas are blurred until half a metre and half a step of the angle do not matter; then
-each position in each orientation is scored by correlation alone. With the mask M of the
-panorama's rays that lie in the view, the image A at those rays, and a panorama's values V and
-weights W, all sums that a weighted correlation needs are products of matrices over (panoramas,
-rays, orientations):
+Image and panoramas are blurred so much that half a metre and half a step between orientations make
+little difference; then each position in each orientation is scored by correlation alone. With the
+mask M of the panorama's rays that lie in the view, the image A at those rays, and a panorama's
+values V and weights W, all sums that a weighted correlation needs are products of matrices over
+(panoramas, rays, orientations):
 
     sum w a b = (W V) A^T,   sum w a = W A^T,   sum w a^2 = W (A^2)^T,   sum w b = (W V) M^T, ...
 
@@ -99,9 +99,9 @@ class PanoramaRetrieval:
         config = self.config
         most = min(_SCORES_KEPT * config.hypotheses, scores.size)
         top = np.argpartition(-scores.ravel(), most - 1)[:most]
-        index, turn = np.unravel_index(np.sort(top), scores.shape)
-        poses = se3.from_parts(self._rotations[turn], self.panoramas.positions[index])
-        kept = self._separation(1.0).best(poses, scores[index, turn].astype(np.float64),
+        index, rotation = np.unravel_index(np.sort(top), scores.shape)
+        poses = se3.from_parts(self._rotations[rotation], self.panoramas.positions[index])
+        kept = self._separation(1.0).best(poses, scores[index, rotation].astype(np.float64),
                                           config.hypotheses)
         found = parallel_map(
             lambda k: self._align(images, levels, int(index[k]), poses[k]), kept)
@@ -136,12 +136,12 @@ class PanoramaRetrieval:
                 ) -> tuple[Array32, NDArray[np.bool_]]:
         """The image along each ray in each orientation (o, m, channels), and the mask in view."""
         R_sensor_world = image.T_cam_sensor[:3, :3].T @ self._rotations.transpose(0, 2, 1)
-        along = self._directions @ R_sensor_world.transpose(0, 2, 1)
+        directions = self._directions @ R_sensor_world.transpose(0, 2, 1)
         camera, samples = level.camera, level.samples
         corners = camera.unproject(np.array([[0.0, 0.0], [camera.width, 0.0],
                                              [0.0, camera.height], [camera.width, camera.height]]))
-        inside = along[..., 2] > corners[:, 2].min() - 0.05
-        uv, front = camera.project(along[inside])
+        inside = directions[..., 2] > corners[:, 2].min() - 0.05
+        uv, front = camera.project(directions[inside])
         good = front & ((uv > 0.5) & (uv < np.array(camera.size) - 0.5)).all(axis=1)
         rows = _bilinear(samples[..., 0], uv)
         good &= np.isfinite(rows).all(axis=1)
@@ -163,12 +163,12 @@ class PanoramaRetrieval:
     def _view(self, name: str, image: ObservedImage, level: PyramidLevel, index: int,
               T: Array) -> ModalityView:
         """The panorama's points that lie in or near the view, and the image."""
-        along = self._directions @ T[:3, :3]
+        directions = self._directions @ T[:3, :3]
         corner = level.camera.unproject(np.zeros((1, 2)))[0, 2]
-        wide = np.cos(min(np.arccos(np.clip(corner, -1.0, 1.0)) + _BEYOND_VIEW_RAD, np.pi))
+        min_cosine = np.cos(min(np.arccos(np.clip(corner, -1.0, 1.0)) + _BEYOND_VIEW_RAD, np.pi))
         weight = self.panoramas.weight[index]
-        near = (along @ image.T_cam_sensor[:3, 2] > wide) & (weight > _MIN_WEIGHT)
-        points = RenderedPoints(along[near] * self.panoramas.distance_m[index, near, None],
+        near = (directions @ image.T_cam_sensor[:3, 2] > min_cosine) & (weight > _MIN_WEIGHT)
+        points = RenderedPoints(directions[near] * self.panoramas.distance_m[index, near, None],
                                 self._blurred[name].values[index, near].astype(np.float64),
                                 weight[near].astype(np.float64))
         prior = image_prior(name, image.radiometric,
@@ -199,17 +199,17 @@ def orientations(panoramas: Panoramas, config: RetrievalConfig) -> Array:
     if not len(tilts):
         tilts = panoramas.camera_ups[:1]
     headings = np.arange(0.0, 2.0 * np.pi - 1e-9, 2.0 * np.pi / round(2.0 * np.pi / step))
-    turn = se3.so3_exp(headings[:, None] * panoramas.up)
-    level = np.stack([_rotation_between(u, panoramas.up) for u in tilts])
-    return np.asarray((turn[:, None] @ level[None]).reshape(-1, 3, 3))
+    turned = se3.so3_exp(headings[:, None] * panoramas.up)
+    leveled = np.stack([_rotation_between(u, panoramas.up) for u in tilts])
+    return np.asarray((turned[:, None] @ leveled[None]).reshape(-1, 3, 3))
 
 
 def _bilinear(image: Array32, uv: Array) -> Array32:
     """Values (n, channels) at pixels (n, 2), whose centres lie at +0.5."""
     size = np.array(image.shape[1::-1])
-    at = np.clip(uv - 0.5, 0.0, size - 1.001)
-    i, j = at.astype(np.intp).T
-    du, dv = (at - np.floor(at)).astype(np.float32).T[..., None]
+    pixel = np.clip(uv - 0.5, 0.0, size - 1.001)
+    i, j = pixel.astype(np.intp).T
+    du, dv = (pixel - np.floor(pixel)).astype(np.float32).T[..., None]
     upper = image[j, i] * (1 - du) + image[j, i + 1] * du
     lower = image[j + 1, i] * (1 - du) + image[j + 1, i + 1] * du
     return np.asarray(upper * (1 - dv) + lower * dv)

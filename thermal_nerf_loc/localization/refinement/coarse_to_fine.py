@@ -130,9 +130,10 @@ class CoarseToFine:
     def measure(self, T: Array) -> tuple[Alignment, float]:
         """The fit at a pose as it is, and how many pixels the aligner would move the image."""
         views = self.render(T, self.config.sigmas_px[-1])
-        left = se3.minus(align(views, T, T, self.config.align).T_world_cam, T)
-        left_px = self._motion_px(*(float(np.linalg.norm(part)) for part in (left[:3], left[3:])))
-        return align(views, T, T, replace(self.config.align, iterations=0)), left_px
+        step = se3.minus(align(views, T, T, self.config.align).T_world_cam, T)
+        remaining_px = self._motion_px(float(np.linalg.norm(step[:3])),
+                                       float(np.linalg.norm(step[3:])))
+        return align(views, T, T, replace(self.config.align, iterations=0)), remaining_px
 
     def render(self, T: Array, sigma_px: float) -> list[ModalityView]:
         """
@@ -143,11 +144,11 @@ class CoarseToFine:
         views, count = [], self._ray_count(sigma_px)
         for name, image in self.images.items():
             own_px = self._own_pixels(image, sigma_px)
-            where = self.renderer, name, T, image.T_cam_sensor, image.camera
+            view = self.renderer, name, T, image.T_cam_sensor, image.camera
             if sigma_px > self.config.grid_above_px:
-                points = render_grid(*where, self.config.grid_rays).blurred(own_px)
+                points = render_grid(*view, self.config.grid_rays).blurred(own_px)
             else:
-                points = render_points(*where, self._pixels(name, image, count))
+                points = render_points(*view, self._pixels(name, image, count))
                 if self.config.use_uncertainty:
                     points = weighed(points, T, self.renderer)
             self.rays += len(points)

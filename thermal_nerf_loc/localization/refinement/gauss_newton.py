@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The aligner's damped Gauss-Newton, compiled as one function without Python's global lock.
+The aligner's damped Gauss-Newton, compiled as one function that releases Python's global lock.
 
-So several alignments can run in parallel threads. The views are packed into one set of arrays
-(`PackedViews`), which holds any number of them. Tests compare it with plain numpy
-(`gauss_newton_reference`).
+Several alignments can therefore run in parallel threads. Any number of views is packed into one
+set of arrays (`PackedViews`). Tests compare it with plain numpy (`gauss_newton_reference`).
 """
 
 import math
@@ -80,14 +79,15 @@ def minimize(T_render, T_start, packed, limits, T_prior, information):  # type: 
         step = solve(A, g + prior_g)
         T_next = T @ exp(step)
         trial = [_sample_view(packed, v, T_next, T_render) for v in range(views)]
-        moved, expected = _nuisance_after_step(packed, sampled, trial, variances, nuisance, scale,
-                                               nuisance_steps, step, limits.edge_px)
-        trial_cost = _normal_equations(packed, trial, expected, moved, nuisance_priors,
-                                       limits.cutoff)[3]
+        trial_nuisance, trial_variances = _nuisance_after_step(
+            packed, sampled, trial, variances, nuisance, scale, nuisance_steps, step,
+            limits.edge_px)
+        trial_cost = _normal_equations(packed, trial, trial_variances, trial_nuisance,
+                                       nuisance_priors, limits.cutoff)[3]
         g_next, prior_cost_next = _pose_prior_terms(T_prior, information, T_next)
         if trial_cost + prior_cost_next <= cost + prior_cost:
             T, damping = T_next, max(damping / 4.0, 1e-6)
-            sampled, nuisance, prior_g, prior_cost = trial, moved, g_next, prior_cost_next
+            sampled, nuisance, prior_g, prior_cost = trial, trial_nuisance, g_next, prior_cost_next
             for v in range(views):
                 variances[v] = _update_scale(packed, v, sampled[v], nuisance, scale,
                                              limits.edge_px)
@@ -235,10 +235,10 @@ def _normal_equations(packed, sampled, variances, nuisance, nuisance_priors, cut
         H += view_H
         g += view_g
         nuisance_steps.append(nuisance_step)
-        everything = weight.sum()
-        if in_view > 1e-3 * everything:  # points out of view count as fitting like those in view
-            cost += robust * cutoff**2 * everything / in_view + priors
-        elif everything > 0.0:
+        total_weight = weight.sum()
+        if in_view > 1e-3 * total_weight:  # points out of view count as fitting like those in view
+            cost += robust * cutoff**2 * total_weight / in_view + priors
+        elif total_weight > 0.0:
             cost = np.inf
     return H, g, nuisance_steps, cost
 
@@ -247,18 +247,19 @@ def _normal_equations(packed, sampled, variances, nuisance, nuisance_priors, cut
 def _nuisance_after_step(packed, sampled, trial, variances, nuisance, scale, nuisance_steps,  # type: ignore[no-untyped-def]
                          step, edge_px):
     """Gains and offsets that go with a step of the pose, and the points' variances there."""
-    moved, expected = nuisance.copy(), []
+    next_nuisance, next_variances = nuisance.copy(), []
     for v in range(len(sampled)):
         seen_before, gradient_energy = sampled[v][3], trial[v][2]
         variance = variances[v].copy()
         for m in range(packed.shapes[v, 2]):
             for i in range(2):
-                moved[v, m, i] += nuisance_steps[v][m, i, 0] - nuisance_steps[v][m, i, 1:] @ step
+                next_nuisance[v, m, i] += (nuisance_steps[v][m, i, 0]
+                                           - nuisance_steps[v][m, i, 1:] @ step)
             for k in range(len(seen_before)):
                 if not seen_before[k]:
                     variance[k, m] = scale[v, m]**2 + edge_px**2 * gradient_energy[k, m]
-        expected.append(variance)
-    return moved, expected
+        next_variances.append(variance)
+    return next_nuisance, next_variances
 
 
 @njit(cache=True)

@@ -2,7 +2,7 @@
 """
 Observed images prepared for alignment, and the levels of their blur pyramid.
 
-`observe` sorts out images that carry nothing (black, saturated, flat) with the reason, removes a
+`observe` rejects images without content (black, saturated, flat) with the reason, removes a
 thermal sensor's stripes and measures the pixel noise. `make_level` blurs an image to one level and
 takes its gradients; gradients that noise alone could have made are shrunk towards zero, and what
 is left decides how much a channel counts (`PyramidLevel.signal`).
@@ -30,11 +30,11 @@ _SATURATED_SHARE = 0.7
 _MIN_VALID_SHARE = 0.1
 NOMINAL_WIDTH_PX = 160  # settings give blurs for images of this width
 _WORKING_WIDTH_PX = 320  # larger images are halved first: even the sharpest level is no larger
-_JUDGED_PX = 60  # across the shorter side, enough to see whether an image is empty
-_NOISE_PX = 20_000  # a median over more pixels is no better
+_EMPTY_CHECK_PX = 60  # across the shorter side, enough to see whether an image is empty
+_MAX_NOISE_PIXELS = 20_000  # about so many are enough to measure the noise
 _LEVEL_SIGMA_PX = 1.0  # a level is halved in size while its own blur stays above
-_WANTED_SIGNAL = 0.8  # share of the gradients' energy; below, the level is blurred more
-_MOST_DENOISING_PX = 3.0
+_MIN_SIGNAL = 0.8  # share of the gradients' energy; below, the level is blurred more
+_MAX_DENOISING_PX = 3.0  # blur added for that, at most
 _SHRINKAGE = 1.5  # gradients with less than this share of noise's energy are taken for noise
 _STRIPE_LIMIT = 2.0  # noise sigmas: stronger stripes are scene, not sensor
 
@@ -86,8 +86,8 @@ def make_level(image: ObservedImage, sigma_px: float) -> PyramidLevel:
     Where noise outweighs the gradients, blur more.
     """
     level = _level(image, sigma_px)
-    limit = max(sigma_px, _MOST_DENOISING_PX)
-    while level.signal.max() < _WANTED_SIGNAL and sigma_px < limit:
+    limit = max(sigma_px, _MAX_DENOISING_PX)
+    while level.signal.max() < _MIN_SIGNAL and sigma_px < limit:
         sigma_px = min(max(1.6 * sigma_px, 0.6), limit)
         level = _level(image, sigma_px)
     return level
@@ -101,13 +101,13 @@ def _level(image: ObservedImage, sigma_px: float) -> PyramidLevel:
     height = max(image.camera.height // factor, 8)
     camera = image.camera.resized(width, height)
     small = image.values if factor == 1 else _shrunk(image.values, width, height)
-    left = math.sqrt(max((sigma_px / factor)**2 - (1 - factor**-2) / 12, 0.01))
-    blurred = cv2.GaussianBlur(small, (0, 0), left).reshape(height, width, -1)
-    noise, gradient_noise = _noise_left(image.noise, factor, left)
+    remaining_px = math.sqrt(max((sigma_px / factor)**2 - (1 - factor**-2) / 12, 0.01))
+    blurred = cv2.GaussianBlur(small, (0, 0), remaining_px).reshape(height, width, -1)
+    noise, gradient_noise = _remaining_noise(image.noise, factor, remaining_px)
     samples, energy = shrunk_gradients(blurred, gradient_noise, _SHRINKAGE)
     signal = np.clip(1.0 - 2.0 * gradient_noise**2 / np.maximum(energy, 1e-30), 0.0, 1.0)
     if image.valid is not None:
-        samples[_near_invalid(image.valid, width, height, left)] = np.nan
+        samples[_near_invalid(image.valid, width, height, remaining_px)] = np.nan
     return PyramidLevel(camera, samples, noise, gradient_noise, signal)
 
 
@@ -118,10 +118,10 @@ def noise_sigma(values: Array32, valid: NDArray[np.bool_] | None = None) -> Arra
     Immerkaer, "Fast noise variance estimation" (1996), made robust.
     """
     kernel = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32)
-    step = max(round(math.sqrt(values.shape[0] * values.shape[1] / _NOISE_PX)), 1)
-    some = slice(1, -1, step), slice(1, -1, step)
-    detail = np.abs(cv2.filter2D(values, cv2.CV_32F, kernel).reshape(values.shape)[some])
-    chosen = detail.reshape(-1, values.shape[2]) if valid is None else detail[valid[some]]
+    step = max(round(math.sqrt(values.shape[0] * values.shape[1] / _MAX_NOISE_PIXELS)), 1)
+    sampled = slice(1, -1, step), slice(1, -1, step)
+    detail = np.abs(cv2.filter2D(values, cv2.CV_32F, kernel).reshape(values.shape)[sampled])
+    chosen = detail.reshape(-1, values.shape[2]) if valid is None else detail[valid[sampled]]
     if chosen.size == 0:
         return np.zeros(values.shape[2])
     return np.asarray(np.median(chosen.T.copy(), axis=1) * 1.4826 / 6.0, dtype=np.float64)
@@ -175,7 +175,7 @@ def _working_size(image: SensorImage, valid: NDArray[np.bool_] | None) -> Sensor
 
 
 def _empty_reason(image: SensorImage, name: str) -> str:
-    step = max(min(image.camera.size) // _JUDGED_PX, 1)
+    step = max(min(image.camera.size) // _EMPTY_CHECK_PX, 1)
     if image.valid is None:
         values = image.values[::step, ::step]
         pixels = values.reshape(-1, values.shape[2])
@@ -203,7 +203,7 @@ def _prepare(image: SensorImage, name: str) -> ObservedImage:
     if name != RGB:
         values = without_stripes(values)
     return ObservedImage(image.camera, values, valid, image.T_cam_sensor,
-                       noise_sigma(values, valid), image.radiometric)
+                         noise_sigma(values, valid), image.radiometric)
 
 
 def _shrunk(values: Array32, width: int, height: int) -> Array32:
@@ -211,7 +211,7 @@ def _shrunk(values: Array32, width: int, height: int) -> Array32:
                       dtype=np.float32)
 
 
-def _noise_left(noise: Array, factor: int, sigma_px: float) -> tuple[Array, Array]:
+def _remaining_noise(noise: Array, factor: int, sigma_px: float) -> tuple[Array, Array]:
     """White noise after shrinking and blur: in the values, and in each gradient component."""
     radius = max(round(4.0 * sigma_px), 1)  # as wide as OpenCV makes it for floats
     blur = cv2.getGaussianKernel(2 * radius + 1, sigma_px)[:, 0]

@@ -21,6 +21,7 @@ from thermal_nerf_loc.localization.refinement.image_pyramid import ObservedImage
 from thermal_nerf_loc.localization.refinement.pixel_sampling import (
     draw_pixels, preferred_pixels, SAMPLERS)
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
+from thermal_nerf_loc.sensing.frame import RGB
 
 Array = NDArray[np.float64]
 
@@ -92,7 +93,7 @@ def _make_target(name: str, image: ObservedImage) -> _Target:
     import torch
     directions = image.camera.rays() @ image.T_cam_sensor[:3, :3].T
     values = image.values.reshape(len(directions), -1)
-    contrast = 1.0 if name == 'rgb' else max(float(np.subtract(
+    contrast = 1.0 if name == RGB else max(float(np.subtract(
         *np.quantile(values, (0.99, 0.01)))), 1e-6)  # deg C to about [0, 1], as colours are
     return _Target(name, torch.tensor(directions), torch.tensor(image.T_cam_sensor[:3, 3].copy()),
                    torch.tensor(values, dtype=torch.float64), contrast)

@@ -78,8 +78,8 @@ def _project(c, x, y, z):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def sample_image(points: Array, R_cam_point: Array, t_cam_point: Array, R_sensor_cam: Array,
-            t_sensor_cam: Array, camera: Array, image: Array32,
-            ) -> tuple[Array, Array, Array, Flags]:
+                 t_sensor_cam: Array, camera: Array, image: Array32,
+                 ) -> tuple[Array, Array, Array, Flags]:
     """
     Sample an image at projected points, bilinearly.
 

@@ -37,12 +37,12 @@ def draw_pixels(preferred: Flags, image: ObservedImage, count: int, rng: np.rand
     """Draw among the preferred pixels; filled up from the others where they are too few."""
     usable = np.zeros(preferred.shape, np.bool_)  # the outermost pixels have no whole gradient
     usable[1:-1, 1:-1] = True if image.valid is None else image.valid[1:-1, 1:-1]
-    pick = _draw_balanced if balanced else _draw
-    pixels = pick(preferred & usable, count, rng)
+    draw = _draw_balanced if balanced else _draw
+    pixels = draw(preferred & usable, count, rng)
     if len(pixels) < count:
         rest = usable.copy()
         rest.ravel()[pixels] = False
-        pixels = np.concatenate([pixels, pick(rest, count - len(pixels), rng)])
+        pixels = np.concatenate([pixels, draw(rest, count - len(pixels), rng)])
     width = image.camera.width
     return np.stack([pixels % width + 0.5, pixels // width + 0.5], axis=-1)
 

@@ -37,11 +37,11 @@ def render_points(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_s
     directions = camera.unproject(uv)
     T_world_sensor = T_world_cam @ T_cam_sensor
     origins = np.broadcast_to(T_world_sensor[:3, 3], directions.shape)
-    seen = renderer.render_rays(modality, np.ascontiguousarray(origins, dtype=np.float32),
-                                (directions @ T_world_sensor[:3, :3].T).astype(np.float32))
+    rendering = renderer.render_rays(modality, np.ascontiguousarray(origins, dtype=np.float32),
+                                     (directions @ T_world_sensor[:3, :3].T).astype(np.float32))
     distance, spread, opacity = (np.asarray(x, dtype=np.float64) for x in
-                                 (seen.distance_m, seen.spread_m, seen.opacity))
-    values = np.asarray(seen.values, dtype=np.float64)
+                                 (rendering.distance_m, rendering.spread_m, rendering.opacity))
+    values = np.asarray(rendering.values, dtype=np.float64)
     good = (opacity >= _MIN_OPACITY) & (distance > 0.0) & np.isfinite(values).all(axis=-1)
     good &= np.isfinite(distance) & np.isfinite(spread)
     weight = sureness(distance, spread, opacity, good)
@@ -79,13 +79,13 @@ class RenderedGrid:
 
     def blurred(self, sigma_px: float) -> RenderedPoints:
         """Points with values as an image of that blur (pixels) has them."""
-        left = np.sqrt(max((sigma_px / self.step_px)**2 - 1 / 12, 0.0))
-        if left < 0.3:
+        remaining_px = np.sqrt(max((sigma_px / self.step_px)**2 - 1 / 12, 0.0))
+        if remaining_px < 0.3:
             return self.points
         points = self.points
         share = points.weight.reshape(self.rows, -1, 1)
         image = points.values.reshape(*share.shape[:2], -1) * share
-        blurred = cv2.GaussianBlur(np.concatenate([image, share], axis=-1), (0, 0), left)
+        blurred = cv2.GaussianBlur(np.concatenate([image, share], axis=-1), (0, 0), remaining_px)
         values = blurred[..., :-1] / np.maximum(blurred[..., -1:], 1e-9)
         return replace(points, values=values.reshape(len(points), -1))
 
