@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Messages in, frames out: pairs images, looks up where their cameras were, decodes them.
+From messages to frames: pair images, look up the poses of their cameras, decode them.
 
 Used alike by the live node and by the offline replay. Each image counts at its own stamp: odometry
 gives the robot's motion between the images of one frame. Only the newest images are kept.
@@ -147,7 +147,7 @@ class FrameSynchronizer:
             self._reference = None
 
     def restart(self) -> None:
-        """Time jumped back: forget all images and what moves on tf; the next frame says so."""
+        """Time jumped back: drop images and moving transforms; mark the next frame `restarted`."""
         with self._lock:
             self._restart()
 
@@ -238,9 +238,9 @@ class FrameSynchronizer:
         try:
             self.tf.lookup_transform(self.config.odom_frame, self.config.base_frame,
                                      latest.stamp_ns)
-        except TransformUnavailable as gap:
+        except TransformUnavailable as unavailable:
             waited_ns = now_ns - latest.arrival_ns
-            return not (gap.too_new and waited_ns < self.config.odometry_wait_s * 1e9)
+            return not (unavailable.too_new and waited_ns < self.config.odometry_wait_s * 1e9)
         return True
 
     def _make_frame(self, pair: dict[str, _Image]) -> RobotFrame:
@@ -260,7 +260,7 @@ class FrameSynchronizer:
             raise RunError('; '.join(problems))
         restarted, self._restarted = self._restarted, False
         return RobotFrame(Frame(stamp_ns, images), T_base_cam, T_odom_base, restarted,
-                           tuple(problems))
+                          tuple(problems))
 
     def _decode(self, modality: str, image: _Image, T_cam_sensor: Array, stamp_ns: int,
                 ) -> SensorImage:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Kidnapped robots: how likely it is that the robot was carried away, by images that contradict.
+Kidnap detection: the probability that the robot was carried away, from contradicting images.
 
 Two hypotheses: the robot is where the filter says, N(T, P), or elsewhere, within a spread S around
 it. Images that contradict the pose for `contradiction_s` make the second ten times as likely, from
@@ -53,10 +53,10 @@ class KidnapEvidence:
 
 def contradicts(found: Localization, config: TrackerConfig) -> bool:
     """
-    Whether a localization speaks against the pose that it started from.
+    Whether a localization is evidence against the pose that it started from.
 
-    The images disagree with the map and yet show enough to hold a pose. A bare wall, or darkness,
-    holds none: it says nothing.
+    It is where the images disagree with the map although they constrain the pose well. A bare
+    wall, or darkness, does not constrain it and is no evidence.
     """
     sigma_m, sigma_deg = sigmas(found.covariance)
     return (found.verdict == VERDICT_LOST and sigma_m <= config.lost_sigma_m

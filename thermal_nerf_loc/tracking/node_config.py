@@ -31,6 +31,20 @@ TRANSPORTS = ('raw', 'compressed')
 _LINEAR_KEYS = ('celsius_per_count', 'celsius_offset')
 _QUATERNION_TOLERANCE = 0.01  # typed by hand
 
+_SUBSCRIPTIONS = 'topics are subscribed to when the node is activated'
+_FRAMES = 'frames are fixed while the node is configured'
+_START = 'it counts at the start only'
+
+# Parameters that cannot change while the node is configured, and why.
+FIXED = {
+    'rgb_transport': _SUBSCRIPTIONS, 'thermal_transport': _SUBSCRIPTIONS,
+    'reliable_images': _SUBSCRIPTIONS, 'odometry': _SUBSCRIPTIONS,
+    'map_frame': _FRAMES, 'synchronizer.odom_frame': _FRAMES, 'synchronizer.base_frame': _FRAMES,
+    'initial_pose': f'{_START}; publish on `initialpose` instead',
+    'rgb_mask': _START, 'thermal_mask': _START, 'pose_file': _START, 'autostart': _START,
+    'path_poses': _START, 'map_points': _START, 'map_points_spacing_m': _START,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ThermalScaleConfig:
@@ -122,7 +136,7 @@ class NodeConfig:
     tracker: TrackerConfig = setting(TrackerConfig(), 'filtering of poses over time')
 
     def __post_init__(self) -> None:
-        """Check what a range cannot say."""
+        """Check length and quaternion of the initial pose."""
         if len(self.initial_pose) not in (0, 7):
             raise InputError('initial pose has the wrong length', where='initial_pose',
                              expected='x y z qx qy qz qw', got=f'{len(self.initial_pose)} numbers')
@@ -178,21 +192,6 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = value
-
-
-_SUBSCRIPTIONS = 'topics are subscribed to when the node is activated'
-_FRAMES = 'frames are fixed while the node is configured'
-_START = 'it counts at the start only'
-
-# Parameters that cannot change while the node is configured, and why.
-FIXED = {
-    'rgb_transport': _SUBSCRIPTIONS, 'thermal_transport': _SUBSCRIPTIONS,
-    'reliable_images': _SUBSCRIPTIONS, 'odometry': _SUBSCRIPTIONS,
-    'map_frame': _FRAMES, 'synchronizer.odom_frame': _FRAMES, 'synchronizer.base_frame': _FRAMES,
-    'initial_pose': f'{_START}; publish on `initialpose` instead',
-    'rgb_mask': _START, 'thermal_mask': _START, 'pose_file': _START, 'autostart': _START,
-    'path_poses': _START, 'map_points': _START, 'map_points_spacing_m': _START,
-}
 
 
 def changed_config(config: NodeConfig, parameters: Iterable[Any], configured: bool) -> NodeConfig:

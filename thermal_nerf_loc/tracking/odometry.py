@@ -69,7 +69,7 @@ class TransformInput:
         return frame_name(config.odom_frame), frame_name(config.base_frame)
 
     def _check_time_jump(self, stamp: int) -> None:
-        """Odometry is the first to show that time started over: nothing older holds then."""
+        """Restart where stamps jump back: odometry shows it first, and older data is invalid."""
         before_ns, self._newest_ns = self._newest_ns, stamp
         if before_ns is not None and stamp < before_ns - JUMP_BACK_NS:
             self._synchronizer.restart()
@@ -106,7 +106,7 @@ class CameraMotion:
 
 def _by_odometry(config: TrackerConfig, T_odom_last: Array, T_odom_now: Array,
                  ) -> tuple[Array, Array]:
-    """Its error has a constant part and one that grows with the motion."""
+    """Motion by odometry, and its covariance: a constant part and one that grows with it."""
     delta = se3.inverse(T_odom_last) @ T_odom_now
     xi = se3.log(delta)
     return delta, diagonal(

@@ -142,7 +142,7 @@ class RobotTracker:
         return robot_update
 
     def _apply_requests(self, robot_frame: RobotFrame) -> None:
-        """Do what was asked for since the last frame."""
+        """Apply the changes requested since the last frame."""
         with self._lock:
             start, self._start = self._start, None
             change, self._change = self._change, None

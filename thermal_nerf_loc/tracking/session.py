@@ -28,7 +28,7 @@ from thermal_nerf_loc.tracking.health import NodeHealth
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 from thermal_nerf_loc.tracking.robot_tracker import read_pose, RobotTracker, save_pose
 from thermal_nerf_loc.tracking.tracker import Tracker
-
+from thermal_nerf_loc.tracking.tracker_config import TRACKING
 
 Array = NDArray[np.float64]
 
@@ -36,15 +36,15 @@ LoadMap = Callable[[Path], LocalizationMap]
 
 
 class SharedMap(WrappedMap):
-    """A map behind a lock; whoever renders in the background must ask for few rays at once."""
+    """A map behind a lock; threads in the background must render few rays at once."""
 
     def __init__(self, inner: LocalizationMap) -> None:
-        """Nobody else may render `inner` from now on."""
+        """Wrap `inner`, which must only be rendered through this object from now on."""
         super().__init__(inner)
         self._lock = threading.Lock()
 
     def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
-        """Render once no other thread does."""
+        """Render as soon as no other thread does."""
         with self._lock:
             return super().render_rays(modality, origins, directions)
 
@@ -128,7 +128,7 @@ class Session:
         """Write the newest pose to `pose_file`, where there is one and it is not yet written."""
         last = self.robot.last
         if (not self._config.pose_file or last is None or last.T_map_base is None
-                or last.state != 'tracking' or last.stamp_ns == self._saved_ns):
+                or last.state != TRACKING or last.stamp_ns == self._saved_ns):
             return
         self._saved_ns = last.stamp_ns
         save_pose(Path(self._config.pose_file), self.loaded.identity, last.T_map_base,

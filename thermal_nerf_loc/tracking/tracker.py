@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Pose tracking over time: predict, localize, gate, fuse, judge the state.
+Pose tracking over time: predict, localize, gate, fuse, update the state.
 
 The filter holds a Gaussian on SE(3) over the right tangent. A start, or a lost robot that was
 found, counts as 'tracking' only after several fixes in a row that agree. A fix outside the gate is
 a miss until others confirm it. Images that contradict the pose are evidence that the robot was
-carried away (`kidnap_detection`); images that show nothing (darkness, a closed shutter) are none:
-odometry is trusted for a while then. Without a pose the whole map is searched
+carried away (`kidnap_detection`). Images without content (darkness, a closed shutter) are no such
+evidence: odometry is trusted for a while then. Without a pose the whole map is searched
 (`background_search`); what is found has to be confirmed like any start.
 """
 
@@ -29,8 +29,8 @@ from thermal_nerf_loc.sensing.frozen_images import identical
 from thermal_nerf_loc.tracking.background_search import BackgroundSearch, SearchResult
 from thermal_nerf_loc.tracking.kidnap_detection import contradicts, KidnapEvidence
 from thermal_nerf_loc.tracking.odometry import at_one_stamp, CameraMotion
-from thermal_nerf_loc.tracking.tracker_config import (CONFIRMED, DEGRADED, INITIALIZING, LOST,
-                                                      TrackerConfig, TRACKING)
+from thermal_nerf_loc.tracking.tracker_config import (
+    CONFIRMED, DEGRADED, INITIALIZING, LOST, TrackerConfig, TRACKING)
 
 Array = NDArray[np.float64]
 
@@ -91,7 +91,7 @@ class Tracker:
         self._fix_ns: int | None = None
         self._tracked_since_ns = 0
         self._misses = 0
-        self._kidnapped = KidnapEvidence(0)
+        self._kidnap_evidence = KidnapEvidence(0)
         self._velocity: Array | None = None  # tangent of a second, of the camera; None: unknown
         self._T_odom_cam: Array | None = None
         self._images: dict[str, NDArray[np.float32]] = {}  # of the last frame
@@ -133,10 +133,10 @@ class Tracker:
         if found is None:
             found, reason = self._localize(usable)
             reason = self._gate(found, reason, frame.stamp_ns)
-        self._judge_state(frame.stamp_ns)
+        self._update_state(frame.stamp_ns)
         self._estimate_velocity(before, motion.elapsed_s)
 
-        reported = self._kidnapped.widened(self._estimate, self.config)
+        reported = self._kidnap_evidence.widened(self._estimate, self.config)
         return TrackerUpdate(frame.stamp_ns, self._state, reported.T.copy(), reported.P.copy(),
                              found, reason, searched)
 
@@ -223,7 +223,7 @@ class Tracker:
         if not frame.images:
             return None, 'every image is a repetition of the last (frozen)'
         start = (self._candidate.estimate if self._candidate is not None
-                 else self._kidnapped.widened(self._estimate, self.config))
+                 else self._kidnap_evidence.widened(self._estimate, self.config))
         try:
             found = self.localizer.localize(frame, start.T, start.P)
         except InputError as error:
@@ -269,32 +269,32 @@ class Tracker:
         return ('fix disagrees with the filter' if is_confirmed else
                 f'{self._candidate.count} of {needed} agreeing fixes')
 
-    def _accept(self, estimate: PoseGaussian, stamp_ns: int, whole: bool = True) -> None:
-        """Take an estimate over; a fix of a part of the pose does not end kidnap evidence."""
+    def _accept(self, estimate: PoseGaussian, stamp_ns: int, full_pose: bool = True) -> None:
+        """Take an estimate over; only a fix of the full pose clears the kidnap evidence."""
         self._estimate, self._candidate, self._misses = estimate, None, 0
         if self._state not in CONFIRMED:
             self._tracked_since_ns = stamp_ns
         self._state, self._fix_ns = TRACKING, stamp_ns
-        self._kidnapped = (KidnapEvidence(stamp_ns) if whole
-                           else replace(self._kidnapped, tested_ns=stamp_ns))
+        self._kidnap_evidence = (KidnapEvidence(stamp_ns) if full_pose
+                                 else replace(self._kidnap_evidence, tested_ns=stamp_ns))
 
     def _add_contradiction(self, stamp_ns: int) -> None:
         if self._state in CONFIRMED:
-            self._kidnapped = self._kidnapped.contradicted(stamp_ns, self.config)
+            self._kidnap_evidence = self._kidnap_evidence.contradicted(stamp_ns, self.config)
 
-    def _judge_state(self, stamp_ns: int) -> None:
-        """Degrade, and give up, by the filter's own covariance and the time without a fix."""
+    def _update_state(self, stamp_ns: int) -> None:
+        """Become degraded or lost by missed fixes, the covariance and the time without a fix."""
         assert self._estimate is not None
         if self._state not in CONFIRMED:
             self._limit_covariance()
             return
         assert self._fix_ns is not None
-        widened = self._kidnapped.widened(self._estimate, self.config)
+        widened = self._kidnap_evidence.widened(self._estimate, self.config)
         sigma_m, sigma_deg = sigmas(widened.P)
         if (sigma_m > self.config.lost_sigma_m or sigma_deg > self.config.lost_sigma_deg
                 or (stamp_ns - self._fix_ns) * _NS > self.config.lost_after_s):
             self._state, self._velocity = LOST, None
-            self._estimate, self._kidnapped = widened, KidnapEvidence(stamp_ns)
+            self._estimate, self._kidnap_evidence = widened, KidnapEvidence(stamp_ns)
         elif self._misses >= self.config.degraded_after:
             self._state = DEGRADED
 

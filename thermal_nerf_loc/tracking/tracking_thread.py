@@ -42,7 +42,7 @@ class TrackingThread:
         self._thread.start()
 
     def wake(self) -> None:
-        """Look for a frame now: data has arrived."""
+        """Data has arrived: check for a frame now."""
         self._data_arrived.set()
 
     def discard_current(self) -> None:
