@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The package's types as messages of rclpy.
+Convert the package's types to messages of rclpy.
 
-The way back, which works on messages of rclpy and of bags alike, is `io.bags.messages`.
+The opposite direction, for messages of rclpy and of bags alike, is in `io.bags.messages`.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,10 @@ from sensor_msgs.msg import CameraInfo, Image
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.bags.messages import encode_image, info_from_camera
+from thermal_nerf_loc.tracking.tracker_config import DEGRADED, LOST, TRACKING
 
-_LEVELS = {'tracking': DiagnosticStatus.OK, 'degraded': DiagnosticStatus.WARN,
-           'lost': DiagnosticStatus.ERROR}  # every other state: WARN
+_LEVELS = {TRACKING: DiagnosticStatus.OK, DEGRADED: DiagnosticStatus.WARN,
+           LOST: DiagnosticStatus.ERROR}  # every other state: WARN
 
 
 def stamp_from_ns(ns: int) -> Any:

@@ -55,7 +55,7 @@ class Publishers:
         self._publish_pose(update, update.T_map_base)
         if not odometry_on_tf:
             self._publish_transform(update.T_map_base, self.config.synchronizer.base_frame,
-                            update.stamp_ns)
+                                    update.stamp_ns)
         elif update.T_map_odom is not None:
             self.repeat_map_to_odom(update.stamp_ns)
 
@@ -110,9 +110,9 @@ class Publishers:
 
     def _extend_path(self, pose: Any) -> None:
         """Add the pose where the robot has moved; publish the path at times, if subscribed to."""
-        here = pose.pose.pose.position
+        position = pose.pose.pose.position
         last = self._path_poses[-1].pose.position if self._path_poses else None
-        if last is None or math.dist((here.x, here.y, here.z),
+        if last is None or math.dist((position.x, position.y, position.z),
                                      (last.x, last.y, last.z)) > _PATH_STEP_M:
             self._path_poses.append(PoseStamped(header=pose.header, pose=pose.pose.pose))
         now_s = time.monotonic()

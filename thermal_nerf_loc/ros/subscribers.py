@@ -88,20 +88,20 @@ class Subscribers:
         self._unsubscribe(self._camera_subscriptions)
         self._unsubscribe(self._subscriptions)
 
-    def _subscribe(self, kept: list[Any], kind: Any, topic: str, callback: Callable[[Any], None],
-                   qos: Any) -> None:
+    def _subscribe(self, subscriptions: list[Any], kind: Any, topic: str,
+                   callback: Callable[[Any], None], qos: Any) -> None:
         def guarded(message: Any) -> None:
             try:
                 callback(message)
             except UserError as error:
                 self._callbacks.on_problem(error)
 
-        kept.append(self._node.create_subscription(kind, topic, guarded, qos))
+        subscriptions.append(self._node.create_subscription(kind, topic, guarded, qos))
 
-    def _unsubscribe(self, kept: list[Any]) -> None:
-        for subscription in kept:
+    def _unsubscribe(self, subscriptions: list[Any]) -> None:
+        for subscription in subscriptions:
             self._node.destroy_subscription(subscription)
-        kept.clear()
+        subscriptions.clear()
 
     def _on_image(self, modality: str, message: Any) -> None:
         if modality in self._synchronizer.modalities:  # one may be under way as cameras change
@@ -138,10 +138,10 @@ class Subscribers:
     def _odometry_at(self, stamp_ns: int) -> Array | None:
         """Odometry at a stamp (0: the newest), else the newest, else none."""
         frames = self._synchronizer.config
-        for moment in (stamp_ns or None, None):
+        for requested_ns in (stamp_ns or None, None):
             try:
                 return self._synchronizer.tf.lookup_transform(frames.odom_frame,
-                                                              frames.base_frame, moment)
+                                                              frames.base_frame, requested_ns)
             except TransformUnavailable:
                 continue
         return None

@@ -26,6 +26,8 @@ from thermal_nerf_loc.tracking.session import LoadedMap
 from thermal_nerf_loc.visualization.pose_overlay import draw_overlay
 from thermal_nerf_loc.visualization.surface import SurfaceBuilder, SurfacePoints
 
+_PAUSE_S = 0.03  # between two renderings, so that tracking comes first
+
 
 class MapVisualization:
     """Publishes `~/map_points` once a map, and `~/debug/overlay` while it is subscribed to."""
@@ -54,7 +56,7 @@ class MapVisualization:
         self._surface.start()
 
     def show_overlay(self, loaded: LoadedMap, config: NodeConfig, update: RobotUpdate,
-                 robot_frame: RobotFrame) -> None:
+                     robot_frame: RobotFrame) -> None:
         """Draw a frame over the map's rendering at its pose, if subscribed to and due."""
         now_s = time.monotonic()
         if (update.T_world_cam is None or now_s - self._drawn_s < config.overlay_period_s
@@ -80,11 +82,8 @@ class MapVisualization:
             self._node.destroy_lifecycle_publisher(publisher)
 
 
-_PAUSE_S = 0.03  # between two renderings, so that tracking comes first
-
-
 class SurfaceThread:
-    """Computes a map's surface in small steps, then hands it over, once."""
+    """Computes a map's surface in small steps, then calls `done` with it, once."""
 
     def __init__(self, renderer: LocalizationMap, spacing_m: float,
                  done: Callable[[SurfacePoints], None],
@@ -100,7 +99,7 @@ class SurfaceThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; nothing is handed over afterwards."""
+        """Stop; `done` is not called afterwards."""
         self._stopped.set()
 
     def _run(self) -> None:
