@@ -105,20 +105,20 @@ class BundleAdjustment:
                            ) -> tuple[Array, NDArray[np.bool_]]:
         """Triangulated points (n, 3), and which observations are inliers."""
         points, has_depth = self._triangulated(cameras, tolerance_px)
-        off = np.linalg.norm(self._residuals(cameras, points)[0], axis=1)
+        distances_px = np.linalg.norm(self._residuals(cameras, points)[0], axis=1)
         obs = self.observations
-        inliers = has_depth[obs.point] & (off < tolerance_px)
+        inliers = has_depth[obs.point] & (distances_px < tolerance_px)
         return points, inliers & _seen_twice(obs.point, inliers, obs.points)
 
     def _at_given_size(self, cameras: CameraEstimate) -> CameraEstimate:
-        """Scale the path back to the size it was given with, which images do not tell."""
+        """Scale the path back to its given size: images do not determine the scale."""
         centers = cameras.poses[:, :3, 3]
-        arm, given = (x - x.mean(axis=0) for x in (centers, self.start.poses[:, :3, 3]))
-        size = float((arm**2).sum())
+        centred, given = (x - x.mean(axis=0) for x in (centers, self.start.poses[:, :3, 3]))
+        size = float((centred**2).sum())
         if not self.free[0] or size < 1e-12:
             return cameras
         poses = cameras.poses.copy()
-        poses[:, :3, 3] = centers.mean(axis=0) + arm * float((arm * given).sum()) / size
+        poses[:, :3, 3] = centers.mean(axis=0) + centred * float((centred * given).sum()) / size
         return replace(cameras, poses=poses)
 
     def _minimized(self, cameras: CameraEstimate, points: Array, inliers: NDArray[np.bool_],
@@ -182,9 +182,9 @@ class BundleAdjustment:
     def _cost(self, cameras: CameraEstimate, points: Array, inliers: NDArray[np.bool_],
               scale_px: float) -> float:
         r, _ = self._residuals(cameras, points, inliers)
-        off = self._offsets(cameras)
+        offsets = self._offsets(cameras)
         return float(np.log1p((r**2).sum(axis=1) / scale_px**2).sum()
-                     + (off**2 / self.sigma**2)[self.free].sum())
+                     + (offsets**2 / self.sigma**2)[self.free].sum())
 
     def _residuals(self, cameras: CameraEstimate, points: Array,
                    inliers: NDArray[np.bool_] | slice = slice(None)) -> tuple[Array, Array]:
@@ -246,9 +246,9 @@ class BundleAdjustment:
         poses = cameras.poses
         T = poses[self.observations.frame] @ self.observations.rig
         if self.observations.movable.any():
-            late = poses @ se3.exp(self.twists * cameras.delay_s)
+            delayed = poses @ se3.exp(self.twists * cameras.delay_s)
             T = np.where(self.observations.movable[:, None, None],
-                         late[self.observations.frame] @ self.observations.rig @ cameras.rig, T)
+                         delayed[self.observations.frame] @ self.observations.rig @ cameras.rig, T)
         return np.asarray(T)
 
     def _triangulated(self, cameras: CameraEstimate, tolerance_px: float,
@@ -268,10 +268,11 @@ class BundleAdjustment:
             np.add.at(A, obs.point, weighed)
             np.add.at(b, obs.point, np.einsum('nij,nj->ni', weighed, T[:, :3, 3]))
             points = np.linalg.solve(A + np.eye(3) * 1e-9, b[..., None])[..., 0]
-            arm = points[obs.point] - T[:, :3, 3]
-            off = np.linalg.norm(np.einsum('nij,nj->ni', perpendicular, arm), axis=1)
-            off_px = obs.focal * off / np.maximum(np.linalg.norm(arm, axis=1), 1e-9)
-            weight = 1.0 / (1.0 + (off_px / (0.3 * tolerance_px))**2)
+            from_camera = points[obs.point] - T[:, :3, 3]
+            off_ray = np.einsum('nij,nj->ni', perpendicular, from_camera)
+            range_m = np.maximum(np.linalg.norm(from_camera, axis=1), 1e-9)
+            distance_px = obs.focal * np.linalg.norm(off_ray, axis=1) / range_m
+            weight = 1.0 / (1.0 + (distance_px / (0.3 * tolerance_px))**2)
         count = np.maximum(np.bincount(obs.point, minlength=obs.points), 1)
         has_depth = np.linalg.eigvalsh(A)[:, 0] / count > _LEAST_PARALLAX
         return np.asarray(points, np.float64), has_depth

@@ -8,7 +8,7 @@ for frame i with its given pose. P_i corrects it in the world, D corrects where 
 is in the rig, dt is by how much thermal images are later than their stamps, xi_i is the frame's
 velocity. Lengths count in scene scales, so that one learning rate serves metres and radians.
 
-No image can tell a motion or a scaling of everything: those seven directions (the gauge) are
+Images do not determine a motion or scaling of everything: those seven directions (the gauge) are
 projected out of the P_i, to first order. Coarse hash levels learn first (`HashLevelSchedule`):
 fine ones would fit every image to its wrong pose, and hold it there (BARF, Lin et al. 2021).
 """
@@ -194,7 +194,7 @@ class CameraOptimizer(nn.Module):
                 else {}}
 
     def _parameter(self, name: str, *shape: int) -> nn.Parameter:
-        """Zeros; trainable where images are to correct what `name` says while training."""
+        """Zeros; trainable where `name` is refined by the images while training."""
         initialized_only = (self.config.method == FEATURES
                             or (self.config.method == EDGES and name == RIG))
         return nn.Parameter(torch.zeros(shape, dtype=torch.float64),

@@ -23,7 +23,7 @@ Array32 = NDArray[np.float32]
 _SMALLEST_PX = 320  # images narrower than this are doubled: SIFT needs some pixels
 _LARGEST_PX = 960
 _WIDEST_RAD = np.deg2rad(70.0)  # between the axes of two images that are matched
-_NOMINAL_WIDTH_PX = 160  # that tolerances refer to
+NOMINAL_WIDTH_PX = 160  # tolerances and residuals are in pixels of images of this width
 _FEWEST_MATCHES = 12  # that a pair must keep, for its geometry to be trusted
 _LEAST_INLIERS = 0.3  # of a pair's matches
 _HIGH_PASS_SHARE = 0.06  # of the width: what is smoother in a thermal image is vignetting or drift
@@ -80,8 +80,8 @@ def candidate_pairs(poses: Array, neighbours: int) -> list[tuple[int, int]]:
     """Pairs that may overlap: each image with its nearest in direction and position."""
     axes, centers = poses[:, :3, 2], poses[:, :3, 3]
     angle = np.arccos(np.clip(axes @ axes.T, -1.0, 1.0))
-    apart = np.linalg.norm(centers[:, None] - centers[None], axis=-1)
-    cost = angle + 0.5 * apart / max(float(np.median(apart)), 1e-9)
+    distances_m = np.linalg.norm(centers[:, None] - centers[None], axis=-1)
+    cost = angle + 0.5 * distances_m / max(float(np.median(distances_m)), 1e-9)
     cost[angle > _WIDEST_RAD] = np.inf
     np.fill_diagonal(cost, np.inf)
     pairs = set()
@@ -152,7 +152,7 @@ def _match(a: _Features, b: _Features, config: FeatureConfig) -> NDArray[np.int6
     if len(chosen) < _FEWEST_MATCHES:
         return nothing
     # at focal length 1
-    tolerance = config.epipolar_px * a.camera.width / (_NOMINAL_WIDTH_PX * a.camera.fx)
+    tolerance = config.epipolar_px * a.camera.width / (NOMINAL_WIDTH_PX * a.camera.fx)
     E, inside = cv2.findEssentialMat(a.xy[chosen], b.xy[best[chosen]], np.eye(3), cv2.RANSAC,
                                      0.999, tolerance)
     if np.shape(E) != (3, 3) or inside.sum() < max(_FEWEST_MATCHES, _LEAST_INLIERS * len(chosen)):
@@ -166,8 +166,8 @@ def _joined(edges: NDArray[np.int64], image: NDArray[np.int64], xy: Array) -> Tr
     total = len(xy)
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(total, total))
     _, label = csgraph.connected_components(graph, directed=False)
-    seen, times = np.unique(np.stack([label, image], axis=1), axis=0, return_counts=True)
-    bad = np.unique(seen[times > 1, 0])
+    pairs, counts = np.unique(np.stack([label, image], axis=1), axis=0, return_counts=True)
+    bad = np.unique(pairs[counts > 1, 0])
     size = np.bincount(label)
     good = (size >= 2) & ~np.isin(np.arange(len(size)), bad)
     chosen = good[label]

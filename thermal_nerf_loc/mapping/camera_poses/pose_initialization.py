@@ -17,14 +17,14 @@ from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (
     BundleAdjustment, BundleSolution, CameraEstimate, Sensor)
 from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import CameraOptimizer
-from thermal_nerf_loc.mapping.camera_poses.features import FeatureConfig, find_tracks
+from thermal_nerf_loc.mapping.camera_poses.features import (
+    FeatureConfig, find_tracks, NOMINAL_WIDTH_PX)
 from thermal_nerf_loc.mapping.camera_poses.thermal_extrinsics import (
     Array32, find_rig, RenderDistance)
 from thermal_nerf_loc.mapping.training.config import INTRINSICS, POSES, RIG, TIME
 from thermal_nerf_loc.mapping.training.strategies import Learner
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
-_NOMINAL_WIDTH_PX = 160  # of the pixels in which residuals count
 _CHUNK_RAYS = 8192
 _SAMPLES, _EXPLORING = 32, 0.5  # half of them uniform: the density grid is not reliable yet
 _FEWEST_OBSERVATIONS = 15  # an image, on average, for its pose to be trusted
@@ -106,7 +106,7 @@ def sensor_of(scene: Scene, name: str, features: FeatureConfig, movable: bool = 
     poses = np.stack([frame.T_world_cam @ record.T_cam_sensor for _, frame, record in members])
     tracks = find_tracks(name, len(records), lambda i: load_image(name, records[i]), poses,
                          features)
-    focal = [record.camera.fx * _NOMINAL_WIDTH_PX / record.camera.width for record in records]
+    focal = [record.camera.fx * NOMINAL_WIDTH_PX / record.camera.width for record in records]
     return Sensor(tracks, np.array([k for k, _, _ in members]),
                   np.stack([record.T_cam_sensor for record in records]), np.array(focal), movable)
 

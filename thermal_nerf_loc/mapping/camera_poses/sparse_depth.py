@@ -60,11 +60,11 @@ def triangulated_depth(scene: Scene, modality: str, free_poses: bool, progress: 
     for k, (i, frame) in enumerate(zip(members, sensor.frame)):
         T = cameras.poses[frame] @ sensor.T_cam_sensor[k]
         chosen = inliers & (sensor.tracks.image == k)
-        X = se3.inverse(T)
-        seen = points[sensor.tracks.point[chosen]] @ X[:3, :3].T + X[:3, 3]
-        pixels, inside = scene.frames[i].records[modality].camera.project(seen)
-        inside &= seen[:, 2] > 0.0
-        found[i] = SparseDepth(pixels[inside], seen[inside, 2])
+        T_sensor_world = se3.inverse(T)
+        points_sensor = se3.transform(T_sensor_world, points[sensor.tracks.point[chosen]])
+        pixels, inside = scene.frames[i].records[modality].camera.project(points_sensor)
+        inside &= points_sensor[:, 2] > 0.0
+        found[i] = SparseDepth(pixels[inside], points_sensor[inside, 2])
     return found
 
 

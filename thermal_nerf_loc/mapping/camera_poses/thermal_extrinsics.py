@@ -39,7 +39,7 @@ _NORMALIZING_PX = 6.0  # gradients count relative to their surroundings of this 
 _MOST_STEPS = 25  # with each blur
 _LEAST_GAIN = 1e-5  # of the correlation: a step that gains less is the last
 _LEAST_IN_VIEW = 0.1  # of a frame's points
-_FEWEST_FOR_PATTERN = 5  # frames, for the camera's pattern to be told from the scene
+_FEWEST_FOR_PATTERN = 5  # frames, to separate the camera's pattern from the scene
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +194,7 @@ def _frames(scene: Scene, render_distance: RenderDistance) -> list[_Frame]:
         points = (rays * distance_m[:, None]) @ rig[:3, :3].T + rig[:3, 3]
         values = image[THERMAL].values[..., 0]
         heat, thermal = _reduced(values if pattern is None else values - pattern,
-                               image[THERMAL].camera)
+                                 image[THERMAL].camera)
         out.append(_Frame(colour, heat, points.reshape(*colour.shape, 3), thermal,
                           image[THERMAL].T_cam_sensor))
     return out
@@ -203,7 +203,7 @@ def _frames(scene: Scene, render_distance: RenderDistance) -> list[_Frame]:
 def _edges_of(frame: _Frame, blur_px: float, stride_px: int) -> _Edges:
     heat = _edge_strength(frame.heat, blur_px)
     gradient = tuple(np.asarray(cv2.Sobel(heat, cv2.CV_32F, *order, scale=1 / 8), np.float32)
-                   for order in ((1, 0), (0, 1)))
+                     for order in ((1, 0), (0, 1)))
     colour = _edge_strength(frame.colour, blur_px)[::stride_px, ::stride_px].reshape(-1)
     points = frame.points[::stride_px, ::stride_px].reshape(-1, 3)
     return _Edges(points, colour, heat, gradient, frame.thermal, frame.T_cam_thermal)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What localization, evaluation and pictures may ask of a map.
+The interface of a map: what localization, evaluation and visualization read.
 
 `LocalizationMap` declares every member. Those that a map may lack have a default (None or empty),
 so that an explicit subclass is a complete map as soon as it renders rays. Consumers read
@@ -95,7 +95,7 @@ class LocalizationMap(Renderer, Protocol):
 
     @property
     def uncertainty(self) -> 'Uncertainty | None':
-        """Where training images would not have noticed a deformed map."""
+        """Where training images do not constrain the map; see `Uncertainty`."""
         return None
 
     @property

@@ -131,8 +131,7 @@ def _members(facts: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> d
 
 
 def _learners(facts: dict[str, Any], tensors: dict[str, Tensor], space: ContractedSpace,
-              path: Path,
-              ) -> tuple[Learner, ...]:
+              path: Path) -> tuple[Learner, ...]:
     field_config = from_mapping(FieldConfig, facts['field'], f'{path}: field')
     sampling = from_mapping(SamplingConfig, facts['sampling'], f'{path}: sampling')
     learners = []
@@ -177,7 +176,7 @@ def _calibration(pair: Any) -> CovarianceScale:
 
 def _tail(values: Any) -> Tail:
     offset, scale, *rest = (float(value) for value in values)
-    shape = rest[0] if rest else 0.0  # earlier maps knew none
+    shape = rest[0] if rest else 0.0  # earlier maps have none
     if not (abs(offset) < 1e3 and 0.0 < scale < 1e3 and -1.0 < shape <= 0.0):
         raise ValueError(f'false confidence {values} is none')
     return offset, scale, shape
@@ -210,7 +209,7 @@ def _tensors(learners: tuple[Learner, ...], keyframes: Keyframes, panoramas: Pan
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and bytes: a flipped bit must not become a wrong wall."""
+    """SHA-256 over names and bytes, so that a damaged file is never used."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())

@@ -141,42 +141,43 @@ def _rendered(renderer: Renderer, positions: Array, rays: int) -> _Batch:
     """Panoramas at `positions` (n, 3); of two modalities, the more confident one's distance."""
     directions = sphere(rays).astype(np.float32)
     n = len(positions)
-    where = positions.astype(np.float32)
-    origins = np.repeat(where, rays, axis=0)
-    along = np.tile(directions, (n, 1))
+    positions_m = positions.astype(np.float32)
+    origins = np.repeat(positions_m, rays, axis=0)
+    all_directions = np.tile(directions, (n, 1))
     distance = weight = np.zeros((n, rays), np.float32)
     values = {}
     for name in renderer.modalities:
-        shown = renderer.render_rays(name, origins, along)
-        far = shown.distance_m.reshape(n, rays)
-        good = np.isfinite(far) & (far > 0.0) & np.isfinite(shown.values).all(-1).reshape(n, rays)
-        sure = sureness(far, shown.spread_m.reshape(n, rays), shown.opacity.reshape(n, rays),
-                        good)
-        distance = np.where(sure > weight, far, distance).astype(np.float32)
-        weight = np.maximum(weight, sure).astype(np.float32)
-        values[name] = np.nan_to_num(shown.values).reshape(n, rays, -1).astype(np.float32)
-    return where, distance, weight, values
+        rendering = renderer.render_rays(name, origins, all_directions)
+        far_m = rendering.distance_m.reshape(n, rays)
+        good = np.isfinite(far_m) & (far_m > 0.0)
+        good &= np.isfinite(rendering.values).all(-1).reshape(n, rays)
+        confidence = sureness(far_m, rendering.spread_m.reshape(n, rays),
+                              rendering.opacity.reshape(n, rays), good)
+        distance = np.where(confidence > weight, far_m, distance).astype(np.float32)
+        weight = np.maximum(weight, confidence).astype(np.float32)
+        values[name] = np.nan_to_num(rendering.values).reshape(n, rays, -1).astype(np.float32)
+    return positions_m, distance, weight, values
 
 
 def _median_distance(renderer: Renderer, path: Array) -> float:
     """Median distance of surfaces seen from the path; of anything, where all is fog still."""
-    some = path[np.unique(np.linspace(0, len(path) - 1, _SCOUTS).round().astype(np.intp))]
-    _, distance, weight, _ = _rendered(renderer, some, _SCOUT_RAYS)
+    scouts = path[np.unique(np.linspace(0, len(path) - 1, _SCOUTS).round().astype(np.intp))]
+    _, distance, weight, _ = _rendered(renderer, scouts, _SCOUT_RAYS)
     surfaces = distance[weight > _MIN_SURFACE_WEIGHT]
-    seen = surfaces if len(surfaces) else distance[np.isfinite(distance) & (distance > 0.0)]
-    if not len(seen):
+    distances = surfaces if len(surfaces) else distance[np.isfinite(distance) & (distance > 0.0)]
+    if not len(distances):
         raise InputError('map shows nothing from where its cameras stood',
                          hint='Train it longer.')
-    return float(np.median(seen))
+    return float(np.median(distances))
 
 
 def _lattice(path: Array, up: Array, batch: _Batch, config: PanoramaConfig, distance_m: float,
              ) -> tuple[Array, float]:
     """Regular lattice over what the path sees, in the path's own band of heights; its spacing."""
-    where, distance = batch[0].astype(np.float64), batch[1]
-    reach = where[:, None] + sphere(distance.shape[1]) * distance[..., None]
+    origins, distance = batch[0].astype(np.float64), batch[1]
+    surfaces = origins[:, None] + sphere(distance.shape[1]) * distance[..., None]
     axes = _axes(up)
-    low, high = (np.quantile(reach.reshape(-1, 3) @ axes.T, q, axis=0) for q in (0.02, 0.98))
+    low, high = (np.quantile(surfaces.reshape(-1, 3) @ axes.T, q, axis=0) for q in (0.02, 0.98))
     heights = path @ up
     above_m, spacing_m = config.above * distance_m, config.spacing * distance_m
     low[2], high[2] = heights.min() - above_m, heights.max() + above_m
@@ -194,9 +195,9 @@ def _free(points: Array, batch: _Batch, clearance_m: float) -> Array:
     directions = sphere(batch[1].shape[1])
     free = np.zeros(len(points), dtype=np.bool_)
     for origin, distance in zip(batch[0].astype(np.float64), batch[1]):
-        way = points - origin
-        length = np.linalg.norm(way, axis=1)
-        cosines = (way / np.maximum(length, 1e-9)[:, None]) @ directions.T
+        offsets = points - origin
+        length = np.linalg.norm(offsets, axis=1)
+        cosines = (offsets / np.maximum(length, 1e-9)[:, None]) @ directions.T
         near = np.argpartition(-cosines, _BLOCKING_RAYS, axis=1)[:, :_BLOCKING_RAYS]
         free |= distance[near].min(axis=1) > length + clearance_m
     return points[free]

@@ -90,7 +90,7 @@ def _slopes(learner: Learner, modality: str, origins: Array32, directions: Array
     """Samples (n, 3) of rays, and slopes of the rendered values in each sample's position."""
     drawn = learner.grid.sample(origins, directions, _SAMPLES, _EXPLORING)
     rendered = render(learner.field, modality, torch.from_numpy(origins).requires_grad_(),
-                    torch.from_numpy(directions), Samples.from_numpy(*drawn))
+                      torch.from_numpy(directions), Samples.from_numpy(*drawn))
     signs = torch.randint(0, 2, rendered.values.shape) * 2.0 - 1.0
     slopes, = torch.autograd.grad((signs * rendered.values).sum(), rendered.points)
     return rendered.points.detach().numpy(), slopes.numpy()
@@ -107,8 +107,8 @@ def _training_rays(scene: Scene, modality: str, rng: np.random.Generator,
             record = frames[k].records[modality]
             T = frames[k].T_world_cam @ record.T_cam_sensor
             uv = rng.random((_BATCH // 16, 2)) * record.camera.size
-            along = record.camera.unproject(uv) @ T[:3, :3].T
-            rays.append((np.broadcast_to(T[:3, 3], along.shape), along))
+            directions = record.camera.unproject(uv) @ T[:3, :3].T
+            rays.append((np.broadcast_to(T[:3, 3], directions.shape), directions))
         yield tuple(np.concatenate(part).astype(np.float32)  # type: ignore[misc]
                     for part in zip(*rays, strict=True))
 

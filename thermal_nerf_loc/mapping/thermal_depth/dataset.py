@@ -64,8 +64,8 @@ def collect_examples(renderer: RadianceMap, scene: Scene, choice: TeacherChoice,
         examples = teacher.map_examples(renderer, scene, frames, camera, progress)
     else:
         examples = teacher.rgb_examples(OnnxDepth(Path(choice.teacher)), choice.teacher_kind,
-                                        renderer,
-                                   scene, _with_rgb(scene, frames), camera, progress)
+                                        renderer, scene, _with_rgb(scene, frames), camera,
+                                        progress)
     rng = np.random.default_rng(seed)
     unseen = teacher.novel_view_examples(renderer, scene, frames, camera, choice.views, rng,
                                          progress)

@@ -39,8 +39,8 @@ def warp_depth(depth_m: NDArray[np.floating], confidence: NDArray[np.floating], 
     out = np.zeros((target.height, target.width)), np.zeros((target.height, target.width))
     rasterize(np.ascontiguousarray(uv), inverse, np.asarray(confidence, np.float64),
               _LARGEST_RATIO, *out)
-    seen = out[0] > 0.0
-    return (np.where(seen, 1.0 / np.where(seen, out[0], 1.0), 0.0).astype(np.float32),
+    drawn = out[0] > 0.0
+    return (np.where(drawn, 1.0 / np.where(drawn, out[0], 1.0), 0.0).astype(np.float32),
             out[1].astype(np.float32))
 
 
@@ -101,8 +101,8 @@ def _triangle(uv, inverse, confidence, i0, j0, i1, j1, i2, j2, most_ratio, out_i
             q = (x1 * y - x * y1) / area
             if p < -1e-9 or q < -1e-9 or p + q > 1.0 + 1e-9:
                 continue
-            here = a + p * (b - a) + q * (c - a)
-            if here > out_inverse[r, s]:
-                out_inverse[r, s] = here
-                out_confidence[r, s] = (confidence[i0, j0] * (1.0 - p - q) + confidence[i1, j1] * p
-                                   + confidence[i2, j2] * q)
+            value = a + p * (b - a) + q * (c - a)
+            if value > out_inverse[r, s]:
+                out_inverse[r, s] = value
+                out_confidence[r, s] = (confidence[i0, j0] * (1.0 - p - q)
+                                        + confidence[i1, j1] * p + confidence[i2, j2] * q)

@@ -122,8 +122,8 @@ def distill(labels: Sequence[DepthExample], examples: Sequence[DepthExample], ca
 
 
 def _train(network: DepthNetwork, pool: _Pool, labels: int, camera: Camera,
-           scale: TemperatureScaling,
-           config: DistillConfig, rng: np.random.Generator, progress: Progress) -> int:
+           scale: TemperatureScaling, config: DistillConfig, rng: np.random.Generator,
+           progress: Progress) -> int:
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=_WEIGHT_DECAY,
                                   fused=True)
     rotations = _Rotations.of(camera, rng, config.turn_deg)
@@ -171,8 +171,7 @@ def _chosen(labels: int, count: int, share: float, config: DistillConfig,
 
 
 def _loss(network: DepthNetwork, pool: _Pool, index: Tensor, rotations: _Rotations,
-          scale: TemperatureScaling,
-          config: DistillConfig, rng: np.random.Generator) -> Tensor:
+          scale: TemperatureScaling, config: DistillConfig, rng: np.random.Generator) -> Tensor:
     """Negative log likelihood of known depth over both predictions, and their disagreement."""
     twice = torch.cat([index, index])
     chosen = torch.from_numpy(rng.integers(0, len(rotations.grid), len(twice)))
@@ -216,9 +215,9 @@ def _disagreement(mean: Tensor, grid: Tensor, shift: Tensor, inside: Tensor) -> 
     total = zeros.scatter_add(1, cell, weight * back.flatten(1))
     both = ((count[:n] > _FEWEST_PIXELS) & (count[n:] > _FEWEST_PIXELS)).float()
     mean_of_cell = total / count.clamp(min=1.0)
-    off = (mean_of_cell[:n] - mean_of_cell[n:]).abs() * both
-    mean_off: Tensor = off.sum() / both.sum().clamp(min=1.0)
-    return mean_off
+    difference = (mean_of_cell[:n] - mean_of_cell[n:]).abs() * both
+    mean_difference: Tensor = difference.sum() / both.sum().clamp(min=1.0)
+    return mean_difference
 
 
 def rotated(camera: Camera, rng: np.random.Generator, sigma_deg: float) -> tuple[Tensor, Tensor]:

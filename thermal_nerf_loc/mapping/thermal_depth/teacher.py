@@ -38,8 +38,9 @@ _PATH_SHARE = 0.4  # of the novel views: around training cameras
 _JITTER_M, _JITTER_RAD = 0.2, np.deg2rad(8.0)  # sigma of these
 _PANORAMA_JITTER_M, _TILT_RAD = 0.1, np.deg2rad(5.0)  # sigma of those around panoramas
 _CLEARANCE_M, _LEAST_CONFIDENCE = 0.2, 0.8  # of a novel view
-# A spread of this share of the distance halves the confidence in a map: the spread counts in the
-# likelihood already, and even there the map knows more than the network will.
+# A spread of this share of the distance halves the confidence in a map. It is large, because the
+# likelihood takes the spread into account already, and even such depth is better than the
+# network's.
 _SPREAD_SHARE = 0.2
 _FIT_ROUNDS = 5
 
@@ -97,7 +98,7 @@ def novel_view_examples(renderer: LocalizationMap, scene: Scene, indices: tuple[
             renderer, THERMAL, camera, T @ frame.records[THERMAL].T_cam_sensor)
         if np.quantile(depth, 0.02) > _CLEARANCE_M and confidence.mean() > _LEAST_CONFIDENCE:
             examples.append(DepthExample(values, depth, confidence, relative_spread))
-        progress(len(examples), count, 'views that nobody took')
+        progress(len(examples), count, 'novel views')
     return examples
 
 
@@ -144,18 +145,18 @@ def rgb_examples(model: RgbModel, kind: str, renderer: LocalizationMap, scene: S
 
 def depth_consistency(scene: Scene, index: int, depths: dict[int, Array32]) -> Array32:
     """How well the depth of neighbouring frames agrees: (h, w) in [0, 1]."""
-    here = scene.frames[index]
-    record, depth = here.records[RGB], depths[index]
+    target = scene.frames[index]
+    record, depth = target.records[RGB], depths[index]
     votes, weight = np.zeros(depth.shape), np.zeros(depth.shape)
     for other in _nearest_frames(scene, index, depths):
         frame = scene.frames[other]
-        T = (np.linalg.inv(here.T_world_cam @ record.T_cam_sensor)
+        T = (np.linalg.inv(target.T_world_cam @ record.T_cam_sensor)
              @ frame.T_world_cam @ frame.records[RGB].T_cam_sensor)
-        seen, _ = warp_depth(depths[other], np.ones_like(depths[other]),
-                             frame.records[RGB].camera, record.camera, T)
-        both = (seen > 0.0) & (depth > 0.0)
-        off = np.log(np.where(both, seen, 1.0) / np.where(both, depth, 1.0))
-        votes += both * np.exp(-0.5 * (off / _CONSISTENCY_SIGMA)**2)
+        warped, _ = warp_depth(depths[other], np.ones_like(depths[other]),
+                               frame.records[RGB].camera, record.camera, T)
+        both = (warped > 0.0) & (depth > 0.0)
+        log_ratio = np.log(np.where(both, warped, 1.0) / np.where(both, depth, 1.0))
+        votes += both * np.exp(-0.5 * (log_ratio / _CONSISTENCY_SIGMA)**2)
         weight += both
     confidence = np.where(weight > 0.0, votes / np.maximum(weight, 1.0), _UNSEEN_CONFIDENCE)
     return np.where(depth > 0.0, confidence, 0.0).astype(np.float32)
@@ -173,9 +174,9 @@ def fit_depth_scale(found: Array32, kind: str, depth_m: Array32, confidence: Arr
     A = np.stack([x, np.ones_like(x)], axis=1)
     line = _quartile_line(x[used], y[used])
     for _ in range(_FIT_ROUNDS):
-        off = np.abs(y - A @ line)
-        scale = 1.48 * np.median(off[used])
-        root = np.sqrt(weight / (1.0 + (off / max(scale, 1e-9))**2))
+        residual = np.abs(y - A @ line)
+        scale = 1.48 * np.median(residual[used])
+        root = np.sqrt(weight / (1.0 + (residual / max(scale, 1e-9))**2))
         line = np.asarray(np.linalg.lstsq(A * root[:, None], y * root, rcond=None)[0])
     z = A @ line
     usable = good & (z > 1e-3 * np.abs(y).max()) & (line[0] > 0.0)
@@ -216,10 +217,10 @@ def _example(image: SensorImage, camera: Camera, depth_m: Array32, confidence: A
 
 def _nearest_frames(scene: Scene, index: int, depths: dict[int, Array32]) -> Iterator[int]:
     """Frames that probably see the same: near, and turned little."""
-    here = scene.frames[index].T_world_cam
+    T_world_cam = scene.frames[index].T_world_cam
 
     def apart(other: int) -> float:
-        metres, degrees = se3.distance(here, scene.frames[other].T_world_cam)
+        metres, degrees = se3.distance(T_world_cam, scene.frames[other].T_world_cam)
         return float(metres + degrees / 30.0)
 
     return iter(sorted((other for other in depths if other != index), key=apart)[:_NEIGHBOURS])

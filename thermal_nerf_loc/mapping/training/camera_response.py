@@ -11,9 +11,9 @@ colder or warmer, and its columns, rows and pixels differ; a colour camera chang
 for image i; only thermal images that were stretched for display (AGC) have a gain g. v is a
 polynomial of degree 4 that is 0 in the image's centre, learned with the map. f is the fixed
 pattern: what remains at the same pixels of all images once the map has its surfaces. It is too
-little to harm a map that sees each surface through many pixels, so it is measured, not learned.
-What all images have in common cannot be told from the scene, hence the means; shutter events may
-tell it all the same (`zero_offset`).
+small to harm a map that sees each surface through many pixels, so it is measured, not learned.
+What all images have in common cannot be separated from the scene, hence the means; shutter events
+may still give it (`zero_offset`).
 """
 
 from collections.abc import Callable
@@ -36,9 +36,9 @@ _POWERS = [(i, j) for i in range(_DEGREE + 1) for j in range(_DEGREE + 1 - i) if
 _DEFAULT_SIZE_PX = 64, 48  # of the flat field where images differ in size
 _FEWEST_EVENTS, _FEWEST_IMAGES = 2, 3  # images after an event
 _IMAGES_AFTER = 6  # of an event, through which its level is fitted
-_LEAP_CELSIUS, _LEAP_STEPS = 0.1, 5.0  # at least so much, and so many usual steps,
-_LEAP_SHARE = 0.4  # and so much of the highest
-_AGREEMENT = 0.35  # how far events may differ, of the leap between them
+_JUMP_CELSIUS, _JUMP_STEPS = 0.1, 5.0  # an event: at least so much, and so many median steps,
+_JUMP_SHARE = 0.4  # and so large a share of the largest
+_AGREEMENT = 0.35  # how far events may differ, as a share of the jump
 
 
 class CameraResponse(nn.Module):
@@ -75,10 +75,10 @@ class CameraResponse(nn.Module):
         """Add residuals (rays, 1), clipped to +-`limit`, to the sums of their pixels."""
         if self.size is None:
             return
-        off = residual[:, 0].clamp(-limit, limit)
-        corner = torch.tensor(self.size, device=off.device) * 0.5
+        clipped = residual[:, 0].clamp(-limit, limit)
+        corner = torch.tensor(self.size, device=clipped.device) * 0.5
         x, y = ((batch.across + 1.0) * corner).long().unbind(1)
-        added = torch.stack([torch.ones_like(off), off, off**2])
+        added = torch.stack([torch.ones_like(clipped), clipped, clipped**2])
         self.residuals.view(3, -1).index_add_(1, y * self.size[0] + x, added)
 
     @torch.no_grad()
@@ -141,9 +141,9 @@ def zero_offset(stamps_ns: NDArray[np.int64], offsets: Array) -> ZeroOffset | No
     """
     Find the zero of image offsets (n,) in deg C from shutter events; None where none shows.
 
-    Between shutter events a camera drifts, at each it starts again from zero. Images tell their
-    offsets only from each other; but where offsets leap back again and again to one level, that
-    level is zero.
+    Between shutter events a camera drifts; at each event it starts again from zero. Images only
+    give the differences of their offsets. But where the offsets jump back to the same level again
+    and again, that level is zero.
     """
     order = np.argsort(stamps_ns, kind='stable')
     t, offset = (stamps_ns[order] - stamps_ns[order[0]]) * 1e-9, offsets[order]
@@ -151,27 +151,27 @@ def zero_offset(stamps_ns: NDArray[np.int64], offsets: Array) -> ZeroOffset | No
         return None
     steps = np.diff(offset)
     height = np.abs(steps)
-    least = max(_LEAP_CELSIUS, _LEAP_STEPS * float(np.median(height)),
-                _LEAP_SHARE * float(height.max()))
-    leaps: list[int] = np.flatnonzero(height > least).tolist()
-    ends = [*leaps[1:], len(t) - 1]  # the last image before the next event
-    found = [(leap, _level_after(t, offset, leap, end)) for leap, end in zip(leaps, ends)
-             if end - leap >= _FEWEST_IMAGES]
+    threshold = max(_JUMP_CELSIUS, _JUMP_STEPS * float(np.median(height)),
+                    _JUMP_SHARE * float(height.max()))
+    jumps: list[int] = np.flatnonzero(height > threshold).tolist()
+    ends = [*jumps[1:], len(t) - 1]  # the last image before the next event
+    found = [(jump, _level_after(t, offset, jump, end)) for jump, end in zip(jumps, ends)
+             if end - jump >= _FEWEST_IMAGES]
     if len(found) < _FEWEST_EVENTS:
         return None
     events, levels = (np.array(part) for part in zip(*found))
     zero = float(np.median(levels))
-    size = float(np.median(height[leaps]))
+    size = float(np.median(height[jumps]))
     back = np.abs(levels - zero) < np.abs(offset[events] - zero)
     if not back.all() or float(np.abs(levels - zero).max()) > _AGREEMENT * size:
         return None
     return ZeroOffset(zero, len(levels))
 
 
-def _level_after(t: Array, offset: Array, leap: int, end: int) -> float:
-    """Offset when the shutter opened, between image `leap` and the next: a line through t (s)."""
-    after = slice(leap + 1, min(end, leap + _IMAGES_AFTER) + 1)
-    opened = 0.5 * (t[leap] + t[leap + 1])
+def _level_after(t: Array, offset: Array, jump: int, end: int) -> float:
+    """Offset when the shutter opened, between image `jump` and the next: a line through t (s)."""
+    after = slice(jump + 1, min(end, jump + _IMAGES_AFTER) + 1)
+    opened = 0.5 * (t[jump] + t[jump + 1])
     return float(np.polyval(np.polyfit(t[after] - opened, offset[after], 1), 0.0))
 
 

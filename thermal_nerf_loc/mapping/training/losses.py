@@ -38,8 +38,8 @@ def bounded(rendered: Tensor, truth: Tensor, knee: float, contrast: float) -> Te
     Squares of small errors, linear beyond `knee` contrasts: (2 / knee) huber(e).
 
     Thermal images have few edges, but high ones: in a room of 20 deg C a pipe has 80. Squared, the
-    error of a pixel on its rim outweighs all that walls could tell, and as half a pixel of error
-    there is cheaper spread as fog than not at all, edges blur. The slope beyond the knee is that
+    error of a pixel on its rim outweighs those of all walls. An edge that is half a pixel off then
+    costs less when it is blurred by fog, so edges blur. The slope beyond the knee is that
     of a square at one contrast (standard deviation of the images), whatever the knee.
     """
     return 2.0 / knee * functional.huber_loss(rendered, truth, delta=knee * contrast)
@@ -74,9 +74,9 @@ def depth_error(weights: Tensor, samples: Samples, depth_m: Tensor, confidence: 
     Rays with unknown depth have confidence 0; the mean is over all others, so that depths of low
     confidence move little even where there are no better ones.
     """
-    off = (samples.distance_m - depth_m[:, None]).abs().clamp(max=reach_m) / reach_m
+    error = (samples.distance_m - depth_m[:, None]).abs().clamp(max=reach_m) / reach_m
     known = (confidence > 0.0).sum().clamp(min=1)
-    return ((weights * off).sum(dim=1) * confidence).sum() / known
+    return ((weights * error).sum(dim=1) * confidence).sum() / known
 
 
 class _CpuDistortion(torch.autograd.Function):

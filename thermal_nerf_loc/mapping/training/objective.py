@@ -64,7 +64,7 @@ class Objective:
                                        _RESIDUAL_LIMIT * self.balance.contrast[modality])
         self._note_psnr(modality, losses.photometric(rendered.detach(), batch.truth, 'l2'))
         loss = self._image_loss(modality, rendered, batch.truth) * self.balance.weight(modality)
-        if modality in learner.detached:  # its weights move nothing
+        if modality in learner.detached:  # its weights do not change the density
             return loss
         return loss + self._geometry_loss(learner, modality, samples, rendering, batch, position)
 
@@ -77,7 +77,7 @@ class Objective:
 
     def thermal_zero(self, stamps_ns: NDArray[np.int64], temperatures: TemperatureRange,
                      ) -> ZeroOffset | None:
-        """By how much the map is too cold, where shutter events between its images tell."""
+        """By how much the map is too cold, where shutter events between its images give it."""
         if not (self.config.camera_response and self._radiometric[THERMAL]):
             return None
         offsets = self._camera_response(THERMAL).offsets(temperatures.span_celsius)
@@ -116,7 +116,7 @@ class Objective:
             origins.detach().numpy(), directions.detach().numpy(), schedule.samples(*position),
             schedule.exploring(*position), rng))
         options = BranchOptions(schedule.direction_share(*position), modality in learner.detached,
-                    self.config.near_gradient * learner.field.space.scale_m)
+                                self.config.near_gradient * learner.field.space.scale_m)
         samples = Samples(samples.distance_m.to(device), samples.width_m.to(device))
         half = self.config.bfloat16 and has_bfloat16(device)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):

@@ -124,8 +124,8 @@ class PixelSource:
             steps = np.nan_to_num(image.values) * _STEPS + np.float32(0.5)
             self._values[part] = np.clip(steps, 0.0, _STEPS).reshape(-1, self.channels)
             usable[part] = _usable(image)
-            seen = image.values.reshape(-1, self.channels)[usable[part]].astype(np.float64)
-            sums += (np.full(self.channels, len(seen)), seen.sum(axis=0), (seen**2).sum(axis=0))
+            used = image.values.reshape(-1, self.channels)[usable[part]].astype(np.float64)
+            sums += (np.full(self.channels, len(used)), used.sum(axis=0), (used**2).sum(axis=0))
             if self._depths is not None:
                 forward = self._tables[self._table_start[i]:][:part.stop - part.start, 2]
                 self._depths[part] = _along_rays(image, forward)
@@ -159,9 +159,9 @@ class PixelSource:
 def bytes_needed(cameras: Sequence[Camera], channels: int, has_depth: bool,
                  has_confidence: bool = False) -> int:
     """Size of a source's arrays, where every pixel is usable."""
-    pixels, seen = (sum(camera.width * camera.height for camera in some)
-                    for some in (cameras, set(cameras)))
-    return pixels * (2 * channels + 4 * has_depth + has_confidence + 1) + 12 * seen
+    pixels, direction_count = (sum(camera.width * camera.height for camera in group)
+                               for group in (cameras, set(cameras)))
+    return pixels * (2 * channels + 4 * has_depth + has_confidence + 1) + 12 * direction_count
 
 
 def _direction_tables(cameras: Sequence[Camera], allocate: Allocate,

@@ -2,11 +2,11 @@
 """
 Scene bounds: how far the cameras see, from a coarse field that is trained first.
 
-The hash grid resolves a box; all beyond is contracted. Where cameras went says little about how
-far they saw: a corridor is much longer than wide, a robot in a hall keeps to its middle. So a
+The hash grid resolves a box; all beyond is contracted. The path of the cameras is a poor guess of
+how far they see: a corridor is much longer than wide, a robot in a hall keeps to its middle. So a
 coarse field is trained for a few seconds, from uniform samples alone, and the box is put around
-its surfaces. Their median distance also says what a pixel covers, and thus how fine the grid may
-be.
+its surfaces. Their median distance also gives the size that a pixel covers, and thus how fine the
+grid may be.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from thermal_nerf_loc.mapping.training.strategies import Learner, learners_for
 
 Array = NDArray[np.float64]
 
-_FEWEST_STEPS = 50  # with less a coarse field knows nothing yet
+_FEWEST_STEPS = 50  # with fewer a coarse field has no surfaces yet
 _LEAST_SECONDS = 60.0  # of a training that has the time for it
 _STEPS_SHARE = 0.1  # of the training's steps, at most
 _FIELD = FieldConfig(EncodingConfig(levels=4, log2_rows=15, coarsest=16, finest=64))
@@ -83,8 +83,8 @@ def find_bounds(sources: Mapping[str, PixelSource], positions: Array, config: Tr
     guess = space_around_cameras(positions)
     planned = config.filled(_images(sources), EncodingConfig().finest_points).planned_steps
     steps = min(config.scene_bounds_steps, int(_STEPS_SHARE * planned))
-    in_haste = config.max_seconds is not None and config.max_seconds < _LEAST_SECONDS
-    if steps < _FEWEST_STEPS or in_haste:
+    is_short = config.max_seconds is not None and config.max_seconds < _LEAST_SECONDS
+    if steps < _FEWEST_STEPS or is_short:
         return SceneBounds(guess)
     bounds = _measured(sources, positions, guess, config, steps)
     if np.prod(guess.half_extent_m) > _FAR_TOO_LARGE * np.prod(bounds.space.half_extent_m):

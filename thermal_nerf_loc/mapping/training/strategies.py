@@ -58,8 +58,7 @@ def phases_for(strategy: str, modalities: tuple[str, ...]) -> tuple[Phase, ...]:
 
 
 def learners_for(strategy: str, field: FieldConfig, sampling: SamplingConfig,
-                 space: ContractedSpace,
-                 channels: Mapping[str, int]) -> tuple[Learner, ...]:
+                 space: ContractedSpace, channels: Mapping[str, int]) -> tuple[Learner, ...]:
     """Fields of a strategy's first phase; a scene with one modality needs just one field."""
     names = phases_for(strategy, tuple(channels))[0].modalities
     groups = tuple((name,) for name in names) if strategy == 'scratch' else (names,)
