@@ -72,4 +72,4 @@ def space_around_cameras(positions: ArrayLike) -> ContractedSpace:
     half = half + 1.2 * margin
     center = 0.5 * (low + high)
     return ContractedSpace((float(center[0]), float(center[1]), float(center[2])),
-                 (float(half[0]), float(half[1]), float(half[2])))
+                           (float(half[0]), float(half[1]), float(half[2])))

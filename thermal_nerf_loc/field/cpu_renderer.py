@@ -78,8 +78,8 @@ class CpuRenderer:
         distance, spread = np.empty(rays, np.float32), np.empty(rays, np.float32)
         log_density = raw[:, 0].float().contiguous().numpy()
         inference.weigh(log_density, widths, self._bias, self._scale,
-                        np.float32(NEGLIGIBLE_WEIGHT), weights,
-                         counts, distances, distance, spread)
+                        np.float32(NEGLIGIBLE_WEIGHT), weights, counts, distances, distance,
+                        spread)
         return weights, counts, distance, spread
 
     def _values(self, raw: Tensor, directions: Array32, weights: Array32,
@@ -122,7 +122,7 @@ def render_torch(field: RadianceField, grid: DensityGrid, modality: str, origins
     device = field.encoding.table.device
     drawn = Samples(drawn.distance_m.to(device), drawn.width_m.to(device))
     rendered = render(field, modality, torch.from_numpy(origins).to(device),
-                  torch.from_numpy(directions).to(device), drawn)
+                      torch.from_numpy(directions).to(device), drawn)
     distance, spread = expected_distance(rendered.weights, drawn.distance_m)
     parts = (rendered.values, distance, spread, rendered.weights.sum(dim=1))
     values, distance_m, spread_m, opacity = (part.cpu().numpy() for part in parts)

@@ -71,8 +71,7 @@ class DensityGrid:
     def observe(self, points: Tensor, densities: Tensor, decay: float = 0.1) -> None:
         """Update from points (n, 3) whose densities (n,) training has computed."""
         kernels.splat(points.detach().cpu().numpy(), densities.detach().cpu().numpy(), self.values,
-                      self.config.cells, self.center, self.inverse_half,
-                      np.float32(decay))
+                      self.config.cells, self.center, self.inverse_half, np.float32(decay))
 
     @torch.no_grad()
     def refresh(self, field: RadianceField, share: float, rng: np.random.Generator) -> None:

@@ -93,7 +93,7 @@ def _encode(width: int) -> Any:
         for block in nb.prange((n + _BLOCK - 1) // _BLOCK):
             first, last = block * _BLOCK, min((block + 1) * _BLOCK, n)
             for level in range(resolutions.shape[0]):
-                scale, resolution, base, rows, whole = level_at(
+                scale, resolution, base, rows, is_dense = level_at(
                     level, offsets, scales, resolutions, dense)
                 column = level * width
                 for i in range(first, last):
@@ -104,7 +104,7 @@ def _encode(width: int) -> Any:
                     ix, iy, iz, dx, dy, dz = find_cell(points, i, scale)
                     for corner in range(8):
                         weight = corner_weight(corner, dx, dy, dz)
-                        row = corner_row(corner, ix, iy, iz, base, rows, resolution, whole)
+                        row = corner_row(corner, ix, iy, iz, base, rows, resolution, is_dense)
                         for f in range(width):
                             out[i, column + f] += weight * table[row, f]
 
@@ -116,17 +116,17 @@ def _table_gradient(width: int) -> Any:
     def table_gradient(points, gradient, offsets, scales, resolutions, dense, levels, out):  # type: ignore[no-untyped-def]
         """Add d(loss)/d(table) to `out`; a level belongs to one thread, so none collide."""
         half = (levels + 1) // 2
-        for turn in nb.prange(levels):
+        for k in nb.prange(levels):
             # even levels first, then odd ones: two threads get coarse and fine levels alike
-            level = 2 * turn if turn < half else 2 * (turn - half) + 1
-            scale, resolution, base, rows, whole = level_at(
+            level = 2 * k if k < half else 2 * (k - half) + 1
+            scale, resolution, base, rows, is_dense = level_at(
                 level, offsets, scales, resolutions, dense)
             column = level * width
             for i in range(points.shape[0]):
                 ix, iy, iz, dx, dy, dz = find_cell(points, i, scale)
                 for corner in range(8):
                     weight = corner_weight(corner, dx, dy, dz)
-                    row = corner_row(corner, ix, iy, iz, base, rows, resolution, whole)
+                    row = corner_row(corner, ix, iy, iz, base, rows, resolution, is_dense)
                     for f in range(width):
                         out[row, f] += weight * gradient[i, column + f]
 
@@ -141,7 +141,7 @@ def _point_gradient(width: int) -> Any:
         for i in nb.prange(points.shape[0]):
             gx, gy, gz = nb.float32(0.0), nb.float32(0.0), nb.float32(0.0)
             for level in range(levels):
-                scale, resolution, base, rows, whole = level_at(
+                scale, resolution, base, rows, is_dense = level_at(
                     level, offsets, scales, resolutions, dense)
                 column = level * width
                 ix, iy, iz, dx, dy, dz = find_cell(points, i, scale)
@@ -149,7 +149,7 @@ def _point_gradient(width: int) -> Any:
                     cx, cy, cz = corner & 1, (corner >> 1) & 1, (corner >> 2) & 1
                     wx, wy, wz = (dx if cx else one - dx), (dy if cy else one - dy), (
                         dz if cz else one - dz)
-                    row = corner_row(corner, ix, iy, iz, base, rows, resolution, whole)
+                    row = corner_row(corner, ix, iy, iz, base, rows, resolution, is_dense)
                     dot = nb.float32(0.0)
                     for f in range(width):
                         dot += gradient[i, column + f] * table[row, f]

@@ -20,6 +20,7 @@ from thermal_nerf_loc.field.kernels import torch_reference
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig, growth, Levels
 
 _FEATURES = (1, 2, 4, 8)  # widths of a row that it is compiled for
+_BUILT: dict[tuple[EncodingConfig, torch.device], Any] = {}  # modules without own weights
 
 
 @lru_cache
@@ -49,9 +50,6 @@ def encode(points: Tensor, table: Tensor, config: EncodingConfig, levels: Levels
     if key not in _BUILT:
         _BUILT[key] = _build(table, config, levels)
     return _read(_BUILT[key], points, table)
-
-
-_BUILT: dict[tuple[EncodingConfig, torch.device], Any] = {}  # modules without weights of ours
 
 
 @torch.no_grad()

@@ -73,9 +73,9 @@ def splat(points: Tensor, densities: Tensor, grid: Tensor, space: ContractedSpac
     cell = cell_index(points, grid, space)
     largest = torch.full_like(grid, -1.0)
     largest.scatter_reduce_(0, cell, densities, 'amax')
-    seen = largest >= 0.0
+    touched = largest >= 0.0
     grown = torch.where(largest > grid, largest, grid + decay * (largest - grid))
-    grid.copy_(torch.where(seen, grown, grid))
+    grid.copy_(torch.where(touched, grown, grid))
 
 
 def cell_index(points: Tensor, grid: Tensor, space: ContractedSpace) -> Tensor:
