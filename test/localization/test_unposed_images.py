@@ -256,4 +256,4 @@ def test_nothing_to_learn_from_is_said(simulated: Path, tmp_path: Path,
         for frame in scene.unposed])
     refused(scene, 'none of the poses found.*4 lost', RunError)
     start = replace(start, calibration={})
-    refused(scene, 'does not know what its poses are worth')
+    refused(scene, 'has no calibration of its poses')

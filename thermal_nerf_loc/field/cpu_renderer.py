@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.field.density_grid import DensityGrid
-from thermal_nerf_loc.field.kernels import inference
+from thermal_nerf_loc.field.kernels import ray_rendering
 from thermal_nerf_loc.field.radiance_field import RadianceField, spherical_harmonics
 from thermal_nerf_loc.field.volume_rendering import (
     expected_distance, NEGLIGIBLE_WEIGHT, render, Samples)
@@ -46,7 +46,7 @@ class CpuRenderer:
         self._branch.requires_grad_(False)
         self._sees_direction = field.sees_direction(modality)
         encoding, config = field.encoding, field.config
-        self._encode = inference.encoder(config.encoding.features, half)
+        self._encode = ray_rendering.encoder(config.encoding.features, half)
         self._tables = (encoding.table.detach().numpy(), *encoding.levels)
         self._inputs = encoding.width
         self._scale = np.float32(1.0 / field.space.scale_m)
@@ -77,7 +77,7 @@ class CpuRenderer:
         weights, counts = np.empty_like(distances), np.empty(rays, np.int64)
         distance, spread = np.empty(rays, np.float32), np.empty(rays, np.float32)
         log_density = raw[:, 0].float().contiguous().numpy()
-        inference.weigh(log_density, widths, self._bias, self._scale,
+        ray_rendering.weigh(log_density, widths, self._bias, self._scale,
                         np.float32(NEGLIGIBLE_WEIGHT), weights, counts, distances, distance,
                         spread)
         return weights, counts, distance, spread
@@ -94,7 +94,7 @@ class CpuRenderer:
         kept_values = torch.sigmoid(_apply_padded(self._branch, features).float()).numpy()
         values = np.empty((len(counts), self._channels), np.float32)
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        inference.accumulate(weights, starts, kept_values, values)
+        ray_rendering.accumulate(weights, starts, kept_values, values)
         return values
 
 

@@ -93,9 +93,9 @@ def _check(start: RadianceMap, scene: Scene) -> None:
                          expected='frames without transform_matrix')
     if not scene.test:
         raise InputError('no frame is held out', where=scene.root,
-                         hint='Without one nobody can tell what was gained.')
+                         hint='The gain is measured on held-out frames.')
     if not start.calibration:
-        raise InputError('the map does not know what its poses are worth', where=start.name,
+        raise InputError('the map has no calibration of its poses', where=start.name,
                          expected='one that was trained with 8 or more frames held out')
     trained = start.info.refinement.get('frames', {})
     given = {frame.name: frame.T_world_cam for frame in scene.frames}

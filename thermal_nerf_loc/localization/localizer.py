@@ -202,7 +202,7 @@ class Localizer:
         candidates = [Candidate(T, float('inf')) for T in hints]
         candidates += self.source.candidates(frame, config.candidates)
         if not candidates:
-            return pose_estimate.unknown('no place of the map came into question',
+            return pose_estimate.unknown('no pose in the map is a candidate',
                                          self.config.confidence), ()
         verified = verification.verify(refiner, candidates)
         refined = self._refine_verified(refiner, verified[:config.refined])

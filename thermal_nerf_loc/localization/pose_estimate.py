@@ -93,5 +93,5 @@ def _fit_as_well(count: int) -> str:
 
 
 def _not_refined(count: int) -> str:
-    return ('another place looked as good, and was not refined' if count == 1 else
-            f'{count} other places looked as good, and were not refined')
+    return ('another candidate scored as high, and was not refined' if count == 1 else
+            f'{count} other candidates scored as high, and were not refined')

@@ -54,7 +54,7 @@ class Material:
 class Solid:
     """One body; `faces` is one surface, or six (x low, x high, y low, y high, z low, z high)."""
 
-    kind: int  # kernels.ROOM, BOX, SPHERE or CYLINDER
+    kind: int  # ray_casting.ROOM, BOX, SPHERE or CYLINDER
     shape: tuple[float, ...]
     faces: tuple[Material, ...]
 
@@ -123,7 +123,7 @@ class World(LocalizationMap):
     """A layout that can be rendered, and asked for free space."""
 
     def __init__(self, layout: Layout) -> None:
-        """Pack the layout for the compiled kernels."""
+        """Pack the layout for the compiled ray_casting."""
         self.layout = layout
         self._kinds = np.array([solid.kind for solid in layout.solids], dtype=np.int64)
         self._shapes = np.zeros((len(layout.solids), 6))
@@ -213,19 +213,19 @@ class World(LocalizationMap):
 
     def _trace_part(self, origins: Array, directions: Array, modality: str | None, hits: Hits,
                     values: Array, part: slice) -> None:
-        from thermal_nerf_loc.simulation import kernels  # numba: imported only to render
+        from thermal_nerf_loc.simulation import ray_casting
 
         o, d = origins[part], directions[part]
         distance, face, normal = (values[part] for values in hits)
-        kernels.cast(o, d, self._kinds, self._shapes, distance, face, normal)
+        ray_casting.cast(o, d, self._kinds, self._shapes, distance, face, normal)
         if modality is None:
             return
         points = o + np.where(face >= 0, distance, 0.0)[:, None] * d
         where = (points, face, normal, self._kinds, self._shapes, self._materials)
         if modality == RGB:
-            kernels.shade_rgb(*where, self._lamps, self.layout.ambient, values[part])
+            ray_casting.shade_rgb(*where, self._lamps, self.layout.ambient, values[part])
         else:
-            kernels.shade_celsius(*where, self._spots, values[part, 0])
+            ray_casting.shade_celsius(*where, self._spots, values[part, 0])
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import pytest
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
 from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
-from thermal_nerf_loc.localization.refinement import gauss_newton, kernels
+from thermal_nerf_loc.localization.refinement import alignment_kernels, gauss_newton
 from thermal_nerf_loc.localization.refinement.aligner import (
     align, align_many, AlignConfig, GainOffset, ModalityView, pack_views, PosePrior)
 from thermal_nerf_loc.localization.refinement.image_pyramid import make_level, observe
@@ -43,9 +43,9 @@ def make_case(camera, seed=0):
 
 
 def sample_image(camera, points, image, T_cam_point, T_sensor_cam):
-    return kernels.sample_image(
+    return alignment_kernels.sample_image(
         points, T_cam_point[:3, :3], T_cam_point[:3, 3], T_sensor_cam[:3, :3],
-        T_sensor_cam[:3, 3], kernels.lens(camera), image)
+        T_sensor_cam[:3, 3], alignment_kernels.lens(camera), image)
 
 
 @pytest.mark.parametrize('name', CAMERAS)
@@ -68,7 +68,8 @@ def test_compiled_accumulation_equals_numpy():
     case = (values, rng.normal(size=(300, 3, 6)), rng.random(300) < 0.8, rendered,
             rng.random(300), rng.uniform(0.1, 1, (300, 3)), rng.normal(size=(3, 2)),
             rng.uniform(0, 2, (3, 2, 2)), rng.random(3), 2.5)
-    for mine, theirs in zip(kernels.accumulate(*case), kernels_reference.accumulate(*case),
+    for mine, theirs in zip(alignment_kernels.accumulate(*case),
+                            kernels_reference.accumulate(*case),
                             strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
@@ -80,7 +81,7 @@ def test_compiled_residual_scale_equals_numpy():
         case = (values, rng.random((301, 2)), rng.random(301) < share, rendered,
                 rng.random(301) * (rng.random(301) < 0.9), rng.normal(size=(2, 2)),
                 np.array([0.1, 5.0]), 0.4)
-        for mine, theirs in zip(kernels.residual_scale(*case),
+        for mine, theirs in zip(alignment_kernels.residual_scale(*case),
                                 kernels_reference.residual_scale(*case), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=1e-12)
 
@@ -106,8 +107,9 @@ def test_correlations_are_numpys():
     camera = CAMERAS['pinhole']
     points, image, T, _ = make_case(camera)
     rendered = np.random.default_rng(1).normal(size=(400, 2))
-    rho, visible = kernels.similarity(points, np.ascontiguousarray(T[None, :3]),
-                                      kernels.lens(camera), image, rendered, np.ones(400))
+    rho, visible = alignment_kernels.similarity(points, np.ascontiguousarray(T[None, :3]),
+                                      alignment_kernels.lens(camera), image, rendered,
+                                                np.ones(400))
     uv, seen = camera.project(se3.transform(T, points))
     i, j = np.floor(uv[seen]).astype(int).T
     assert visible[0] == seen.sum()
@@ -175,7 +177,7 @@ def test_compiled_solver_equals_numpy():
                 max_size=40), st.floats(0.0, 0.999))
 def test_selection_equals_sorting(values, share):
     k = int(share * len(values))
-    assert kernels.smallest(np.array(values), k) == sorted(values)[k]
+    assert alignment_kernels.smallest(np.array(values), k) == sorted(values)[k]
 
 
 def test_gain_and_offset_do_not_move_the_pose():

@@ -8,7 +8,7 @@ errors are those of `TransformTree`. Its two kinds differ in what their users ne
 
 - `TransformBuffer` is tf2's buffer, for a running robot: a frame has the parent that was named
   last, the last seconds are kept, translations are blended linearly and rotations along the
-  geodesic, and whoever asks for the future learns that waiting may help.
+  geodesic, and a look-up of the future says that waiting may help.
 - `FrameTree` holds a whole bag: a frame may have several parents, as trees change during a
   recording; poses lie on the SE(3) geodesic, exact for a steady turn; long gaps are not bridged.
 """

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.threads import parallel_map
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.refinement import gauss_newton, kernels
+from thermal_nerf_loc.localization.refinement import alignment_kernels, gauss_newton
 from thermal_nerf_loc.localization.refinement.image_prior import GainOffset
 from thermal_nerf_loc.localization.refinement.image_pyramid import PyramidLevel
 from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoints
@@ -125,7 +125,7 @@ def pack_views(views: Sequence[ModalityView], config: AlignConfig, prior: PosePr
         np.concatenate([image.ravel() for image in images]),
         _starts_of([image.size for image in images]),
         np.array([image.shape[:3] for image in images], np.int64),
-        np.stack([kernels.lens(view.level.camera) for view in views]),
+        np.stack([alignment_kernels.lens(view.level.camera) for view in views]),
         np.stack([se3.inverse(view.T_cam_sensor) for view in views]),
         np.stack([view.prior.as_row() for view in views]),
         np.stack([_pad_channels(view.floor) for view in views]),
@@ -141,9 +141,9 @@ def _linearize(view: ModalityView, T_render: Array, T: Array, nuisance: Array,
                nuisance_prior: Array, scale: Array, config: AlignConfig) -> LinearizedView:
     """Sample the view's image once more, at the final pose."""
     T_cam_point, T_sensor_cam = se3.inverse(T) @ T_render, se3.inverse(view.T_cam_sensor)
-    values, J, gradient_energy, seen = kernels.sample_image(
+    values, J, gradient_energy, seen = alignment_kernels.sample_image(
         view.points.points_cam, T_cam_point[:3, :3], T_cam_point[:3, 3], T_sensor_cam[:3, :3],
-        T_sensor_cam[:3, 3], kernels.lens(view.level.camera), view.level.samples)
+        T_sensor_cam[:3, 3], alignment_kernels.lens(view.level.camera), view.level.samples)
     channels = values.shape[1]
     scale = scale[:channels]
     return LinearizedView(view, T_cam_point, values, J, gradient_energy, seen,
@@ -155,7 +155,7 @@ def normal_equations(linearized: LinearizedView, config: AlignConfig, signal: Ar
                      ) -> tuple[Array, Array, Array, float, float, float]:
     """See `kernels.accumulate`."""
     points = linearized.view.points
-    out: tuple[Array, Array, Array, float, float, float] = kernels.accumulate(
+    out: tuple[Array, Array, Array, float, float, float] = alignment_kernels.accumulate(
         linearized.values, linearized.J, linearized.seen, points.values, points.weight,
         linearized.variance, linearized.nuisance, linearized.nuisance_prior, signal,
         config.cutoff)

@@ -13,7 +13,7 @@ from numba import njit
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.localization.refinement.kernels import (
+from thermal_nerf_loc.localization.refinement.alignment_kernels import (
     accumulate, residual_scale, sample_image, smallest)
 
 Array = NDArray[np.float64]

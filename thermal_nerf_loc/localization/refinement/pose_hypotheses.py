@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.refinement import kernels
+from thermal_nerf_loc.localization.refinement import alignment_kernels
 from thermal_nerf_loc.localization.refinement.aligner import ModalityView, PosePrior
 
 Array = NDArray[np.float64]
@@ -56,9 +56,9 @@ def score_poses(views: Sequence[ModalityView], T_render: Array, poses: Array) ->
     total = np.zeros(len(poses))
     for view in views:
         T = se3.inverse(view.T_cam_sensor) @ se3.inverse(poses) @ T_render
-        rho, visible = kernels.similarity(
+        rho, visible = alignment_kernels.similarity(
             view.points.points_cam, np.ascontiguousarray(T[:, :3]),
-            kernels.lens(view.level.camera), view.level.samples, view.points.values,
+            alignment_kernels.lens(view.level.camera), view.level.samples, view.points.values,
             view.points.weight)
         likelihood = correlation_likelihood(rho, _MAX_CORRELATION) @ view.level.signal
         total += visible * (likelihood / len(view.level.signal))

@@ -105,7 +105,7 @@ def find_panoramas(renderer: Renderer, viewpoints: Array,
     """Render panoramas on the training path (poses (n, 4, 4)) and from free space beside it."""
     poses = np.asarray(viewpoints, dtype=np.float64)
     if poses.ndim != 3 or not len(poses):
-        raise InputError('no viewpoint to look around from', expected='poses (n, 4, 4)',
+        raise InputError('no training pose to render panoramas from', expected='poses (n, 4, 4)',
                          got=f'shape {poses.shape}')
     up = _mean_direction(-poses[:, :3, 1])
     distance_m = _median_distance(renderer, poses[:, :3, 3])

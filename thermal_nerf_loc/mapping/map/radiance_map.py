@@ -29,7 +29,7 @@ _CHUNK_RAYS = 8192  # what lies between grid and networks then stays near the pr
 @dataclass(frozen=True, eq=False)
 class RadianceMap(map_file.MapContent, LocalizationMap):
     """
-    A trained map; immutable, and shared by whoever renders it.
+    A trained map; immutable, so that all threads may share it.
 
     `dataclasses.replace` makes a map with other members, for example with other panoramas.
     """

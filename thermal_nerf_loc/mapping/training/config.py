@@ -88,7 +88,7 @@ class RefineConfig:
             raise InputError('cannot refine this', where='refine.what',
                              expected=', '.join(REFINABLE), got=', '.join(unknown))
         if self.method == EDGES and RIG not in self.what:
-            raise InputError('edges tell of the rig alone', where='refine.method',
+            raise InputError('edges refine the rig only', where='refine.method',
                              expected='rig among what is refined', got=', '.join(self.what))
 
 

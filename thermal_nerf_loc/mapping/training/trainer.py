@@ -130,7 +130,7 @@ def _initialize_cameras(trainer: 'Trainer', scene: Scene, progress: Progress) ->
     elif config.refine.method == EDGES:
         colour = Trainer(config.of_colour_map(), {RGB: trainer.sources[RGB]}, scene,
                          trainer.processes, trainer.learners[0].field.space)
-        _run(colour, scene, _prefixed(progress, 'colour ahead, '), None, time.monotonic())
+        _run(colour, scene, _prefixed(progress, 'colour map, '), None, time.monotonic())
         known = colour.camera_optimizer.applied(scene) if colour.camera_optimizer else scene
         initialize_rig_by_edges(optimizer, known, colour.learners, progress)
 
