@@ -30,7 +30,7 @@ from thermal_nerf_loc.localization.pose_estimate import PoseEstimate
 from thermal_nerf_loc.localization.refinement import inerf
 from thermal_nerf_loc.localization.refinement.aligner import Alignment
 from thermal_nerf_loc.localization.refinement.coarse_to_fine import CoarseToFine, RefinementConfig
-from thermal_nerf_loc.localization.refinement.image_pyramid import observe
+from thermal_nerf_loc.localization.refinement.image_pyramid import ImageConfig, observe
 from thermal_nerf_loc.localization.refinement.inerf import InerfConfig
 from thermal_nerf_loc.localization.refinement.pose_hypotheses import PoseHypothesis
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, panoramas_of
@@ -53,6 +53,7 @@ class LocalizerConfig:
     guess_sigma_m: float = setting(0.1, 'how far off a guess without covariance may be', 0.0, 10.)
     guess_sigma_deg: float = setting(10.0, 'how far turned such a guess may be', 0.0, 180.0)
     seed: int = setting(0, 'of every random draw', 0)
+    images: ImageConfig = setting(ImageConfig(), 'which images are used')
     refinement: RefinementConfig = setting(RefinementConfig(), 'from a guess to the pose, by the '
                                            'aligner', formerly='descent')
     confidence: ConfidenceConfig = setting(ConfidenceConfig(), 'when a pose is accepted')
@@ -145,7 +146,7 @@ class Localizer:
         """Prepare the images, estimate the pose, and put the result together."""
         started = time.perf_counter()
         frame = self._without_flat_field(frame.only(*self._modalities(frame)))
-        images, ignored = observe(frame, self.renderer.modalities)
+        images, ignored = observe(frame, self.renderer.modalities, self.config.images)
         refiner = CoarseToFine(self.renderer, self.config.refinement, images, self.config.seed)
         best, rivals = estimate(refiner, frame) if images else (
             pose_estimate.unknown('; '.join(ignored.values()), self.config.confidence, T_guess),

@@ -28,7 +28,8 @@ _GREEN = (60, 255, 60)
 def draw_overlay(renderer: LocalizationMap, config: LocalizerConfig, frame: Frame,
                  T_world_cam: Array, title: str = '') -> Image:
     """Three panels a row, (rows * height, 960, 3); unusable images say why they are."""
-    usable, ignored = observe(frame, tuple(n for n in renderer.modalities if n in frame.images))
+    usable, ignored = observe(frame, tuple(n for n in renderer.modalities if n in frame.images),
+                              config.images)
     rows = []
     for name in (*usable, *ignored):
         image = frame.images[name]

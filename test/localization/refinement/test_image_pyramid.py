@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Observed images at working size, and their gradients, compiled against plain numpy."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.refinement.image_pyramid import (
-    make_level, observe, shrunk_gradients)
+    ImageConfig, make_level, observe, shrunk_gradients)
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 
 NOISE = 0.02
@@ -48,6 +50,18 @@ def seen(width, height, valid=None, name=RGB):
     images, why = observe(Frame(0, {name: SensorImage(camera, values, 0)}), (name,))
     assert not why
     return images[name], waves
+
+
+@pytest.mark.parametrize('setting, value, brightness, reason', [
+    ('black', 0.6, 0.5, 'rgb image is black'), ('saturated', 0.4, 0.5, 'rgb image is saturated')])
+def test_when_an_image_is_empty_is_a_setting(setting, value, brightness, reason):
+    """A camera with another exposure: waves of +- 0.01 around a brightness."""
+    camera = Camera.from_fov(64, 48, 60.0)
+    waves = np.sin(np.arange(64))[None, :, None] * np.ones((48, 1, 3))
+    image = SensorImage(camera, (brightness + 0.01 * waves).astype(np.float32), 0)
+    assert set(observe(Frame(0, {RGB: image}), (RGB,))[0]) == {RGB}
+    config = replace(ImageConfig(), **{setting: value})
+    assert observe(Frame(0, {RGB: image}), (RGB,), config) == ({}, {RGB: reason})
 
 
 @pytest.mark.parametrize('size, expected', [((640, 480), (320, 240)), ((1281, 720), (320, 180)),

@@ -17,6 +17,7 @@ from numba import njit
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
@@ -24,10 +25,6 @@ from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage
 Array32 = NDArray[np.float32]
 Array = NDArray[np.float64]
 
-_BLACK = 0.02  # sRGB: a lit scene has its brightest percent above
-_SATURATED = 0.98  # sRGB: clipped highlights lie above
-_SATURATED_SHARE = 0.7
-_MIN_VALID_SHARE = 0.1
 NOMINAL_WIDTH_PX = 160  # settings give blurs for images of this width
 _WORKING_WIDTH_PX = 320  # larger images are halved first: even the sharpest level is no larger
 _EMPTY_CHECK_PX = 60  # across the shorter side, enough to see whether an image is empty
@@ -36,7 +33,21 @@ _LEVEL_SIGMA_PX = 1.0  # a level is halved in size while its own blur stays abov
 _MIN_SIGNAL = 0.8  # share of the gradients' energy; below, the level is blurred more
 _MAX_DENOISING_PX = 3.0  # blur added for that, at most
 _SHRINKAGE = 1.5  # gradients with less than this share of noise's energy are taken for noise
-_STRIPE_LIMIT = 2.0  # noise sigmas: stronger stripes are scene, not sensor
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """Which images are used, and what is a sensor's pattern in them."""
+
+    black: float = setting(0.02, 'an RGB image is black if 99 % of its pixels are below (sRGB)',
+                           0.0, 1.0)
+    saturated: float = setting(0.98, 'RGB pixels above in all channels are clipped', 0.0, 1.0)
+    saturated_share: float = setting(0.7, 'an RGB image with more clipped pixels is not used',
+                                     0.0, 1.0)
+    min_valid_share: float = setting(0.1, 'an image with fewer unmasked pixels is not used',
+                                     0.0, 1.0)
+    stripe_limit: float = setting(2.0, 'columns and rows of a thermal sensor are corrected by at '
+                                  'most so many sigmas of its noise; 0: not', 0.0, 100.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +74,7 @@ class PyramidLevel:
     signal: Array  # (channels,) in [0, 1]: share of the gradients' energy that is no noise
 
 
-def observe(frame: Frame, modalities: tuple[str, ...],
+def observe(frame: Frame, modalities: tuple[str, ...], config: ImageConfig = ImageConfig(),
             ) -> tuple[dict[str, ObservedImage], dict[str, str]]:
     """Usable images of the wanted modalities, and why the others are not."""
     usable: dict[str, ObservedImage] = {}
@@ -71,11 +82,11 @@ def observe(frame: Frame, modalities: tuple[str, ...],
     for name in modalities:
         if name in frame.images:
             image = _working_size(frame.images[name], _finite(frame.images[name], name))
-            reason = _empty_reason(image, name)
+            reason = _empty_reason(image, name, config)
             if reason:
                 ignored[name] = reason
             else:
-                usable[name] = _prepare(image, name)
+                usable[name] = _prepare(image, name, config)
     return usable, ignored
 
 
@@ -127,13 +138,13 @@ def noise_sigma(values: Array32, valid: NDArray[np.bool_] | None = None) -> Arra
     return np.asarray(np.median(chosen.T.copy(), axis=1) * 1.4826 / 6.0, dtype=np.float64)
 
 
-def without_stripes(values: Array32) -> Array32:
+def without_stripes(values: Array32, limit_sigmas: float = ImageConfig().stripe_limit) -> Array32:
     """
     Remove a thermal sensor's pattern of columns and rows: the offsets of whole lines.
 
-    No more than `_STRIPE_LIMIT` noise sigmas, so that upright pipes stay.
+    No more than `limit_sigmas` of the pixel noise: stronger stripes, as upright pipes, are scene.
     """
-    limit = _STRIPE_LIMIT * noise_sigma(values)
+    limit = limit_sigmas * noise_sigma(values)
     detail = values - cv2.medianBlur(values, 5).reshape(values.shape)
     out = values
     for axis in (0, 1):
@@ -174,19 +185,19 @@ def _working_size(image: SensorImage, valid: NDArray[np.bool_] | None) -> Sensor
                    depth_m=None)
 
 
-def _empty_reason(image: SensorImage, name: str) -> str:
+def _empty_reason(image: SensorImage, name: str, config: ImageConfig) -> str:
     step = max(min(image.camera.size) // _EMPTY_CHECK_PX, 1)
     if image.valid is None:
         values = image.values[::step, ::step]
         pixels = values.reshape(-1, values.shape[2])
-    elif image.valid.mean() < _MIN_VALID_SHARE:
+    elif image.valid.mean() < config.min_valid_share:
         return f'{name} image is masked nearly everywhere'
     else:
         pixels = image.values[image.valid][::step]
     if name == RGB:
-        if np.quantile(pixels, 0.99) < _BLACK:
+        if np.quantile(pixels, 0.99) < config.black:
             return 'rgb image is black'
-        if (pixels.min(axis=1) > _SATURATED).mean() > _SATURATED_SHARE:
+        if (pixels.min(axis=1) > config.saturated).mean() > config.saturated_share:
             return 'rgb image is saturated'
     low, middle, high = np.quantile(pixels.T.copy(), (0.02, 0.5, 0.98), axis=1)
     if not (high > low).any():
@@ -195,13 +206,13 @@ def _empty_reason(image: SensorImage, name: str) -> str:
     return ''
 
 
-def _prepare(image: SensorImage, name: str) -> ObservedImage:
+def _prepare(image: SensorImage, name: str, config: ImageConfig) -> ObservedImage:
     values, valid = image.values, image.valid
     if valid is not None:
         values = np.where(valid[..., None], values, np.median(values[valid], axis=0))
     values = np.ascontiguousarray(values, dtype=np.float32)
     if name != RGB:
-        values = without_stripes(values)
+        values = without_stripes(values, config.stripe_limit)
     return ObservedImage(image.camera, values, valid, image.T_cam_sensor,
                          noise_sigma(values, valid), image.radiometric)
 
