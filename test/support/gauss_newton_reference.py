@@ -30,7 +30,7 @@ class _State:
 
 
 def minimize(views: Sequence[ModalityView], T_render: Array, T: Array, config: AlignConfig,
-            px_per_unit: Array, prior: PosePrior | None = None) -> tuple[Array, int, list[Array]]:
+             px_per_unit: Array, prior: PosePrior | None = None) -> tuple[Array, int, list[Array]]:
     """Pose, steps taken, and each view's gains and offsets."""
     damping, iteration = config.damping, 0
     states = [_initial_state(view, T_render, T, config) for view in views]
@@ -133,8 +133,8 @@ def _sample_view(view: ModalityView, T_render: Array, T: Array,
                  ) -> tuple[Array, Array, Array, Flags]:
     T_cam_point, T_sensor_cam = se3.inverse(T) @ T_render, se3.inverse(view.T_cam_sensor)
     return kernels.sample_image(view.points.points_cam, T_cam_point[:3, :3], T_cam_point[:3, 3],
-                           T_sensor_cam[:3, :3], T_sensor_cam[:3, 3], view.level.camera,
-                           view.level.samples)
+                                T_sensor_cam[:3, :3], T_sensor_cam[:3, 3], view.level.camera,
+                                view.level.samples)
 
 
 def _quantile(values: Array, share: float) -> Array:

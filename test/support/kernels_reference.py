@@ -12,7 +12,7 @@ Flags = NDArray[np.bool_]
 
 
 def sample_image(points: Array, R_cam_point: Array, t_cam_point: Array, R_sensor_cam: Array,
-            t_sensor_cam: Array, camera: Camera, image: Array32,
+                 t_sensor_cam: Array, camera: Camera, image: Array32,
             ) -> tuple[Array, Array, Array, Flags]:
     """As `kernels.sample_image`, with the camera itself."""
     p_cam = points @ R_cam_point.T + t_cam_point

@@ -72,11 +72,11 @@ def relative_pairs(matched: Matched, delta: float, unit: str) -> tuple[Indices, 
     if unit == METRES:
         steps_m = np.linalg.norm(np.diff(matched.estimated[:, :3, 3], axis=0), axis=1)
         return _pairs_apart(np.concatenate([[0.0], np.cumsum(steps_m)]), delta,
-                      _PAIR_TOLERANCE * delta)
+                            _PAIR_TOLERANCE * delta)
     # One nanosecond less than a tenth: else the last frames would pair up at 0.9 delta.
     delta_ns = delta / _NS
     return _pairs_apart((matched.stamps_ns - matched.stamps_ns[0]).astype(np.float64), delta_ns,
-                  _PAIR_TOLERANCE * delta_ns - 1.0)
+                        _PAIR_TOLERANCE * delta_ns - 1.0)
 
 
 def _pairs_apart(positions: Array, delta: float, tolerance: float) -> tuple[Indices, Indices]:

@@ -100,7 +100,7 @@ def draw_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> bytes:
     images = [load_image(THERMAL, scene.frames[index].records[THERMAL]) for index in indices]
     predicted = [predict(image) for image in images]
     depths = [depth for depth, _ in predicted] + [np.nan_to_num(image.depth_m) for image in images
-                                             if image.depth_m is not None]
+                                                  if image.depth_m is not None]
     shown = np.concatenate([depth[depth > 0.0] for depth in depths])
     low, high = np.quantile(shown, (0.01, 0.99))
     spread_scale = 0.15 * float(np.median(shown))

@@ -147,7 +147,7 @@ def summarize(scores: Sequence[ViewScore]) -> MapQuality:
     rgb = [s for s in scores if s.modality == RGB]
     thermal = [s for s in scores if s.modality == THERMAL]
     with_depth = next((group for group in (rgb, thermal)
-                 if any(s.depth_median_error_m is not None for s in group)), [])
+                       if any(s.depth_median_error_m is not None for s in group)), [])
     return MapQuality(
         frames=len({s.name for s in scores}),
         rgb_psnr=_mean([s.psnr for s in rgb]),

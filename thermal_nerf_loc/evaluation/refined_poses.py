@@ -95,9 +95,9 @@ def finding_figures(finding: Finding) -> dict[str, Any]:
     found, refusal, truth = finding.localization, finding.refusal, finding.frame.T_world_cam_true
     sigma_m, sigma_deg = sigmas(found.covariance)
     figures = {'name': finding.frame.name, 'accepted': refusal is None, 'began': finding.start,
-             'refused': refusal.kind if refusal else None,
-             'reason': refusal.reason if refusal else '', 'verdict': found.verdict,
-             'confidence': found.confidence, 'sigma_m': sigma_m, 'sigma_deg': sigma_deg}
+               'refused': refusal.kind if refusal else None,
+               'reason': refusal.reason if refusal else '', 'verdict': found.verdict,
+               'confidence': found.confidence, 'sigma_m': sigma_m, 'sigma_deg': sigma_deg}
     if truth is not None:
         figures['error_m'], figures['error_deg'] = se3.distance(found.T_world_cam, truth)
     return figures

@@ -28,30 +28,30 @@ def _room() -> Layout:
     rough = (0.40, 0.28, 0.16)
     walls = (
         Material(PLASTER, (0.50, 0.36, 0.30), 'cells', 0.55, 0.6, rough, 21.5, 1.0,
-                studs_celsius=-1.2),
+                 studs_celsius=-1.2),
         Material((0.42, 0.55, 0.50), (0.25, 0.38, 0.40), 'stripes', 0.45, 0.6, rough, 20.2, 1.0,
-                studs_celsius=-1.2),
+                 studs_celsius=-1.2),
         Material(DARK_WALL, (0.22, 0.20, 0.28), 'cells', 0.40, 0.6, (0.5, 0.4, 0.1), 19.6,
-                1.0, studs_celsius=-1.2),
+                 1.0, studs_celsius=-1.2),
         Material((0.60, 0.42, 0.36), (0.78, 0.70, 0.60), 'bricks', 0.42, 0.6, rough, 20.8, 0.9,
-                pattern_celsius=1.0),
+                 pattern_celsius=1.0),
         Material(WOOD, DARK_WOOD, 'bricks', 0.35, 0.6, rough, 20.5, 1.2, rise_celsius=0.0),
         Material((0.78, 0.77, 0.74), (0.62, 0.62, 0.66), 'checker', 0.6, 0.6, rough, 22.8, 0.8,
-                pattern_celsius=0.8),
+                 pattern_celsius=0.8),
     )
     cloth = Material((0.55, 0.20, 0.18), (0.70, 0.55, 0.30), 'checker', 0.16, 0.6, rough, 23.5,
                      1.2)
     wood = Material(WOOD, DARK_WOOD, 'stripes', 0.14, 0.6, rough, 22.0, 0.9)
     books = Material((0.20, 0.30, 0.55), (0.75, 0.60, 0.35), 'cells', 0.13, 0.6, rough, 21.5, 0.6,
-                    pattern_celsius=1.2)
+                     pattern_celsius=1.2)
     metal = Material((0.70, 0.70, 0.68), (0.45, 0.45, 0.46), 'stripes', 0.10, 0.0,
-                    (0.1, 0.1, 0.05), 30.5, 0.8, rise_celsius=3.0, pattern_celsius=1.5)
+                     (0.1, 0.1, 0.05), 30.5, 0.8, rise_celsius=3.0, pattern_celsius=1.5)
     glass = Material((0.48, 0.62, 0.78), (0.66, 0.72, 0.80), 'cells', 0.33, 0.3,
-                    (0.2, 0.1, 0.05), 18.0, 0.4, pattern_celsius=1.0)
+                     (0.2, 0.1, 0.05), 18.0, 0.4, pattern_celsius=1.0)
     screen = Material((0.10, 0.12, 0.16), (0.30, 0.55, 0.70), 'cells', 0.12, 0.6,
-                     (0.2, 0.2, 0.1), 29.0, 1.0, pattern_celsius=1.5)
+                      (0.2, 0.2, 0.1), 29.0, 1.0, pattern_celsius=1.5)
     poster = Material((0.85, 0.75, 0.30), (0.15, 0.25, 0.45), 'cells', 0.17, 0.6,
-                     (0.2, 0.2, 0.2), 21.2, 0.5, pattern_celsius=0.9)
+                      (0.2, 0.2, 0.2), 21.2, 0.5, pattern_celsius=0.9)
     picture = replace(poster, colour=(0.80, 0.35, 0.20), second=(0.15, 0.40, 0.35),
                       pattern='checker', scale_m=0.15)
     solids = (
@@ -85,11 +85,11 @@ def _hall() -> Layout:
     """16 x 2.4 x 2.6 m of nearly plain wall; the same door every 4 m, lamps to match."""
     plain = (0.05, 0.03, 0.02)
     wall = Material((0.70, 0.70, 0.66), grain=plain, celsius=20.5, texture_celsius=0.25,
-                   texture_m=1.5, studs_celsius=-0.15)
+                    texture_m=1.5, studs_celsius=-0.15)
     floor = Material((0.40, 0.42, 0.44), (0.36, 0.38, 0.40), 'checker', 0.6, 0.0, plain, 20.0, 0.2,
-                    rise_celsius=0.0)
+                     rise_celsius=0.0)
     ceiling = Material((0.78, 0.78, 0.76), (0.70, 0.70, 0.69), 'checker', 0.6, 0.0, plain, 21.5,
-                      0.2)
+                       0.2)
     end = replace(wall, colour=(0.50, 0.56, 0.60), celsius=19.5)
     door = Material((0.42, 0.28, 0.18), (0.36, 0.23, 0.14), 'stripes', 0.2, 0.0, plain, 19.0, 0.2)
     frame = Material((0.30, 0.31, 0.33), grain=plain, celsius=20.0, texture_celsius=0.1)
@@ -125,15 +125,15 @@ def _machine_room() -> Layout:
     """8 x 6 x 3 m; tanks, pipes and cabinets from 20 to 90 deg C, all of one dull grey."""
     dull = (0.10, 0.08, 0.04)
     wall = Material(GREY, grain=dull, celsius=24.0, texture_celsius=0.8, texture_m=1.2,
-                   rise_celsius=1.2, studs_celsius=-0.8)
+                    rise_celsius=1.2, studs_celsius=-0.8)
     floor = replace(wall, colour=(0.40, 0.40, 0.41), celsius=22.0, rise_celsius=0.0,
                     studs_celsius=0.0)
     block = replace(wall, second=(0.42, 0.43, 0.44), pattern='bricks', scale_m=0.4,
                     pattern_celsius=-0.6)
     steel = Material((0.50, 0.50, 0.51), (0.47, 0.47, 0.48), 'stripes', 0.5, 0.0, dull, 60.0,
-                    2.5, 0.4, pattern_celsius=-3.0)
+                     2.5, 0.4, pattern_celsius=-3.0)
     cabinet = Material((0.43, 0.45, 0.46), (0.39, 0.41, 0.42), 'cells', 0.35, 0.05, dull,
-                      33.0, 1.5, rise_celsius=3.0, pattern_celsius=3.0)
+                       33.0, 1.5, rise_celsius=3.0, pattern_celsius=3.0)
     solids: list[Solid] = [
         room((0.0, 0.0, 0.0), (8.0, 6.0, 3.0), block, wall, block, wall, floor, wall),
         cylinder('z', (1.0, 1.0), 0.55, 0.0, 2.3, replace(steel, celsius=78.0, rise_celsius=3.0)),

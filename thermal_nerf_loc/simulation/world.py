@@ -130,8 +130,8 @@ class World(LocalizationMap):
         for row, solid in zip(self._shapes, layout.solids, strict=True):
             row[:len(solid.shape)] = solid.shape
         self._materials = np.array([_material_row(surface, 13 * i + j)
-                                for i, solid in enumerate(layout.solids)
-                                for j, surface in enumerate(_six_faces(solid))])
+                                    for i, solid in enumerate(layout.solids)
+                                    for j, surface in enumerate(_six_faces(solid))])
         self._spots = np.array([(*s.centre, s.radius_m, s.celsius) for s in layout.spots]
                                ).reshape(-1, 5)
         self._lamps = np.array([(*s.centre, s.power) for s in layout.lamps]).reshape(-1, 4)

@@ -123,7 +123,7 @@ class LiveView:
         with self._lock:
             images = render_kinds(_InterruptibleMap(self._renderer, moved), camera,
                                   view.T_world_cam,
-                          tuple(dict.fromkeys((kind, DISTANCE))))
+                                  tuple(dict.fromkeys((kind, DISTANCE))))
         seconds = time.perf_counter() - start
         rate = camera.width * camera.height / max(seconds, 1e-6)
         self._rays_per_second += _RATE_SMOOTHING * (rate - self._rays_per_second)

@@ -132,7 +132,7 @@ class Panels:
             right += width + (_BAR_PX if kind in scales else _GAP_PX)
         # Video codecs want even sizes.
         self._background = np.full((_even(height + _HEAD_PX + _GAP_PX), _even(right), 3), 255,
-                               np.uint8)
+                                   np.uint8)
         for kind, left in self._left.items():
             _write(self._background, kind, left + 4)
             if kind in scales:

@@ -71,7 +71,7 @@ class SurfaceBuilder:
         rows = rows[_one_for_each_cell(rows[:, :3], self.spacing_m, self.at_least)]
         has = self.renderer.modalities
         return SurfacePoints(rows[:, :3], rows[:, 3:6] if RGB in has else None,
-                       rows[:, 6] if THERMAL in has else None, rows[:, 7:])
+                             rows[:, 6] if THERMAL in has else None, rows[:, 7:])
 
     def _add_view(self, origin: Array, directions: Array32) -> None:
         origins = np.tile(origin.astype(np.float32), (len(directions), 1))

@@ -42,7 +42,7 @@ def default_spacing_m(renderer: LocalizationMap) -> float:
 
 
 def surface_points(renderer: LocalizationMap, spacing_m: float, progress: Progress = silent,
-           camera: Camera = SURFACE_CAMERA) -> SurfacePoints:
+                   camera: Camera = SURFACE_CAMERA) -> SurfacePoints:
     """Points of the map's surface; rays that do not end on one surface are left out."""
     builder = SurfaceBuilder(renderer, spacing_m, camera, _LEAST_RAYS)
     for share in builder.steps():
@@ -55,8 +55,8 @@ def surface_points(renderer: LocalizationMap, spacing_m: float, progress: Progre
 
 
 def surface_mesh(renderer: LocalizationMap, points: SurfacePoints, voxel_m: float,
-                progress: Progress = silent,
-                camera: Camera = SURFACE_CAMERA) -> tuple[Mesh, SurfacePoints]:
+                 progress: Progress = silent,
+                 camera: Camera = SURFACE_CAMERA) -> tuple[Mesh, SurfacePoints]:
     """A mesh, and its vertices with the colours of the nearest points."""
     if viewpoints(renderer) is None:
         raise InputError('map has no keyframes to render from, so it gives points, but no mesh')

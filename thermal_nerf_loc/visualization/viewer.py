@@ -293,7 +293,7 @@ class Viewer:
         first = hit[np.argmin(along[hit])]
         heat = surface.celsius
         return SurfacePoint(surface.points_m[first].astype(np.float64),
-                     None if heat is None else float(heat[first]))
+                            None if heat is None else float(heat[first]))
 
 
 def _middle_pose(bounds: Array) -> Array:

@@ -90,7 +90,7 @@ def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     from thermal_nerf_loc.mapping.training.config import DEPTH_WEIGHT
 
     details = {'--depth-camera': args.depth_camera, '--depth-unit': args.depth_unit,
-             '--depth-kind': args.depth_kind}
+               '--depth-kind': args.depth_kind}
     alone = [name for name, value in details.items() if value is not None]
     if alone and args.depth_from is None:
         raise InputError('says something about depth that is not asked for', where=alone[0],

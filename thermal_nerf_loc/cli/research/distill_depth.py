@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         write_depth_sheet(args.sheet, model, scene)
         figures['sheet'] = str(args.sheet)
     return {**figures, **{split: network_scores(model, scene, split)
-                         for split in ('train', 'test')}}
+                          for split in ('train', 'test')}}
 
 
 def _with_options(config: Any, args: argparse.Namespace) -> Any:

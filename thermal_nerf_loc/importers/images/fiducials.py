@@ -32,7 +32,7 @@ class TagDetection(NamedTuple):
 
 
 def detect_tags(folder: Path, names: Sequence[str], family: str,
-              report_count: Callable[[int], None]) -> dict[int, list[TagDetection]]:
+                report_count: Callable[[int], None]) -> dict[int, list[TagDetection]]:
     """Detections by the number of the tag; `report_count` gets how many images are done."""
     cv2 = opencv()
     parameters = cv2.aruco.DetectorParameters()

@@ -199,7 +199,7 @@ class _ImageImport:
         if config.tag_size_m is not None:
             names = list(found.poses)
             tags = detect_tags(self._rgb, names, config.tag_family,
-                             self._stage(_POSED, _SCALED, 'tags', len(names)))
+                               self._stage(_POSED, _SCALED, 'tags', len(names)))
             edges, used, notes = tag_edges(tags, found.poses, lens, self._rgb)
             self._notes += notes
             source = (f'{len(used)} tags of {config.tag_size_m:g} m ({config.tag_family} '

@@ -93,7 +93,7 @@ def from_distances(poses: Poses, distances: Sequence[Distance], upright: bool) -
                   {'distance_errors_m': residuals.tolist(),
                    'distance_max_error_m': float(np.abs(residuals).max())},
                   () if len(residuals) == 1 else (f'measured distances are met to '
-                                             f'{np.abs(residuals).max():.3f} m',))
+                                                  f'{np.abs(residuals).max():.3f} m',))
 
 
 def from_edges(poses: Poses, edges: Array, metres: float, source: str, upright: bool) -> Metric:

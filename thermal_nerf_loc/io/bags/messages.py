@@ -37,7 +37,7 @@ _ENCODINGS: dict[str, tuple[str, int, str]] = {
        for order in ('rggb', 'bggr', 'gbrg', 'grbg') for bits in (8, 16)}}
 
 _LENSES = {'plumb_bob': CameraModel.OPENCV, 'rational_polynomial': CameraModel.OPENCV,
-          'equidistant': CameraModel.OPENCV_FISHEYE, 'fisheye': CameraModel.OPENCV_FISHEYE}
+           'equidistant': CameraModel.OPENCV_FISHEYE, 'fisheye': CameraModel.OPENCV_FISHEYE}
 _COMPRESSED_DEPTH_HEADER = 12  # bytes: a format enum, then two floats
 
 

@@ -30,7 +30,7 @@ _MODELS = (('SIMPLE_PINHOLE', 3), ('PINHOLE', 4), ('SIMPLE_RADIAL', 4), ('RADIAL
 _PARAMETER_COUNTS = dict(_MODELS)
 # Models with one focal length for both axes: how many of the coefficients k1 k2 they have.
 _SINGLE_FOCAL = {'SIMPLE_PINHOLE': 0, 'SIMPLE_RADIAL': 1, 'RADIAL': 2, 'SIMPLE_RADIAL_FISHEYE': 1,
-          'RADIAL_FISHEYE': 2}
+                 'RADIAL_FISHEYE': 2}
 _PARSE_ERRORS = (ValueError, IndexError, KeyError, struct.error, OverflowError, UnicodeDecodeError)
 
 
