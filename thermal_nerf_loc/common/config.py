@@ -5,6 +5,7 @@ One source for every default: frozen dataclasses whose fields carry their range 
 The command line, YAML files, map files and ROS parameters all walk the same fields.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, field, fields, is_dataclass
 import difflib
 from pathlib import Path
@@ -55,10 +56,7 @@ def from_mapping(cls: type[T], values: Any, where: str = 'configuration') -> T:
                                  expected=f'{removed[key]!r}, or no such key', got=repr(value))
             continue
         if name not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            raise InputError(f'unknown key {key!r}', where=where,
-                             expected='one of ' + ', '.join(sorted(known)),
-                             hint=f'Did you mean {near[0]!r}?' if near else None)
+            raise unknown_key(key, sorted(known), where)
         if name in arguments:
             raise InputError('one setting is given under two names', where=where,
                              expected=f'only {name!r}', got=f'{given[name]!r} and {key!r}')
@@ -66,6 +64,14 @@ def from_mapping(cls: type[T], values: Any, where: str = 'configuration') -> T:
     config = cls(**arguments)
     check(config, where)
     return config
+
+
+def unknown_key(key: Any, known: Sequence[str], where: str) -> InputError:
+    """The error for a key that is not one of `known`, with the one that is spelled most alike."""
+    near = difflib.get_close_matches(str(key), known, n=1)
+    return InputError(f'unknown key {key!r}', where=where,
+                      expected='one of ' + ', '.join(known),
+                      hint=f'Did you mean {near[0]!r}?' if near else None)
 
 
 def former_names(cls: Any) -> dict[str, str]:

@@ -22,7 +22,6 @@ single image files that they took.
 """
 
 from collections.abc import Callable, Mapping
-import difflib
 import functools
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 import yaml
 
+from thermal_nerf_loc.common.config import unknown_key
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.se3 import pose_from_rows
@@ -129,7 +129,4 @@ def _mask_path(file: Path, block: Mapping[str, Any], where: str) -> Path | None:
 def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            raise InputError(f'unknown key {key!r}', where=where,
-                             expected='one of ' + ', '.join(known),
-                             hint=f'Did you mean {near[0]!r}?' if near else None)
+            raise unknown_key(key, known, where)
