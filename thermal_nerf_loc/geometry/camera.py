@@ -19,6 +19,9 @@ from thermal_nerf_loc.common.errors import InputError
 
 Array = NDArray[np.float64]
 
+# Camera axes (x right, y down, z forward) in those of a robot's base (x forward, y left, z up).
+R_BASE_CAM: Array = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+
 _MIN_DEPTH_M = 1e-6
 _NEWTON_STEPS = 30
 _NEWTON_DONE = 1e-14  # size of a step

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rigid motions that autograd can follow, and the gauge: what no image can tell of poses."""
+"""
+Differentiable rigid motions in torch, and the gauge of a set of poses.
+
+The gauge are the seven degrees of freedom (shift, turn and scale of all poses together) that
+images cannot determine.
+"""
 
 from collections.abc import Sequence
 
@@ -43,7 +48,7 @@ def moved_in_place(motion: Tensor, T: Tensor) -> Tensor:
 
 
 def adjusted_rays(rays: Tensor, lens: Tensor) -> Tensor:
-    """Unit camera rays (n, 3), were log focal length and centre larger by `lens` (3,)."""
+    """Unit camera rays (n, 3) after adding `lens` (3,) to log focal length and centre."""
     xy = (rays[:, :2] / rays[:, 2:] - lens[1:]) * torch.exp(-lens[0])
     return functional.normalize(torch.cat([xy, torch.ones_like(xy[:, :1])], dim=1), dim=1)
 
@@ -52,7 +57,7 @@ def gauge_basis(poses: Array, scale_m: float) -> Array:
     """
     Orthonormal columns (n * 6, 7) of the parameters of `rigid_motion` for all poses (n, 4, 4).
 
-    They span, to first order, what shifts, turns or scales all poses together: no image changes.
+    They span the gauge to first order: shifts, turns and scalings of all poses together.
     """
     arms = (poses[:, :3, 3] - poses[:, :3, 3].mean(axis=0)) / scale_m
     columns = []
@@ -65,7 +70,7 @@ def gauge_basis(poses: Array, scale_m: float) -> Array:
 
 
 def velocities(poses: Array, stamps_ns: Sequence[int]) -> Array:
-    """Tangent velocity (n, 6) a second of each frame, from its neighbours in time; 0: unknown."""
+    """Tangent velocity (n, 6) per second of each frame, by its neighbours in time; 0: unknown."""
     order = np.argsort(np.asarray(stamps_ns), kind='stable')
     out = np.zeros((len(poses), 6))
     for before, here, after in zip(order[:-2], order[1:-1], order[2:]):

@@ -17,7 +17,7 @@ from thermal_nerf_loc.common.errors import InputError
 Array = NDArray[np.float64]
 
 _SMALL_ANGLE_RAD = 1e-4  # below it the Taylor series beat the closed forms in float64
-_ROTATION_TOLERANCE = 1e-5  # |R^T R - I| that text files with six digits still reach
+ROTATION_TOLERANCE = 1e-5  # |R^T R - I| that text files with six digits still reach
 
 
 def hat(w: ArrayLike) -> Array:
@@ -169,7 +169,7 @@ def check_pose(T: ArrayLike, where: object = None) -> Array:
         raise InputError('pose holds NaN or infinity', where=where, expected='16 finite numbers')
     R = T[:3, :3]
     error = np.abs(R.T @ R - np.eye(3)).max()
-    if error > _ROTATION_TOLERANCE or np.linalg.det(R) < 0.0:
+    if error > ROTATION_TOLERANCE or np.linalg.det(R) < 0.0:
         raise InputError('pose is no rigid motion', where=where,
                          expected='a rotation: R^T R = I, det R = 1',
                          got=f'|R^T R - I| = {error:.2g}, det R = {np.linalg.det(R):.4g}',

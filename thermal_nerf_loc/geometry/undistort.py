@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Undistort images: resample them as another lens would have seen them from the same place.
+Undistort images: resample them as another lens at the same pose would see them.
 
 `undistort_image` is exact (float64) and made for single images; `Rectifier` keeps the lookup of a
 lens and resamples a stream of images by OpenCV.
@@ -30,21 +30,21 @@ def undistort_image(values: NDArray[np.floating], camera: Camera, target: Camera
     """
     Resample `values` (height, width, channels) of `camera` bilinearly into `target`.
 
-    `target` defaults to the pinhole camera with the same matrix. A pixel counts as valid where
-    all that it was mixed from does.
+    `target` defaults to the pinhole camera with the same matrix. A pixel is valid where all
+    pixels that it is interpolated from are.
     """
     if values.ndim != 3 or values.shape[:2] != (camera.height, camera.width):
         raise InputError('image does not fit its camera', got=values.shape,
                          expected=(camera.height, camera.width, 'channels'))
     target = camera.undistorted() if target is None else target
     uv, visible = camera.project(target.rays())
-    seen, inside = sample_bilinear(values, uv)
+    sampled, inside = sample_bilinear(values, uv)
     inside &= visible & target.reached(target.pixel_centers())
     if valid is not None:
         inside &= sample_bilinear(valid[..., None].astype(np.float64), uv)[0][:, 0] > 1.0 - 1e-9
     shape = (target.height, target.width)
-    return Resampled(np.where(inside[:, None], seen, 0.0).astype(np.float32).reshape(*shape, -1),
-                     inside.reshape(shape))
+    sampled = np.where(inside[:, None], sampled, 0.0)
+    return Resampled(sampled.astype(np.float32).reshape(*shape, -1), inside.reshape(shape))
 
 
 def sample_bilinear(values: NDArray[np.floating], uv: Array) -> tuple[Array, NDArray[np.bool_]]:
@@ -81,8 +81,8 @@ class Rectifier:
         """
         Resample an image (height, width, channels) bilinearly.
 
-        A pixel is valid where all that it was mixed from is; the others hold the mean of the
-        valid ones.
+        A pixel is valid where all pixels that it is interpolated from are; the others hold the
+        mean of the valid ones.
         """
         import cv2
         out = cv2.remap(values, self._x, self._y, cv2.INTER_LINEAR,

@@ -22,14 +22,13 @@ Array = NDArray[np.float64]
 
 _NS = 10**9
 _COLUMNS = 8
-_TOLERANCE = 1e-5  # of |R^T R - I|
 _QUATERNION_TOLERANCE = 1e-2  # of |q| - 1: files with three decimals are accepted
 _EXPECTED_POSE = '"x y z qx qy qz qw", or a file with one TUM line or a 4x4 matrix in JSON'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trajectory:
-    """Poses of something in a frame, in the order of time."""
+    """Poses of one body in one frame, in the order of time."""
 
     stamps_ns: NDArray[np.int64]  # (n,) strictly rising
     poses: Array  # (n, 4, 4)
@@ -54,7 +53,8 @@ class Trajectory:
             bad = int(np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))[0])
             raise InputError('pose holds NaN or infinity', where=f'pose {bad}')
         R = poses[:, :3, :3]
-        skewed = np.abs(np.swapaxes(R, 1, 2) @ R - np.eye(3)).max(axis=(1, 2)) > _TOLERANCE
+        error = np.abs(np.swapaxes(R, 1, 2) @ R - np.eye(3)).max(axis=(1, 2))
+        skewed = error > se3.ROTATION_TOLERANCE
         if skewed.any() or (np.linalg.det(R) < 0.0).any():
             bad = int(np.flatnonzero(skewed | (np.linalg.det(R) < 0.0))[0])
             raise InputError('pose is no rigid motion', where=f'pose {bad}',

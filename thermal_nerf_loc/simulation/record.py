@@ -15,7 +15,7 @@ from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.geometry.camera import Camera, CameraModel, R_BASE_CAM
 from thermal_nerf_loc.io.bags.reader import BagWriter
 from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV
 from thermal_nerf_loc.io.datasets.scene_writer import SceneWriter
@@ -38,8 +38,6 @@ START_NS = 1_700_000_000_000_000_000  # simulated clocks start here
 BASE, ODOM, MAP = 'base_link', 'odom', 'map'
 OPTICAL = {RGB: 'rgb_optical_frame', THERMAL: 'thermal_optical_frame'}
 
-# camera axes (x right, y down, z forward) in body axes (x forward, y left, z up)
-_R_BASE_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 _FORWARD_M = 0.08  # of the RGB camera before the body's centre
 _MAST_M = {'drone': 0.04, 'planar': 0.55}  # of the RGB camera above the body's centre
 _DISTORTION = (-0.18, 0.05, 0.0008, -0.0005)  # k1 k2 p1 p2 of a `distorted` RGB camera
@@ -117,8 +115,7 @@ def make_rig(settings: SimulationConfig) -> Rig:
     width, height = settings.size
     small = settings.thermal_size or (max(8, 3 * width // 4), max(8, 3 * height // 4))
     lens = ({'model': CameraModel.OPENCV, 'distortion': _DISTORTION} if settings.distorted else {})
-    T_base_rgb = se3.from_parts(_R_BASE_OPTICAL,
-                                (_FORWARD_M, 0.0, _MAST_M[settings.trajectory]))
+    T_base_rgb = se3.from_parts(R_BASE_CAM, (_FORWARD_M, 0.0, _MAST_M[settings.trajectory]))
     T_rgb_thermal = se3.from_parts(se3.so3_exp(np.deg2rad(settings.thermal_tilt_deg)),
                                    settings.thermal_offset_m)
     return Rig({RGB: Camera.from_fov(width, height, settings.rgb_fov_deg, **lens),
@@ -139,7 +136,7 @@ def render_image(world: World, modality: str, camera: Camera, T_world_sensor: Ar
 
 
 def render_depth(world: World, camera: Camera, T_world_sensor: Array) -> Array32:
-    """Exact depth along z at the pixel centres, (height, width); 0: nothing there."""
+    """Exact depth along z at the pixel centres, (height, width); 0: no surface."""
     rays = _rays(camera)
     directions = _rotated(T_world_sensor, rays)
     hits = world.cast(np.broadcast_to(T_world_sensor[:3, 3], directions.shape), directions)
@@ -153,7 +150,7 @@ def _rays(camera: Camera) -> Array:
 
 
 def _rotated(T: Array, directions: Array) -> Array:
-    """Rotate without BLAS: its threads go on spinning for a while and would slow the tracing."""
+    """Rotate without BLAS, whose threads keep spinning for a while and would slow ray casting."""
     return np.asarray(np.einsum('nj,ij->ni', directions, T[:3, :3]))
 
 
@@ -241,7 +238,7 @@ def held_out_frames(settings: SimulationConfig) -> int:
 
 
 def _drive(settings: SimulationConfig, split: str, count: int) -> Iterator[Frame]:
-    """Frames at equal steps; where the shutter is closed, when it opens again."""
+    """Frames at equal steps of time; while the shutter is closed, at its opening."""
     robot = Robot(settings, held_out=split == 'test', seed=2 * settings.seed + (split == 'test'))
     span_ns = settings.laps * robot.motion.lap_s * 1e9
     if settings.survey and split == 'train':

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import R_BASE_CAM
 from thermal_nerf_loc.io.trajectory import Trajectory
 
 Array = NDArray[np.float64]
 
-# A robot's base has x ahead, y to the left and z up (REP-103).
-T_BASE_CAM: Array = np.array([[0.0, 0.0, 1.0, 0.0], [-1.0, 0.0, 0.0, 0.0],
-                              [0.0, -1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+# A camera at the origin of a robot's base that looks ahead (axes by REP 103).
+T_BASE_CAM: Array = se3.from_parts(R_BASE_CAM, np.zeros(3))
 _FINE = 64  # points between two keyframes at which the length of the path is measured
 _CIRCLE_SHARE = 0.8  # of the distance at which the map's own cameras were
 
@@ -127,8 +127,8 @@ def _spline(poses: Array, knots: Array, times: Array) -> Array:
 
 def _focus(positions: Array, forward: Array) -> Array:
     """The point nearest to all optical axes (least squares, regularized towards the cameras)."""
-    across = np.eye(3) - forward[:, :, None] * forward[:, None, :]
+    projectors = np.eye(3) - forward[:, :, None] * forward[:, None, :]
     mean = positions.mean(axis=0)
-    A = across.mean(axis=0) + 1e-3 * np.eye(3)
-    b = np.einsum('nij,nj->i', across, positions - mean) / len(positions)
+    A = projectors.mean(axis=0) + 1e-3 * np.eye(3)
+    b = np.einsum('nij,nj->i', projectors, positions - mean) / len(positions)
     return np.asarray(mean + np.linalg.solve(A, b))

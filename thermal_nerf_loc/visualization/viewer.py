@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.geometry.camera import Camera, R_BASE_CAM
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.visualization.camera_path import cameras_facing, up_direction
@@ -34,7 +34,7 @@ POINTS = 'off (points)'
 INSTALL = "pip install 'viser>=1.1'"  # the extra `view`
 _SCALE_CAMERA = Camera.from_fov(48, 36, 70.0)
 _MOST_FRUSTUMS = 60
-_FRUSTUM_FOV_RAD, _FRUSTUM_ASPECT = 0.9, 4.0 / 3.0  # a map does not keep its cameras' lenses
+_FRUSTUM_FOV_RAD, _FRUSTUM_ASPECT = 0.9, 4.0 / 3.0  # map files have no lenses of keyframes
 _PATH_COLOURS = ((31, 111, 180), (194, 87, 26), (46, 158, 91), (150, 60, 160))
 _BAR_PX = (300, 52)
 _CLICK_RAD = 0.006  # a few pixels
@@ -84,7 +84,7 @@ class Viewer:
 
     @property
     def port(self) -> int:
-        """Where it serves."""
+        """The port that it serves on."""
         return int(self.server.get_port())
 
     def close(self) -> None:
@@ -172,7 +172,7 @@ class Viewer:
                 handle.image = self._thumbnail(i)
 
     def _show_cut(self) -> None:
-        """Draw for the last of the many events of a slider."""
+        """Draw only if the slider has moved since the last drawing: it sends many events."""
         with self._events_lock:
             if self._shown_cut != self._cut.value:
                 self._show_points()
@@ -214,13 +214,13 @@ class Viewer:
                                   and handle is not self._hidden_frustum)
 
     def _add_trajectories(self) -> None:
-        """A line for each, and a box that hides it."""
+        """A line for each trajectory, and a checkbox that hides it."""
         for k, (name, trajectory) in enumerate(self._content.trajectories.items()):
             p = trajectory.poses[:, :3, 3].astype(np.float32)
             line = self.server.scene.add_line_segments(
                 f'/trajectories/{k}', np.stack([p[:-1], p[1:]], axis=1),
                 _PATH_COLOURS[k % len(_PATH_COLOURS)], thickness=3.0,
-                thickness_units='screen')  # a tube would fill the view of who stands in it
+                thickness_units='screen')  # a tube would fill the view of a camera on the path
             box = self.server.gui.add_checkbox(name, True)
             box.on_update(lambda _, line=line, box=box: setattr(line, 'visible', box.value))
 
@@ -230,7 +230,7 @@ class Viewer:
             bar.visible = kind == shown
 
     def _on_live_view_change(self) -> None:
-        """Switch between points and live view; outside cameras go inside for the latter."""
+        """Switch between points and live view; for it, cameras outside are moved inside."""
         with self._events_lock:
             self._cloud.visible = self._live.value == POINTS
             self._show_bars()
@@ -298,5 +298,4 @@ class Viewer:
 
 def _middle_pose(bounds: Array) -> Array:
     """In the middle of the map, looking along x, z up."""
-    R = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
-    return np.asarray(se3.from_parts(R, np.mean(bounds, axis=0)))
+    return np.asarray(se3.from_parts(R_BASE_CAM, np.mean(bounds, axis=0)))
