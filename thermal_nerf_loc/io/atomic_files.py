@@ -4,7 +4,7 @@ Atomic files and folders: written under a hidden name beside the final one, sync
 
 Every `OSError` becomes a `UserError` that names the path and the reason. `in_memory` and `on_disk`
 allocate scratch arrays; those on disk may be larger than the memory, and lie in temporary files
-that vanish with their last user.
+that are removed with their last user.
 """
 
 from collections.abc import Callable, Iterator
@@ -226,7 +226,7 @@ def in_memory(shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
 
 def on_disk(shape: tuple[int, ...], kind: type[Any]) -> NDArray[Any]:
     """
-    An array of zeros in a nameless file under $TMPDIR or /var/tmp.
+    An array of zeros in an unlinked temporary file under $TMPDIR or /var/tmp.
 
     Its space is reserved at once: if the disk filled up later, the process would be killed.
     """

@@ -3,7 +3,7 @@
 Images on disk: colour, thermal counts, depth and masks.
 
 EXIF orientation is ignored on purpose: poses and intrinsics belong to the sensor's own rows and
-columns. A file that is cut short is refused, where OpenCV would hand out a half-grey image.
+columns. A file that is cut short is refused; OpenCV would return a half-grey image.
 """
 
 import functools

@@ -58,7 +58,7 @@ def movie(path: Path, size: tuple[int, int], fps: float) -> Iterator[Write]:
 
 @contextmanager
 def _video(path: Path, size: tuple[int, int], fps: float) -> Iterator[Write]:
-    """OpenCV's writer reports no errors: the frames of the file are counted before its rename."""
+    """Write by OpenCV, which reports no errors: the frames are counted before the rename."""
     cv2 = opencv()
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

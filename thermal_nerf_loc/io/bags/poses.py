@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Poses of a bag's cameras at any moment: by tf, odometry, stamped poses or a TUM file."""
+"""Poses of a bag's cameras at any time: by tf, odometry, stamped poses or a TUM file."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ BASES = ('base_link', 'base_footprint')  # frames that poses are taken to be of 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoseSource:
-    """`T_world_frame` of any frame at any moment."""
+    """`T_world_frame` of any frame at any time."""
 
     description: str  # where poses come from, for messages
     world: str
@@ -51,7 +51,7 @@ class PoseSource:
 
 
 def add_pose(log: PoseLog, message: Any, where: str) -> None:
-    """Take a PoseStamped, PoseWithCovarianceStamped or Odometry."""
+    """Add a PoseStamped, PoseWithCovarianceStamped or Odometry."""
     log.parent = frame_name(message.header.frame_id)
     log.child = frame_name(getattr(message, 'child_frame_id', ''))
     pose = message.pose

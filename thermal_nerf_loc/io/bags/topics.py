@@ -15,12 +15,12 @@ IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 
-_HOT = re.compile(r'therm|lwir|flir|boson|lepton|optris|seek|(^|[/_])ir([/_]|$)')
-_OTHER = re.compile(r'depth|disparity|infra\d|mask|segment|debug|overlay|label|confidence|theora|'
-                    r'palette|preview|match|detect')
-_COLOUR = re.compile(r'^(rgb|bgr|bayer|yuv|uyvy|yuyv)')
-_DEEP = ('mono16', '16UC1', '32FC1', '64FC1', '16SC1')
-_BEST_NAMES = ('image_raw', 'image', 'image_color', 'image_rect_color', 'image_rect')
+_THERMAL_NAMES = re.compile(r'therm|lwir|flir|boson|lepton|optris|seek|(^|[/_])ir([/_]|$)')
+_NO_CAMERA_NAMES = re.compile(r'depth|disparity|infra\d|mask|segment|debug|overlay|label|'
+                              r'confidence|theora|palette|preview|match|detect')
+_COLOUR_ENCODINGS = re.compile(r'^(rgb|bgr|bayer|yuv|uyvy|yuyv)')
+_DEEP_ENCODINGS = ('mono16', '16UC1', '32FC1', '64FC1', '16SC1')
+_PREFERRED_NAMES = ('image_raw', 'image', 'image_color', 'image_rect_color', 'image_rect')
 _MAX_MESSAGES = 5000  # that are read to see what kind of pixels each topic has
 _RARE_HZ = 1.0  # poses that come less often are goals, not a track
 
@@ -56,7 +56,7 @@ def find_cameras(reader: BagReader, path: Path, given: Mapping[str, str],
         if topic and topic not in images:
             raise missing_topic(reader, path, topic, 'images', f'--{name}-topic')
         if not topic:
-            guesses = _guess(reader, images) if guesses is None else guesses
+            guesses = _guess_cameras(reader, images) if guesses is None else guesses
             topic = _only(reader, path, name, guesses[name])
         if topic:
             info = _info(reader, path, topic, infos.get(name, ''), name)
@@ -95,40 +95,41 @@ def missing_topic(reader: BagReader, path: Path, topic: str, what: str,
                       hint=f'Pass another {option}.')
 
 
-def _guess(reader: BagReader, images: set[str]) -> dict[str, list[str]]:
+def _guess_cameras(reader: BagReader, images: set[str]) -> dict[str, list[str]]:
     """Candidates by modality, one a camera; uncertain ones only where there is no certain one."""
     certain: dict[str, list[str]] = {RGB: [], THERMAL: []}
     possible: dict[str, list[str]] = {RGB: [], THERMAL: []}
     for topic, pixels in _pixels(reader, images).items():
         name = topic.lower()
-        if _OTHER.search(name):
+        if _NO_CAMERA_NAMES.search(name):
             continue
-        if _HOT.search(name):
-            (possible if _COLOUR.match(pixels) else certain)[THERMAL].append(topic)
-        elif _COLOUR.match(pixels) or pixels in ('jpeg', 'jpg'):
+        if _THERMAL_NAMES.search(name):
+            (possible if _COLOUR_ENCODINGS.match(pixels) else certain)[THERMAL].append(topic)
+        elif _COLOUR_ENCODINGS.match(pixels) or pixels in ('jpeg', 'jpg'):
             certain[RGB].append(topic)
         else:
-            possible[THERMAL if pixels in _DEEP else RGB].append(topic)
-    return {name: _each_camera_once(reader, certain[name] or possible[name]) for name in certain}
+            possible[THERMAL if pixels in _DEEP_ENCODINGS else RGB].append(topic)
+    return {name: _one_topic_per_camera(reader, certain[name] or possible[name])
+            for name in certain}
 
 
 def _pixels(reader: BagReader, images: set[str]) -> dict[str, str]:
     """Encoding (or compressed format) of the first image of each topic."""
     found: dict[str, str] = {}
-    for seen, (topic, _, message) in enumerate(reader.messages(images)):
+    for count, (topic, _, message) in enumerate(reader.messages(images)):
         if topic not in found:
             found[topic] = (message.encoding if hasattr(message, 'encoding')
                             else message.format.split(';')[0].strip())
-        if len(found) == len(images) or seen > _MAX_MESSAGES:
+        if len(found) == len(images) or count > _MAX_MESSAGES:
             break
     return found
 
 
-def _each_camera_once(reader: BagReader, topics: list[str]) -> list[str]:
+def _one_topic_per_camera(reader: BagReader, topics: list[str]) -> list[str]:
     """Of raw, rectified and compressed images of one camera the first in that order."""
     def rank(topic: str) -> tuple[int, bool]:
         name = _plain(topic).rsplit('/', 1)[-1]
-        order = _BEST_NAMES.index(name) if name in _BEST_NAMES else len(_BEST_NAMES)
+        order = _PREFERRED_NAMES.index(name) if name in _PREFERRED_NAMES else len(_PREFERRED_NAMES)
         return order, reader.topics[topic] == COMPRESSED
 
     best: dict[str, str] = {}

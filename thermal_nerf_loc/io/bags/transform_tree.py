@@ -8,7 +8,7 @@ errors are those of `TransformTree`. Its two kinds differ in what their users ne
 
 - `TransformBuffer` is tf2's buffer, for a running robot: a frame has the parent that was named
   last, the last seconds are kept, translations are blended linearly and rotations along the
-  geodesic, and a look-up of the future says that waiting may help.
+  geodesic; the error for a time after the newest sample says that waiting may help.
 - `FrameTree` holds a whole bag: a frame may have several parents, as trees change during a
   recording; poses lie on the SE(3) geodesic, exact for a steady turn; long gaps are not bridged.
 """
@@ -42,7 +42,7 @@ class TransformUnavailable(RunError):
     """No transform (yet); `too_new` when it may still arrive for the asked time."""
 
     def __init__(self, what: str, *, too_new: bool = False) -> None:
-        """Tell waiting callers whether waiting can help."""
+        """`too_new`: the transform may still arrive, so that a caller may wait for it."""
         super().__init__(what)
         self.too_new = too_new
 
@@ -52,13 +52,13 @@ class TfBuffer(Protocol):
 
     def set_transform(self, parent: str, child: str, T_parent_child: Array, stamp_ns: int,
                       static: bool = False) -> None:
-        """Remember where `child` is in `parent` at a moment (static: for ever)."""
+        """Store the transform of `child` in `parent` at a time (static: at all times)."""
 
     def lookup_transform(self, target: str, source: str, stamp_ns: int | None = None) -> Array:
-        """`T_target_source` at a moment; None: the newest moment that the chain knows."""
+        """`T_target_source` at a time; None: the newest time at which all edges are known."""
 
     def clear(self) -> None:
-        """Forget what moves; static transforms stay."""
+        """Remove the moving transforms; static ones stay."""
 
 
 def frame_name(frame: str) -> str:
@@ -76,7 +76,7 @@ class TransformTree(ABC):
 
     @abstractmethod
     def _moving_edges(self) -> Iterable[Edge]:
-        """Every edge that is not static."""
+        """Edges that are not static."""
 
     @property
     def frames(self) -> tuple[str, ...]:
@@ -103,15 +103,15 @@ class TransformTree(ABC):
         for edge in self._edges():
             neighbours.setdefault(edge[0], []).append((edge[1], (edge, True)))
             neighbours.setdefault(edge[1], []).append((edge[0], (edge, False)))
-        ways: dict[str, Chain] = {parent: []}
+        chains: dict[str, Chain] = {parent: []}
         queue = deque([parent])
-        while queue and child not in ways:
+        while queue and child not in chains:
             here = queue.popleft()
             for there, step in neighbours.get(here, ()):
-                if there not in ways:
-                    ways[there] = [*ways[here], step]
+                if there not in chains:
+                    chains[there] = [*chains[here], step]
                     queue.append(there)
-        return ways.get(child)
+        return chains.get(child)
 
     def _product(self, chain: Chain, moving: Callable[[Edge], Array | None]) -> Array | None:
         """`T_parent_child` over a chain; None where `moving` has no transform of an edge."""
@@ -140,18 +140,18 @@ class _History:
     poses: list[Array] = field(default_factory=list)  # T_parent_child
 
     def add(self, stamp_ns: int, T: Array, cache_ns: int) -> None:
-        """Sort a sample in, and drop those that are too old by now."""
-        place = bisect_left(self.stamps_ns, stamp_ns)
-        if place < len(self.stamps_ns) and self.stamps_ns[place] == stamp_ns:
-            self.poses[place] = T
+        """Insert a sample by its stamp, and drop those older than `cache_ns`."""
+        index = bisect_left(self.stamps_ns, stamp_ns)
+        if index < len(self.stamps_ns) and self.stamps_ns[index] == stamp_ns:
+            self.poses[index] = T
             return
-        self.stamps_ns.insert(place, stamp_ns)
-        self.poses.insert(place, T)
+        self.stamps_ns.insert(index, stamp_ns)
+        self.poses.insert(index, T)
         stale = bisect_left(self.stamps_ns, self.stamps_ns[-1] - cache_ns)
         del self.stamps_ns[:stale], self.poses[:stale]
 
     def at(self, stamp_ns: int, edge: Edge) -> Array:
-        """The transform at a moment between the first sample and the last."""
+        """The transform at a time between the first sample and the last."""
         stamps = self.stamps_ns
         if not stamps[0] <= stamp_ns <= stamps[-1]:
             raise self._outside(stamp_ns, edge)
@@ -183,21 +183,21 @@ class TransformBuffer(TransformTree):
 
     def set_transform(self, parent: str, child: str, T_parent_child: Array, stamp_ns: int,
                       static: bool = False) -> None:
-        """Remember where `child` is in `parent` at a moment (static: for ever)."""
+        """Store the transform of `child` in `parent` at a time (static: at all times)."""
         edge = parent, child = frame_name(parent), frame_name(child)
         if parent == child:
             raise InputError('a frame cannot be its own parent', where=f'tf frame {child!r}')
         T = se3.check_pose(T_parent_child, where=f'tf {parent} -> {child}')
         with self._lock:
             if edge not in (self._static if static else self._moving):
-                self._hang(edge)
+                self._set_parent(edge)
             if static:
                 self._static[edge] = T
             else:
                 self._moving.setdefault(edge, _History()).add(stamp_ns, T, self._cache_ns)
 
     def lookup_transform(self, target: str, source: str, stamp_ns: int | None = None) -> Array:
-        """`T_target_source` at a moment; None: the newest moment that the chain knows."""
+        """`T_target_source` at a time; None: the newest time at which all edges are known."""
         with self._lock:
             chain = self.chain(target, source)
             if chain is None:
@@ -206,13 +206,13 @@ class TransformBuffer(TransformTree):
             if stamp_ns is None:
                 stamp_ns = min((self._moving[edge].stamps_ns[-1] for edge, _ in chain
                                 if edge in self._moving), default=0)
-            moment = stamp_ns
-            T = self._product(chain, lambda edge: self._moving[edge].at(moment, edge))
+            at_ns = stamp_ns
+            T = self._product(chain, lambda edge: self._moving[edge].at(at_ns, edge))
         assert T is not None  # an edge without a transform raises
         return T
 
     def clear(self) -> None:
-        """Forget what moves (time jumped back); static transforms stay."""
+        """Remove the moving transforms (time jumped back); static ones stay."""
         with self._lock:
             self._moving.clear()
             self._chains.clear()
@@ -221,8 +221,8 @@ class TransformBuffer(TransformTree):
     def _moving_edges(self) -> Iterable[Edge]:
         return self._moving
 
-    def _hang(self, edge: Edge) -> None:
-        """Hang a frame on its new parent: it leaves the old one, and its history there."""
+    def _set_parent(self, edge: Edge) -> None:
+        """Give a frame its new parent; its transforms in the old one are removed."""
         parent, child = edge
         old = self._parents.get(child, parent), child
         self._static.pop(old, None)
@@ -244,7 +244,7 @@ class TransformBuffer(TransformTree):
 
 
 def _blend(T_a: Array, T_b: Array, share: float) -> Array:
-    """As tf2 does: the straight line, at a constant rate of turn."""
+    """Interpolate as tf2: translation linearly, rotation at a constant rate."""
     R_a, R_b = T_a[:3, :3], T_b[:3, :3]
     R = R_a @ se3.so3_exp(share * se3.so3_log(R_a.T @ R_b))
     return se3.from_parts(R, (1.0 - share) * T_a[:3, 3] + share * T_b[:3, 3])
@@ -252,7 +252,7 @@ def _blend(T_a: Array, T_b: Array, share: float) -> Array:
 
 @dataclass(slots=True)
 class PoseLog:
-    """Poses as they come in, in little memory; a trajectory when all are there."""
+    """Collects stamped poses of one frame in another, compactly and in any order."""
 
     parent: str = ''
     child: str = ''
@@ -260,12 +260,12 @@ class PoseLog:
     values: 'array[float]' = field(default_factory=lambda: array('d'))  # rows of 3x4
 
     def add(self, stamp: int, T: Array) -> None:
-        """Remember one."""
+        """Add a pose."""
         self.stamps.append(stamp)
         self.values.extend(T[:3].ravel().tolist())
 
     def trajectory(self) -> Trajectory:
-        """In the order of time; of several at one moment the last counts."""
+        """The poses in the order of time; of several with one stamp the last is taken."""
         stamps = np.array(self.stamps, dtype=np.int64)
         rows = np.array(self.values, dtype=np.float64).reshape(-1, 3, 4)
         order = np.argsort(stamps, kind='stable')
@@ -275,7 +275,7 @@ class PoseLog:
 
 
 class FrameTree(TransformTree):
-    """Every transform of a bag; frames may hang on several parents, as tf trees change."""
+    """Every transform of a bag; a frame may have several parents, as tf trees change."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -284,7 +284,7 @@ class FrameTree(TransformTree):
         self._trajectories: dict[Edge, Trajectory] = {}  # of the logs, once they are looked up
 
     def add(self, message: Any, is_static: bool) -> None:
-        """Take a tf message."""
+        """Add the transforms of a tf message."""
         for transform in message.transforms:
             edge = frame_name(transform.header.frame_id), frame_name(transform.child_frame_id)
             T = matrix_from_transform(transform.transform, f'tf {edge[0]} -> {edge[1]}')
@@ -299,7 +299,7 @@ class FrameTree(TransformTree):
 
     @property
     def stamps(self) -> NDArray[np.int64]:
-        """Every moment at which something moved, each once."""
+        """Stamps of all moving transforms, each once, rising."""
         moving = [np.array(log.stamps, dtype=np.int64) for log in self._moving.values()]
         return np.unique(np.concatenate([np.zeros(0, np.int64), *moving]))
 
@@ -312,7 +312,7 @@ class FrameTree(TransformTree):
         return found
 
     def along(self, chain: Chain, at_ns: int, max_gap_ns: int) -> Array | None:
-        """`T_parent_child` over a chain at a moment; None in a gap."""
+        """`T_parent_child` over a chain at a time; None in a gap."""
         return self._product(chain, lambda edge: self._trajectory(edge).at(at_ns, max_gap_ns))
 
     def _moving_edges(self) -> Iterable[Edge]:

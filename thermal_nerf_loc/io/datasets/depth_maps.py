@@ -7,7 +7,7 @@ A map has the name of its image: `train_00000.png` (16 bits, millimetres), `.npy
 `train_00000.confidence.png` (or `.npy`, `.tiff`), 0 to 1. Depth is along z, 0 where unknown. An
 optional `depth_maps.json` says to which camera the maps belong.
 
-Held-out frames keep the depth that they have, by which a map is judged.
+Held-out frames keep their depth, with which maps are evaluated.
 """
 
 from collections import Counter
@@ -49,7 +49,7 @@ class DepthSource:
 
 
 def with_depth(scene: Scene, request: DepthSource) -> Scene:
-    """The scene, its training frames with the depth of this source and no other."""
+    """The scene with the depth of this source, and no other, in its training frames."""
     if request.unit_m is not None and not 0.0 < request.unit_m < np.inf:
         raise InputError('is no scale', where='--depth-unit', expected='metres a count, above 0',
                          got=request.unit_m)
@@ -97,7 +97,7 @@ def _measured(scene: Scene, request: DepthSource) -> Scene:
 
 
 def _with_points(scene: Scene, request: DepthSource) -> Scene:
-    """No depth maps: the trainer finds the points."""
+    """The scene without depth maps: the trainer matches the points."""
     if request.camera is not None or request.unit_m is not None or not request.metric:
         raise InputError('points that images share need nothing said about them',
                          where=f'--depth-from {POINTS}',

@@ -184,7 +184,7 @@ class _Reader:
         mask = self._existing(f'{modality} mask', entry, f'{prefix}mask_path', where)
         depth = self._existing(f'{modality} depth', entry, f'{prefix}depth_file_path', where)
         if path is None or (mask is None and f'{prefix}mask_path' in entry):
-            return None  # a map would learn from what the missing mask was to hide
+            return None  # without its mask, a map would be trained on hidden pixels
         block = self._block(modality, entry, where)
         unit_m = entry.get('depth_unit_scale_factor',
                            self.content.get('depth_unit_scale_factor', DEPTH_UNIT_M))
@@ -210,7 +210,7 @@ class _Reader:
         if modality == RGB:
             return {**{key: self.content[key] for key in _CAMERA_KEYS if key in self.content},
                     **{key: entry[key] for key in _CAMERA_KEYS if key in entry}}
-        blocks = [_mapping(source['thermal'], f'{place} thermal') for source, place in
+        blocks = [_mapping(source['thermal'], f'{source_name} thermal') for source, source_name in
                   ((self.content, str(self.file)), (entry, where)) if 'thermal' in source]
         if not blocks:
             raise InputError('thermal images have no camera', where=where,

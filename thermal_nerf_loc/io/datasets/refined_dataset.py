@@ -17,7 +17,7 @@ _SAME_RIG = 1e-9  # metres, or entries of a rotation
 
 
 def check_refined_path(source: Path, out: Path) -> None:
-    """Refuse a path from which the images' relative paths would not lead to them."""
+    """Refuse a path outside the folder of `source`: image paths in the file are relative to it."""
     file = _file(source)
     if out.resolve().parent != file.resolve().parent:
         raise InputError('poses belong beside the images', where=out,
