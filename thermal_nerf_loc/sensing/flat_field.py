@@ -30,7 +30,7 @@ def resized(field: Array32, size: tuple[int, int]) -> Array32:
 
 
 def radial(k2: float, k4: float) -> Array32:
-    """The flat field k2 r^2 + k4 r^4 of maps of earlier versions, r in half diagonals."""
+    """The flat field k2 r^2 + k4 r^4 of older map files, r in half diagonals."""
     width, height = _RADIAL_SIZE
     y, x = (np.indices((height, width)) + 0.5).astype(np.float64)
     off = (x - 0.5 * width)**2 + (y - 0.5 * height)**2

@@ -85,7 +85,7 @@ def row_poses(sweep: NDArray[np.float64], y: NDArray[Any], height: Any) -> NDArr
 def fill_unknown(values: NDArray[np.float32], valid: NDArray[np.bool_] | None = None,
                  ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
     """
-    Mask the pixels of (h, w, channels) that are not finite, as counts that no temperature gives.
+    Mask the pixels of (h, w, channels) that are not finite, such as impossible counts.
 
     They get the median of the others, so that a blur does not spread them.
     """

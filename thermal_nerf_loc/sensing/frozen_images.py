@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Frozen images: a camera gives out its last image again, bit for bit.
+Frozen images: a camera sends its last image again, bit for bit.
 
 A thermal camera does so while its shutter is closed (flat-field correction), any camera when its
-driver hangs. With the pose of the later stamp such an image would be learned, or localized, at the
-wrong place. Noise makes two new images differ within their first bytes, so that the comparison is
-cheap; only a frozen image is read to its end.
+driver hangs. With the pose of the later stamp such an image would be used at a wrong pose, in
+training and in localization. Noise makes two new images differ within their first bytes, so that
+the comparison is cheap; only a frozen image is read to its end.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class FreezeDetector:
     _last: Pixels | None = None
 
     def is_frozen(self, image: Pixels) -> bool:
-        """Whether an image repeats the one before; it is the one before from now on."""
+        """Whether an image repeats the one before; the image is kept for the next comparison."""
         last, self._last = self._last, image
         return last is not None and identical(last, image)
 

@@ -2,8 +2,8 @@
 """
 Rendering, in the units of `Frame`: what a map returns for rays, and the image of a whole camera.
 
-`render_image` is the one place that turns a camera and its pose into rays, rays into an image, and
-distances along rays into depth along z. What needs only some pixels, or a batch of poses, calls
+`render_image` turns a camera and its pose into rays, the rays into an image, and distances along
+rays into depth along z. Code that needs only some pixels, or a batch of poses, calls
 `Renderer.render_rays`.
 """
 
@@ -19,7 +19,7 @@ from thermal_nerf_loc.sensing.frame import pixel_rays
 
 Array32 = NDArray[np.float32]
 
-_SPREAD_SHARE = 0.05  # of the distance
+_SPREAD_SHARE = 0.05  # of the distance: the spread that halves the confidence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
