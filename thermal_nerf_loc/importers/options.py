@@ -19,7 +19,7 @@ class ImportOptions:
 
     cameras: Path | None = None  # lenses, mounting, thermal scale and masks in a YAML file
     hold_out: int = setting(HOLD_OUT_EVERY, 'every so many frames one is held out', 2, 1_000_000)
-    radiometry: LinearRadiometry | None = None  # wins over that of the camera file
+    radiometry: LinearRadiometry | None = None  # instead of that of the camera file
     radiometric: bool = True  # False: thermal images hold no temperatures
 
     def __post_init__(self) -> None:

@@ -63,7 +63,7 @@ class _Window:
 
 
 class FrameReader:
-    """Reads one frame for each window of stamps; `counts` and `notes` are of what went wrong."""
+    """Reads one frame for each window of stamps; `counts` and `notes` say what failed."""
 
     def __init__(self, reader: BagReader, logs: Mapping[str, CameraLog],
                  decoders: Mapping[str, ImageDecoder], rig: MovingRig, reference: str,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Select keyframes of a drive: one for so much motion, the sharpest of the images around it."""
+"""Select keyframes of a drive: after each step of motion, the sharpest image around it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +43,7 @@ def choose_windows(poses: Array, rule: KeyframeRule) -> list[range]:
     scale = 1.0
     while len(anchors) > rule.max_frames:
         scale *= max(1.02, len(anchors) / rule.max_frames)
-        # steps of zero have nothing to grow from
+        # steps of zero cannot grow
         anchors = path.anchors(scale * max(rule.min_m, 1e-3), scale * max(rule.min_deg, 0.1))
         if scale > 1e6:
             break
@@ -61,7 +61,7 @@ def choose_windows(poses: Array, rule: KeyframeRule) -> list[range]:
 
 def sharpness(image: NDArray[Any]) -> float:
     """
-    Sharpness of an image (h, w) or (h, w, channels), to compare with others of the same place.
+    Sharpness of an image (h, w) or (h, w, channels), comparable among images of one scene.
 
     The variance of the Laplacian over that of the image, which does not depend on the exposure.
     """

@@ -22,7 +22,7 @@ class PoseOptions:
     file: Path | None = None  # TUM
     topic: str = ''
     world: str = ''  # tf frame
-    frame: str = ''  # what the poses of a file or a topic are of
+    frame: str = ''  # tf frame whose poses a file or a topic holds
     max_gap_s: float = setting(MAX_GAP_S, 'between two poses that are interpolated', 1e-3, 3600.0)
 
     def __post_init__(self) -> None:

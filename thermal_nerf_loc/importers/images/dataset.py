@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a data set of image files, whose poses, lenses and scale are known by now."""
+"""Write a data set of image files with known poses, lenses and scale."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -83,15 +83,17 @@ def _triangulated(detections: Sequence[TagDetection], poses: Mapping[str, Array]
         return 'seen in fewer than two images that have a pose', None
     if len({detection.image for detection in detections}) < len(detections):
         return 'seen twice in one image', None
-    origins = np.stack([poses[s.image][:3, 3] for s in detections])  # (n, 3)
-    rays = np.stack([camera.unproject(s.corners) @ poses[s.image][:3, :3].T for s in detections])
+    origins = np.stack([poses[detection.image][:3, 3] for detection in detections])  # (n, 3)
+    rays = np.stack([camera.unproject(detection.corners) @ poses[detection.image][:3, :3].T
+                     for detection in detections])
     axis = rays.mean(axis=1)
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)
     widest = float(np.rad2deg(np.arccos(np.clip((axis @ axis.T).min(), -1.0, 1.0))))
     if widest < _MIN_ANGLE_DEG:
         return f'its views are only {widest:.1f} deg apart', None
     corners = np.stack([nearest_point(origins, rays[:, k]) for k in range(4)])
-    error = max(_error_px(s, corners, poses[s.image], camera) for s in detections)
+    error = max(_error_px(detection, corners, poses[detection.image], camera)
+                for detection in detections)
     if error > _MAX_ERROR_PX:
         return f'its corners disagree by {error:.1f} pixels', None
     return '', corners

@@ -17,7 +17,7 @@ PAIRINGS = ('auto', 'name', 'order')
 
 _RGB_SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff', '.bmp', '.webp')
 _THERMAL_SUFFIXES = (*_RGB_SUFFIXES, '.npy')
-# Words by which the names of a pair may differ: img_0007_rgb.jpg and img_0007_ir.tiff.
+# Words in which the names of a pair may differ: img_0007_rgb.jpg and img_0007_ir.tiff.
 _WORDS = re.compile(r'(?<![a-z])(rgb|colou?r|visible|vis|images?|img|thermal|infrared|ir|lwir|'
                     r'flir|frame)(?![a-z])')
 _EXAMPLES = 3  # file names in an error
@@ -26,7 +26,7 @@ _MIN_PAIRED_SHARE = 0.5  # of the shorter list; with fewer pairs the names are n
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Thermal file name by RGB file name, the rule by which, and the files without a partner."""
+    """Thermal file names by RGB file name, the rule that paired them, and unpaired files."""
 
     partner: Mapping[str, str]
     paired_by: str

@@ -22,7 +22,7 @@ _MAX_POINTS = 4000  # of which the median depth is taken
 
 
 class Metric(NamedTuple):
-    """From poses to metres; `source` says how. `is_metric` None: unknown, the poses were given."""
+    """From poses to metres, by `source`; `is_metric` None: unknown, for poses that were given."""
 
     similarity: Similarity
     is_metric: bool | None
@@ -69,7 +69,7 @@ def from_positions(poses: Poses, path: Path) -> Metric:
 
 def from_distances(poses: Poses, distances: Sequence[Distance], upright: bool) -> Metric:
     """Scale by measured distances between cameras; of several, by least squares."""
-    apart = []
+    lengths = []
     for distance in distances:
         ends = []
         for name in (distance.first, distance.second):
@@ -78,11 +78,11 @@ def from_distances(poses: Poses, distances: Sequence[Distance], upright: bool) -
                 raise InputError('image has no pose', where='--distance', got=name,
                                  expected=f'one of {", ".join(list(poses)[:5])}, ...')
             ends.append(poses[found][:3, 3])
-        apart.append(float(np.linalg.norm(ends[0] - ends[1])))
+        lengths.append(float(np.linalg.norm(ends[0] - ends[1])))
     if not all(np.isfinite(d.metres) and d.metres > 0.0 for d in distances):
         raise InputError('distance is out of range', where='--distance',
                          expected='metres above 0', got=[d.metres for d in distances])
-    length, metres = np.array(apart), np.array([d.metres for d in distances])
+    length, metres = np.array(lengths), np.array([d.metres for d in distances])
     if not (length > 1e-9).all():
         raise InputError('images were taken at one place', where='--distance',
                          got=distances[int(length.argmin())][:2])
@@ -135,11 +135,11 @@ def _median_depth(poses: Poses, points: Array, camera: Camera) -> float | None:
     points = points[::max(1, len(points) // _MAX_POINTS)]
     depths = []
     for T in poses.values():
-        seen = se3.transform(se3.inverse(T), points) if len(points) else points
-        _, visible = camera.project(seen)
-        depths.append(seen[visible, 2])
-    joined = np.concatenate(depths)
-    return float(np.median(joined)) if len(joined) else None
+        points_cam = se3.transform(se3.inverse(T), points) if len(points) else points
+        _, visible = camera.project(points_cam)
+        depths.append(points_cam[visible, 2])
+    all_depths = np.concatenate(depths)
+    return float(np.median(all_depths)) if len(all_depths) else None
 
 
 def _read_positions(path: Path) -> dict[str, Array]:

@@ -22,7 +22,7 @@ NEIGHBOURS = 'neighbours'
 
 _MAX_IMAGES_FOR_ALL_PAIRS = 150  # 11175 pairs, at some 30 ms each on one core
 _NEIGHBOURS = 10  # in the order of names
-_LOOP_STEP = 10  # every so many images are compared with each other, to close loops
+_LOOP_STEP = 10  # every 10th image is compared with each other 10th one, to close loops
 _IMAGES_PER_CALL, _PAIRS_PER_CALL = 4, 100  # between two progress reports
 _SEED = 0
 
@@ -64,7 +64,7 @@ def reconstruct(folder: Path, names: Sequence[str], camera: Camera | None, lens:
         matching = ALL_PAIRS if len(names) <= _MAX_IMAGES_FOR_ALL_PAIRS else NEIGHBOURS
     pairs = choose_pairs(len(names), matching)
     colmap.set_random_seed(_SEED)
-    with _failing_clearly(folder), tempfile.TemporaryDirectory(prefix='colmap-') as scratch:
+    with _colmap_errors(folder), tempfile.TemporaryDirectory(prefix='colmap-') as scratch:
         work = Path(scratch)
         links = _link(folder, names, work / 'images')
         _extract(colmap, work, list(links), camera, lens, feature_px,
@@ -79,7 +79,7 @@ def reconstruct(folder: Path, names: Sequence[str], camera: Camera | None, lens:
                                       'way apart',
                              got=f'{len(names)} images, {len(pairs)} pairs compared',
                              hint='A lens by --cameras FILE helps, where it is known.')
-        best = max(found.values(), key=lambda one: int(one.num_reg_images()))
+        best = max(found.values(), key=lambda model: int(model.num_reg_images()))
         best.write_text(str(work))
         model = read_model(work)
     model = replace(model, images={links[name]: image for name, image in model.images.items()})
@@ -98,7 +98,7 @@ def choose_pairs(count: int, matching: str) -> list[tuple[int, int]]:
 
 
 @contextmanager
-def _failing_clearly(folder: Path) -> Iterator[None]:
+def _colmap_errors(folder: Path) -> Iterator[None]:
     """Turn the errors that COLMAP raises for failed checks into a `RunError`."""
     try:
         yield
