@@ -35,7 +35,7 @@ _SURVEY_DRAWS = 20  # poses drawn for each one that is kept: most may be inside 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Motion:
-    """Pose of the body as a function of time; endless, and no two laps are the same."""
+    """Pose of the body as a function of time, without end; every lap differs."""
 
     position: CubicSpline  # by distance along the loop, periodic
     yaw: CubicSpline  # the heading without its full turns, by distance along the loop
@@ -69,8 +69,8 @@ def make_motion(world: World, kind: str = 'drone', seed: int = 0, *, held_out: b
     """
     Build a motion around the world's loop; the camera, `mast_m` above the body, is clear as well.
 
-    The `held_out` motion of a seed swings to the other side than the one for training, so that it
-    sees the same things from other positions.
+    The `held_out` motion of a seed deviates to the other side of the loop than the one for
+    training, so that it sees the same scene from other positions.
     """
     if kind not in KINDS:
         raise InputError('unknown trajectory', expected=' or '.join(KINDS), got=repr(kind))

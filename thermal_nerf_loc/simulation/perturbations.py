@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Perturbed data sets: errors of poses and rig (as odometry and rulers have), missing poses."""
+"""Perturbed data sets: errors of poses and rig, as measured ones have, and missing poses."""
 
 from dataclasses import dataclass, replace
 

@@ -118,12 +118,12 @@ class ThermalCamera:
 
     def error_celsius(self, elapsed_ns: int) -> Array:
         """Errors (height, width) but the noise of a single image: pattern, vignetting, drift."""
-        state, s = self.shutter(elapsed_ns), self._sensor
+        state, sensor = self.shutter(elapsed_ns), self._sensor
         rng = np.random.default_rng([self._seed, 2, state.event])
-        pixels = rng.normal(0.0, s.pixel_pattern_celsius, self._vignette.shape)
-        columns = rng.normal(0.0, s.column_pattern_celsius, self._camera.width)
-        drift = s.drift_celsius_per_s * rng.uniform(0.5, 1.5) * rng.choice((-1.0, 1.0))
-        age = min(state.since_s / (s.nuc_period_s or np.inf), 1.5)
+        pixels = rng.normal(0.0, sensor.pixel_pattern_celsius, self._vignette.shape)
+        columns = rng.normal(0.0, sensor.column_pattern_celsius, self._camera.width)
+        drift = sensor.drift_celsius_per_s * rng.uniform(0.5, 1.5) * rng.choice((-1.0, 1.0))
+        age = min(state.since_s / (sensor.nuc_period_s or np.inf), 1.5)
         return np.asarray(self._vignette + (0.2 + 0.8 * age) * (pixels + columns)
                           + drift * state.since_s)
 
@@ -138,15 +138,15 @@ class ThermalCamera:
         frozen = self.shutter(elapsed_ns).frozen
         if frozen and self._last_image is not None:
             return ThermalImage(self._last_image, True)
-        seen = celsius.astype(np.float64)
+        response = celsius.astype(np.float64)
         if self._sensor.lag_s > 0.0 and self._response is not None:
             keep = np.exp(-(elapsed_ns - self._last_ns) * _NS / self._sensor.lag_s)
-            seen = keep * self._response + (1.0 - keep) * seen
-        self._response, self._last_ns = seen, elapsed_ns
+            response = keep * self._response + (1.0 - keep) * response
+        self._response, self._last_ns = response, elapsed_ns
         rng = np.random.default_rng([self._seed, 3, elapsed_ns])
-        noise = (rng.normal(0.0, self._sensor.netd_celsius, seen.shape)
-                 + rng.normal(0.0, self._sensor.column_noise_celsius, seen.shape[1]))
-        self._last_image = (seen + self.error_celsius(elapsed_ns) + noise).astype(np.float32)
+        noise = (rng.normal(0.0, self._sensor.netd_celsius, response.shape)
+                 + rng.normal(0.0, self._sensor.column_noise_celsius, response.shape[1]))
+        self._last_image = (response + self.error_celsius(elapsed_ns) + noise).astype(np.float32)
         self._last_image.flags.writeable = False
         return ThermalImage(self._last_image, frozen)
 
@@ -167,10 +167,11 @@ class RgbCamera:
 
     def expose(self, colours: Array32, elapsed_ns: int) -> Array32:
         """Take an image of true sRGB (height, width, 3)."""
-        s = self._sensor
-        gain = (1.0 - s.darkness)**_EYE_GAMMA * self.exposure(elapsed_ns)
+        sensor = self._sensor
+        gain = (1.0 - sensor.darkness)**_EYE_GAMMA * self.exposure(elapsed_ns)
         light = linear_from_srgb(colours) * np.float32(gain)
-        spread = np.sqrt(np.float32(s.read_noise**2) + np.float32(s.shot_noise**2) * light)
+        spread = np.sqrt(np.float32(sensor.read_noise**2)
+                         + np.float32(sensor.shot_noise**2) * light)
         rng = np.random.default_rng([self._seed, 5, elapsed_ns])
         light += spread * rng.standard_normal(light.shape, dtype=np.float32)
         return srgb_from_linear(np.clip(light, 0.0, 1.0))

@@ -2,8 +2,8 @@
 """
 Analytic worlds: solids in a closed room, with procedural paint and a temperature field.
 
-A world renders rays exactly and is a `LocalizationMap`, so that everything that works on a map
-works on the truth. Axes: x, y on the floor, z up; metres, deg C, sRGB.
+A world renders rays exactly and is a `LocalizationMap`, so that code that takes a map works on the
+exact world too. Axes: x, y on the floor, z up; metres, deg C, sRGB.
 """
 
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ Array32 = NDArray[np.float32]
 Colour = tuple[float, float, float]
 Point = tuple[float, float, float]
 
+_ROOM, _BOX, _SPHERE, _CYLINDER = range(4)  # kinds of solids, as in `kernels`
 PATTERNS = ('plain', 'checker', 'stripes', 'bricks', 'cells')
 _RAYS_PER_TASK = 16384
 _TILTS_RAD = (-0.3, 0.0, 0.3)  # of `viewpoints`
@@ -43,10 +44,10 @@ class Material:
     hue: float = 0.6  # how far the cells of 'cells' differ in colour
     grain: tuple[float, float, float] = (0.3, 0.2, 0.1)  # contrast at 33, 12 and 5 cm
     celsius: float = 21.0
-    texture_celsius: float = 0.5  # half of its span
+    texture_celsius: float = 0.5  # half the range of the thermal texture
     texture_m: float = 0.7  # size of the thermal texture
-    rise_celsius: float = 0.5  # warmer by this each metre up
-    pattern_celsius: float = 0.0  # the pattern seen in the temperature
+    rise_celsius: float = 0.5  # deg C per metre of height
+    pattern_celsius: float = 0.0  # temperature of the second colour of the pattern above the first
     studs_celsius: float = 0.0  # thermal bridges in a wall, every 61 cm
 
 
@@ -61,28 +62,28 @@ class Solid:
 
 def room(low: Point, high: Point, *faces: Material) -> Solid:
     """Build the enclosing walls, seen from inside."""
-    return Solid(0, (*low, *high), faces)
+    return Solid(_ROOM, (*low, *high), faces)
 
 
 def box(low: Point, high: Point, *faces: Material) -> Solid:
     """Build an axis-aligned box."""
-    return Solid(1, (*low, *high), faces)
+    return Solid(_BOX, (*low, *high), faces)
 
 
 def sphere(centre: Point, radius_m: float, face: Material) -> Solid:
     """Build a ball."""
-    return Solid(2, (*centre, radius_m), (face,))
+    return Solid(_SPHERE, (*centre, radius_m), (face,))
 
 
 def cylinder(axis: str, centre: tuple[float, float], radius_m: float, low: float, high: float,
              face: Material) -> Solid:
     """Build a capped pipe along x, y or z; `centre` in the two other axes, cyclic (y: z, x)."""
-    return Solid(3, (*centre, radius_m, low, high, float('xyz'.index(axis))), (face,))
+    return Solid(_CYLINDER, (*centre, radius_m, low, high, float('xyz'.index(axis))), (face,))
 
 
 @dataclass(frozen=True, slots=True)
 class HeatSpot:
-    """Warms (or cools) whatever is near `centre`, by a Gaussian."""
+    """Warms (or cools) surfaces near `centre`, by a Gaussian."""
 
     centre: Point
     radius_m: float
@@ -120,7 +121,7 @@ class Hits(NamedTuple):
 
 
 class World(LocalizationMap):
-    """A layout that can be rendered, and asked for free space."""
+    """A layout that renders rays and knows its free space."""
 
     def __init__(self, layout: Layout) -> None:
         """Pack the layout for the compiled ray_casting."""
@@ -238,7 +239,7 @@ def _six_faces(solid: Solid) -> Sequence[Material]:
     faces = solid.faces * 6 if len(solid.faces) == 1 else solid.faces
     if len(faces) != 6:
         raise InputError('a solid has one surface or six', got=len(solid.faces))
-    if solid.kind == 0:  # the room's low wall faces +x
+    if solid.kind == _ROOM:  # the room's low wall faces +x
         return [faces[i] for i in (1, 0, 3, 2, 5, 4)]
     return faces
 
@@ -253,10 +254,10 @@ def _material_row(s: Material, seed: int) -> list[float]:
 def _signed_distance(solid: Solid, points: Array) -> Array:
     """Euclidean distance to one solid's surface, negative inside (outside, for the room)."""
     g = np.array(solid.shape)
-    if solid.kind in (0, 1):
+    if solid.kind in (_ROOM, _BOX):
         d = _box_distance(np.maximum(g[:3] - points, points - g[3:]))
-        return -d if solid.kind == 0 else d
-    if solid.kind == 2:
+        return -d if solid.kind == _ROOM else d
+    if solid.kind == _SPHERE:
         return np.asarray(np.linalg.norm(points - g[:3], axis=-1) - g[3])
     w = int(g[5])
     radial = np.linalg.norm(points[..., [(w + 1) % 3, (w + 2) % 3]] - g[:2], axis=-1) - g[2]
