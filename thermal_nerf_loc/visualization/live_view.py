@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Render the map live behind a browser's scene: coarse while its camera moves, then ever sharper.
+Render the map live in a browser: coarse while its camera moves, then sharper step by step.
 
 The first image after a move has as many pixels as can be rendered in about a tenth of a second;
-for that the rays per second of this machine and map are measured all the time. `CameraFollower`
+for that the rays per second of this machine and map are measured continuously. `CameraFollower`
 does so for one browser, in a thread of its own.
 """
 
@@ -37,7 +37,7 @@ _JPEG_QUALITY = 85
 
 
 class CameraMoved(Exception):
-    """The camera has moved, so the image is of no use."""
+    """The camera has moved, so the image is outdated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class ViewerCamera:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LiveImage:
-    """One rendered image and its depth along z, so that the scene's lines are hidden rightly."""
+    """One rendered image and its depth along z, by which nearer surfaces hide lines."""
 
     picture: Picture
     depth_m: Array32
@@ -88,7 +88,7 @@ class LiveView:
 
     def images(self, kind: str, view: ViewerCamera,
                moved: Callable[[], bool]) -> Iterator[LiveImage]:
-        """Ever sharper images, up to the sharpest or until the camera has `moved`."""
+        """Images of growing width, up to the largest or until the camera has `moved`."""
         width = self.quick_width(view.aspect)
         try:
             while True:
@@ -108,14 +108,14 @@ class LiveView:
         """The surface point that a single ray hits; None where it hits none."""
         rays = [np.asarray(ray, np.float32).reshape(1, 3) for ray in (origin, direction)]
         with self._lock:
-            seen = {modality: self._renderer.render_rays(modality, *rays)
-                    for modality in self._renderer.modalities}
-        first = next(iter(seen.values()))
+            rendered = {modality: self._renderer.render_rays(modality, *rays)
+                        for modality in self._renderer.modalities}
+        first = next(iter(rendered.values()))
         if not is_surface(first)[0]:
             return None
         position_m = origin + float(first.distance_m[0]) * direction
         return SurfacePoint(position_m,
-                            float(seen[THERMAL].values[0, 0]) if THERMAL in seen else None)
+                            float(rendered[THERMAL].values[0, 0]) if THERMAL in rendered else None)
 
     def _render(self, kind: str, view: ViewerCamera, width: int,
                 moved: Callable[[], bool]) -> LiveImage:
@@ -149,7 +149,7 @@ class _InterruptibleMap(WrappedMap):
 
 
 class CameraFollower:
-    """Renders for one browser, in a thread of its own; outdated images are given up."""
+    """Renders for one browser, in a thread of its own; outdated images are cancelled."""
 
     def __init__(self, live: LiveView, client: Any, kind: Callable[[], str | None],
                  show_status: Callable[[str], None]) -> None:
@@ -182,7 +182,7 @@ class CameraFollower:
                 self._draw(kind)
 
     def _draw(self, kind: str) -> None:
-        """Send ever sharper images."""
+        """Send images of growing width."""
         camera = self._client.camera
         w, x, y, z = camera.wxyz
         view = ViewerCamera(se3.from_quaternion(camera.position, (x, y, z, w)), camera.fov,

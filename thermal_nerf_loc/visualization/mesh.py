@@ -2,7 +2,7 @@
 """
 The map's surface as triangles: rendered distances fused into a grid, then surface nets; PLY files.
 
-Each voxel holds the mean over views of min(seen distance - own distance, truncation) along the
+Each voxel holds the mean over views of min(rendered distance - own distance, truncation) along the
 ray (Curless and Levoy 1996): positive in free space, negative behind a surface. A cell in which
 the sign changes gets a vertex, at the mean of the crossings on its edges, and the four cells that
 share a crossed edge are joined by two triangles (Gibson's surface nets, without the smoothing).

@@ -31,33 +31,34 @@ _SCALE_VIEWS, _SCALE_WIDTH_PX = 24, 48  # small renders that colour scales are f
 
 def all_kinds(renderer: LocalizationMap) -> tuple[str, ...]:
     """All kinds of picture that the map can show."""
-    has = tuple(kind for kind, modality in KINDS.items()
-                if modality is None or modality in renderer.modalities)
+    available = tuple(kind for kind, modality in KINDS.items()
+                      if modality is None or modality in renderer.modalities)
     if renderer.uncertainty is None:
-        has = tuple(kind for kind in has if kind != UNCERTAINTY)
-    return has
+        available = tuple(kind for kind in available if kind != UNCERTAINTY)
+    return available
 
 
-def shown_kinds(renderer: LocalizationMap, asked: Sequence[str] | None = None) -> tuple[str, ...]:
+def shown_kinds(renderer: LocalizationMap, requested: Sequence[str] | None = None,
+                ) -> tuple[str, ...]:
     """
-    What to show: all that the map has, or what was asked for where it has that.
+    What to show: all that the map has, or what was requested, if the map has it.
 
-    Its uncertainty is shown only where it is asked for.
+    Uncertainty is shown only on request.
     """
-    has = all_kinds(renderer)
-    if asked is None:
-        return tuple(kind for kind in has if kind != UNCERTAINTY)
-    for kind in asked:
+    available = all_kinds(renderer)
+    if requested is None:
+        return tuple(kind for kind in available if kind != UNCERTAINTY)
+    for kind in requested:
         if kind not in KINDS:
             raise InputError('cannot show that', where=kind or 'an empty name',
                              expected='some of ' + ','.join(KINDS))
-        if kind not in has:
-            raise InputError(f'map has no {kind}', expected='some of ' + ','.join(has), got=kind,
-                             hint=f'It was trained without {KINDS[kind]} images.'
+        if kind not in available:
+            raise InputError(f'map has no {kind}', expected='some of ' + ','.join(available),
+                             got=kind, hint=f'It was trained without {KINDS[kind]} images.'
                              if KINDS[kind] else 'Train it again.')
-    if len(set(asked)) != len(asked):
-        raise InputError('the same twice', expected='each once', got=','.join(asked))
-    return tuple(asked)
+    if len(set(requested)) != len(requested):
+        raise InputError('the same twice', expected='each once', got=','.join(requested))
+    return tuple(requested)
 
 
 def render_kinds(renderer: LocalizationMap, camera: Camera, T_world_cam: Array,

@@ -2,7 +2,7 @@
 """
 The map's surface as points: where rays from its keyframes end.
 
-Few rays are rendered at a time, so that a localizer that shares the map hardly waits. A map
+Few rays are rendered at a time, so that a localizer that uses the same map hardly waits. A map
 without keyframes is rendered all round from the middle of its box.
 """
 
@@ -24,7 +24,7 @@ _CAMERA = Camera.from_fov(40, 30, 70.0)
 _MOST_KEYFRAMES = 80
 _ALL_ROUND_RAYS = 12_000  # from the middle of a map without keyframes
 _CHUNK_RAYS = 1200
-_MIN_OPACITY = 0.7
+MIN_OPACITY = 0.7  # of a ray that ends on a surface
 _MAX_SPREAD = 0.1  # of the distance: fog is no surface
 _REACH = 3.0  # half extents of the map's box
 
@@ -93,7 +93,7 @@ class SurfaceBuilder:
 
 def is_surface(seen: RayRendering) -> NDArray[np.bool_]:
     """Rays that end on a surface, (n,): opaque, and at one distance rather than in fog."""
-    return np.asarray((seen.opacity >= _MIN_OPACITY) & np.isfinite(seen.distance_m)
+    return np.asarray((seen.opacity >= MIN_OPACITY) & np.isfinite(seen.distance_m)
                       & (seen.spread_m <= _MAX_SPREAD * np.maximum(seen.distance_m, 1e-6)))
 
 

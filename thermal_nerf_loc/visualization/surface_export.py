@@ -70,12 +70,13 @@ def surface_mesh(renderer: LocalizationMap, points: SurfacePoints, voxel_m: floa
     weight = 1.0 / (near_m + 0.1 * voxel_m)
     weight /= weight.sum(axis=1, keepdims=True)
 
-    def mixed(values: Array32 | None) -> Array32 | None:
+    def interpolated(values: Array32 | None) -> Array32 | None:
         if values is None:
             return None
         return np.asarray(np.einsum('nk,nk...->n...', weight, values[near]), np.float32)
 
-    return mesh, SurfacePoints(mesh.vertices_m, mixed(points.colours), mixed(points.celsius))
+    return mesh, SurfacePoints(mesh.vertices_m, interpolated(points.colours),
+                               interpolated(points.celsius))
 
 
 def colour_points(renderer: LocalizationMap, surface: SurfacePoints,

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB
 from thermal_nerf_loc.visualization.colour_map import CELSIUS, fitted_scale, HEAT
+from thermal_nerf_loc.visualization.surface import MIN_OPACITY
 
 Array = NDArray[np.float64]
 
 _MARGIN_M = 2.0  # shown around the drive, at least
 _MARGIN = 0.5  # and this share of the drive's extent
 _MOST_SPREAD_M = 0.25  # of the distance; beyond, no camera has seen the surface
-_MIN_OPACITY = 0.7
 _HEAD_ROOM_M = 1.0  # above the drive, for maps without keyframes
 _PALE = 0.3  # share of white, so that lines stand out
 
@@ -52,12 +52,12 @@ def render_top_view(renderer: LocalizationMap, poses: Array, pixels: int = 320) 
     down = np.zeros(3, np.float32)
     down[vertical] = -upward
     modality = RGB if RGB in renderer.modalities else renderer.modalities[0]
-    seen = renderer.render_rays(modality, origins.reshape(-1, 3),
-                                np.tile(down, (rows * columns, 1)))
-    known = (seen.opacity >= _MIN_OPACITY) & (seen.spread_m <= _MOST_SPREAD_M)
-    scale = fitted_scale(HEAT, CELSIUS, [seen.values[known]])
-    colours = (np.clip(seen.values, 0.0, 1.0) if modality == RGB
-               else scale.paint(seen.values[:, 0]) / 255.0)
+    rendered = renderer.render_rays(modality, origins.reshape(-1, 3),
+                                    np.tile(down, (rows * columns, 1)))
+    known = (rendered.opacity >= MIN_OPACITY) & (rendered.spread_m <= _MOST_SPREAD_M)
+    scale = fitted_scale(HEAT, CELSIUS, [rendered.values[known]])
+    colours = (np.clip(rendered.values, 0.0, 1.0) if modality == RGB
+               else scale.paint(rendered.values[:, 0]) / 255.0)
     image = np.ones((rows * columns, 4), np.float32)
     image[:, :3] = colours * (1.0 - _PALE) + _PALE
     image[:, 3] = known
