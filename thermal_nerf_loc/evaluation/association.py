@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Before errors are taken: pair estimates with true poses in time, and align the two trajectories.
+Pair estimates with true poses in time, and align the two trajectories, as evo does.
 
-Also picks the pairs of poses that a relative error is taken over. All as evo does it.
+Also chooses the pairs of poses over which relative errors are computed.
 """
 
 from typing import NamedTuple
@@ -47,8 +47,8 @@ def associate(estimated: Trajectory, truth: Trajectory, method: str = INTERPOLAT
     """
     limit_ns = round((TOLERANCE_S[method] if tolerance_s is None else tolerance_s) / _NS)
     if method == NEAREST:
-        mine, theirs = _nearest(estimated.stamps_ns, truth.stamps_ns, limit_ns)
-        found = Matched(estimated.stamps_ns[mine], estimated.poses[mine], truth.poses[theirs])
+        first, second = _nearest(estimated.stamps_ns, truth.stamps_ns, limit_ns)
+        found = Matched(estimated.stamps_ns[first], estimated.poses[first], truth.poses[second])
     else:
         pairs = [(k, truth.at(int(stamp), 2 * limit_ns))
                  for k, stamp in enumerate(estimated.stamps_ns)]
@@ -87,27 +87,27 @@ def _pairs_apart(positions: Array, delta: float, tolerance: float) -> tuple[Indi
     after = np.clip(np.searchsorted(positions, wanted), 1, len(positions) - 1)
     nearer = np.abs(positions[after - 1] - wanted) <= np.abs(positions[after] - wanted)
     second = np.where(nearer, after - 1, after)
-    second = np.searchsorted(positions, positions[second])  # the first, where it stood still
+    second = np.searchsorted(positions, positions[second])  # the first, where the robot stands
     first = np.arange(len(positions))
     good = (np.abs(positions[second] - wanted) <= tolerance) & (second > first)
     return first[good], second[good].astype(np.intp)
 
 
-def _nearest(mine_ns: NDArray[np.int64], theirs_ns: NDArray[np.int64],
+def _nearest(first_ns: NDArray[np.int64], second_ns: NDArray[np.int64],
              limit_ns: int) -> tuple[Indices, Indices]:
-    """Indices of both; the earlier of two equally near stamps wins."""
-    if not len(mine_ns) or not len(theirs_ns):
+    """Indices of the pairs in both; the earlier of two equally near stamps wins."""
+    if not len(first_ns) or not len(second_ns):
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
-    if len(mine_ns) > len(theirs_ns):
-        found = _nearest(theirs_ns, mine_ns, limit_ns)
+    if len(first_ns) > len(second_ns):
+        found = _nearest(second_ns, first_ns, limit_ns)
         return found[1], found[0]
-    after = np.clip(np.searchsorted(theirs_ns, mine_ns, side='right'), 1,
-                    max(len(theirs_ns) - 1, 1))
+    after = np.clip(np.searchsorted(second_ns, first_ns, side='right'), 1,
+                    max(len(second_ns) - 1, 1))
     before = after - 1
-    after = np.minimum(after, len(theirs_ns) - 1)
-    earlier = np.abs(mine_ns - theirs_ns[before]) <= np.abs(theirs_ns[after] - mine_ns)
+    after = np.minimum(after, len(second_ns) - 1)
+    earlier = np.abs(first_ns - second_ns[before]) <= np.abs(second_ns[after] - first_ns)
     best = np.where(earlier, before, after).astype(np.intp)
-    good = np.abs(theirs_ns[best] - mine_ns) <= limit_ns
+    good = np.abs(second_ns[best] - first_ns) <= limit_ns
     return np.flatnonzero(good), best[good]
 
 
@@ -119,7 +119,7 @@ def _span(trajectory: Trajectory, name: str) -> str:
 
 
 def find_alignment(estimated: Array, truth: Array, mode: str) -> Similarity:
-    """What brings `estimated` poses (n, 4, 4) nearest to `truth`: 'none', 'se3' or 'sim3'."""
+    """The motion of `estimated` poses (n, 4, 4) onto `truth`; `mode`: 'none', 'se3', 'sim3'."""
     if mode == NONE:
         return IDENTITY
     try:

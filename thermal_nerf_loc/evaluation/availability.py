@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-How long a localizer had a pose, how long it took to find it again, and its checks of itself.
+How long a localizer had a pose, how long it took to find it again, and its self checks.
 
 Time is counted from states (tracking, lost, ...) or, for systems that report none, from the gaps
 between poses. A self check is a search of the whole map that confirms or contradicts the tracked
@@ -44,24 +44,25 @@ def has_pose(state: str) -> bool:
 
 def availability(*drives: States) -> Availability:
     """Add up the states of drives; a loss that lasts to the end counts as time lost alone."""
-    found = [_stretches(states) for states in drives]
-    firsts = [next((k for k, (_, _, good) in enumerate(one) if good), None) for one in found]
+    found = [_intervals(states) for states in drives]
+    firsts = [next((k for k, (_, _, good) in enumerate(drive) if good), None) for drive in found]
     gaps_s = []
-    for one, first in zip(found, firsts):
-        later = [] if first is None else one[first + 1:-1]
+    for drive, first in zip(found, firsts):
+        later = [] if first is None else drive[first + 1:-1]
         gaps_s += [(end - begin) * _NS for begin, end, good in later if not good]
-    starts_s = [(one[k][0] - one[0][0]) * _NS for one, k in zip(found, firsts) if k is not None]
+    starts_s = [(drive[k][0] - drive[0][0]) * _NS for drive, k in zip(found, firsts)
+                if k is not None]
     return Availability(
-        sum(end - begin for one in found for begin, end, good in one if not good) * _NS,
+        sum(end - begin for drive in found for begin, end, good in drive if not good) * _NS,
         max(starts_s) if starts_s and None not in firsts else None,
-        sum(not good for one, k in zip(found, firsts) if k is not None
-            for _, _, good in one[k + 1:]), len(gaps_s),
+        sum(not good for drive, k in zip(found, firsts) if k is not None
+            for _, _, good in drive[k + 1:]), len(gaps_s),
         float(np.median(gaps_s)) if gaps_s else None, max(gaps_s, default=None))
 
 
 def states_from_stamps(stamps_ns: NDArray[np.int64], start_ns: int, end_ns: int,
                        longest_s: float) -> tuple[tuple[int, str], ...]:
-    """Where poses follow each other within `longest_s` there is one, elsewhere there is none."""
+    """States of a system that reports none: a pose, except in gaps longer than `longest_s`."""
     inside = [int(t) for t in stamps_ns if start_ns <= t <= end_ns]
     if not inside:
         return ((start_ns, NO_POSE), (end_ns, NO_POSE))
@@ -77,8 +78,8 @@ def states_from_stamps(stamps_ns: NDArray[np.int64], start_ns: int, end_ns: int,
         *out, (end_ns, POSE))
 
 
-def _stretches(states: States) -> list[tuple[int, int, bool]]:
-    """`(begin_ns, end_ns, has a pose)`, neighbours of one kind joined."""
+def _intervals(states: States) -> list[tuple[int, int, bool]]:
+    """Intervals `(begin_ns, end_ns, has a pose)`; neighbours of one kind are joined."""
     out: list[tuple[int, int, bool]] = []
     for begin, (stamp, state) in enumerate(states):
         end = states[begin + 1][0] if begin + 1 < len(states) else stamp
@@ -99,7 +100,7 @@ class SelfChecks:
     self_checks_undecided: int | None = None
     self_checks_contradicted: int | None = None
     false_alarms: int | None = None  # contradicted, though the pose was correct
-    missed_alarms: int | None = None  # confirmed, though it was not
+    missed_alarms: int | None = None  # confirmed, though the pose was wrong
     false_alarm_share: float | None = None  # of the checks of correct poses
 
 

@@ -48,7 +48,7 @@ def score_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> Depth
             continue
         image = load_image(THERMAL, record)
         assert image.depth_m is not None  # its path is known
-        rows.append(_row(*predict(image), image.depth_m))
+        rows.append(_image_scores(*predict(image), image.depth_m))
     rows = [row for row in rows if row is not None]
     if not rows:
         raise InputError('no frame has measured thermal depth', where=scene.root,
@@ -58,8 +58,8 @@ def score_depth(predict: Predict, scene: Scene, indices: Sequence[int]) -> Depth
                        float(within))
 
 
-def _row(depth_m: NDArray[np.floating], spread_m: NDArray[np.floating],
-         truth_m: NDArray[np.floating]) -> tuple[float, ...] | None:
+def _image_scores(depth_m: NDArray[np.floating], spread_m: NDArray[np.floating],
+                  truth_m: NDArray[np.floating]) -> tuple[float, ...] | None:
     known = np.isfinite(truth_m) & (truth_m > 0.0) & (depth_m > 0.0)
     if not known.any():
         return None

@@ -24,7 +24,7 @@ __all__ = ['associate', 'Evaluation', 'EvaluationConfig', 'evaluate', 'latency',
 
 Array = NDArray[np.float64]
 
-# What a pose may be off, in metres and degrees, in each sense in which this package counts poses.
+# Limits of pose errors (metres and degrees), by what they decide.
 SUCCESS_M, SUCCESS_DEG = 0.05, 5.0  # nearer than both: localized, `success_5cm_5deg`
 CORRECT_M, CORRECT_DEG = 0.10, 5.0  # beyond either: wrong, a pose must not be called good
 TRAINING_M, TRAINING_DEG = 0.05, 2.0  # beyond either: too wrong to train a map on

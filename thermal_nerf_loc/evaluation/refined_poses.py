@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Judge poses that were refined in training, or found for images that came without a pose.
+Measure poses that were refined in training, or found for images that came without a pose.
 
 Refined poses are compared with the truth, where it is known, after a Sim(3) alignment: images fix
 neither the frame nor the scale of the world. For poses found in a map: how many were accepted,
-how far they are off, and what the map gained by them.
+their errors, and how much better the map became by them.
 """
 
 from collections import Counter
@@ -65,7 +65,7 @@ def rig_error(scene: Scene) -> tuple[float, float] | None:
 
 def refinement_figures(facts: Mapping[str, Any], given: Scene, refined: Scene,
                        ) -> dict[str, Any]:
-    """Figures of a refinement: how far all was moved, and errors before and after."""
+    """Figures of a refinement: how far poses and cameras moved, errors before and after."""
     if not facts:
         return {}
     figures = {name: value for name, value in facts.items() if name != 'frames'}

@@ -31,7 +31,7 @@ from thermal_nerf_loc.visualization.colour_map import (CELSIUS, ColourScale, fit
 Array = NDArray[np.float64]
 
 _WIDEST_PX = 320
-_NEAR_NS = 60_000_000  # an image that is farther in time shows another scene
+_NEAR_NS = 60_000_000  # images farther in time than this are not shown
 
 # Image and T_base_sensor by modality, for each stamp.
 StampedImages = dict[int, dict[str, tuple[SensorImage, Array]]]

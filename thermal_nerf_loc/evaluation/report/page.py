@@ -42,7 +42,7 @@ table.text td:last-child { overflow-wrap: anywhere; }
 summary { cursor: pointer; font-weight: 600; margin: .6rem 0; }
 @media print {
   body { max-width: none; padding: 0; font-size: 11pt; }
-  figure, .tile, tr, .moment { break-inside: avoid; }
+  figure, .tile, tr, .example { break-inside: avoid; }
   h2, h3 { break-after: avoid; }
 }
 """
@@ -96,7 +96,7 @@ def pairs(title: str, text: str, pictures: Sequence[tuple[str, bytes]]) -> str:
     """An example frame: its title, a line of text, and pictures with captions."""
     inner = ''.join(picture(data, f'{title}: {caption}', caption, '')
                     for caption, data in pictures)
-    return (f'<div class="moment">{heading(title, 3)}{paragraph(text)}'
+    return (f'<div class="example">{heading(title, 3)}{paragraph(text)}'
             f'<div class="pairs">{inner}</div></div>')
 
 

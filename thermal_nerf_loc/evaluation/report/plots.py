@@ -22,7 +22,7 @@ _NS = 1e-9
 _DPI = 110
 _MOST_GAP_S = 1.0  # lines do not bridge longer ones
 _NO_DATE: dict[str, dict[str, Any]] = {'pdf': {'CreationDate': None}, 'svg': {'Date': None}}
-_UNSEEN = '#eceff1'
+_UNSEEN_COLOUR = '#eceff1'
 _STYLE: dict[Any, Any] = {'axes.edgecolor': '#888888', 'svg.fonttype': 'path',
                           'svg.hashsalt': 'thermal_nerf_loc'}
 
@@ -36,7 +36,7 @@ def plot_trajectory(runs: Sequence[Run], truth: Trajectory | None = None,
     if view is not None:
         axes.imshow(view.image, extent=view.extent_m, interpolation='bilinear', zorder=0)
         axes.grid(False)
-        axes.set_facecolor(_UNSEEN)
+        axes.set_facecolor(_UNSEEN_COLOUR)
     if truth is not None and len(truth):
         line = _track(truth.stamps_ns, truth.poses, axes_of_map)
         axes.plot(*line, color='white', linewidth=4.0, alpha=0.7)
@@ -62,13 +62,13 @@ def plot_errors(runs: Sequence[Run]) -> Any:
     """
     Errors over time of the runs of one drive; confidence and states are those of the first.
 
-    The thin line is the error that the first run expected: sigma in the worst direction.
+    The dotted line is the error that the first run expected: sigma in the worst direction.
     """
     main = runs[0]
     rated = [record for record in main.records if record.confidence is not None]
-    judged = [run for run in runs if run.evaluation is not None]
+    evaluated = [run for run in runs if run.evaluation is not None]
     panels = [*(('position error in cm', 'metres', 100.0),
-                ('orientation error in deg', 'degrees', 1.0)) * bool(judged)]
+                ('orientation error in deg', 'degrees', 1.0)) * bool(evaluated)]
     ratios = [2.0] * len(panels) + [1.2] * bool(rated) + [0.2]
     figure, axes = _figure(6.8, 0.9 + 1.15 * sum(ratios), ratios)
     start_ns = _start(runs)
@@ -160,9 +160,9 @@ def _draw_states(axes: Any, states: States, start_ns: int) -> None:
     for (begin_ns, state), (end_ns, _) in itertools.pairwise([*changes, *states[-1:]]):
         axes.axvspan((begin_ns - start_ns) * _NS, (end_ns - start_ns) * _NS, linewidth=0.0,
                      color=STATE_COLOURS.get(state, '#000000'))
-    seen = dict.fromkeys(state for _, state in states)
+    names = dict.fromkeys(state for _, state in states)
     axes.figure.legend(handles=[Patch(color=STATE_COLOURS.get(name, '#000000'), label=name)
-                                for name in seen], loc='outside lower center', ncols=4,
+                                for name in names], loc='outside lower center', ncols=4,
                        frameon=False)
 
 
@@ -174,7 +174,7 @@ def _with_gaps(seconds: NDArray[np.float64], values: NDArray[np.float64],
 
 
 def _aligned(run: Run) -> NDArray[np.float64]:
-    """Poses after alignment: a system with a frame of its own is drawn on the truth."""
+    """Poses aligned with the truth, if the evaluation aligned them."""
     poses = run.trajectory.poses
     return poses if run.evaluation is None else run.evaluation.similarity.apply(poses)
 
@@ -191,7 +191,7 @@ def _start(runs: Sequence[Run]) -> int:
 
 
 def _label(run: Run, runs: Sequence[Run]) -> str:
-    """The name of a run in a legend, as long as it must be to be unique."""
+    """The name of a run in a legend: no longer than needed to be unique."""
     if len({one.drive for one in runs}) > 1:
         return f'{run.drive}, {run.method}'
     return run.method if len(runs) > 1 else 'estimated'

@@ -30,8 +30,8 @@ def write_report(out: Path, done: Sequence[StudiedDrive], table: Sequence[Mappin
                  title: str = '', extra_blocks: Sequence[str] = ()) -> None:
     """Draw everything and write it; `extra_blocks` are HTML for the page."""
     map_name = Path(done[0].drive.config.map).name
-    names = ', '.join(one.name for one in done)
-    sheets = [_sheet(one, a_map) for one in done]
+    names = ', '.join(studied.name for studied in done)
+    sheets = [_sheet(studied, a_map) for studied in done]
     write_atomically(out / 'report.html', replay_page(
         title or f'{names} in {map_name}', table, figures, sheets,
         _settings(done, evaluation, a_map), extra_blocks))
@@ -47,29 +47,29 @@ def map_blocks(quality: Mapping[str, Any], picture_png: bytes) -> list[str]:
             page.table(('figure of the map', 'value'), rows, 'text')]
 
 
-def _sheet(one: StudiedDrive, a_map: LazyMap) -> DriveSheet:
+def _sheet(studied: StudiedDrive, a_map: LazyMap) -> DriveSheet:
     """Figures of one drive, and example frames beside the map's renders."""
-    main, renderer = one.runs[0], a_map.get()
-    trajectory = one.truth if one.truth is not None else main.trajectory
-    plots = {'trajectory': plot_trajectory(one.runs, one.truth,
+    main, renderer = studied.runs[0], a_map.get()
+    trajectory = studied.truth if studied.truth is not None else main.trajectory
+    plots = {'trajectory': plot_trajectory(studied.runs, studied.truth,
                                            render_top_view(renderer, trajectory.poses)),
-             'errors': plot_errors(one.runs)}
-    if len(one.runs) > 1 and main.evaluation is not None:
-        plots['shares'] = plot_shares(one.runs)
+             'errors': plot_errors(studied.runs)}
+    if len(studied.runs) > 1 and main.evaluation is not None:
+        plots['shares'] = plot_shares(studied.runs)
     for name, figure in plots.items():
         for kind in ('png', 'pdf'):
-            write_atomically(one.folder / f'{name}.{kind}', encode(figure, kind))
-    return DriveSheet(one.name, one.runs, {name: encode(figure, 'svg')
-                                           for name, figure in plots.items()},
-                      _examples(one, a_map))
+            write_atomically(studied.folder / f'{name}.{kind}', encode(figure, kind))
+    return DriveSheet(studied.name, studied.runs, {name: encode(figure, 'svg')
+                                                   for name, figure in plots.items()},
+                      _examples(studied, a_map))
 
 
-def _examples(one: StudiedDrive, a_map: LazyMap,
+def _examples(studied: StudiedDrive, a_map: LazyMap,
               ) -> list[tuple[ExampleFrame, list[tuple[str, bytes]]]]:
-    main, config = one.runs[0], one.drive.config
+    main, config = studied.runs[0], studied.drive.config
     chosen = choose_examples(main)
-    with BagReader(one.bag) as reader:
-        images_at = read_images_at(reader, one.drive.cameras, [c.stamp_ns for c in chosen],
+    with BagReader(studied.bag) as reader:
+        images_at = read_images_at(reader, studied.drive.cameras, [c.stamp_ns for c in chosen],
                                    config.synchronizer.base_frame,
                                    config.thermal_scale.radiometry())
     out = []
@@ -90,10 +90,10 @@ def _settings(done: Sequence[StudiedDrive], evaluation: EvaluationConfig,
     """Bags, map, settings and versions, by heading."""
     config = done[0].drive.config
     bags: dict[str, object] = {}
-    for one in done:
-        with BagReader(one.bag) as reader:
-            topics = ', '.join(t.image for t in one.drive.cameras.values())
-            bags[str(one.bag)] = f'{reader.duration_ns / 1e9:.1f} s; {topics}'
+    for studied in done:
+        with BagReader(studied.bag) as reader:
+            topics = ', '.join(t.image for t in studied.drive.cameras.values())
+            bags[str(studied.bag)] = f'{reader.duration_ns / 1e9:.1f} s; {topics}'
     return {
         'Bags': bags,
         'Map': _map_settings(Path(config.map), a_map),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures of runs (one method on one drive), of one or of several, as rows of one table."""
+"""The table of a study: one row of figures for each run (one method on one drive)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -47,22 +47,22 @@ class Run:
 
     @property
     def ours(self) -> bool:
-        """Tell a replay from the trajectory file of another system."""
+        """Whether this is a replay, not the trajectory file of another system."""
         return self.way != 'file'
 
 
 def figures_of(runs: Sequence[Run]) -> dict[str, Any]:
     """The figures of one run, or of several as if they were one long drive."""
-    judged = [run.evaluation for run in runs if run.evaluation is not None]
+    evaluations = [run.evaluation for run in runs if run.evaluation is not None]
     figures: dict[str, Any] = {}
-    lost = _weighted([run.lost_share for run in runs], [run.updates or 1 for run in runs])
-    if judged:
-        absolute = PoseErrors.joined([one.absolute for one in judged])
-        relative = PoseErrors.joined([one.relative for one in judged])
+    lost = _weighted_mean([run.lost_share for run in runs], [run.updates or 1 for run in runs])
+    if evaluations:
+        absolute = PoseErrors.joined([evaluation.absolute for evaluation in evaluations])
+        relative = PoseErrors.joined([evaluation.relative for evaluation in evaluations])
         figures |= asdict(summarize(absolute, relative))
         figures['success'] = success_rates(absolute, lost)
-        if len(judged) == 1:
-            figures['alignment_scale'] = judged[0].similarity.scale
+        if len(evaluations) == 1:
+            figures['alignment_scale'] = evaluations[0].similarity.scale
     figures |= {'lost_share': lost, **asdict(availability(*(run.states for run in runs)))}
     figures |= asdict(self_checks([(_checks(run), _errors(run)) for run in runs]))
     updates = [(run.updates, run.updates_hz) for run in runs if run.updates and run.updates_hz]
@@ -84,7 +84,7 @@ def _errors(run: Run) -> StampedErrors | None:
 
 
 def success_rates(errors: PoseErrors, lost: float) -> list[dict[str, float]]:
-    """Shares within each threshold: of the poses given, and of all that were asked for."""
+    """Shares within each threshold: of the poses, and of all updates (lost ones count too)."""
     return [{'metres': metres, 'degrees': degrees,
              'share_of_poses': errors.within(metres, degrees),
              'share_of_updates': errors.within(metres, degrees) * (1.0 - lost)}
@@ -98,13 +98,13 @@ def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     methods = list(dict.fromkeys(run.method for run in runs))
     if len({run.drive for run in runs}) > 1:
         for method in methods:
-            these = [run for run in runs if run.method == method]
-            out.append({'drive': 'all', 'method': method, 'way': these[0].way,
-                        **figures_of(these)})
+            of_method = [run for run in runs if run.method == method]
+            out.append({'drive': 'all', 'method': method, 'way': of_method[0].way,
+                        **figures_of(of_method)})
     return out
 
 
-# Heading, figure, factor, format: of the table on the terminal and of that in the report.
+# Heading, figure, factor, format; for the tables on the terminal and in the report.
 COLUMNS = (
     ('ATE cm', 'ate_rmse_m', 100.0, '.2f'), ('ATE deg', 'ate_rmse_deg', 1.0, '.2f'),
     ('RPE cm', 'rpe_rmse_m', 100.0, '.2f'), ('5cm/5° %', 'success_5cm_5deg', 100.0, '.0f'),
@@ -127,5 +127,5 @@ def _latencies(seconds: Array) -> dict[str, float | None]:
             for name, value in zip(names, asdict(latency(seconds)).values())}
 
 
-def _weighted(values: Sequence[float], weights: Sequence[int]) -> float:
+def _weighted_mean(values: Sequence[float], weights: Sequence[int]) -> float:
     return float(np.average(values, weights=weights))

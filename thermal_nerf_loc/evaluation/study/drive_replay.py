@@ -26,6 +26,7 @@ from thermal_nerf_loc.evaluation.study.comparison import Run, UpdateRecord
 from thermal_nerf_loc.evaluation.study.ground_truth import find_truth
 from thermal_nerf_loc.evaluation.study.live_replay import LiveRun, ros_is_here, run_live
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags.poses import MAX_GAP_S
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
@@ -41,7 +42,7 @@ from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
 Array = NDArray[np.float64]
 
-# Of the start near the truth: 0.10 m, 5 deg off (se3 tangent, m and rad).
+# Error of the start near the truth: 0.10 m, 5 deg (se3 tangent, m and rad).
 _START_ERROR = (0.06, -0.06, 0.05, 0.03, -0.04, 0.07)
 _LOG = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class ReplayRequest:
     truth: str | None = None  # TUM file, topic or tf:MAP:BASE
     params_file: Path | None = None
     rate: float | None = None  # times real time; None: offline as fast as it goes, live 1
-    truth_gap_s: float = 0.5  # longer gaps of tf are not bridged
+    truth_gap_s: float = MAX_GAP_S  # longer gaps of tf are not bridged
     masks: Mapping[str, Path] = field(default_factory=dict)  # by modality: the robot's own body
     init: str = 'perturb'  # without an initial pose: near the truth, or 'global': anywhere
 
@@ -158,7 +159,7 @@ def _start(config: NodeConfig, truth: Trajectory | None, init: str,
     """
     The initial pose that was given, none, or the first true pose with an error; and notes.
 
-    A start near the truth helps the localizer, so the user is told of it.
+    A start near the truth helps the localizer, so a note tells the user.
     """
     if config.initial_pose or init == 'global':
         return config.initial_pose, ()
@@ -254,8 +255,8 @@ def _through_ros(request: ReplayRequest, config: NodeConfig, cameras: Mapping[st
         raise RunError('the node never put a pose on tf', got=_last_state(recording.diagnostics),
                        hint=f'Its log is in {request.out / "node.log"}.')
     diagnostics = recording.diagnostics
-    asked = max(recording.odometry_count, len(recording.tf))
-    return Drive(recording.tf, None, cameras, config, 1.0 - len(recording.tf) / asked,
+    expected = max(recording.odometry_count, len(recording.tf))
+    return Drive(recording.tf, None, cameras, config, 1.0 - len(recording.tf) / expected,
                  int(diagnostics.get('updates', 0)), updates_hz(recording.updates.stamps_ns),
                  recording.latencies_s, (), diagnostics)
 

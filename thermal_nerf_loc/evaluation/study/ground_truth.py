@@ -31,8 +31,8 @@ def find_truth(reader: BagReader, source: str | None,
     """
     The base's true poses in the map.
 
-    `source` is a TUM file, a topic of the bag, or `tf:MAP:BASE` (between transforms further apart
-    than `max_gap_s` tf knows nothing); None: the topic of simulated bags, where there is one.
+    `source` is a TUM file, a topic of the bag, or `tf:MAP:BASE` (gaps of tf longer than
+    `max_gap_s` are not bridged); None: the topic of simulated bags, where there is one.
     """
     if source is None:
         return read_truth(reader)
@@ -57,11 +57,11 @@ def _from_topic(reader: BagReader, topic: str) -> Trajectory:
                          got=kind)
     poses = rising_trajectory((stamp_ns(message.header.stamp), _POSES[kind](message))
                               for _, _, message in reader.messages([topic]))
-    return _some(poses, topic)
+    return _not_empty(poses, topic)
 
 
 def _from_tf(reader: BagReader, source: str, max_gap_ns: int) -> Trajectory:
-    """At the moments at which the whole chain is known, as an import looks it up."""
+    """Poses at every tf stamp at which the whole chain is known."""
     parent, _, child = source.removeprefix(_TF).partition(':')
     if not parent or not child or ':' in child:
         raise InputError('does not name two frames', where='--truth', expected='tf:MAP:BASE',
@@ -75,10 +75,11 @@ def _from_tf(reader: BagReader, source: str, max_gap_ns: int) -> Trajectory:
     except InputError as error:
         raise InputError(error.what, where=f'--truth {source}', got=error.got) from None
     looked_up = ((stamp, tree.along(chain, stamp, max_gap_ns)) for stamp in tree.stamps.tolist())
-    return _some(rising_trajectory((stamp, T) for stamp, T in looked_up if T is not None), source)
+    poses = rising_trajectory((stamp, T) for stamp, T in looked_up if T is not None)
+    return _not_empty(poses, source)
 
 
-def _some(poses: Trajectory, source: str) -> Trajectory:
+def _not_empty(poses: Trajectory, source: str) -> Trajectory:
     if not len(poses):
         raise InputError('bag holds no pose of the truth', where=f'--truth {source}')
     return poses

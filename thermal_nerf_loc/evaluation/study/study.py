@@ -50,7 +50,7 @@ class StudyResult:
 
 def make_study(request: ReplayRequest, bags: Sequence[Path], truths: Sequence[str],
                compare: Sequence[str], ablate: bool, evaluation: Mapping[str, Any]) -> Study:
-    """Put options together; contradictions are refused before anything runs."""
+    """Make a study of the options; contradictions are refused before anything runs."""
     config = EvaluationConfig(**evaluation)
     check(config, 'option')
     if len(truths) not in (0, 1, len(bags)):
@@ -73,36 +73,37 @@ def make_study(request: ReplayRequest, bags: Sequence[Path], truths: Sequence[st
     return Study(drives, _systems(compare, modalities, len(bags) > 1), config, request.out)
 
 
-def run_study(plan: Study, progress: Progress = silent) -> StudyResult:
-    """Run everything, write everything under `plan.out`."""
-    a_map = LazyMap(next(iter(plan.drives.values()))[0].map)
-    others = {name: [(system, _read_system(pattern, name)) for system, pattern in plan.compare]
-              for name in plan.drives}
-    for requests in plan.drives.values():  # a missing topic must not end a study half way
+def run_study(study: Study, progress: Progress = silent) -> StudyResult:
+    """Run everything, write everything under `study.out`."""
+    a_map = LazyMap(next(iter(study.drives.values()))[0].map)
+    others = {name: [(system, _read_system(pattern, name)) for system, pattern in study.compare]
+              for name in study.drives}
+    for requests in study.drives.values():  # refuse a missing topic before the first replay
         with BagReader(requests[0].bag) as reader:
             for request in requests:
                 find_replay_cameras(reader, request.bag, modalities_of(request.modality),
                                     request.topics or {})
-    replays = _ReplayCounter(progress, sum(map(len, plan.drives.values())))
-    done = [_run_drive(plan, name, requests, others[name], a_map, replays)
-            for name, requests in plan.drives.items()]
-    return _finish(plan, done, a_map)
+    replays = _ReplayCounter(progress, sum(map(len, study.drives.values())))
+    done = [_run_drive(study, name, requests, others[name], a_map, replays)
+            for name, requests in study.drives.items()]
+    return _write_results(study, done, a_map)
 
 
 def replay(request: ReplayRequest, progress: Progress = silent, title: str = '',
            extra_blocks: Sequence[str] = ()) -> StudyResult:
     """Run one bag, write everything under `request.out`; `extra_blocks` join the report."""
     a_map = LazyMap(request.map)
-    plan = make_study(request, [request.bag], [request.truth] if request.truth else [], (), False,
-                      {})
+    truths = [request.truth] if request.truth else []
+    study = make_study(request, [request.bag], truths, (), False, {})
     drive = replay_drive(request, a_map, progress)
-    name = next(iter(plan.drives))
-    done = [_studied(plan, name, request, (_judge(plan, name, request, drive),), [drive])]
-    return _finish(plan, done, a_map, title, extra_blocks)
+    name = next(iter(study.drives))
+    run = _run_of_replay(study, name, request, drive)
+    done = [_studied(study, name, request, (run,), [drive])]
+    return _write_results(study, done, a_map, title, extra_blocks)
 
 
 class _ReplayCounter:
-    """Turns the progress of each replay into that of all."""
+    """Reports the progress of each replay as a part of the whole study."""
 
     def __init__(self, progress: Progress, count: int) -> None:
         self._progress, self._count, self._finished = progress, count, 0
@@ -120,25 +121,25 @@ class _ReplayCounter:
         return progress
 
 
-def _run_drive(plan: Study, name: str, requests: Sequence[ReplayRequest],
+def _run_drive(study: Study, name: str, requests: Sequence[ReplayRequest],
                others: Sequence[tuple[str, Trajectory]], a_map: LazyMap,
                replays: _ReplayCounter) -> StudiedDrive:
     runs, drives = [], []
     for request in requests:
         drive = replay_drive(request, a_map, replays.begin(f'{name}, {request.modality}'))
         drives.append(drive)
-        runs.append(_judge(plan, name, request, drive))
-        if not plan.is_single:
+        runs.append(_run_of_replay(study, name, request, drive))
+        if not study.is_single:
             write_json(request.out / 'metrics.json',
                        {**figures_of(runs[-1:]), 'details': dict(drive.details)})
     for system, trajectory in others:
-        runs.append(_judge_other(plan, name, system, trajectory, drives[0]))
-    return _studied(plan, name, requests[0], tuple(runs), drives)
+        runs.append(_run_of_system(study, name, system, trajectory, drives[0]))
+    return _studied(study, name, requests[0], tuple(runs), drives)
 
 
-def _studied(plan: Study, name: str, request: ReplayRequest, runs: tuple[Run, ...],
+def _studied(study: Study, name: str, request: ReplayRequest, runs: tuple[Run, ...],
              drives: Sequence[Drive]) -> StudiedDrive:
-    folder = plan.out / name if len(plan.drives) > 1 else plan.out
+    folder = study.out / name if len(study.drives) > 1 else study.out
     truth = drives[0].truth
     if truth is not None:
         write_tum(folder / 'truth.tum', truth)
@@ -146,24 +147,24 @@ def _studied(plan: Study, name: str, request: ReplayRequest, runs: tuple[Run, ..
     return StudiedDrive(name, request.bag, folder, runs, drives[0], tuple(notes))
 
 
-def _judge(plan: Study, name: str, request: ReplayRequest, drive: Drive) -> Run:
+def _run_of_replay(study: Study, name: str, request: ReplayRequest, drive: Drive) -> Run:
     """Compare a replay with the truth; its trajectory is written first, in case that fails."""
     write_tum(request.out / 'trajectory.tum', drive.trajectory)
     evaluation = (None if drive.truth is None
-                  else evaluate(drive.trajectory, drive.truth, plan.evaluation))
+                  else evaluate(drive.trajectory, drive.truth, study.evaluation))
     states = (tuple((record.stamp_ns, record.state) for record in drive.records)
-              or _states(drive.trajectory, drive.truth, plan.evaluation))
+              or _states(drive.trajectory, drive.truth, study.evaluation))
     return Run(name, request.modality, drive.trajectory, states, evaluation, drive.lost_share,
                drive.updates, drive.updates_hz, drive.latencies_s, drive.records,
                'ros' if request.through_ros else 'offline')
 
 
-def _judge_other(plan: Study, name: str, system: str, trajectory: Trajectory,
-                 drive: Drive) -> Run:
-    """Another system reports no states: in gaps between its poses it counts as lost."""
+def _run_of_system(study: Study, name: str, system: str, trajectory: Trajectory,
+                   drive: Drive) -> Run:
+    """Compare the poses of another system with the truth; in gaps between them it is lost."""
     evaluation = (None if drive.truth is None
-                  else evaluate(trajectory, drive.truth, plan.evaluation))
-    states = _states(trajectory, drive.truth, plan.evaluation)
+                  else evaluate(trajectory, drive.truth, study.evaluation))
+    states = _states(trajectory, drive.truth, study.evaluation)
     span_s = (states[-1][0] - states[0][0]) * 1e-9
     lost = availability(states).time_lost_s / span_s if span_s > 0.0 else 0.0
     return Run(name, system, trajectory, states, evaluation, lost)
@@ -176,25 +177,25 @@ def _states(trajectory: Trajectory, truth: Trajectory | None,
                               config.longest_gap_s)
 
 
-def _finish(plan: Study, done: Sequence[StudiedDrive], a_map: LazyMap, title: str = '',
-            extra_blocks: Sequence[str] = ()) -> StudyResult:
+def _write_results(study: Study, done: Sequence[StudiedDrive], a_map: LazyMap, title: str = '',
+                   extra_blocks: Sequence[str] = ()) -> StudyResult:
     """The figures of the main method over all bags, the table, and the report."""
-    table = rows([run for one in done for run in one.runs])
+    table = rows([run for studied in done for run in studied.runs])
     main = done[0].runs[0]
-    figures = figures_of([one.runs[0] for one in done])
+    figures = figures_of([studied.runs[0] for studied in done])
     figures['way'] = main.way
     if len(table) > 1:
         figures['runs'] = table
-    details = {one.name: dict(one.drive.details) for one in done}
-    write_json(plan.out / 'metrics.json',
+    details = {studied.name: dict(studied.drive.details) for studied in done}
+    write_json(study.out / 'metrics.json',
                {**figures, 'details': details if len(done) > 1 else details[done[0].name]})
-    write_report(plan.out, done, table, figures, plan.evaluation, a_map, title, extra_blocks)
-    return StudyResult(figures, table, tuple(note for one in done for note in one.notes))
+    write_report(study.out, done, table, figures, study.evaluation, a_map, title, extra_blocks)
+    return StudyResult(figures, table, tuple(note for studied in done for note in studied.notes))
 
 
 def _systems(compare: Sequence[str], taken: Sequence[str], several: bool,
              ) -> tuple[tuple[str, str], ...]:
-    """Split `NAME=FILE`."""
+    """Split `NAME=FILE`; names must differ from each other and from those `taken`."""
     found: dict[str, str] = {}
     for text in compare:
         name, _, pattern = text.partition('=')
