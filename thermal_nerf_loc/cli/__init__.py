@@ -3,8 +3,8 @@
 The command line: `main(argv) -> exit code`; only the chosen command is imported.
 
 One file a command, in a folder for each stage: `data` (make data sets), `maps` (build, judge and
-show maps), `poses` (localize) and `research` (compare methods). They parse and print; what they
-call is a library.
+show maps), `poses` (localize) and `research` (compare methods). They parse options and print; the
+work is done by the other packages.
 """
 
 import argparse
@@ -53,14 +53,14 @@ class CommandModule(Protocol):
         """Declare the command's arguments."""
 
     def run(self, args: argparse.Namespace) -> Mapping[str, Any]:
-        """Do it and return the figures."""
+        """Run the command and return its figures."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are errors like all others."""
+    """An argument parser that raises its errors as `InputError`, as the commands do."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage."""
+        """Raise the error, without printing the usage."""
         raise InputError(message, hint=f'See: {self.prog} --help')
 
 
@@ -74,16 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as ending:  # argparse: --help and --version
         return int(ending.code or 0)
     except KeyboardInterrupt:
-        return _complain('interrupted', _INTERRUPTED, verbose)
+        return _report_error('interrupted', _INTERRUPTED, verbose)
     except UserError as error:
-        return _complain(str(error), error.exit_code, verbose)
-    except BrokenPipeError:  # `| head` went away
+        return _report_error(str(error), error.exit_code, verbose)
+    except BrokenPipeError:  # the reader of stdout has ended, as `| head` does
         sys.stdout = None
         return 1
     except Exception as error:
         what = f'unexpected {type(error).__name__}: {error}'
         hint = '' if verbose else ' (a fault of this program; --verbose shows where)'
-        return _complain(what + hint, 1, verbose)
+        return _report_error(what + hint, 1, verbose)
 
 
 def make_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -151,7 +151,7 @@ def _load(command: str) -> CommandModule:
     return module  # type: ignore[no-any-return]
 
 
-def _complain(message: str, code: int, verbose: bool) -> int:
+def _report_error(message: str, code: int, verbose: bool) -> int:
     from thermal_nerf_loc.cli import output
     output.show_error(message, traceback=verbose)
     return code

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands share: image sizes, and what thermal counts mean."""
+"""Options that several commands share: image sizes and the thermal scale."""
 
 import argparse
 from typing import Any
@@ -14,7 +14,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def add_thermal(group: Any) -> None:
-    """Declare what thermal counts mean, for both importers."""
+    """Declare the options of the thermal scale, for both importers."""
     group.add_argument('--thermal-camera', metavar='NAME', help='flir-boson, flir-lepton, '
                        'flir-a-series, flir-ax5, optris-pi, seek, ...: see docs/guide/data.md')
     group.add_argument('--celsius-per-count', type=float, metavar='C')

@@ -16,7 +16,7 @@ from rich.table import Table
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.evaluation.report.page import flatten
 
-_PLAIN_PERIOD_S = 10.0  # without a terminal: one line in so many seconds
+_PLAIN_PERIOD_S = 10.0  # without a terminal: time from one line to the next
 
 
 def show_error(message: str, traceback: bool = False) -> None:
@@ -49,7 +49,7 @@ def show_note(message: str) -> None:
 
 
 def show_figures(title: str, figures: Mapping[str, Any]) -> None:
-    """End a command with a short table; lists are for the JSON file and stay out."""
+    """Print the figures of a command as a table; lists are left to the JSON file."""
     table = Table(title=title, title_justify='left', header_style='bold')
     table.add_column('figure')
     table.add_column('value', justify='right', overflow='fold')

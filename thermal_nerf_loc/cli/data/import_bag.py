@@ -47,9 +47,9 @@ def _add_poses(group: Any) -> None:
     group.add_argument('--pose-topic', metavar='T', help='PoseStamped or Odometry')
     group.add_argument('--world-frame', metavar='F', help='root of the tf chain to the cameras')
     group.add_argument('--pose-frame', metavar='F', help='frame whose poses a file or topic holds '
-                       '(default: what Odometry says, else base_link)')
+                       '(default: child_frame_id of Odometry, else base_link)')
     group.add_argument('--max-gap', type=float, metavar='S', help='images between poses further '
-                       'apart are left out (default: 0.5)')
+                       'apart in time are left out (default: 0.5)')
 
 
 def _add_choice(group: Any) -> None:
@@ -59,7 +59,7 @@ def _add_choice(group: Any) -> None:
                        help='or degrees of turning (default: 5)')
     group.add_argument('--max-frames', type=int, metavar='N', help='(default: 400)')
     group.add_argument('--max-skew', type=float, metavar='S', help='between an RGB image and its '
-                       'thermal one (default: 0.05); each keeps the pose of its own moment')
+                       'thermal one (default: 0.05); each gets the pose at its own stamp')
     group.add_argument('--hold-out', type=int, metavar='N',
                        help='every Nth frame is held out (default: 8)')
     group.add_argument('--rectify', action='store_true',
@@ -67,7 +67,7 @@ def _add_choice(group: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Import; a bag that was cut short ends with exit code 3, after its figures."""
+    """Import; for a bag that was cut short the exit code is 3, and the figures are shown too."""
     from thermal_nerf_loc.cli import output
     from thermal_nerf_loc.importers.bags.importer import import_bag
 
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def configure(args: argparse.Namespace) -> Any:
-    """Arguments to an `ImportConfig`."""
+    """Turn the arguments into an `ImportConfig`."""
     from thermal_nerf_loc.importers.bags.importer import ImportConfig
     from thermal_nerf_loc.importers.bags.keyframe_selection import KeyframeRule
     from thermal_nerf_loc.importers.bags.pose_choice import PoseOptions

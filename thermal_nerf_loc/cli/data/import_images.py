@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.add_argument('--hold-out', type=int, metavar='N',
                         help='every Nth frame is held out (default: 8)')
     _add_poses(parser.add_argument_group('poses'))
-    _add_scale(parser.add_argument_group('metres, from one of these'))
+    _add_scale(parser.add_argument_group('metric scale, from one of these'))
     add_thermal(parser.add_argument_group('what thermal counts mean'))
 
 
 def _add_poses(group: Any) -> None:
     group.add_argument('--poses', type=Path, metavar='FILE', help='of the RGB camera, instead of '
                        "pycolmap's: a TUM file, or the folder of a COLMAP model")
-    group.add_argument('--lens', metavar='MODEL', help='lens to find: OPENCV (default), '
+    group.add_argument('--lens', metavar='MODEL', help='lens model to estimate: OPENCV (default), '
                        'OPENCV_FISHEYE, PINHOLE, RADIAL, SIMPLE_PINHOLE, SIMPLE_RADIAL')
     group.add_argument('--matching', choices=('auto', 'all', 'neighbours'), help='which images '
                        'are compared (default: all pairs of up to 150 images, else neighbours)')
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def configure(args: argparse.Namespace) -> Any:
-    """Arguments to an `ImageImportConfig`."""
+    """Turn the arguments into an `ImageImportConfig`."""
     from thermal_nerf_loc.importers.images.importer import ImageImportConfig
 
     given = {'rgb': args.rgb, 'thermal': args.thermal, 'pair': args.pair, 'cameras': args.cameras,

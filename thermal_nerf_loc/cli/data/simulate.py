@@ -12,11 +12,11 @@ from thermal_nerf_loc.cli.options import image_size
 
 _OPTIONS = ('scene', 'seed', 'frames', 'size', 'thermal_size', 'trajectory', 'seconds', 'storage',
             'clean', 'distorted', 'supersampling', 'survey')
-_SPOILERS = {
-    'pose_deg': ('DEG', 'add errors to the poses of the data set: RMS (default: 0)'),
-    'pose_m': ('M', 'the same for positions'),
-    'rig_deg': ('DEG', 'error of the thermal camera in the rig of the data set'),
-    'rig_m': ('M', 'the same for its position'),
+_PERTURBATIONS = {
+    'pose_deg': ('DEG', 'RMS rotation error of the poses in the data set (default: 0)'),
+    'pose_m': ('M', 'RMS position error of these poses, metres (default: 0)'),
+    'rig_deg': ('DEG', 'rotation error of the thermal camera in the rig of the data set'),
+    'rig_m': ('M', 'position error of the thermal camera in that rig, metres'),
     'unposed': ('SHARE', 'leave out the poses of this share of the training frames'),
     'thermal_delay_s': ('S', 'take thermal images later than they are stamped')}
 
@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', type=Path, help='folder to make; the bag becomes OUT/bag')
     parser.add_argument('--scene', metavar='NAME',
                         help='room, hall or machine_room (default: room)')
-    parser.add_argument('--seed', type=int, help='of paths and sensor noise (default: 0)')
+    parser.add_argument('--seed', type=int, help='seed of paths and sensor noise (default: 0)')
     parser.add_argument('--frames', type=int, metavar='N',
-                        help='training frames; a fifth as many more are held out (default: 80)')
+                        help='training frames; a fifth as many are held out besides (default: 80)')
     parser.add_argument('--size', type=image_size, metavar='WxH',
                         help='RGB image size (default: 160x120)')
     parser.add_argument('--thermal-size', type=image_size, metavar='WxH',
@@ -45,19 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='perfect cameras and odometry')
     parser.add_argument('--supersampling', type=int, metavar='N',
                         help='rays along each side of a pixel (default: 2)')
-    for name, meaning in _SPOILERS.items():
+    for name, meaning in _PERTURBATIONS.items():
         parser.add_argument(f'--{name.replace("_", "-")}', type=float, metavar=meaning[0],
                             help=meaning[1])
     parser.add_argument('--vignetting', type=float, metavar='C',
-                        help='how much colder a thermal image seems in its corners (default: 0.6)')
+                        help='by how many deg C a thermal image is too cold in its corners '
+                        '(default: 0.6)')
     parser.add_argument('--drift', type=float, metavar='C',
-                        help='how fast the thermal camera drifts, a second (default: 0.03)')
+                        help='drift of the thermal camera, deg C per second (default: 0.03)')
     parser.add_argument('--bag', action='store_true',
                         help='record a rosbag2 of a drive on another path as well')
     parser.add_argument('--seconds', type=float, metavar='S', help='length of the bag '
                         '(default: 20)')
     parser.add_argument('--storage', choices=('mcap', 'sqlite3'),
-                        help='of the bag (default: mcap)')
+                        help='storage of the bag (default: mcap)')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
 
 
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
     if args.darkness is not None:
         given['rgb'] = replace(settings.rgb, darkness=args.darkness)
-    given['spoil'] = replace(settings.spoil, **_chosen(args, {name: name for name in _SPOILERS}))
+    given['spoil'] = replace(settings.spoil,
+                             **_chosen(args, {name: name for name in _PERTURBATIONS}))
     given['thermal'] = replace(settings.thermal, **_chosen(args, {
         'vignetting': 'vignetting_celsius', 'drift': 'drift_celsius_per_s'}))
     settings = replace(settings, **given)

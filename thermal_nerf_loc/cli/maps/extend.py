@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_SHOWN = 20  # refused frames; --json has them all
+_SHOWN = 20  # refused frames that are printed; --json has them all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='times to localize the images still without a pose, each time in a '
                         'better map (default: %(default)s)')
     parser.add_argument('--steps', type=int, metavar='N',
-                        help='of each training (default: as many as M has had)')
+                        help='steps of each training (default: those of M)')
     parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='(default: auto)')
     parser.add_argument('--config', type=Path, metavar='FILE',
-                        help='YAML file: when a pose is good enough to train on')
+                        help='YAML file with the limits for accepting a pose')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
-    """Find images, train, repeat; write the poses."""
+    """Localize images and train, in rounds; write the poses."""
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.common.config import load_yaml
     from thermal_nerf_loc.common.errors import InputError

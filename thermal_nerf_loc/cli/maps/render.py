@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='one picture from this camera: "x y z qx qy qz qw", or a file')
     parser.add_argument('--what', metavar='LIST',
                         help='some of colour,temperature,depth,uncertainty (default: all that '
-                             'the map has but its uncertainty)')
+                             'the map has, except uncertainty)')
     parser.add_argument('--size', type=image_size, default=(320, 240), metavar='WxH',
                         help='size of one picture (default: 320x240)')
     parser.add_argument('--fov', type=float, default=70.0, metavar='DEG',

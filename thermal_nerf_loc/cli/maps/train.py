@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='stop after this time; the schedule is fitted to it, so the map '
                         'depends on how fast this machine is')
     parser.add_argument('--loss', choices=('l2', 'huber'),
-                        help='huber: where people and things moved in some of the images '
+                        help='huber: if people or things moved while the images were taken '
                         '(default: l2)')
     parser.add_argument('--resume', action='store_true',
                         help='continue an interrupted training from M.checkpoint')
@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='learn poses, rig (where the thermal camera is), intrinsics (its '
                         'lens), time (its delay); several with commas (default: none)')
     parser.add_argument('--refine-method', choices=('features', 'gradient', 'both', 'edges'),
-                        help='bundle adjustment before training, gradients of the images while '
-                        'training, both in turn, or the rig by its edges, all else by gradients '
-                        '(default: features)')
+                        help='features: bundle adjustment before training; gradient: gradients of '
+                        'the image loss during training; both: one after the other; edges: the '
+                        'rig by image edges, the rest by gradients (default: features)')
     parser.add_argument('--refined', type=Path, metavar='FILE',
                         help='write transforms.json anew, with what was refined')
     add_depth(parser)
@@ -44,19 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_depth(parser: argparse.ArgumentParser) -> None:
     """Declare options of depth supervision."""
-    parser.add_argument('--depth-from', metavar='SOURCE', help="depth that helps: 'points' (that "
-                        "images share, where few lie far apart), 'measured' (maps of the data "
-                        'set), or a folder with a map for each training image, named as it is; '
-                        'confidence maps may lie beside them (default: none)')
-    parser.add_argument('--depth-camera', choices=('rgb', 'thermal'), help='whose maps they are '
-                        "(default: both of 'measured'; what a folder says, else rgb)")
-    parser.add_argument('--depth-unit', type=float, metavar='METRES', help='of a count (default: '
-                        '0.001 for integers, 1 for floats)')
+    parser.add_argument('--depth-from', metavar='SOURCE', help="depth supervision: 'points' "
+                        '(matched between images: for few images, far apart), '
+                        "'measured' (depth maps of the data set), or a folder with a depth map "
+                        'for each training image, of the same name; confidence maps may lie '
+                        'beside them (default: none)')
+    parser.add_argument('--depth-camera', choices=('rgb', 'thermal'), help='camera of the depth '
+                        "maps (default: both for 'measured'; as depth_maps.json of the folder "
+                        'says, else rgb)')
+    parser.add_argument('--depth-unit', type=float, metavar='METRES', help='metres per count '
+                        '(default: 0.001 for integers, 1 for floats)')
     parser.add_argument('--depth-kind', choices=('metric', 'affine', 'inverse'),
                         help='metres; or the depth (affine) or inverse depth of a network that '
                         'knows no scale: fitted for each image (default: metric)')
     parser.add_argument('--depth-weight', type=float, metavar='W',
-                        help='of depth in the loss (default: 0.3 with --depth-from, else 0)')
+                        help='weight of depth in the loss (default: 0.3 with --depth-from, else '
+                        '0)')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -75,12 +78,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
                      refine=_refinement(config.refine, args))
     check(config, 'option')
     scene = _with_depth(load_scene(args.data), config, args)
-    if not leads():  # one process speaks for all that torchrun has started
+    if not leads():  # of the processes of torchrun only the first one saves and prints
         train(scene, config, checkpoint=Checkpoint.beside(args.map, args.resume))
         args.json = None
         return {}
     with progress_bar('train') as progress:
-        return train_map(scene, args.map, config, progress, args.resume, _writer(args))
+        return train_map(scene, args.map, config, progress, args.resume, _refined_writer(args))
 
 
 def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _with_depth(scene: Any, config: Any, args: argparse.Namespace) -> Any:
-    """Add the depth that was asked for to the scene."""
+    """The scene with the depth of --depth-from."""
     from thermal_nerf_loc.io.datasets.depth_maps import DepthSource, with_depth
     from thermal_nerf_loc.mapping.training.config import METRIC
 
@@ -130,8 +133,8 @@ def _refinement(config: Any, args: argparse.Namespace) -> Any:
     return replace(config, **given)
 
 
-def _writer(args: argparse.Namespace) -> Callable[[Any], None]:
-    """Return what writes the refined scene to --refined; nothing without that option."""
+def _refined_writer(args: argparse.Namespace) -> Callable[[Any], None]:
+    """A function that writes the refined scene to --refined; without --refined it does nothing."""
     from thermal_nerf_loc.io.datasets.refined_dataset import check_refined_path, write_refined
 
     if args.refined is None:
@@ -142,7 +145,7 @@ def _writer(args: argparse.Namespace) -> Callable[[Any], None]:
 
 def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool = False,
               keep: Callable[[Any], None] = lambda scene: None) -> dict[str, Any]:
-    """Build and save a map; `keep` gets the refined scene. Figures as --json promises them."""
+    """Build and save a map; `keep` is called with the refined scene. Returns the figures."""
     from thermal_nerf_loc.localization.build_map import build_map_file
 
     built = build_map_file(scene, path, config, progress, resume,
@@ -152,7 +155,7 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
 
 
 def map_figures(built: Any, given: Any) -> dict[str, Any]:
-    """What the training took, and how good the map is."""
+    """Figures of the training (time, steps, memory) and of the quality of the map."""
     from dataclasses import asdict
 
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map

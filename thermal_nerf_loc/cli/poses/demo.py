@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 _VIEWS = 4  # on the sheet of renders
-_MARK = 'demo.json'  # marks a folder that an earlier demo made, which may be written over
+_MARKER_FILE = 'demo.json'  # marks a folder that an earlier demo made, which may be written over
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How long a demo takes."""
+    """Training frames and durations of a demo."""
 
     frames: int
     training_s: float
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     started = time.monotonic()
     size = QUICK if args.quick else FULL
     _prepare(args.out)
-    write_json(args.out / _MARK, dict(vars(args)))
+    write_json(args.out / _MARKER_FILE, dict(vars(args)))
     _simulate(args, size)
     simulated = time.monotonic()
     quality = _train(args, size)
@@ -68,12 +68,12 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
 
 def _prepare(out: Path) -> None:
-    """Remove what an earlier demo left; a folder of anything else is refused."""
+    """Remove the files of an earlier demo; refuse a folder with anything else in it."""
     import shutil
 
     from thermal_nerf_loc.io.atomic_files import check_vacant
 
-    if not (out / _MARK).is_file():
+    if not (out / _MARKER_FILE).is_file():
         check_vacant(out)
         return
     for name in ('dataset', 'bag'):

@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rgb', type=Path, metavar='FILE', help='a colour image')
     parser.add_argument('--thermal', type=Path, metavar='FILE', help='a thermal image')
     parser.add_argument('--camera', type=Path, metavar='FILE', help='YAML file of their cameras')
-    parser.add_argument('--guess', metavar='POSE', help='about where: "x y z qx qy qz qw" of the '
-                        'RGB camera (z forward) in the map, or a file that holds it '
-                        '(default: anywhere)')
+    parser.add_argument('--guess', metavar='POSE', help='approximate pose: "x y z qx qy qz qw" of '
+                        'the RGB camera (z forward) in the map, or a file that holds it '
+                        '(default: none, the whole map is searched)')
     parser.add_argument('--split', choices=('test', 'train', 'all'), default='test',
                         help='images to localize (default: %(default)s)')
     parser.add_argument('--modality', choices=tuple(_MODALITIES), default='both',
@@ -34,17 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--method', choices=('align', 'inerf'), default='align',
                         help='align: fast; inerf: the published method (default: %(default)s)')
     parser.add_argument('--init', choices=('perturb', 'global'), default='perturb',
-                        help='start near the true pose, or anywhere (default: %(default)s)')
+                        help='perturb: start near the true pose; global: search the whole map '
+                        '(default: %(default)s)')
     parser.add_argument('--candidates', choices=('panoramas', 'regression', 'particles'),
-                        default='panoramas', help='where candidate poses come from, without '
-                        'a start; regression first learns from views of the map, for minutes '
+                        default='panoramas', help='source of candidate poses for a '
+                        'global search; regression first trains on views of the map for minutes '
                         '(default: %(default)s)')
     parser.add_argument('--perturb-deg', type=_positive, default=10.0, metavar='DEG',
-                        help='how far the start is turned, or may be (default: %(default)s)')
+                        help='rotation error of the start; with --guess its standard deviation '
+                        '(default: %(default)s)')
     parser.add_argument('--perturb-m', type=_positive, default=0.1, metavar='M',
-                        help='how far it is shifted, or may be (default: %(default)s)')
+                        help='position error of the start; with --guess its standard deviation '
+                        '(default: %(default)s)')
     parser.add_argument('--frames', type=int, metavar='N', help='only the first N images')
-    parser.add_argument('--seed', type=int, default=0, help='(default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='seed of every random choice (default: %(default)s)')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='write the errors as a PNG')
 
@@ -109,7 +113,7 @@ def _candidate_source(name: str, renderer: Any, frame: Any) -> Any:
 
 
 def with_panoramas(renderer: Any) -> Any:
-    """Return a map with panoramas; for one that brings none they are rendered now, visibly."""
+    """The map with panoramas; if it has none they are rendered now, with a progress bar."""
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.mapping.map import localization_map
 
@@ -162,7 +166,7 @@ def _is_single_frame(args: argparse.Namespace) -> bool:
 
 def _localize_single_frame(args: argparse.Namespace, config: Any,
                            modalities: tuple[str, ...]) -> Mapping[str, Any]:
-    """Localize one frame; figures for table and JSON."""
+    """Localize one frame; returns the figures for table and JSON."""
     from thermal_nerf_loc.io.datasets.camera_file import load_frame
     from thermal_nerf_loc.io.trajectory import parse_pose
     from thermal_nerf_loc.localization.localizer import Localizer
@@ -189,7 +193,7 @@ def _localize_single_frame(args: argparse.Namespace, config: Any,
 
 
 def _pose_figures(found: Any) -> dict[str, Any]:
-    """The pose and how sure it is; the table leaves the matrices to the JSON file."""
+    """The pose and its uncertainty; matrices are shown in the JSON file only."""
     from thermal_nerf_loc.io.trajectory import format_pose
     from thermal_nerf_loc.localization.confidence.verdict import sigmas
 

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare."""
     parser.add_argument('map', type=Path, metavar='M', help='map file')
     parser.add_argument('bag', type=Path, nargs='+', metavar='BAG',
-                        help='rosbag2 folder, .mcap or .db3; several make one table')
+                        help='rosbag2 folder, .mcap or .db3; several give one table')
     parser.add_argument('--out', type=Path, required=True, metavar='DIR',
                         help='folder for trajectory.tum, metrics.json, report.html and figures')
     parser.add_argument('--modality', choices=('both', 'rgb', 'thermal'),
@@ -23,14 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--ablate', action='store_true',
                         help='replay with both cameras, rgb alone and thermal alone')
     parser.add_argument('--through-ros', action='store_true',
-                        help='play the bag over DDS to the real node; else the tracker is called')
+                        help='play the bag over DDS to the real node (default: call the tracker '
+                             'directly)')
     parser.add_argument('--initial-pose', type=float, nargs=7, default=(),
                         metavar=('X', 'Y', 'Z', 'QX', 'QY', 'QZ', 'QW'),
                         help='pose of the base in the map at the start '
                              '(default: see --init)')
     parser.add_argument('--init', choices=('perturb', 'global'), default='perturb',
-                        help='start near the truth of the bag, or anywhere in the map '
-                             '(default: %(default)s)')
+                        help='perturb: start near the true pose of the bag; global: search the '
+                             'whole map (default: %(default)s)')
     for name in ('rgb', 'thermal'):
         parser.add_argument(f'--{name}-topic', metavar='TOPIC', help='image topic (default: '
                             f'/{name}/image_raw; without any such, found as by import-bag)')

@@ -19,7 +19,7 @@ _COLUMNS = (('RGB\ndB', 'rgb_psnr', 1.0, '.2f'), ('RGB\nSSIM', 'rgb_ssim', 1.0, 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare; what is not given keeps the default of `TrainConfig`."""
     parser.add_argument('data', type=Path, metavar='DATA', help='data set with transforms.json')
-    parser.add_argument('--steps', type=int, metavar='N', help='optimisation steps of each')
+    parser.add_argument('--steps', type=int, metavar='N', help='optimisation steps, each')
     parser.add_argument('--max-seconds', type=float, metavar='S',
                         help='stop each after this time; ray budgets are then not equal')
     parser.add_argument('--seed', type=int, help='seed of every random choice (default: 0)')

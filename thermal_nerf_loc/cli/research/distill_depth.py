@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 _OPTIONS = ('steps', 'max_seconds', 'seed')
-_VIEWS = 400  # as in `TeacherChoice`, which --help must not import
+_VIEWS = 400  # default of `TeacherChoice`, repeated: importing that would make --help slow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare; what is not given keeps the default of `DistillConfig`."""
-    parser.add_argument('map', type=Path, metavar='M', help='map file of the place')
+    parser.add_argument('map', type=Path, metavar='M', help='map file')
     parser.add_argument('data', type=Path, metavar='DATA',
-                        help='data set with thermal images of the place')
+                        help='data set with thermal images of the same scene')
     parser.add_argument('--out', type=Path, required=True, metavar='FILE',
                         help='network file to write')
     parser.add_argument('--teacher', default='map', metavar='WHO', help="'map' (its own depth), "
@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'thermal depth is used too (default: 0; all with --teacher none)')
     parser.add_argument('--views', type=int, default=_VIEWS, metavar='N', help='views to render '
                         f'from the map as further training images (default: {_VIEWS})')
-    parser.add_argument('--steps', type=int, metavar='N', help='of training')
-    parser.add_argument('--max-seconds', type=float, metavar='S', help='of training, at most')
-    parser.add_argument('--seed', type=int, help='of every random choice (default: 0)')
+    parser.add_argument('--steps', type=int, metavar='N', help='training steps')
+    parser.add_argument('--max-seconds', type=float, metavar='S', help='time limit of training')
+    parser.add_argument('--seed', type=int, help='seed of every random choice (default: 0)')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
     parser.add_argument('--sheet', type=Path, metavar='FILE.png',
                         help='draw thermal images, measured and predicted depth')
