@@ -223,7 +223,7 @@ def test_ten_times_as_many_images_are_dropped_and_counted(drive, node):
         lags_s.append(arrival_s - mark - (stamp - began_ns) / 1e9)
     played_s = drive.mark() - mark
     heard = drive.mark()
-    assert drive.until(lambda: drive.told_since(heard + 0.3), 10.0, node)
+    assert drive.until(lambda: drive.diagnostics_since(heard + 0.3), 10.0, node)
     now = {name: int(drive.status.get(name, 0)) - count for name, count in before.items()}
     assert now['rgb_received'] > 2 * now['updates'], now
     assert sum(now[name] for name in counted) > now['updates'], now
@@ -272,7 +272,7 @@ def test_extrinsics_that_are_missing_come_late(recorded):
             assert drive.until(lambda: 'tf has no frame' in str(drive.status), 15.0, process)
             assert not drive.updates and not drive.map_odom
             drive.without_mount = set()
-            drive.tell_mounts()
+            drive.publish_mounts()
             drive.start_at(drive.here())
             assert updates_flow(drive, process, patience_s=20.0), drive.status
             claims_nothing_wrong(drive, 0.0)

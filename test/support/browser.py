@@ -2,8 +2,8 @@
 """
 Pages in a real browser: headless Chromium, driven over chromedriver's WebDriver protocol.
 
-    png, messages = open_page(path_or_url, tmp_path)      one look
-    with browser(tmp_path) as page: ...                   clicks, scripts, several looks
+    png, messages = open_page(path_or_url, tmp_path)      one screenshot
+    with browser(tmp_path) as page: ...                   clicks, scripts, several screenshots
 
 Nothing but this machine can be reached: a page that asks for more shows a console error. Tests
 carry `@needs_browser`, which skips them with the reason where there is no browser.
@@ -68,7 +68,7 @@ def open_page(url_or_path: str | Path, tmp_path: Path, size: tuple[int, int] = (
 
 
 def errors(messages: list[ConsoleMessage]) -> list[str]:
-    """What a page must not have."""
+    """Texts of the errors, of which a page must have none."""
     return [message.text for message in messages if message.level == 'SEVERE']
 
 
@@ -119,7 +119,7 @@ class Page:
             time.sleep(0.1)
 
     def click(self, xpath: str) -> None:
-        """Click as a hand would: the element must be there, visible and on top."""
+        """Click on an element, which must be visible and not covered by another."""
         self._call('POST', f'{self._session}/element/{self.find(xpath)[_ELEMENT]}/click', {})
 
     def drag(self, start: tuple[int, int], by: tuple[int, int], seconds: float = 0.5) -> None:
@@ -134,7 +134,7 @@ class Page:
              'actions': moves}]})
 
     def console(self) -> list[ConsoleMessage]:
-        """What came since the last call."""
+        """Messages since the last call."""
         return [ConsoleMessage(entry['level'], entry['message']) for entry in
                 self._call('POST', f'{self._session}/se/log', {'type': 'browser'})]
 
@@ -184,7 +184,7 @@ def browser(tmp_path: Path, size: tuple[int, int] = (1280, 900)) -> Iterator[Pag
         try:
             yield page
         finally:
-            with suppress(OSError, RuntimeError):  # it may have died; the group is ended below
+            with suppress(OSError, RuntimeError):  # it may have ended; it is killed below
                 page.close()
     finally:
         with suppress(ProcessLookupError):
@@ -194,11 +194,11 @@ def browser(tmp_path: Path, size: tuple[int, int] = (1280, 900)) -> Iterator[Pag
 
 
 def _port(driver: 'subprocess.Popen[bytes]', log: Path) -> int:
-    """The port that chromedriver chose and tells."""
+    """The port that chromedriver chose, as its log says."""
     end = time.monotonic() + _START_S
     while time.monotonic() < end and driver.poll() is None:
-        told = re.search(r'started successfully on port (\d+)', log.read_text())
-        if told:
-            return int(told[1])
+        started = re.search(r'started successfully on port (\d+)', log.read_text())
+        if started:
+            return int(started[1])
         time.sleep(0.05)
     raise RuntimeError(f'chromedriver does not start: {log.read_text()}')

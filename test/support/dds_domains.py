@@ -8,7 +8,7 @@ import tempfile
 from typing import IO
 
 _LAST = 101  # above it, default ports run into the ephemeral ones
-_held: dict[int, IO[str]] = {}  # open as long as the domain is ours, and the locks with them
+_held: dict[int, IO[str]] = {}  # lock files by domain, open while it is claimed
 
 
 def claim() -> int:
@@ -31,7 +31,7 @@ def claim() -> int:
 
 
 def release(domain: int) -> None:
-    """Let others have it."""
+    """Unlock a domain."""
     _held.pop(domain).close()
 
 

@@ -64,7 +64,7 @@ def feed(synchronizer, *events):
 
 
 def play(synchronizer, *events):
-    """Feed and take in turn, as a replay does."""
+    """Add each image and take the frames that are complete, as a replay does."""
     found = []
     for event in events:
         feed(synchronizer, event)

@@ -19,7 +19,7 @@ T_CAM_THERMAL = se3.exp([0.06, 0.01, 0.0, 0.02, -0.03, 0.01])
 
 
 class PaintedRoom(StandInMap):
-    """Seen from within; `bare` leaves the paint away (walls of one colour)."""
+    """A box room, rendered from inside; `bare`: walls of one colour, without paint."""
 
     modalities = (RGB, THERMAL)
     bounds = np.array([[0.0, 0.0, 0.0], SIZE_M])
@@ -34,7 +34,7 @@ class PaintedRoom(StandInMap):
         self.phases = torch.tensor(rng.uniform(0, 2 * np.pi, (waves, 4)))
         share = length_m / length_m.sum() * (0.0 if bare else 1.0)
         self.paint = torch.tensor(np.concatenate([2.0 * share] * 3 + [30.0 * share], axis=1))
-        self.ground = torch.tensor([0.5, 0.5, 0.5, 22.0], dtype=torch.float64)
+        self.base_values = torch.tensor([0.5, 0.5, 0.5, 22.0], dtype=torch.float64)
 
     def render_rays(self, modality, origins, directions):
         """See `Renderer`."""
@@ -59,7 +59,7 @@ class PaintedRoom(StandInMap):
         angle = p.double() @ self.waves.T
         channels = slice(0, 3) if modality == RGB else slice(3, 4)
         waves = torch.sin(angle[:, :, None] + self.phases[None, :, channels])
-        values = (waves * self.paint[:, channels]).sum(dim=1) + self.ground[channels]
+        values = (waves * self.paint[:, channels]).sum(dim=1) + self.base_values[channels]
         return (values.clamp(0.0, 1.0) if modality == RGB else values).to(p.dtype)
 
 
@@ -87,15 +87,15 @@ def take_image(world, modality, T_world_cam, camera, T_cam_sensor=None, noise=0.
     T_cam_sensor = np.eye(4) if T_cam_sensor is None else T_cam_sensor
     T = T_world_cam @ T_cam_sensor
     directions = camera.rays() @ T[:3, :3].T
-    seen = world.render_rays(modality, np.repeat(T[None, :3, 3], len(directions), axis=0),
-                             directions)
-    values = seen.values + np.random.default_rng(seed).normal(0.0, 1.0, seen.values.shape) * noise
+    values = world.render_rays(modality, np.repeat(T[None, :3, 3], len(directions), axis=0),
+                               directions).values
+    values = values + np.random.default_rng(seed).normal(0.0, 1.0, values.shape) * noise
     image = values.astype(np.float32).reshape(camera.height, camera.width, -1)
     return SensorImage(camera, image, stamp_ns, T_cam_sensor)
 
 
 def take_frame(world, T_world_cam, noise=1.0, seed=0, modalities=(RGB, THERMAL), stamp_ns=0):
-    """RGB 160x120 and thermal 80x64 on a rig, with the noise of plain sensors."""
+    """RGB 160x120 and thermal 80x64 on a rig, with the noise of simple sensors."""
     images = {}
     if RGB in modalities:
         images[RGB] = take_image(world, RGB, T_world_cam, RGB_CAMERA, None, 0.01 * noise, seed,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A simulated robot that drives in real time before a real node, and can be made to fail."""
+"""A simulated robot that drives in real time and feeds a real node; faults can be switched on."""
 
 from collections import deque
 from contextlib import contextmanager, suppress
@@ -31,7 +31,7 @@ from thermal_nerf_loc.simulation.record import OPTICAL, RADIOMETRY, Robot, Simul
 ROOT = Path(__file__).parents[2]
 WORLD_NODE = str(Path(__file__).with_name('ros_node_in_world.py'))
 IMAGE_HZ, ODOMETRY_HZ, SECONDS = 8, 40, 6
-MOST_PATIENCE = 10.0  # times what a machine that does nothing else needs
+MAX_PATIENCE = 10.0  # largest factor on time limits, on a busy machine
 
 
 def start(*arguments, namespace='', map_name='room', domain=None):
@@ -50,7 +50,7 @@ def start(*arguments, namespace='', map_name='room', domain=None):
 
 
 class Output:
-    """What a process says, read in the background."""
+    """The output lines of a process, read in the background."""
 
     def __init__(self, process):
         self.lines = []
@@ -82,7 +82,7 @@ def other_domain():
 
 
 def record_drive(**settings):
-    """Images and poses along a short way, rendered once: [(T_map_base, {modality: pixels})]."""
+    """Images and poses along a short path, rendered once: [(T_map_base, {modality: pixels})]."""
     config = SimulationConfig(size=(96, 72), supersampling=1, clean=True, **settings)
     robot = Robot(config, held_out=True, seed=1)
     frames = []
@@ -95,7 +95,7 @@ def record_drive(**settings):
 
 
 class Drive:
-    """Publishes cameras and odometry on the way there and back; remembers what the node said."""
+    """Drives a path back and forth; publishes images and odometry, records the node's answers."""
 
     def __init__(self, recorded, namespace='', prefix_frames='', domain=None):
         self.domain = domain
@@ -123,37 +123,37 @@ class Drive:
         self.mangle = {}  # modality: function of the message
         self.without_mount = set()
         self.stop_odometry = False
-        self.burst = 1  # images of one moment, each with a stamp of its own
+        self.burst = 1  # images of one pose, stamped 1 ms apart
         self.halved = False  # images and camera_info of half the size
         self._standing_s = self._carried_to_s = None
 
     def go_on(self, process):
-        """Drive on without faults; start again only where the node lost track."""
+        """Remove all faults; give a new initial pose only if the node has lost track."""
         self.reset_faults()
-        self.tell_mounts()
+        self.publish_mounts()
         self.call(Trigger, 'resume')
         mark = self.mark()
-        assert self.until(lambda: self.told_since(mark + 0.3), 20.0, process)
+        assert self.until(lambda: self.diagnostics_since(mark + 0.3), 20.0, process)
         if self.status['state'] != 'tracking':
             self.start_afresh(process)
 
     def start_afresh(self, process, patience_s=40.0):
-        """Say where the robot is, and wait until the node tracks from that start."""
+        """Publish the true pose as initial pose, and wait until the node tracks."""
         lines = len(process.output.lines)
         self.start_at(self.here())
         assert self.until(lambda: process.output.has('initial pose set', lines), patience_s,
                           process), str(process.output)
         mark = self.mark()
-        assert self.until(lambda: len(self.poses_since(mark)) > 2 and self.told_since(mark)
+        assert self.until(lambda: len(self.poses_since(mark)) > 2 and self.diagnostics_since(mark)
                           and self.status['state'] == 'tracking', patience_s, process), (
             self.status, str(process.output))
 
-    def told_since(self, s):
-        """Whether diagnostics came after a moment."""
-        return self.status.get('heard_s', 0.0) > s
+    def diagnostics_since(self, s):
+        """Whether diagnostics came after the time `s` (monotonic)."""
+        return self.status.get('received_s', 0.0) > s
 
     def __enter__(self):
-        self.patience = min(slowness(), MOST_PATIENCE)
+        self.patience = min(slowness(), MAX_PATIENCE)
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=self.domain)
         self.node = rclpy.create_node('robot', context=self.context, namespace=self.namespace)
@@ -170,7 +170,7 @@ class Drive:
         listen(DiagnosticArray, '/diagnostics', self._on_status, 10)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        self.tell_mounts()
+        self.publish_mounts()
         self._threads = [threading.Thread(target=target, daemon=True)
                          for target in (self._spin, self._drive)]
         for thread in self._threads:
@@ -185,7 +185,7 @@ class Drive:
         # A context that is shut down leaves its nodes in the domain, latched messages and all.
         self.node.destroy_node()
 
-    def tell_mounts(self):
+    def publish_mounts(self):
         self.tf_static.publish(TFMessage(transforms=[
             message_conversion.matrix_to_transform(
                 T, self.prefix + 'base_link', self.prefix + OPTICAL[m], 0)
@@ -202,17 +202,17 @@ class Drive:
 
     def here(self):
         """Where the robot is now."""
-        return self._T(self._seen_s(self._now_s()))
+        return self._T(self._true_s(self._now_s()))
 
     def mark(self):
-        """A moment, to ask for what came later."""
+        """The time now (monotonic), for the methods that end in `_since`."""
         return time.monotonic()
 
     def wait(self, seconds):
         time.sleep(seconds)
 
     def kidnap(self, metres=1.0):
-        """Carry it to a place of its way about so far off, unnoticed by odometry; the metres."""
+        """Move it along its path, about so many metres, without odometry; returns the metres."""
         here_s = self._s(self._now_s())
         distances = np.array([se3.distance(self._T(k / IMAGE_HZ), self._T(here_s))[0]
                               for k in range(len(self.frames))])
@@ -221,9 +221,9 @@ class Drive:
         return float(distances[k])
 
     def stand_at(self, T):
-        """Stop at the place of the way that is nearest to a pose, from now on."""
-        places = [se3.distance(self._T(k / IMAGE_HZ), T)[0] for k in range(len(self.frames))]
-        self._standing_s = int(np.argmin(places)) / IMAGE_HZ
+        """Stop from now on where the path is nearest to a pose."""
+        distances_m = [se3.distance(self._T(k / IMAGE_HZ), T)[0] for k in range(len(self.frames))]
+        self._standing_s = int(np.argmin(distances_m)) / IMAGE_HZ
 
     def call(self, kind, service, patience_s=20.0):
         """Call a service of the node."""
@@ -246,7 +246,7 @@ class Drive:
         return future.result()
 
     def until(self, condition, patience_s=25.0, alive=None):
-        """Wait for something, on a busy machine longer; false where it does not come."""
+        """Wait for a condition, longer on a busy machine; False if it does not come true."""
         end = time.monotonic() + patience_s * self.patience
         while time.monotonic() < end:
             if condition():
@@ -271,18 +271,18 @@ class Drive:
         return time.monotonic() - self._begin
 
     def _s(self, t):
-        """Place on the way: back and forth."""
+        """Position on the path in seconds, back and forth, as odometry has it."""
         if self._standing_s is not None:
             return self._standing_s
         span = SECONDS - 1.0 / IMAGE_HZ
         return span - abs(t % (2 * span) - span)
 
-    def _seen_s(self, t):
-        """Place on the way where the robot really is."""
+    def _true_s(self, t):
+        """True position on the path in seconds, also after `kidnap`."""
         return self._s(t) if self._carried_to_s is None else self._carried_to_s
 
-    def _T(self, place_s):
-        return self.robot.T_world_base(round(place_s * 1e9))
+    def _T(self, path_s):
+        return self.robot.T_world_base(round(path_s * 1e9))
 
     def _drive(self):
         self._begin, start_ns = time.monotonic(), time.time_ns()
@@ -298,13 +298,14 @@ class Drive:
                     se3.inverse(self.T0) @ self._T(self._s(t)), self.prefix + 'odom',
                     self.prefix + 'base_link', stamp)]))
             if k % per_image == 0:
-                place_s = self._seen_s(t)
+                path_s = self._true_s(t)
                 for n in range(self.burst):
-                    self._see(round(place_s * IMAGE_HZ), stamp + n * 10**6, self._T(place_s))
+                    self._publish_images(round(path_s * IMAGE_HZ), stamp + n * 10**6,
+                                         self._T(path_s))
             k = max(k + 1, int(self._now_s() * ODOMETRY_HZ) // per_image * per_image
                     if self._now_s() - t > 0.5 else k + 1)
 
-    def _see(self, index, stamp, T):
+    def _publish_images(self, index, stamp, T):
         self._truth[stamp], self.newest_ns = T, stamp
         for m in ('rgb', 'thermal'):
             if m in self.silent:
@@ -355,9 +356,9 @@ class Drive:
     def _on_status(self, message):
         for status in message.status:
             if status.name == self.node_name:
-                told = {pair.key: pair.value for pair in status.values}
-                self.status = {**told, 'heard_s': time.monotonic()}
-                self.states.append((time.monotonic(), told['state'], told['reason']))
+                values = {pair.key: pair.value for pair in status.values}
+                self.status = {**values, 'received_s': time.monotonic()}
+                self.states.append((time.monotonic(), values['state'], values['reason']))
 
 
 @contextmanager

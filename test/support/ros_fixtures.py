@@ -7,7 +7,7 @@ import ros_drive
 
 @pytest.fixture(scope='session')
 def recorded():
-    """What the robot's cameras see on its way."""
+    """What the robot's cameras see along its path."""
     return ros_drive.record_drive()
 
 
@@ -29,7 +29,7 @@ def node(node_parameters):
 
 @pytest.fixture(scope='module')
 def robot(recorded, node):
-    """The robot, driving before the node."""
+    """The robot, which drives and feeds the node."""
     with ros_drive.Drive(recorded, domain=node.domain) as drive:
         assert drive.until(lambda: drive.status, 60.0, node), str(node.output)
         yield drive
@@ -37,6 +37,6 @@ def robot(recorded, node):
 
 @pytest.fixture
 def tracked(robot, node):
-    """The same robot, tracked."""
+    """The same robot, once the node tracks it."""
     robot.go_on(node)
     return robot

@@ -2,7 +2,7 @@
 """
 The real node with the exact simulated world in place of a trained map: `map:=room`.
 
-`map:=room.thermal` is a map of the same place that knows temperatures only.
+`map:=room.thermal` is a map of the same room with thermal images only.
 """
 
 from pathlib import Path
@@ -17,10 +17,10 @@ COARSE = PanoramaConfig(spacing=0.33, rays=500)
 
 
 class WorldMap(StandInMap):
-    """A world seen as a map, with some of its modalities."""
+    """A simulated world in place of a map, with all or one of its modalities."""
 
     def __init__(self, path: Path) -> None:
-        """Build the world that the path is called after."""
+        """Build the world that the file name says."""
         world, only = make_world(path.stem), path.suffix[1:]
         super().__init__(modalities=(only,) if only else world.modalities, scene_name=path.stem,
                          render_rays=world.render_rays, bounds=world.bounds)

@@ -35,13 +35,13 @@ def T_odom_base(elapsed_ns: int) -> np.ndarray:
 
 
 def T_map_camera(stamp_ns: int, modality: str) -> np.ndarray:
-    """The truth."""
+    """True pose of a camera."""
     T = T_MAP_ODOM @ T_odom_base(stamp_ns - START_NS) @ T_BASE_RGB
     return T if modality == 'rgb' else T @ T_RGB_THERMAL
 
 
 def stamps(modality: str) -> list[int]:
-    """When images are taken."""
+    """Stamps (ns) of the images of a camera."""
     hz, late = (RGB_HZ, 0) if modality == 'rgb' else (THERMAL_HZ, THERMAL_LATE_NS)
     return [START_NS + late + round(i * 1e9 / hz) for i in range(int(SECONDS * hz))]
 
@@ -68,7 +68,7 @@ def rgb_number(image: np.ndarray) -> int:
 
 
 def thermal_number(celsius: np.ndarray) -> int:
-    """The same of a thermal image."""
+    """The number in the corner of a thermal image in deg C."""
     return round((float(celsius[0, 0, 0]) + 273.15) * 100.0) - KELVIN_100
 
 

@@ -40,5 +40,5 @@ def test_errors_and_the_network_are_told_and_controls_work(tmp_path):
         page.wait_for('return document.images[0].complete')
         messages = page.console()
     assert any('beware' in message.text for message in messages if message.level == 'WARNING')
-    told = ' '.join(errors(messages))
-    assert 'planted' in told and 'ERR_NAME_NOT_RESOLVED' in told and 'beware' not in told
+    texts = ' '.join(errors(messages))
+    assert 'planted' in texts and 'ERR_NAME_NOT_RESOLVED' in texts and 'beware' not in texts

@@ -47,7 +47,7 @@ def textures(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def photograph(T_world_cam: np.ndarray, wall: np.ndarray, floor: np.ndarray,
                camera: Camera = CAMERA) -> np.ndarray:
-    """One image, 8 bits RGB, of 2 x 2 rays a pixel."""
+    """One image, 8 bits RGB, each pixel the mean of 2 x 2 rays."""
     fine = camera.resized(2 * camera.width, 2 * camera.height)
     directions = fine.rays() @ T_world_cam[:3, :3].T
     origin = T_world_cam[:3, 3]

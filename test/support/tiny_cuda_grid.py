@@ -50,7 +50,7 @@ def grid_index(hashmap_size: int, resolution: int, pos_grid: Any) -> Any:
 
 
 class GridEncoding:
-    """What create_grid_encoding makes of the configuration: offsets, forward and backward."""
+    """As create_grid_encoding: offsets from the configuration, forward and backward pass."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         """Lay out the levels."""
@@ -143,7 +143,7 @@ class Encoding(torch.nn.Module):
 
     def __init__(self, n_input_dims: int, encoding_config: dict[str, Any], seed: int = 1337,
                  dtype: Any = None) -> None:
-        """Refuse what the real one would read otherwise."""
+        """Refuse arguments that the real module would treat differently."""
         super().__init__()
         assert n_input_dims == 3 and dtype == torch.float32
         assert encoding_config['otype'] == 'HashGrid'

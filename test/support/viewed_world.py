@@ -25,8 +25,9 @@ class ViewedWorld(StandInMap):
         super().__init__(modalities=modalities, name='room', bounds=self.world.bounds,
                          render_rays=self.world.render_rays)
         angle = np.linspace(0.0, 2.0 * np.pi, cameras, endpoint=False)[:, None]
-        look = np.concatenate([np.cos(angle), np.sin(angle), np.full((cameras, 1), -0.2)], axis=1)
-        poses = cameras_facing(self.bounds.mean(axis=0) + 0.3 * look, look, UP)
+        forward = np.concatenate([np.cos(angle), np.sin(angle), np.full((cameras, 1), -0.2)],
+                                 axis=1)
+        poses = cameras_facing(self.bounds.mean(axis=0) + 0.3 * forward, forward, UP)
         channels = {'rgb': 3, 'thermal': 1}
         self.keyframes = Keyframes(poses, {
             name: np.full((cameras, 30, 40, channels[name]), 0.5 if name == 'rgb' else 25.0,
@@ -34,19 +35,19 @@ class ViewedWorld(StandInMap):
 
 
 def install(monkeypatch, **facts):
-    """Let every map file be that world."""
-    seen = ViewedWorld(**facts)
-    monkeypatch.setattr(RadianceMap, 'load', classmethod(lambda cls, path: seen))
-    return seen
+    """Let `RadianceMap.load` return that world for every path."""
+    world = ViewedWorld(**facts)
+    monkeypatch.setattr(RadianceMap, 'load', classmethod(lambda cls, path: world))
+    return world
 
 
-def unsure(seen):
-    """Give that world an uncertainty, the more the higher up."""
-    low, high = seen.bounds
+def unsure(world):
+    """Give that world an uncertainty, which grows with the height."""
+    low, high = world.bounds
     space = ContractedSpace(tuple(0.5 * (low + high)), tuple(0.5 * (high - low)))
     heights = np.linspace(-2.0, 1.0, CELLS, dtype=np.float32)
-    seen.uncertainty = Uncertainty(np.broadcast_to(heights, (CELLS,) * 3), space)
-    return seen
+    world.uncertainty = Uncertainty(np.broadcast_to(heights, (CELLS,) * 3), space)
+    return world
 
 
 if __name__ == '__main__':
