@@ -15,7 +15,7 @@ KEPT = Path(__file__).resolve().parents[1] / 'build' / 'benchmarks'
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:
-    """Options that every benchmark has; `text` is its docstring."""
+    """A parser with the options of every benchmark; `text` is the docstring of the benchmark."""
     made = argparse.ArgumentParser(description=(text or '').strip(),
                                    formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument('--quick', action='store_true', help='small and rough: does it run?')
@@ -43,13 +43,13 @@ def add_seed(made: argparse.ArgumentParser) -> None:
 
 
 def training_data(args: argparse.Namespace) -> Path:
-    """The data set that was given, else the simulated room, tiny for --quick."""
+    """The data set that was given, else the simulated room; a tiny one for --quick."""
     made: Path = args.data or (room(8, (32, 24)) if args.quick else room())
     return made
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Fix the number of threads of numba and torch alike."""
+    """Set the number of threads of numba and of torch."""
     import thermal_nerf_loc  # noqa: F401  (before torch: idle OpenMP threads shall sleep)
 
     import numba
@@ -81,7 +81,7 @@ def spread(values: Sequence[float]) -> str:
 
 def room(frames: int = 80, size: tuple[int, int] = (160, 120), scene: str = 'room',
          clean: bool = False) -> Path:
-    """A simulated data set with both cameras at `size`, made once and kept under build/."""
+    """A simulated data set, both cameras of `size`; made once and kept under build/."""
     from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
     path = KEPT / f'{scene}-{frames}-{size[0]}x{size[1]}{"-clean" * clean}'
@@ -93,7 +93,7 @@ def room(frames: int = 80, size: tuple[int, int] = (160, 120), scene: str = 'roo
 
 
 def trained_map(data: Path, path: Path | None, seconds: float) -> Path:
-    """A map: the one that was given, else one trained now for so long and kept under build/."""
+    """The map that was given, else one trained now for `seconds`; kept under build/."""
     if path is not None:
         return path
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
@@ -183,7 +183,7 @@ def cell(value: Any) -> str:
 
 
 def finish(args: argparse.Namespace, figures: Mapping[str, Any]) -> int:
-    """Print the load of the machine, write the figures with it; returns the exit code."""
+    """Print the load of the machine, write the figures and the machine to --json; returns 0."""
     from thermal_nerf_loc.io.atomic_files import write_json
 
     facts = machine()

@@ -38,7 +38,7 @@ class Trial:
 
 
 def add_inputs(made: argparse.ArgumentParser, frames: int) -> None:
-    """Options for data and map."""
+    """Options for the data set, the map and the held-out frames."""
     add_data(made)
     made.add_argument('--map', type=Path, metavar='FILE', help='map (default: one trained now)')
     made.add_argument('--train-seconds', type=float, default=120.0, metavar='S',
@@ -98,7 +98,7 @@ def configured(start: tuple[float, float], method: str = 'align', seed: int = 0,
 
 
 def disturbed(T: Any, start: tuple[float, float], seed: Sequence[int]) -> Any:
-    """Perturb a pose by exactly so many degrees and metres, in random directions."""
+    """Perturb a pose by exactly `start` (degrees, metres), in random directions."""
     from thermal_nerf_loc.evaluation.localization_quality import perturbed
     degrees, metres = start
     return perturbed(T, metres, degrees, tuple(seed))
@@ -146,7 +146,7 @@ class ProgressPrinter:
     """Prints the progress of a long run on stderr, every `period_s`."""
 
     def __init__(self, total: int, period_s: float = 20.0) -> None:
-        """Nothing is done yet."""
+        """Start to count `total` items."""
         self.total, self.period_s, self.done = total, period_s, 0
         self.began = self.printed = time.monotonic()
 

@@ -24,7 +24,7 @@ ARGUMENTS = (
     ('max_seconds', '', 'time limit'),
 )
 PROGRAM = (sys.executable, '-m', 'thermal_nerf_loc.cli')
-CUT_SHORT = 3  # exit code of import-bag: a part of the bag is lost, the data set stands
+CUT_SHORT = 3  # exit code of import-bag: a part of the bag is lost, but the data set is complete
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -36,20 +36,21 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def build(context: LaunchContext) -> list[ExecuteProcess]:
-    """Put the commands together; launch ends when the last one does."""
+    """Make the processes to run; launch ends when the last one has ended."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     if not _is_bag(Path(given['data'])):
         return [train(given['data'], given)]
     dataset = given['dataset'] or str(Path(given['map']).with_suffix('')) + '_data'
 
-    def go_on(event: ProcessExited, context: LaunchContext) -> list[ExecuteProcess | Shutdown]:
+    def train_next(event: ProcessExited,
+                   context: LaunchContext) -> list[ExecuteProcess | Shutdown]:
         if event.returncode in (0, CUT_SHORT):
             return [train(dataset, given)]
         return [Shutdown(reason='the bag could not be imported')]
 
     command = [*PROGRAM, 'import-bag', given['data'], dataset,
                *shlex.split(given['import_options'])]
-    return [ExecuteProcess(cmd=command, output='screen', name='import_bag', on_exit=go_on)]
+    return [ExecuteProcess(cmd=command, output='screen', name='import_bag', on_exit=train_next)]
 
 
 def train(data: str, given: dict[str, str]) -> ExecuteProcess:

@@ -33,7 +33,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def replay(context: LaunchContext) -> list[ExecuteProcess]:
-    """Put the command together; launch ends when it does."""
+    """Make the process to run; launch ends when it has ended."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     through_ros = _flag('through_ros', given['through_ros'])
     command = [sys.executable, '-m', 'thermal_nerf_loc.cli', 'replay', given['map'], given['bag'],
