@@ -16,16 +16,15 @@ from typing import Any
 from _bench import finish, guarded, parser, prepare, show
 from _poses import add_inputs, data_of, held_out, map_of, MODALITIES, ProgressPrinter
 
+PUBLISHED = ('random', 'interest_points', 'interest_regions')
+
 
 def main() -> int:
     """Run every cell."""
-    from thermal_nerf_loc.localization.refinement.pixel_sampling import SAMPLERS
-
-    published = [name for name in SAMPLERS if name != 'edges']
     made = parser(__doc__)
     add_inputs(made, 8)
-    made.add_argument('--samplers', nargs='+', default=published, metavar='NAME',
-                      choices=SAMPLERS, help=f'(default: {" ".join(published)})')
+    made.add_argument('--samplers', nargs='+', default=list(PUBLISHED), metavar='NAME',
+                      help=f'names of the localizer\'s samplers (default: {" ".join(PUBLISHED)})')
     made.add_argument('--batches', type=int, nargs='+', default=[256, 512, 1024], metavar='N',
                       help='rays of a step (default: 256 512 1024)')
     made.add_argument('--steps', type=int, default=200, metavar='N', help='(default: 200)')

@@ -162,7 +162,8 @@ class Localizer:
         if self._source is None:
             if self._panoramas is None:
                 self._panoramas = panoramas_of(self.renderer)
-            self._source = PanoramaRetrieval(self._panoramas, self.config.global_search.panoramas)
+            self._source = PanoramaRetrieval(
+                self._panoramas, self.config.global_search.panoramas, self.config.images)
         return self._source
 
     def with_config(self, config: LocalizerConfig) -> 'Localizer':

@@ -29,7 +29,7 @@ from thermal_nerf_loc.localization.refinement.aligner import (
     align, AlignConfig, ModalityView, PosePrior)
 from thermal_nerf_loc.localization.refinement.image_prior import image_prior
 from thermal_nerf_loc.localization.refinement.image_pyramid import (
-    make_level, observe, ObservedImage, PyramidLevel)
+    ImageConfig, make_level, observe, ObservedImage, PyramidLevel)
 from thermal_nerf_loc.localization.refinement.pose_hypotheses import (
     correlation_likelihood, score_poses)
 from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoints
@@ -78,9 +78,10 @@ class _Blurred:
 class PanoramaRetrieval:
     """A `CandidateSource`: compares a frame with all panoramas of a map."""
 
-    def __init__(self, panoramas: Panoramas, config: RetrievalConfig | None = None) -> None:
+    def __init__(self, panoramas: Panoramas, config: RetrievalConfig | None = None,
+                 images: ImageConfig = ImageConfig()) -> None:
         """Blur the panoramas and lay out the orientations."""
-        self.panoramas = panoramas
+        self.panoramas, self.images = panoramas, images
         self.config = RetrievalConfig() if config is None else config
         self._directions = sphere(panoramas.distance_m.shape[1])
         self._rotations = orientations(panoramas, self.config)
@@ -88,7 +89,7 @@ class PanoramaRetrieval:
 
     def candidates(self, frame: Frame, count: int) -> list[Candidate]:
         """See `CandidateSource`."""
-        images, _ = observe(frame, tuple(self.panoramas.values))
+        images, _ = observe(frame, tuple(self.panoramas.values), self.images)
         return self.search(images, count)
 
     def search(self, images: Mapping[str, ObservedImage], count: int) -> list[Candidate]:
