@@ -148,12 +148,15 @@ def parameters_page() -> str:
 def thermal_cameras_page() -> str:
     """Scales that are known by the camera's name."""
     text = ['# Thermal cameras', NOTICE, _paragraph(
-        '`--thermal-camera NAME` says what the 16-bit counts of a camera mean. A scale holds for '
-        'the setting of the camera that is named here. Some could not be confirmed: see '
+        '`--thermal-camera NAME` of the importers and `thermal_scale.camera: NAME` of the node '
+        'say what the 16-bit counts of a camera mean. A scale holds for the setting of the camera '
+        'that is named here. Some could not be confirmed: see '
         '[thermal scales](../guide/data.md#thermal-scales).'),
         '| name | deg C = | camera and its setting |\n|---|---|---|\n' + '\n'.join(
             f'| `{name}` | {_scale(known.radiometry)} | {known.setting} |'
-            for name, known in KNOWN_CAMERAS.items())]
+            for name, known in KNOWN_CAMERAS.items()),
+        _paragraph('A new camera is an entry of `KNOWN_CAMERAS` in `sensing/thermal_cameras.py`, '
+                   'with a linear scale, and its name in `cli/options.py`.')]
     return _page(text)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 import yaml
 
+from thermal_nerf_loc.cli.options import THERMAL_CAMERAS
 from thermal_nerf_loc.sensing.thermal_cameras import KNOWN_CAMERAS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,6 +88,10 @@ def test_generated_pages_are_what_the_program_says():
         written = (DOCS / 'reference' / name).read_text(encoding='utf-8')
         assert written == text, f'{name} is stale: run python docs/generate_reference.py'
     assert all(f'`{name}`' in generator.thermal_cameras_page() for name in KNOWN_CAMERAS)
+
+
+def test_the_option_names_every_thermal_camera():
+    assert tuple(KNOWN_CAMERAS) == THERMAL_CAMERAS
 
 
 def test_other_files_name_pages_that_exist():

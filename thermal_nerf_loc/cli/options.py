@@ -4,6 +4,11 @@
 import argparse
 from typing import Any
 
+# Names of `sensing.thermal_cameras.KNOWN_CAMERAS`, which would load numpy; a test compares them.
+THERMAL_CAMERAS = ('flir-boson', 'flir-lepton', 'flir-lepton-0.1k', 'flir-a-series',
+                   'flir-a-series-100mk', 'flir-ax5', 'flir-ax5-low', 'optris-pi', 'seek')
+CAMERA_FILE = 'docs/reference/file_formats.md, camera file'  # where its keys are described
+
 
 def image_size(text: str) -> tuple[int, int]:
     """`160x120` to (160, 120)."""
@@ -15,8 +20,8 @@ def image_size(text: str) -> tuple[int, int]:
 
 def add_thermal(group: Any) -> None:
     """Declare the options of the thermal scale, for both importers."""
-    group.add_argument('--thermal-camera', metavar='NAME', help='flir-boson, flir-lepton, '
-                       'flir-a-series, flir-ax5, optris-pi, seek, ...: see docs/guide/data.md')
+    group.add_argument('--thermal-camera', metavar='NAME', help=', '.join(THERMAL_CAMERAS)
+                       + ': see docs/reference/thermal_cameras.md')
     group.add_argument('--celsius-per-count', type=float, metavar='C')
     group.add_argument('--celsius-offset', type=float, metavar='C', help='deg C at count zero')
     group.add_argument('--not-radiometric', action='store_true',

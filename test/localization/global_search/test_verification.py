@@ -135,7 +135,7 @@ def test_a_source_may_know_nothing():
     room = PaintedRoom()
     found = Localizer(room, CONFIG, Silent()).localize(take_frame(room, POSES[0]))
     assert found.verdict == 'lost'
-    assert 'no place' in found.reason
+    assert 'no pose in the map is a candidate' in found.reason
 
 
 def test_nothing_can_be_searched_without_viewpoints():

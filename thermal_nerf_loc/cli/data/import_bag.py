@@ -7,7 +7,7 @@ from pathlib import Path
 import time
 from typing import Any
 
-from thermal_nerf_loc.cli.options import add_thermal, radiometry_from
+from thermal_nerf_loc.cli.options import add_thermal, CAMERA_FILE, radiometry_from
 from thermal_nerf_loc.common.errors import RunError
 
 _EPILOG = """\
@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     topics.add_argument('--rgb-info-topic', metavar='T', help='(default: camera_info beside it)')
     topics.add_argument('--thermal-info-topic', metavar='T')
     topics.add_argument('--cameras', type=Path, metavar='FILE', help='lenses, rig and thermal '
-                        'scale in YAML, instead of camera_info and tf (see docs/guide/data.md)')
+                        'scale in YAML, instead of camera_info and tf '
+                        f'(see {CAMERA_FILE})')
     _add_poses(parser.add_argument_group(
         'poses (default: tf from map, else PoseStamped, odometry, tf from odom)'))
     _add_choice(parser.add_argument_group('images'))

@@ -7,7 +7,7 @@ from pathlib import Path
 import time
 from typing import Any
 
-from thermal_nerf_loc.cli.options import add_thermal, radiometry_from
+from thermal_nerf_loc.cli.options import add_thermal, CAMERA_FILE, radiometry_from
 
 _EPILOG = """\
 DIR holds RGB images, or the folders rgb/ and thermal/. Poses are found by pycolmap (pip install
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.add_argument('--pair', choices=('auto', 'name', 'order'), help='RGB and thermal '
                         'images by name or by order (default: by name, else by order)')
     images.add_argument('--cameras', type=Path, metavar='FILE', help='lenses, rig and thermal '
-                        'scale in YAML (see docs/guide/data.md); the thermal lens must be in it')
+                        f'scale in YAML (see {CAMERA_FILE}); the thermal lens must be in it')
     images.add_argument('--hold-out', type=int, metavar='N',
                         help='every Nth frame is held out (default: 8)')
     _add_poses(parser.add_argument_group('poses'))
