@@ -81,7 +81,8 @@ def test_interrupted_training_ends_with_the_same_map(scene: Scene, tmp_path: Pat
     assert resumed.final_loss == whole.final_loss
 
 
-# Matrix products may round otherwise where arrays lie elsewhere in memory, on a busy machine.
+# A process that compiles the kernels itself may round otherwise, in the last bit, than one that
+# reads them from disk: of two processes on a new machine the first does so.
 @pytest.mark.flaky(reruns=2)
 def test_killed_process_is_resumed(scene: Scene, tmp_path: Path) -> None:
     """SIGKILL after the first checkpoint; `train --resume` ends as an uninterrupted run does."""
