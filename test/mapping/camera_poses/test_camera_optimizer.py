@@ -215,7 +215,7 @@ def test_edges_find_the_rig(tmp_path: Path) -> None:
     off_m, off_deg = se3.distance(record.T_cam_sensor @ found.T, record.T_cam_sensor_true)
     assert off_m < 0.05 and off_deg < 1.2  # few views: shift and turn trade
     assert found.correlation > found.correlation_before
-    with pytest.raises(InputError, match='rig alone'):
+    with pytest.raises(InputError, match='rig only'):
         RefineConfig(('poses',), 'edges')
 
 

@@ -257,9 +257,9 @@ def test_figures_of_depth():
     image = SensorImage(Camera.from_fov(6, 4, 60), np.zeros((4, 6, 1), np.float32), 0,
                         depth_m=truth)
     from thermal_nerf_loc.evaluation import depth_quality
-    row = depth_quality._row(1.1 * truth, spread, image.depth_m)
+    row = depth_quality._image_scores(1.1 * truth, spread, image.depth_m)
     assert row == pytest.approx((0.1, 0.04, 1.0, 0.5))
-    assert depth_quality._row(1.1 * truth, spread, 0 * truth) is None
+    assert depth_quality._image_scores(1.1 * truth, spread, 0 * truth) is None
 
 
 def test_the_whole_chain(room, tmp_path, monkeypatch, capsys):
