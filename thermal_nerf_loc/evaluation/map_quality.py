@@ -8,11 +8,10 @@ it is no dependency, and nothing is ever downloaded.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -86,11 +85,6 @@ def evaluate_map(renderer: LocalizationMap, scene: Scene, split: str = 'test',
                  perceptual: Perceptual | None = None, progress: Progress = silent) -> MapQuality:
     """Render every view of a split that the map can show, compare, and take means."""
     return summarize(score_views(renderer, scene, split, perceptual, progress))
-
-
-def quality_figures(renderer: LocalizationMap, scene: Scene, split: str) -> dict[str, Any]:
-    """`evaluate_map` as a dictionary, as the command line writes it."""
-    return asdict(evaluate_map(renderer, scene, split))
 
 
 def score_views(renderer: LocalizationMap, scene: Scene, split: str = 'test',
