@@ -99,15 +99,15 @@ def trained(args: argparse.Namespace, scene: Any, name: str) -> tuple[Any, Any]:
     """A map, and the scene with what was refined."""
     from thermal_nerf_loc.io.datasets.refined_dataset import write_refined
     from thermal_nerf_loc.mapping.map.uncertainty import uncertainty_of
-    from thermal_nerf_loc.mapping.training.config import DEPTH_WEIGHT, RefineConfig, TrainConfig
+    from thermal_nerf_loc.mapping.training.config import RefineConfig, TrainConfig
     from thermal_nerf_loc.mapping.training.trainer import train
 
     what, camera_response, points = MAPS[name]
     refine = RefineConfig(what, 'edges' if what else 'features')
     config = TrainConfig(steps=args.steps, rays=256 if args.quick else 2048,
                          camera_response=camera_response,
-                         refine=refine, depth_points=points,
-                         depth_weight=DEPTH_WEIGHT if points else 0.0, checkpoint_seconds=0.0)
+                         refine=refine, depth_from='points' if points else 'none',
+                         checkpoint_seconds=0.0)
     result = train(scene, config, progress_printer(name))
     radiance_map = replace(result.map, uncertainty=uncertainty_of(result.map, result.scene))
     if args.keep is not None:

@@ -193,11 +193,12 @@ def few_views(args: argparse.Namespace, scene: Any, model: Any) -> dict[str, Any
 def trained(args: argparse.Namespace, scene: Any, weight: float | None) -> dict[str, Any]:
     """Figures of one map; the weight of depth is the command's own, unless given."""
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
-    from thermal_nerf_loc.mapping.training.config import DEPTH_WEIGHT, TrainConfig
+    from thermal_nerf_loc.mapping.training.config import TrainConfig
     from thermal_nerf_loc.mapping.training.trainer import train
 
     config = TrainConfig(steps=args.map_steps, checkpoint_seconds=0.0, seed=args.seed,
-                         depth_weight=DEPTH_WEIGHT if weight is None else weight)
+                         depth_from='measured')
+    config = config if weight is None else replace(config, depth_weight=weight)
     result = train(scene, config)
     quality = evaluate_map(result.map, scene)
     return {**{name: getattr(quality, name) for name in (

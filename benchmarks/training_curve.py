@@ -43,12 +43,12 @@ def main() -> int:
 
     marks = sorted(args.marks) if not args.quick else [2.0, 4.0]
     scene = load_scene(training_data(args))
-    config = TrainConfig(max_seconds=marks[-1], seed=args.seed)
+    config = TrainConfig(max_seconds=marks[-1], seed=args.seed, depth_from='none')
     learned_from = scene
     if args.sparse_depth:
         learned_from = with_sparse_depth(scene, args.sparse_depth, args.depth_noise, args.seed,
                                          Path(tempfile.mkdtemp()))
-        config = replace(config, depth_weight=args.depth_weight)
+        config = replace(config, depth_from='measured', depth_weight=args.depth_weight)
     warm_up(learned_from, config)
     rows = [(mark, *row) for mark, row in curve(learned_from, scene, config, marks)]
     names = ('seconds', 'steps', 'rays_per_second', 'rgb_psnr', 'thermal_psnr',

@@ -33,7 +33,8 @@ from thermal_nerf_loc.tracking.tracker import Tracker, TrackerConfig
 
 TINY = TrainConfig(
     steps=12, rays=256, field=FieldConfig(encoding=EncodingConfig(log2_rows=12, finest=64)),
-    sampling=SamplingConfig(grid_cells=16, bins=32), panoramas=PanoramaConfig(rays=100))
+    sampling=SamplingConfig(grid_cells=16, bins=32), panoramas=PanoramaConfig(rays=100),
+    depth_from='none')
 FAST = LocalizerConfig(
     refinement=RefinementConfig(rays=100, last_rays=100, grid_rays=150, hypotheses=1,
                                 refined=1),

@@ -171,7 +171,8 @@ def test_poses_are_taken_away_and_given_back(simulated: Path) -> None:
 
 
 TINY = TrainConfig(steps=4, rays=64, field=FieldConfig(encoding=EncodingConfig(
-    levels=4, log2_rows=12, finest=64)), sampling=SamplingConfig(grid_cells=16, bins=32))
+    levels=4, log2_rows=12, finest=64)), sampling=SamplingConfig(grid_cells=16, bins=32),
+                   depth_from='none')
 
 
 def tiny_map(scene: Scene, out: Path, config: TrainConfig = TINY, *rest: object) -> BuiltMap:

@@ -207,7 +207,9 @@ def simulate_dataset(out: Path, settings: SimulationConfig = SimulationConfig(),
     rig, errors = make_rig(settings), settings.spoil
     T_rgb_thermal = rig.T_rgb_thermal @ rig_error(errors, settings.seed)
     truth: dict[str, Any] = {'transform_rgb_thermal': rig.T_rgb_thermal.tolist(), 'poses': {}}
-    remarks = {'ground_truth': truth} if errors.is_active else {}
+    remarks: dict[str, Any] = {'depth_is_truth': True}
+    if errors.is_active:
+        remarks['ground_truth'] = truth
     with SceneWriter(out, rig.cameras, T_rgb_thermal, RADIOMETRY,
                      poses_may_lack=errors.unposed > 0.0, remarks=remarks) as writer:
         for split, count in (('train', settings.frames), ('test', held_out)):

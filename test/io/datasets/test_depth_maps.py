@@ -29,7 +29,7 @@ from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfi
 
 SMALL = TrainConfig(
     steps=100, rays=256, field=FieldConfig(encoding=EncodingConfig(log2_rows=13, finest=64)),
-    sampling=SamplingConfig(grid_cells=32, bins=48))
+    sampling=SamplingConfig(grid_cells=32, bins=48), depth_from='none')
 
 
 @pytest.fixture(scope='module')
@@ -135,7 +135,7 @@ def test_other_bad_maps_are_named(room, tmp_path):
         asked(room, tmp_path / 'zero')
     write_depth_maps(tmp_path / 'small', [(n, d[::2], c[::2]) for n, d, c in maps], 'rgb', {})
     with pytest.raises(InputError, match='expected 32x24 pixels; got 32x12'):
-        train(asked(room, tmp_path / 'small'), replace(SMALL, depth_weight=0.3))
+        train(asked(room, tmp_path / 'small'), replace(SMALL, depth_from='measured'))
     write_depth_maps(tmp_path / 'rgb', maps, 'rgb', {})
     with pytest.raises(InputError, match='belong to the other camera'):
         asked(room, tmp_path / 'rgb', camera='thermal')
@@ -206,33 +206,33 @@ def test_a_few_views_have_better_depth_with_help(room, tmp_path):
     more = replace(SMALL, rays=512)
     errors = [evaluate_map(train(scene, config).map, room).depth_median_error_m
               for scene, config in ((room, more), (with_depth(room, DepthSource(MEASURED)),
-                                                   replace(more, depth_weight=0.3)))]
+                                                   replace(more, depth_from='measured')))]
     assert errors[1] < 0.5 * errors[0]
 
 
 def test_the_command_takes_depth(room, tmp_path, capsys, monkeypatch):
-    """A weight comes with the source; what has no meaning alone is refused."""
+    """By default depth of a simulation is left alone; what has no meaning alone is refused."""
     seen = []
     monkeypatch.setattr('thermal_nerf_loc.cli.maps.train.train_map',
                         lambda scene, path, config, *rest: seen.append((scene, config)) or {})
     command = ['train', str(room.root), '--map', str(tmp_path / 'm')]
     for options, weight, camera in (
-            ([], 0.0, None), (['--depth-from', 'measured'], 0.3, None),
+            ([], 0.3, 'none'), (['--depth-from', 'measured'], 0.3, None),
             (['--depth-from', 'measured', '--depth-weight', '0.1', '--depth-camera', 'thermal',
               '--depth-kind', 'affine'], 0.1, 'thermal')):
         assert main([*command, *options]) == 0
         scene, config = seen.pop()
         assert config.depth_weight == weight
-        assert (config.depth_kind == 'affine') == (camera is not None)
+        assert (config.depth_kind == 'affine') == (camera == 'thermal')
         for name in ('rgb', 'thermal'):
             kept = scene.frames[scene.train[0]].records[name].depth_path is not None
             assert kept == (camera in (None, name))
     assert main([*command, '--depth-from', 'points']) == 0
     scene, config = seen.pop()
-    assert config.depth_points and config.depth_weight == 0.3
+    assert config.depth_from == 'points' and config.depth_weight == 0.3
     assert all(r.depth_path is None for i in scene.train for r in scene.frames[i].records.values())
     assert main([*command, '--depth-from', 'points', '--depth-unit', '0.1']) == 2
-    assert 'nothing said about them' in capsys.readouterr().err
+    assert 'depth maps that are not used' in capsys.readouterr().err
     assert main([*command, '--depth-camera', 'rgb']) == 2
     assert '--depth-from measured' in capsys.readouterr().err
     assert main([*command, '--depth-from', str(tmp_path / 'nowhere')]) == 2

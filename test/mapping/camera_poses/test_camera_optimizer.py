@@ -42,7 +42,7 @@ TINY = TrainConfig(
     steps=20, rays=128, field=FieldConfig(encoding=EncodingConfig(levels=4, log2_rows=12,
                                                                   finest=64)),
     sampling=SamplingConfig(grid_cells=16, bins=32),
-    refine=RefineConfig(EVERYTHING, 'gradient'))
+    refine=RefineConfig(EVERYTHING, 'gradient'), depth_from='none')
 
 
 @pytest.fixture(scope='module')

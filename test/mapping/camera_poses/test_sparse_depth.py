@@ -12,6 +12,7 @@ from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.mapping.camera_poses.sparse_depth import (
     depth_map, SparseDepth, triangulated_depth)
+from thermal_nerf_loc.mapping.stereo.scene_depth import find_depth
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.simulation.perturbations import PerturbationConfig, perturbed_scene
@@ -50,11 +51,11 @@ def test_points_lie_where_the_world_is(scene, refined):
 
 def test_training_gets_them(scene):
     """As depth with confidence, of one modality; what was measured stays out."""
-    config = TrainConfig(depth_points=True, depth_weight=0.3)
+    config = TrainConfig()
     bare = replace(scene, frames=tuple(replace(frame, records={
         name: replace(record, depth_path=None) for name, record in frame.records.items()})
         for frame in scene.frames))
-    sources, _ = load_sources(bare, config)
+    sources, _ = load_sources(bare, config, find_depth(bare, ('rgb', 'thermal'), 'points'))
     batch = sources['rgb'].at(np.arange(len(sources['rgb'])))
     known = batch.confidence > 0.0
     assert 0.005 < float(known.float().mean()) < 0.5
@@ -81,4 +82,4 @@ def test_images_that_share_nothing_are_refused(scene):
         triangulated_depth(replace(scene, train=scene.train[::7]), 'rgb', False, silent)
     bad = perturbed_scene(scene, PerturbationConfig(pose_deg=20.0, pose_m=0.5))
     with pytest.raises(RunError, match='--refine poses'):
-        load_sources(bad, TrainConfig(depth_points=True, depth_weight=0.3))
+        find_depth(bad, ('rgb', 'thermal'), 'points')

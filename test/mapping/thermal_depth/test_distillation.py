@@ -20,8 +20,8 @@ from thermal_nerf_loc.io.datasets.depth_maps import DepthSource, with_depth
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import load_image
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.mapping.stereo.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.thermal_depth import distillation, teacher
-from thermal_nerf_loc.mapping.thermal_depth.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.thermal_depth.distillation import distill, DistillConfig
 from thermal_nerf_loc.mapping.thermal_depth.model import (
     small_camera, TemperatureScaling, ThermalDepth)

@@ -32,7 +32,7 @@ EVERY_STEP = 1e-9
 TINY = TrainConfig(
     steps=32, rays=256, checkpoint_seconds=EVERY_STEP,
     field=FieldConfig(encoding=EncodingConfig(levels=4, log2_rows=12, finest=64)),
-    sampling=SamplingConfig(grid_cells=16, bins=32))
+    sampling=SamplingConfig(grid_cells=16, bins=32), depth_from='none')
 
 
 @pytest.fixture(scope='module')

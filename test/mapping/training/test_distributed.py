@@ -25,7 +25,8 @@ from thermal_nerf_loc.mapping.training.trainer import train
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 SMALL = TrainConfig(
-    steps=300, rays=2048, depth_weight=0.05,  # depth: less luck in how surfaces condense
+    steps=300, rays=2048,
+    depth_from='measured', depth_weight=0.05,  # less luck in how surfaces condense
     field=FieldConfig(encoding=EncodingConfig(log2_rows=14, finest=128)),
     sampling=SamplingConfig(grid_cells=32, bins=48))
 SHOW_BITS = """

@@ -17,8 +17,8 @@ from thermal_nerf_loc.mapping.training.trainer import train
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 TINY = TrainConfig(steps=6, rays=64, checkpoint_seconds=0.0, scene_bounds_steps=0,
-                   field=FieldConfig(
-    encoding=EncodingConfig(levels=2, log2_rows=10, finest=32)))
+                   depth_from='none', field=FieldConfig(
+                       encoding=EncodingConfig(levels=2, log2_rows=10, finest=32)))
 
 
 @pytest.fixture

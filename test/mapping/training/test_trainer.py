@@ -22,7 +22,7 @@ from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfi
 
 SMALL = TrainConfig(
     steps=150, rays=512, field=FieldConfig(encoding=EncodingConfig(log2_rows=14, finest=128)),
-    sampling=SamplingConfig(grid_cells=32, bins=48))
+    sampling=SamplingConfig(grid_cells=32, bins=48), depth_from='none')
 
 
 @pytest.fixture(scope='module')
@@ -58,7 +58,8 @@ def test_the_same_seed_gives_the_same_map(room: Scene) -> None:
 
 def test_measured_depth_puts_surfaces_in_place(room: Scene) -> None:
     """A short run with depth supervision beats the best constant depth, and one without it."""
-    errors = [evaluate_map(train(room, replace(SMALL, depth_weight=weight)).map, room)
+    errors = [evaluate_map(train(room, replace(SMALL, depth_from='measured',
+                                               depth_weight=weight)).map, room)
               .depth_median_error_m for weight in (0.0, 0.3)]
     depth = np.concatenate([room.load(i).images['rgb'].depth_m.ravel() for i in room.test])
     assert errors[1] < 0.5 * np.median(np.abs(depth - np.median(depth)))
@@ -110,7 +111,8 @@ def test_inherited_field_is_the_same_but_for_its_branch(room: Scene) -> None:
 def test_a_separate_branch_never_moves_density(room: Scene) -> None:
     """Whatever thermal weighs, with distortion and measured depth: the same bits of geometry."""
     maps = [train(room, replace(SMALL, steps=20, strategy='separate', distortion=0.1,
-                                depth_weight=1.0, thermal_weight=weight)).map
+                                depth_from='measured', depth_weight=1.0,
+                                thermal_weight=weight)).map
             for weight in (0.0, 50.0)]
     fields = [m.learners[0].field.state_dict() for m in maps]
     same = {name: torch.equal(fields[0][name], fields[1][name]) for name in fields[0]}

@@ -44,11 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_depth(parser: argparse.ArgumentParser) -> None:
     """Declare options of depth supervision."""
-    parser.add_argument('--depth-from', metavar='SOURCE', help="depth supervision: 'points' "
-                        '(matched between images: for few images, far apart), '
-                        "'measured' (depth maps of the data set), or a folder with a depth map "
-                        'for each training image, of the same name; confidence maps may lie '
-                        'beside them (default: none)')
+    parser.add_argument('--depth-from', metavar='SOURCE', help="where depth comes from: "
+                        "'measured' (depth maps of the data set), 'stereo' (dense, between the "
+                        "images), 'points' (that images share), 'none', or a folder with a depth "
+                        'map for each training image, of the same name; confidence maps may lie '
+                        "beside them (default: 'auto', measured if there is any, else stereo, "
+                        'else points)')
     parser.add_argument('--depth-camera', choices=('rgb', 'thermal'), help='camera of the depth '
                         "maps (default: both for 'measured'; as depth_maps.json of the folder "
                         'says, else rgb)')
@@ -58,8 +59,7 @@ def add_depth(parser: argparse.ArgumentParser) -> None:
                         help='metres; or the depth (affine) or inverse depth of a network that '
                         'knows no scale: fitted for each image (default: metric)')
     parser.add_argument('--depth-weight', type=float, metavar='W',
-                        help='weight of depth in the loss (default: 0.3 with --depth-from, else '
-                        '0)')
+                        help='weight of depth in the loss (default: 0.3)')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
 
     config = load_yaml(TrainConfig, args.config) if args.config else TrainConfig()
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
-    config = replace(config, **given, **_depth_settings(config, args),
+    config = replace(config, **given, **_depth_settings(args),
                      refine=_refinement(config.refine, args))
     check(config, 'option')
     scene = _with_depth(load_scene(args.data), config, args)
@@ -86,11 +86,10 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         return train_map(scene, args.map, config, progress, args.resume, _refined_writer(args))
 
 
-def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of depth supervision; with --depth-from it has a weight by default."""
+def _depth_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings of depth supervision."""
     from thermal_nerf_loc.common.errors import InputError
-    from thermal_nerf_loc.io.datasets.depth_maps import POINTS
-    from thermal_nerf_loc.mapping.training.config import DEPTH_WEIGHT
+    from thermal_nerf_loc.io.datasets.depth_maps import MEASURED, SOURCES
 
     details = {'--depth-camera': args.depth_camera, '--depth-unit': args.depth_unit,
                '--depth-kind': args.depth_kind}
@@ -101,12 +100,11 @@ def _depth_settings(config: Any, args: argparse.Namespace) -> dict[str, Any]:
     given: dict[str, Any] = {}
     if args.depth_kind is not None:
         given['depth_kind'] = args.depth_kind
-    if args.depth_from == POINTS:
-        given['depth_points'] = True
-    weight = args.depth_weight
-    if weight is None and args.depth_from is not None and config.depth_weight == 0.0:
-        weight = DEPTH_WEIGHT
-    return given if weight is None else {**given, 'depth_weight': weight}
+    if args.depth_from is not None:  # maps in a folder count as the data set's own
+        given['depth_from'] = args.depth_from if args.depth_from in SOURCES else MEASURED
+    if args.depth_weight is not None:
+        given['depth_weight'] = args.depth_weight
+    return given
 
 
 def _with_depth(scene: Any, config: Any, args: argparse.Namespace) -> Any:
@@ -114,9 +112,8 @@ def _with_depth(scene: Any, config: Any, args: argparse.Namespace) -> Any:
     from thermal_nerf_loc.io.datasets.depth_maps import DepthSource, with_depth
     from thermal_nerf_loc.mapping.training.config import METRIC
 
-    if args.depth_from is None:
-        return scene
-    return with_depth(scene, DepthSource(args.depth_from, args.depth_camera, args.depth_unit,
+    source = args.depth_from or config.depth_from
+    return with_depth(scene, DepthSource(source, args.depth_camera, args.depth_unit,
                                          config.depth_kind == METRIC))
 
 
@@ -169,6 +166,7 @@ def map_figures(built: Any, given: Any) -> dict[str, Any]:
             'calibration': {name: {'covariance_factor': factor, 'floor_m': floor_m}
                             for name, (factor, floor_m) in built.map.calibration.items()},
             'least_confidence': built.least_confidence(),
+            'geometry': dict(info.geometry),
             **({'refinement': refinement} if refinement else {}),
             **({'zero': dict(info.temperature_offset)} if info.temperature_offset else {}),
             'places': len(built.map.panoramas)}

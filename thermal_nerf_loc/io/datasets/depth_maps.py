@@ -27,7 +27,8 @@ from thermal_nerf_loc.io.datasets.scene_writer import depth_counts
 from thermal_nerf_loc.io.images import DEPTH_UNIT_M, encode, read_depth, read_image
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
-MEASURED, POINTS = 'measured', 'points'
+AUTO, MEASURED, STEREO, POINTS, NONE = 'auto', 'measured', 'stereo', 'points', 'none'
+SOURCES = AUTO, MEASURED, STEREO, POINTS, NONE  # a folder counts as measured
 _log = logging.getLogger(__name__)
 _INFO_FILE = 'depth_maps.json'
 _SUFFIXES = ('.png', '.npy', '.tiff', '.tif')
@@ -42,22 +43,30 @@ _DOUBTFUL_RATIO, _IMPOSSIBLE_RATIO = 50.0, 300.0
 class DepthSource:
     """Options of `--depth-from`."""
 
-    source: str  # 'measured', 'points' (matched by the trainer between images), or a folder
+    source: str  # one of `SOURCES`, or a folder
     camera: str | None = None  # 'rgb' or 'thermal'; None: that of the source
     unit_m: float | None = None  # metres a count; None: 0.001 of integers, 1 of floats
     metric: bool = True  # False: depth up to a scale, so that no unit can be wrong
 
 
 def with_depth(scene: Scene, request: DepthSource) -> Scene:
-    """The scene with the depth of this source, and no other, in its training frames."""
+    """
+    The scene with the depth of this source, and no other, in its training frames.
+
+    'auto' takes measured depth where there is any; else, and of the other sources, the trainer
+    finds the depth. The depth of a simulation is no measurement: it is for evaluation.
+    """
     if request.unit_m is not None and not 0.0 < request.unit_m < np.inf:
         raise InputError('is no scale', where='--depth-unit', expected='metres a count, above 0',
                          got=request.unit_m)
     if request.camera is not None:
         scene.require(request.camera)
-    if request.source == POINTS:
-        return _with_points(scene, request)
-    if request.source == MEASURED:
+    source = request.source
+    if source == AUTO:
+        source = MEASURED if has_measured_depth(scene) else STEREO
+    if source in (STEREO, POINTS, NONE):
+        return _without_maps(scene, request)
+    if source == MEASURED:
         found = _measured(scene, request)
     else:
         found = _from_folder(scene, Path(request.source), request)
@@ -85,7 +94,7 @@ def _measured(scene: Scene, request: DepthSource) -> Scene:
     def own(frame: SceneFrame) -> SceneFrame:
         return replace(frame, records={
             name: (replace(record, depth_unit_m=request.unit_m or record.depth_unit_m)
-                   if name in cameras else _without_depth(record))
+                   if name in cameras else record.without_depth())
             for name, record in frame.records.items()})
 
     found = _with_training_frames(scene, own)
@@ -96,20 +105,25 @@ def _measured(scene: Scene, request: DepthSource) -> Scene:
     return found
 
 
-def _with_points(scene: Scene, request: DepthSource) -> Scene:
-    """The scene without depth maps: the trainer matches the points."""
+def has_measured_depth(scene: Scene) -> bool:
+    """Whether training frames have depth maps of a sensor."""
+    return any(not record.depth_is_truth for record in _records(scene))
+
+
+def _without_maps(scene: Scene, request: DepthSource) -> Scene:
+    """The scene without depth maps: depth is found between the images, if at all."""
     if request.camera is not None or request.unit_m is not None or not request.metric:
-        raise InputError('points that images share need nothing said about them',
-                         where=f'--depth-from {POINTS}',
+        raise InputError('says something about depth maps that are not used',
+                         where=f'--depth-from {request.source}',
                          expected='no --depth-camera, --depth-unit or --depth-kind')
     return _with_training_frames(scene, lambda frame: replace(frame, records={
-        name: _without_depth(record) for name, record in frame.records.items()}))
+        name: record.without_depth() for name, record in frame.records.items()}))
 
 
 def _from_folder(scene: Scene, folder: Path, request: DepthSource) -> Scene:
     if not folder.is_dir():
         raise InputError('no such folder of depth maps', where=folder,
-                         expected=f'{MEASURED!r}, {POINTS!r} or a folder')
+                         expected=f'{", ".join(SOURCES)} or a folder')
     camera, unit_m = _camera_and_unit(scene, folder, request)
     scene.require(camera)
     train = [scene.frames[i].records[camera] for i in scene.train
@@ -119,7 +133,7 @@ def _from_folder(scene: Scene, folder: Path, request: DepthSource) -> Scene:
     missing: list[Path] = []
 
     def new(frame: SceneFrame) -> SceneFrame:
-        records = {name: _without_depth(record) for name, record in frame.records.items()}
+        records = {name: record.without_depth() for name, record in frame.records.items()}
         if camera in records:
             record = records[camera]
             path = _map_of(record, scene.root, folder, stems)
@@ -183,10 +197,6 @@ def _unit(path: Path, known: dict[str, float]) -> float:
         floats = np.issubdtype(read_image(path).dtype, np.floating)
         known[path.suffix] = 1.0 if floats else DEPTH_UNIT_M
     return known[path.suffix]
-
-
-def _without_depth(record: ImageRecord) -> ImageRecord:
-    return replace(record, depth_path=None, depth_confidence_path=None)
 
 
 def _with_training_frames(scene: Scene, change: Callable[[SceneFrame], SceneFrame]) -> Scene:

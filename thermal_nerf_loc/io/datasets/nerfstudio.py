@@ -30,6 +30,8 @@ Further keys at the top level:
     scale                           with `metric` false: lengths are no metres
     ground_truth                    true `poses` by file name and `transform_rgb_thermal`, of a
                                     simulation whose given poses are perturbed
+    depth_is_truth                  true for a simulation: its depth maps are for evaluation; a
+                                    training uses them only with --depth-from measured
     train_filenames, val_filenames, test_filenames
                                     the split; without it every 8th frame is held out
 """
@@ -197,7 +199,8 @@ class _Reader:
             self._radiometry(block, where) if modality == THERMAL else None, float(unit_m),
             _stamp(entry, f'{prefix}image_stamp_ns', stamp_ns, where), self._true_rig(modality),
             self._camera_mask(f'{prefix}mask_path'),
-            readout_s=_readout_s(block, f'{where} {modality}'))
+            readout_s=_readout_s(block, f'{where} {modality}'),
+            depth_is_truth=self.content.get('depth_is_truth') is True)
 
     def _camera_mask(self, key: str) -> Path | None:
         """The mask of all images of a camera; a missing one is an error of `load_image`."""

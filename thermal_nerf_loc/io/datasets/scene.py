@@ -36,6 +36,11 @@ class ImageRecord:
     depth_confidence_path: Path | None = None
     readout_s: float = 0.0  # from the first row to the last; negative: the last comes first
     sweep: NDArray[np.float64] | None = None  # (6,) motion during it, see `rolling_shutter.py`
+    depth_is_truth: bool = False  # of a simulation: for evaluation
+
+    def without_depth(self) -> 'ImageRecord':
+        """The same without its depth map."""
+        return replace(self, depth_path=None, depth_confidence_path=None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

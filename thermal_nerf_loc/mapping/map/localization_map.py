@@ -48,6 +48,7 @@ class MapInfo:
     made_by: str = f'thermal_nerf_loc {__version__}'
     refinement: Mapping[str, Any] = field(default_factory=dict)  # `CameraOptimizer.facts`
     temperature_offset: Mapping[str, float] = field(default_factory=dict)  # `camera_response.py`
+    geometry: Mapping[str, Any] = field(default_factory=dict)  # `SceneDepth.facts`
 
 
 class LocalizationMap(Renderer, Protocol):

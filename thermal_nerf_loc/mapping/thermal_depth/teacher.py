@@ -21,7 +21,7 @@ from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, panoramas_of
 from thermal_nerf_loc.mapping.map.panoramas import Panoramas
-from thermal_nerf_loc.mapping.thermal_depth.depth_warp import warp_depth
+from thermal_nerf_loc.mapping.stereo.depth_warp import warp_depth
 from thermal_nerf_loc.mapping.thermal_depth.model import reduced
 from thermal_nerf_loc.mapping.training.config import INVERSE, METRIC
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL

@@ -13,13 +13,14 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import NOMINAL_LOG2_ROWS
 from thermal_nerf_loc.field.radiance_field import FieldConfig
+from thermal_nerf_loc.io.datasets.depth_maps import AUTO, SOURCES
 from thermal_nerf_loc.mapping.camera_poses.features import FeatureConfig
 from thermal_nerf_loc.mapping.map.panoramas import PanoramaConfig
+from thermal_nerf_loc.mapping.stereo.stereo import StereoConfig
 
 STRATEGIES = ('rgbx', 'scratch', 'finetune', 'separate')  # see `strategies.py`
 REFINABLE = POSES, RIG, INTRINSICS, TIME = 'poses', 'rig', 'intrinsics', 'time'
 METRIC, AFFINE, INVERSE = 'metric', 'affine', 'inverse'  # kinds of depth maps
-DEPTH_WEIGHT = 0.3  # where depth is asked for and no weight is given
 METHODS = FEATURES, GRADIENT, BOTH, EDGES = 'features', 'gradient', 'both', 'edges'  # to refine
 
 _ROOM_STEPS, _ROOM_IMAGES = 3000, 80  # that suit one room
@@ -96,7 +97,7 @@ class RefineConfig:
 class TrainConfig:
     """Training settings; with `max_seconds` the result depends on the machine's speed."""
 
-    removed: ClassVar[Mapping[str, Any]] = {'balance': 'fixed'}
+    removed: ClassVar[Mapping[str, Any]] = {'balance': 'fixed', 'depth_points': False}
 
     strategy: str = setting('rgbx', 'how modalities share the field', choices=STRATEGIES)
     modality: str = setting('both', 'images to use', choices=('both', 'rgb', 'thermal'))
@@ -123,11 +124,13 @@ class TrainConfig:
     camera_response_learning_rate: float = setting(0.001, 'of what the cameras add', 1e-7, 1.0,
                                                    formerly='formation_learning_rate')
     distortion: float = setting(0.003, 'weight of the spread of density along rays', 0.0, 10.0)
-    depth_weight: float = setting(0.0, 'weight of measured depth; 0 ignores it', 0.0, 10.0)
+    depth_from: str = setting(AUTO, 'depth of the training images: measured, where the data set '
+                              'has it; stereo, between the images; points that they share; auto: '
+                              'the first of these that there is; none', choices=SOURCES)
+    depth_weight: float = setting(0.3, 'weight of depth; 0 ignores it', 0.0, 10.0)
     depth_kind: str = setting(METRIC, 'what depth maps hold: metres; or depth (affine) or inverse '
                               'depth whose scale and shift are fitted for each image',
                               choices=(METRIC, AFFINE, INVERSE))
-    depth_points: bool = setting(False, 'use depth of points that images share, too')
     near_gradient: float = setting(1.0, 'gradients shrink nearer than this, in scene scales',
                                    0.0, 10.0)
     refresh_share: float = setting(0.01, 'of the density grid, every 16 steps', 0.0, 1.0)
@@ -138,6 +141,7 @@ class TrainConfig:
     panoramas: PanoramaConfig = setting(PanoramaConfig(), 'panoramas, made once the map is '
                                         'trained', formerly='places')
     refine: RefineConfig = setting(RefineConfig(), 'poses and rig')
+    stereo: StereoConfig = setting(StereoConfig(), 'depth between the images')
 
     @property
     def planned_steps(self) -> int:

@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load a scene's training images as pixel sources, one image in memory at a time."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 import logging
 
 import numpy as np
 
-from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory, on_disk, read_bytes
+from thermal_nerf_loc.io.datasets.depth_maps import MEASURED
 from thermal_nerf_loc.io.datasets.scene import ImageRecord, load_image, Scene
-from thermal_nerf_loc.mapping.camera_poses.sparse_depth import (
-    depth_map, SparseDepth, triangulated_depth)
-from thermal_nerf_loc.mapping.training.config import POSES, TrainConfig
+from thermal_nerf_loc.mapping.stereo.scene_depth import ImageDepth, SceneDepth
+from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.ray_sampler import bytes_needed, PixelSource
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.frozen_images import FreezeDetector
@@ -22,25 +20,27 @@ _Records = dict[int, ImageRecord]  # by frame
 _log = logging.getLogger(__name__)
 
 
-def load_sources(scene: Scene, config: TrainConfig, progress: Progress = silent,
-                 ) -> tuple[dict[str, PixelSource], TemperatureRange | None]:
-    """Training pixels of each modality, and the range that thermal values were scaled by."""
+def modalities_of(scene: Scene, config: TrainConfig) -> tuple[str, ...]:
+    """The modalities to train on, colour first: `finetune` begins with it."""
     wanted = scene.modalities if config.modality == 'both' else (config.modality,)
     scene.require(*wanted)
-    order = sorted(wanted, key=lambda name: name != RGB)  # `finetune` begins with RGB
-    members = {name: _records(scene, name, config.depth_weight > 0.0) for name in order}
+    return tuple(sorted(wanted, key=lambda name: name != RGB))
+
+
+def load_sources(scene: Scene, config: TrainConfig, depth: SceneDepth = SceneDepth(MEASURED),
+                 ) -> tuple[dict[str, PixelSource], TemperatureRange | None]:
+    """Training pixels of each modality, and the range that thermal values were scaled by."""
+    uses_maps = depth.source == MEASURED and config.depth_weight > 0.0
+    members = {name: _records(scene, name, uses_maps) for name in modalities_of(scene, config)}
     temperatures = _temperature_range(members[THERMAL]) if THERMAL in members else None
-    sparse = {}
-    if config.depth_points:
-        sparse[order[0]] = triangulated_depth(scene, order[0], POSES in config.refine.what,
-                                              progress, config.refine.features)
+    found = depth.images
     needed = sum(bytes_needed([record.camera for record in records.values()], _channels(name),
-                              name in sparse or _has_depth(records),
-                              name in sparse or _has_confidence(records))
+                              name in found or _has_depth(records),
+                              name in found or _has_confidence(records))
                  for name, records in members.items())
     allocate = on_disk if needed > config.memory_limit_mb * 2**20 else in_memory
-    return {name: _source(scene, name, members[name], temperatures, allocate, sparse.get(name))
-            for name in order}, temperatures
+    return {name: _source(scene, name, records, temperatures, allocate, found.get(name))
+            for name, records in members.items()}, temperatures
 
 
 def without_frozen(scene: Scene) -> Scene:
@@ -66,7 +66,7 @@ def without_frozen(scene: Scene) -> Scene:
 
 
 def _source(scene: Scene, name: str, members: _Records, temperatures: TemperatureRange | None,
-            allocate: Allocate, sparse: Mapping[int, SparseDepth] | None) -> PixelSource:
+            allocate: Allocate, depth: ImageDepth | None) -> PixelSource:
     """Pixels of a modality, temperatures scaled to [0, 1]."""
     records, frames = list(members.values()), list(members)
 
@@ -74,16 +74,16 @@ def _source(scene: Scene, name: str, members: _Records, temperatures: Temperatur
         image = load_image(name, records[i])
         if name == THERMAL and temperatures is not None:
             image = replace(image, values=temperatures.to_field(image.values))
-        if sparse is not None:
-            depth_m, confidence = depth_map(sparse[frames[i]], image.camera)
-            image = replace(image, depth_m=depth_m, depth_confidence=confidence)
+        found = depth(frames[i], image.camera) if depth is not None else None
+        if found is not None:
+            image = replace(image, depth_m=found[0], depth_confidence=found[1])
         return image
 
     poses = [scene.frames[index].T_world_cam @ record.T_cam_sensor
              for index, record in members.items()]
     return PixelSource([record.camera for record in records], poses, load, _channels(name),
-                       sparse is not None or _has_depth(members), allocate,
-                       sparse is not None or _has_confidence(members))
+                       depth is not None or _has_depth(members), allocate,
+                       depth is not None or _has_confidence(members))
 
 
 def _records(scene: Scene, name: str, with_depth: bool) -> _Records:
@@ -91,7 +91,7 @@ def _records(scene: Scene, name: str, with_depth: bool) -> _Records:
     found = {index: scene.frames[index].records[name] for index in scene.train
              if name in scene.frames[index].records}
     return found if with_depth else {
-        index: replace(record, depth_path=None, depth_confidence_path=None)
+        index: record.without_depth()
         for index, record in found.items()}
 
 

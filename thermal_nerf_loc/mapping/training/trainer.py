@@ -26,6 +26,7 @@ from torch import nn, Tensor
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
+from thermal_nerf_loc.io.datasets.depth_maps import NONE
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import (
     CameraOptimizer, FixedCameras, HashLevelSchedule)
@@ -34,11 +35,13 @@ from thermal_nerf_loc.mapping.camera_poses.pose_initialization import (
 from thermal_nerf_loc.mapping.map.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map.localization_map import MapInfo
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.mapping.stereo.scene_depth import find_depth, SceneDepth
 from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint, pack, State, unpack
 from thermal_nerf_loc.mapping.training.config import BOTH, EDGES, FEATURES, TrainConfig
 from thermal_nerf_loc.mapping.training.distributed import joined, Processes
 from thermal_nerf_loc.mapping.training.objective import Objective
-from thermal_nerf_loc.mapping.training.pixel_sources import load_sources, without_frozen
+from thermal_nerf_loc.mapping.training.pixel_sources import (
+    load_sources, modalities_of, without_frozen)
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
 from thermal_nerf_loc.mapping.training.scene_bounds import fit_bounds
 from thermal_nerf_loc.mapping.training.schedule import adam, Schedule
@@ -72,8 +75,9 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     """
     device = config.resolved_device()
     given, scene = scene, without_frozen(scene)
-    sources, temperatures = load_sources(scene, config, progress)
     began = time.monotonic()
+    depth = _depth_of(scene, config, progress)
+    sources, temperatures = load_sources(scene, config, depth)
     with joined(device) as processes:
         config, space = fit_bounds(config, sources, _positions(scene))
         trainer = Trainer(config, sources, scene, processes, space)
@@ -88,7 +92,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
         zero = trainer.objective.thermal_zero(_thermal_stamps_ns(scene), temperatures)
         temperatures = temperatures.moved(zero.celsius) if zero else temperatures
     info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
-                   seconds=seconds, refinement=facts,
+                   seconds=seconds, refinement=facts, geometry=depth.facts(),
                    temperature_offset=zero._asdict() if zero else {})
     radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(refined),
                                flat_fields=trainer.objective.flat_fields(temperatures))
@@ -96,6 +100,13 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
                           trainer.steps * config.rays / max(seconds, 1e-9),
                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
                           trainer.loss, backend, refined)
+
+
+def _depth_of(scene: Scene, config: TrainConfig, progress: Progress) -> SceneDepth:
+    """Depth of the training images, unless it has no weight."""
+    source = config.depth_from if config.depth_weight > 0.0 else NONE
+    return find_depth(scene, modalities_of(scene, config), source, config.stereo,
+                      config.refine.features, config.refine.what, progress)
 
 
 def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Checkpoint | None,
