@@ -27,7 +27,7 @@ from thermal_nerf_loc.common.threads import parallel_map
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
-from thermal_nerf_loc.mapping.stereo.confidence import confidence_of
+from thermal_nerf_loc.mapping.stereo.confidence import confidence_of, Evidence
 from thermal_nerf_loc.mapping.stereo.neighbours import (
     guessed_depths, Neighbourhood, neighbourhood)
 from thermal_nerf_loc.mapping.stereo.rectified_views import (
@@ -103,7 +103,7 @@ def stereo_depth(name: str, cameras: Sequence[Camera], poses: Sequence[Array],
     points = survey(name, cameras, poses, load, config, progress)
     regions = [_region(views, i, points, config) for i in range(len(views))]
     raw = _swept_all(views, regions, name, progress, allocate)
-    depth, confidence, disagreement = _checked(views, regions, raw, config)
+    depth, confidence, disagreement = _checked(views, regions, raw, name, config)
     return StereoDepth(views, depth, confidence, disagreement, time.monotonic() - started)
 
 
@@ -220,7 +220,7 @@ def _swept_all(views: RectifiedViews, regions: Sequence[Neighbourhood], name: st
 
 
 def _checked(views: RectifiedViews, regions: Sequence[Neighbourhood],
-             raw: tuple[Array32, Array32, Array32], config: StereoConfig,
+             raw: tuple[Array32, Array32, Array32], name: str, config: StereoConfig,
              ) -> tuple[Array32, Array32, float]:
     """Depth averaged over the views that agree, its confidence, both flat; and disagreement."""
     from thermal_nerf_loc.mapping.stereo import consistency
@@ -228,7 +228,7 @@ def _checked(views: RectifiedViews, regions: Sequence[Neighbourhood],
     depth, confidence = np.zeros_like(raw[0]), np.zeros_like(raw[0])
 
     def check(i: int) -> float:
-        own, cost, margin = (np.ascontiguousarray(views.part(values, i)) for values in raw)
+        own, _, margin = (np.ascontiguousarray(views.part(values, i)) for values in raw)
         chosen = regions[i].views
         if not chosen:
             return np.nan
@@ -238,7 +238,7 @@ def _checked(views: RectifiedViews, regions: Sequence[Neighbourhood],
         agreeing, conflicting = np.empty(own.shape, np.int32), np.empty(own.shape, np.int32)
         consistency.compare(own, intrinsics[i], others, starts, sizes, intrinsics[list(chosen)],
                             T, config.tolerance, fused, agreeing, conflicting, spread)
-        sure = confidence_of(agreeing, conflicting, spread, cost, margin, len(chosen))
+        sure = confidence_of(Evidence(fused, agreeing, conflicting, spread, margin), name)
         views.part(depth, i)[:] = np.where(sure > 0.0, fused, 0.0)
         views.part(confidence, i)[:] = sure
         return float(np.median(spread[sure > 0.0])) if (sure > 0.0).any() else np.nan
