@@ -4,6 +4,8 @@ Density grid: coarse densities of the field, by which samples are placed along r
 
 No network is evaluated for it. The grid lies in contracted space, so that it reaches infinity; it
 is updated from the training samples themselves, and from random points in a share of its cells.
+Where depth of the images is known, it begins with their surfaces and the free space before them
+(`DepthFusion`), and holds both until the field has them.
 """
 
 from dataclasses import dataclass
@@ -15,12 +17,17 @@ from torch import Tensor
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.field.contraction import ContractedSpace
-from thermal_nerf_loc.field.kernels import ray_sampling as kernels
+from thermal_nerf_loc.field.kernels import depth_fusion, ray_sampling as kernels
 from thermal_nerf_loc.field.radiance_field import RadianceField
 
 Array32 = NDArray[np.float32]
 
 _NOMINAL_CELLS = 128
+_UNKNOWN_DENSITY, _FREE_DENSITY = 0.05, 1e-3  # per scene scale
+_SURFACE_DEPTH = 3.0  # optical depth of a cell at a surface that all rays agree on
+_LEAST_RAYS = 0.5  # sum of confidence with which a cell is known
+_LEAST_SURFACE = 0.1  # share of the rays in a cell that end there; with less it is free
+_FUSION_TOLERANCE = 0.03  # of the distance: cells nearer to the surface are not free
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +53,9 @@ class DensityGrid:
     def __init__(self, config: SamplingConfig, space: ContractedSpace) -> None:
         """Begin with the same small density everywhere: the first samples are uniform."""
         self.config, self.space = config, space
-        self.values = np.full(config.cells**3, 0.05 / space.scale_m, np.float32)
+        self.values = np.full(config.cells**3, _UNKNOWN_DENSITY / space.scale_m, np.float32)
         self.center, self.inverse_half = space.kernel_arguments
+        self.held = np.zeros(0, np.bool_)  # cells that `observe` leaves as they are; none
 
     def sample(self, origins: Array32, directions: Array32, count: int, exploring: float,
                rng: np.random.Generator | None = None) -> tuple[Array32, Array32]:
@@ -68,10 +76,21 @@ class DensityGrid:
                         np.float32(exploring), jitter, distances, widths)
         return distances, widths
 
+    def hold(self, fused: 'DepthFusion') -> None:
+        """Begin with the surfaces and the free space of fused depth, fixed until `release`."""
+        densities, known = fused.densities()
+        self.values[known] = densities[known]
+        self.held = known
+
+    def release(self) -> None:
+        """Let training change all cells from now on."""
+        self.held = self.held[:0]
+
     def observe(self, points: Tensor, densities: Tensor, decay: float = 0.1) -> None:
         """Update from points (n, 3) whose densities (n,) training has computed."""
         kernels.splat(points.detach().cpu().numpy(), densities.detach().cpu().numpy(), self.values,
-                      self.config.cells, self.center, self.inverse_half, np.float32(decay))
+                      self.held, self.config.cells, self.center, self.inverse_half,
+                      np.float32(decay))
 
     @torch.no_grad()
     def refresh(self, field: RadianceField, share: float, rng: np.random.Generator) -> None:
@@ -84,3 +103,31 @@ class DensityGrid:
             torch.from_numpy(unit.astype(np.float32)).to(field.encoding.table.device))
         sigma, _ = field.density(points)
         self.observe(points, sigma, decay=0.3)
+
+
+class DepthFusion:
+    """Counts the rays of known depth that cross each cell of a grid, and those that end there."""
+
+    def __init__(self, config: SamplingConfig, space: ContractedSpace) -> None:
+        """Begin without rays."""
+        self.config, self.space = config, space
+        self.free, self.surface = (np.zeros(config.cells**3, np.float32) for _ in range(2))
+
+    def add(self, origins: Array32, directions: Array32, distances: Array32, confidence: Array32,
+            ) -> None:
+        """Add rays (n, 3) whose surfaces are at these distances (n,), in metres."""
+        config, space = self.config, self.space
+        depth_fusion.count(
+            origins, directions, distances, confidence, config.cells, *space.kernel_arguments,
+            np.float32(config.near * space.least_m), np.float32(2.0 * space.scale_m),
+            np.float32(config.far * space.scale_m), config.bins, np.float32(_FUSION_TOLERANCE),
+            self.free, self.surface)
+
+    def densities(self) -> tuple[Array32, NDArray[np.bool_]]:
+        """Density of each cell, and which are known: those that enough rays cross or meet."""
+        total = self.free + self.surface
+        share = self.surface / np.maximum(total, np.float32(1e-6))
+        cell_m = 4.0 * self.space.scale_m / self.config.cells
+        solid = np.where(share >= _LEAST_SURFACE, share * np.float32(_SURFACE_DEPTH / cell_m),
+                         np.float32(_FREE_DENSITY / self.space.scale_m))
+        return solid.astype(np.float32), total >= _LEAST_RAYS

@@ -116,9 +116,12 @@ def propose(origins, directions, grid, cells, center, inverse_half, near, middle
 
 
 @nb.njit(**_OPTIONS)
-def splat(points, densities, grid, cells, center, inverse_half, decay):  # type: ignore[no-untyped-def]
-    """Blend densities at world points into the grid: up at once, down slowly."""
+def splat(points, densities, grid, held, cells, center, inverse_half, decay):  # type: ignore[no-untyped-def]
+    """Blend densities at world points into all but `held` cells: up at once, down slowly."""
+    holds = held.shape[0] > 0
     for i in range(points.shape[0]):
         cell = unit_cell(points[i, 0], points[i, 1], points[i, 2], center, inverse_half, cells)
+        if holds and held[cell]:
+            continue
         old, new = grid[cell], densities[i]
         grid[cell] = new if new > old else old + decay * (new - old)
