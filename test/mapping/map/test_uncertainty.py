@@ -19,7 +19,9 @@ from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoi
 from thermal_nerf_loc.mapping.map import uncertainty
 from thermal_nerf_loc.mapping.map.localization_map import MapInfo
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
-from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty, uncertainty_of
+from thermal_nerf_loc.mapping.map.uncertainty import (
+    CELLS, DepthSupport, Uncertainty, uncertainty_of)
+from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
 from thermal_nerf_loc.mapping.training.strategies import learners_for
 from thermal_nerf_loc.visualization.panels import render_kinds, shown_kinds, UNCERTAINTY
 
@@ -112,3 +114,26 @@ def test_the_aligner_weighs_by_it() -> None:
     seen = StandInMap(uncertainty=Uncertainty(values, SPACE))
     np.testing.assert_allclose(weighed(points, T, seen).weight, (1.0, 0.5, 0.0, 0.1), atol=1e-3)
     assert weighed(points, T, StandInMap()) is points
+
+
+def test_a_surface_that_depth_contradicts_is_less_sure() -> None:
+    """Half of the rays know that the wall is elsewhere: there sigma grows tenfold at most."""
+    x, y, z = SPACE.center_m
+    origins = np.tile(np.float32([x, y, z]), (200, 1))
+    directions = np.zeros_like(origins)
+    directions[:100, 0], directions[100:, 0] = 1.0, -1.0
+    known = np.where(directions[:, 0] > 0.0, 1.0, 1.3).astype(np.float32)
+    batch = RayBatch(origins, directions, torch.zeros(200, 3), torch.from_numpy(known),
+                     torch.ones(200), torch.zeros(200, dtype=torch.long), torch.zeros(200, 2),
+                     directions)
+    wall = SimpleNamespace(render_rays=lambda *_: SimpleNamespace(
+        distance_m=np.ones(200, np.float32)))
+    support = DepthSupport.of(wall, SPACE, [('rgb', batch)])
+    share = Uncertainty(support.share.reshape((CELLS,) * 3), SPACE).at(
+        np.array([[x + 1.0, y, z], [x - 1.0, y, z], [x, y, z]]))
+    assert share[0] == pytest.approx(1.0) and share[2] == pytest.approx(1.0)
+    assert 0.009 < share[1] < 0.5
+    made, scene = small_map(), small_scene(('rgb',))
+    plain, weighed_down = (uncertainty_of(made, scene, support=s) for s in (None, support))
+    np.testing.assert_allclose(weighed_down.values - plain.values,
+                               -0.5 * np.log10(support.share).reshape((CELLS,) * 3), atol=1e-5)

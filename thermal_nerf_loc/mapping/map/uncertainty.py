@@ -8,11 +8,18 @@ C, the images do not constrain the map. With the diagonal of the Hessian over N 
 
     H_v = sum over samples x of (w_v(x) dC/dx)^2,   sigma_v = 1 / sqrt(2 H_v / N + lambda)
 
+Where the training knew depth (`DepthSupport`), sigma grows where the map's surface contradicts it:
+images alone often hold a wrong surface as firmly as a right one.
+
+    sigma_v -> sigma_v / sqrt(s_v),   s_v = (a_v + 1) / (a_v + d_v + 1)
+
+with a_v, d_v the confidence of the rays that agree, and that disagree, with the surface near v.
+
 Values are in [0, 1]; signs drawn at random for each channel give the sum over channels at once.
 Sigma ranks places and has no reliable unit, so its logarithm (base 10) is kept.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,7 +30,9 @@ import torch
 from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.volume_rendering import render, Samples
 from thermal_nerf_loc.io.datasets.scene import Scene
+from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
 from thermal_nerf_loc.mapping.training.strategies import Learner
+from thermal_nerf_loc.sensing.rendering import Renderer
 
 Array32 = NDArray[np.float32]
 
@@ -32,6 +41,8 @@ _RAYS = 24_000  # of each modality
 _BATCH = 2048
 _SAMPLES, _EXPLORING = 16, 0.05
 _LAMBDA = 1e-4 / CELLS**3
+_AGREEMENT = 0.05  # of the distance: more than the errors of stereo
+_LEAST_SUPPORT = 0.01  # sigma grows tenfold at most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +63,29 @@ class Uncertainty:
         return np.asarray((self.values.ravel()[corners] * weights).sum(axis=1), np.float32)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class DepthSupport:
+    """Share s of known depth that agrees with a map, at the vertices of its space, flat."""
+
+    share: Array32
+
+    @classmethod
+    def of(cls, renderer: Renderer, space: ContractedSpace, rays: Iterable[tuple[str, RayBatch]],
+           ) -> 'DepthSupport':
+        """Compare the map with the known depth of rays, by modality."""
+        agreeing, differing = np.zeros(CELLS**3), np.zeros(CELLS**3)
+        for name, batch in rays:
+            rendered = renderer.render_rays(name, batch.origins, batch.directions)
+            far, known = np.asarray(rendered.distance_m, np.float32), batch.depth_m.numpy()
+            off = np.abs(far - known) > _AGREEMENT * known
+            corners, weights = _corners(batch.origins + far[:, None] * batch.directions, space)
+            weights = weights * batch.confidence.numpy()[:, None]
+            for sums, chosen in ((agreeing, ~off), (differing, off)):
+                sums += np.bincount(corners[chosen].ravel(), weights[chosen].ravel(), CELLS**3)
+        share = (agreeing + 1.0) / (agreeing + differing + 1.0)
+        return cls(np.maximum(share, _LEAST_SUPPORT).astype(np.float32))
+
+
 class FieldMap(Protocol):
     """A map of radiance fields that share one space."""
 
@@ -67,8 +101,9 @@ class FieldMap(Protocol):
         """Field and density grid that show a modality."""
 
 
-def uncertainty_of(radiance_map: FieldMap, scene: Scene, seed: int = 0) -> Uncertainty:
-    """Sum the Hessian over random training rays of all modalities."""
+def uncertainty_of(radiance_map: FieldMap, scene: Scene, seed: int = 0,
+                   support: DepthSupport | None = None) -> Uncertainty:
+    """Sum the Hessian over random training rays of all modalities; `support`: by known depth."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     space = radiance_map.space
@@ -82,6 +117,8 @@ def uncertainty_of(radiance_map: FieldMap, scene: Scene, seed: int = 0) -> Uncer
             hessian += np.bincount(corners.ravel(), share.ravel(), CELLS**3)
             total += len(origins)
     sigma = 1.0 / np.sqrt(2.0 * hessian / max(total, 1) + _LAMBDA)
+    if support is not None:
+        sigma /= np.sqrt(support.share)
     return Uncertainty(np.log10(sigma).astype(np.float32).reshape((CELLS,) * 3), space)
 
 
