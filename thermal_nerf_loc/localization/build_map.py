@@ -70,7 +70,8 @@ def build_map(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progr
     trained, refined = result.map, result.scene
     if 'poses' in trained.info.refinement.get('what', ()) and scene.test:
         refined = with_held_out(scene, refined, trained)
-    weighed = replace(trained, uncertainty=uncertainty_of(trained, refined))
+    weighed = replace(trained, uncertainty=uncertainty_of(trained, refined,
+                                                          support=result.support))
     chosen = refined.test[::max(1, -(-len(refined.test) // _CALIBRATION_VIEWS))]
     frames = [refined.load(index) for index in chosen]
     calibrated = replace(weighed, calibration=calibrate(weighed, frames))

@@ -81,6 +81,15 @@ def test_interrupted_training_ends_with_the_same_map(scene: Scene, tmp_path: Pat
     assert resumed.final_loss == whole.final_loss
 
 
+def test_depth_is_still_held_after_an_interruption(scene: Scene, tmp_path: Path) -> None:
+    """Within the steps in which the density grid holds what depth has put there."""
+    config = replace(TINY, steps=260, depth_weight=0.1)  # held for 26 steps
+    whole = train(scene, config)
+    resumed = train(scene, config, checkpoint=interrupted(scene, config, tmp_path / 'c'))
+    assert_same_map(resumed.map, whole.map)
+    assert whole.support is not None and whole.support.share.max() == 1.0
+
+
 # A process that compiles the kernels itself may round otherwise, in the last bit, than one that
 # reads them from disk: of two processes on a new machine the first does so.
 @pytest.mark.flaky(reruns=2)

@@ -150,3 +150,16 @@ def test_scratch_leaves_nothing_and_needs_its_folder(
     monkeypatch.setenv('TMPDIR', str(tmp_path / 'absent'))
     with pytest.raises(InputError, match='absent'):
         atomic_files.on_disk((10, 3), np.uint16)
+
+
+def test_rays_of_known_depth_come_image_by_image() -> None:
+    """As many as there are, or evenly fewer; the image without depth has none."""
+    source = source_of()
+    share = source.known_depth()
+    assert share[0] == pytest.approx(47 / 48) and share[1] == 0.0 and share[2] > 0.9
+    batches = list(source.rays_of_known_depth(10_000))
+    assert [int(batch.image[0]) for batch in batches] == [0, 2]
+    assert len(batches[0].truth) == 47 and 10 < len(batches[1].truth) < 40  # the rest is masked
+    assert all((batch.confidence > 0.0).all() for batch in batches)
+    few = sum(len(batch.truth) for batch in source.rays_of_known_depth(20))
+    assert 15 <= few <= 25

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.field.contraction import space_around_cameras
+from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import Scene
+from thermal_nerf_loc.mapping.training import scene_bounds
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
-from thermal_nerf_loc.mapping.training.scene_bounds import find_bounds, fit_bounds, SceneBounds
+from thermal_nerf_loc.mapping.training.scene_bounds import (
+    find_bounds, fit_bounds, fuse_depth, known_rays, SceneBounds)
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
 HALL_M = np.array([[0.0, 0.0, 0.0], [16.0, 2.4, 2.6]])
@@ -92,3 +95,25 @@ def test_cells_are_as_small_as_what_pixels_cover() -> None:
     points = [SceneBounds(box, 0.02).finest() for box in (space, wide)]
     assert points[1] == pytest.approx(2 * points[0], abs=2)
     assert SceneBounds(wide, 1e-5).finest() == 1024
+
+
+def test_known_depth_gives_the_box_without_a_coarse_field(hall: Scene,
+                                                          monkeypatch: pytest.MonkeyPatch,
+                                                          ) -> None:
+    """Nearer to the walls, in no time; and the stages that find surfaces get short."""
+    def no_field(*_: object) -> None:
+        raise AssertionError('a coarse field was trained')
+
+    monkeypatch.setattr(scene_bounds, '_coarse_field', no_field)
+    config = TrainConfig(depth_weight=0.1)
+    sources = load_sources(hall, config)[0]
+    fitted, space = fit_bounds(config, sources, positions_of(hall))
+    assert (np.abs(space.bounds - HALL_M).max(axis=0) < (2.5, 0.3, 0.3)).all()
+    assert fitted.schedule.known_depth > 0.9
+    grid = DensityGrid(SamplingConfig(grid_cells=64), space)
+    grid.hold(fuse_depth(grid, known_rays(sources, 50_000)))
+    batch = sources['rgb'].draw(500, np.random.default_rng(0))
+    distances, _ = grid.sample(batch.origins, batch.directions, 16, 0.0)
+    depth_m = batch.depth_m.numpy()[:, None]
+    near = np.abs(distances - depth_m) < 0.2 * depth_m
+    assert near[batch.confidence.numpy() > 0.0].mean() > 0.7

@@ -59,7 +59,8 @@ def add_depth(parser: argparse.ArgumentParser) -> None:
                         help='metres; or the depth (affine) or inverse depth of a network that '
                         'knows no scale: fitted for each image (default: metric)')
     parser.add_argument('--depth-weight', type=float, metavar='W',
-                        help='weight of depth in the loss (default: 0.3)')
+                        help='weight of depth in the loss, at first (default: 0.1; 0.3 of affine '
+                        'and inverse depth)')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -90,6 +91,7 @@ def _depth_settings(args: argparse.Namespace) -> dict[str, Any]:
     """Settings of depth supervision."""
     from thermal_nerf_loc.common.errors import InputError
     from thermal_nerf_loc.io.datasets.depth_maps import MEASURED, SOURCES
+    from thermal_nerf_loc.mapping.training.config import METRIC, RELATIVE_DEPTH_WEIGHT
 
     details = {'--depth-camera': args.depth_camera, '--depth-unit': args.depth_unit,
                '--depth-kind': args.depth_kind}
@@ -104,6 +106,8 @@ def _depth_settings(args: argparse.Namespace) -> dict[str, Any]:
         given['depth_from'] = args.depth_from if args.depth_from in SOURCES else MEASURED
     if args.depth_weight is not None:
         given['depth_weight'] = args.depth_weight
+    elif args.depth_kind not in (None, METRIC):
+        given['depth_weight'] = RELATIVE_DEPTH_WEIGHT
     return given
 
 

@@ -21,10 +21,12 @@ from thermal_nerf_loc.mapping.stereo.stereo import StereoConfig
 STRATEGIES = ('rgbx', 'scratch', 'finetune', 'separate')  # see `strategies.py`
 REFINABLE = POSES, RIG, INTRINSICS, TIME = 'poses', 'rig', 'intrinsics', 'time'
 METRIC, AFFINE, INVERSE = 'metric', 'affine', 'inverse'  # kinds of depth maps
+RELATIVE_DEPTH_WEIGHT = 0.3  # where depth has no unit and no weight is given
 METHODS = FEATURES, GRADIENT, BOTH, EDGES = 'features', 'gradient', 'both', 'edges'  # to refine
 
 _ROOM_STEPS, _ROOM_IMAGES = 3000, 80  # that suit one room
 _LARGEST_FACTOR = 4.0  # times a room's images
+_FEWEST_FADING_STEPS = 1500  # in which the weight of depth fades
 _GRID_CELLS = 96, 192  # of the density grid, fewest and most
 
 
@@ -38,10 +40,21 @@ class ScheduleConfig:
     uniform_samples: int = setting(24, 'samples a ray while uniform', 4, 1024)
     adaptive_samples: int = setting(16, 'samples a ray afterwards', 4, 1024)
     exploring_share: float = setting(0.1, 'share of those that stay uniform', 0.0, 1.0)
+    known_depth: float = setting(0.0, 'share of the pixels whose depth is known, set by the '
+                                 'training: the stages that find surfaces get as much shorter',
+                                 0.0, 1.0)
+    depth_steps: int = setting(300, 'steps for which the density grid holds the surfaces of known '
+                               'depth, until the field has them; 0: it does not begin with them',
+                               0)
+    depth_until: float = setting(0.5, 'share of the training at which the weight of depth has '
+                                 'faded; 1: it stays', 0.0, 1.0)
+    depth_floor: float = setting(0.1, 'share of the weight of depth that stays: it holds surfaces '
+                                 'where images are flat, and gives way to all that they show',
+                                 0.0, 1.0)
 
     def uniform_until(self, steps: float) -> float:
         """Last uniform step, at most a fifth of the run."""
-        return max(1.0, min(self.uniform_steps, steps / 5))
+        return max(1.0, (1.0 - self.known_depth) * min(self.uniform_steps, steps / 5))
 
     def samples(self, step: float, steps: float) -> int:
         """Samples a ray at this step."""
@@ -50,9 +63,25 @@ class ScheduleConfig:
     def exploring(self, step: float, steps: float) -> float:
         """Share of samples drawn uniformly: all at first, then less and less."""
         first = self.uniform_until(steps)
-        last = max(first + 1, min(self.adaptive_steps, 2 * steps / 5))
+        until = (1.0 - self.known_depth) * min(self.adaptive_steps, 2 * steps / 5)
+        last = max(first + 1, until)
         fade = min(max((step - first) / (last - first), 0.0), 1.0)
         return 1.0 - fade * (1.0 - self.exploring_share)
+
+    def holds_depth(self, step: float, steps: float) -> bool:
+        """Whether the density grid still holds the surfaces that it began with."""
+        return step < min(self.depth_steps, steps / 10)
+
+    def depth_share(self, step: float, steps: float) -> float:
+        """
+        Factor of the weight of depth: half a cosine down to `depth_floor`.
+
+        Short trainings keep most of it: their images do not hold the surfaces yet.
+        """
+        if self.depth_until >= 1.0:
+            return 1.0
+        done = min(step / max(self.depth_until * steps, _FEWEST_FADING_STEPS), 1.0)
+        return self.depth_floor + (1.0 - self.depth_floor) * 0.5 * (1.0 + math.cos(math.pi * done))
 
     def direction_share(self, step: float, steps: float) -> float:
         """Factor of the viewing direction that the branches see: 0 hides it."""
@@ -127,7 +156,7 @@ class TrainConfig:
     depth_from: str = setting(AUTO, 'depth of the training images: measured, where the data set '
                               'has it; stereo, between the images; points that they share; auto: '
                               'the first of these that there is; none', choices=SOURCES)
-    depth_weight: float = setting(0.3, 'weight of depth; 0 ignores it', 0.0, 10.0)
+    depth_weight: float = setting(0.1, 'weight of depth; 0 ignores it', 0.0, 10.0)
     depth_kind: str = setting(METRIC, 'what depth maps hold: metres; or depth (affine) or inverse '
                               'depth whose scale and shift are fitted for each image',
                               choices=(METRIC, AFFINE, INVERSE))

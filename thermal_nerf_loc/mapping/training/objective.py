@@ -97,12 +97,15 @@ class Objective:
         loss = config.distortion * ramp * losses.distortion(
             rendering.weights, samples, scale, uses_kernels(learner.field, rendering.weights))
         if config.depth_weight > 0.0 and bool(batch.confidence.any()):
-            depth_m, confidence, weight = batch.depth_m, batch.confidence, config.depth_weight
+            depth_m, confidence = batch.depth_m, batch.confidence
+            weight = config.depth_weight
             if self.depth_fits:  # to the map's surfaces, as they appear
                 fit = self.depth_fits[modality]
                 assert isinstance(fit, DepthFit)
                 depth_m, confidence = fit.metres(rendering.weights, samples, batch)
                 weight *= ramp
+            else:  # lets go where images hold the surfaces
+                weight *= config.schedule.depth_share(*position)
             loss = loss + weight * losses.depth_error(rendering.weights, samples, depth_m,
                                                       confidence, _DEPTH_REACH * scale)
         return loss

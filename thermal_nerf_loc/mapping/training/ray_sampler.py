@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All training pixels of one modality as flat arrays, and random batches of rays from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 import hashlib
 from typing import Any
@@ -17,6 +17,7 @@ from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
 from thermal_nerf_loc.sensing.flat_field import across
 from thermal_nerf_loc.sensing.frame import row_poses, SensorImage
 
+Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
 _STEPS = np.float32(65535.0)  # 16 bits: 8-bit colour exactly, 1/60000 of a temperature range
@@ -107,6 +108,38 @@ class PixelSource:
                         torch.from_numpy(np.where(known, depth, 0.0).astype(np.float32)),
                         torch.from_numpy(confidence), torch.from_numpy(image),
                         torch.from_numpy(across(pixels, size)), directions_cam, row_motion)
+
+    def known_depth(self) -> Array:
+        """Share of the usable pixels of each image (images,) whose depth is known."""
+        return np.array([len(self._known(i)) / max(len(self._usable_of(i)), 1)
+                         for i in range(self.images)])
+
+    def rays_of_known_depth(self, most: int) -> Iterator[RayBatch]:
+        """Evenly spread rays of known depth, at most about so many, image by image."""
+        if self._depths is None:
+            return
+        stride = max(1, round(sum(len(self._known(i)) for i in range(self.images)) / most))
+        for i in range(self.images):
+            chosen = self._known(i)[i % stride::stride]
+            if len(chosen):
+                yield self.at(chosen)
+
+    def _known(self, i: int) -> NDArray[np.int64]:
+        """Flat indices of the usable pixels of an image whose depth is known."""
+        index = self._usable_of(i)
+        if self._depths is None:
+            return index[:0]
+        known = np.isfinite(self._depths[index])
+        if self._confidence is not None:
+            known &= self._confidence[index] > 0
+        return index[known]
+
+    def _usable_of(self, i: int) -> NDArray[np.int64]:
+        """Flat indices of the usable pixels of an image."""
+        first, end = self._starts[i], self._starts[i + 1]
+        if self._usable is None:
+            return np.arange(first, end)
+        return np.asarray(self._usable[slice(*np.searchsorted(self._usable, (first, end)))])
 
     def _fill(self, cameras: Sequence[Camera], load: Callable[[int], SensorImage],
               allocate: Allocate) -> None:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Scene bounds: how far the cameras see, from a coarse field that is trained first.
+Scene bounds: how far the cameras see, from depth where it is known, else from a coarse field.
 
 The hash grid resolves a box; all beyond is contracted. The path of the cameras is a poor guess of
 how far they see: a corridor is much longer than wide, a robot in a hall keeps to its middle. So a
-coarse field is trained for a few seconds, from uniform samples alone, and the box is put around
-its surfaces. Their median distance also gives the size that a pixel covers, and thus how fine the
-grid may be.
+box is put around surfaces: those of known depth where enough pixels have one; else those of a
+coarse field, trained for a few seconds from uniform samples alone. Their median distance also
+gives the size that a pixel covers, and thus how fine the grid may be.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 import torch
 
 from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
-from thermal_nerf_loc.field.density_grid import SamplingConfig
+from thermal_nerf_loc.field.density_grid import DensityGrid, DepthFusion, SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.field.volume_rendering import BranchOptions, render, Samples
-from thermal_nerf_loc.mapping.training.config import capacity_factor, TrainConfig
+from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import CameraOptimizer, FixedCameras
+from thermal_nerf_loc.mapping.training.config import capacity_factor, METRIC, TrainConfig
 from thermal_nerf_loc.mapping.training.objective import Objective
-from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
+from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource, RayBatch
 from thermal_nerf_loc.mapping.training.schedule import adam, SchedulePosition
 from thermal_nerf_loc.mapping.training.strategies import Learner, learners_for
 
@@ -41,6 +42,8 @@ _OUTLIERS = 0.05  # share of the surfaces on either side that may be fog, or far
 _FAR_TOO_LARGE = 4.0  # times the volume
 _MARGIN = 0.05  # of the box, on either side
 _PIXELS_A_CELL = 1.2  # of the finest level, at the median distance, where there are few images
+_LEAST_KNOWN, _LEAST_VIEWS = 0.25, 0.5  # share of the pixels, in such a share of the views
+_DEPTH_POINTS = 100_000  # of all modalities
 _POINTS = 256, 1024  # of the finest level along the longest axis, fewest and most
 
 
@@ -69,18 +72,52 @@ def fit_bounds(config: TrainConfig, sources: Mapping[str, PixelSource], position
     """Settings and space that suit what cameras at these positions (n, 3) see."""
     bounds = find_bounds(sources, positions, config)
     images = _images(sources)
+    if starts_from_depth(config, sources):
+        known = float(np.mean([source.known_depth().mean() for source in sources.values()]))
+        config = replace(config, schedule=replace(config.schedule, known_depth=known))
     return config.filled(images, bounds.finest(capacity_factor(images))), bounds.space
+
+
+def starts_from_depth(config: TrainConfig, sources: Mapping[str, PixelSource]) -> bool:
+    """Whether depth in metres is known and may tell where surfaces are."""
+    return (config.depth_weight > 0.0 and config.schedule.depth_steps > 0
+            and config.depth_kind == METRIC
+            and any(source.known_depth().any() for source in sources.values()))
+
+
+@torch.no_grad()
+def known_rays(sources: Mapping[str, PixelSource], most: int,
+               cameras: CameraOptimizer | FixedCameras = FixedCameras(),
+               ) -> Iterator[tuple[str, RayBatch]]:
+    """Rays of known depth, at most about so many, as the cameras are estimated now."""
+    for name, source in sources.items():
+        for batch in source.rays_of_known_depth(most // len(sources)):
+            origins, directions = (part.contiguous().numpy()
+                                   for part in cameras.rays(name, batch))
+            yield name, replace(batch, origins=origins, directions=directions)
+
+
+def fuse_depth(grid: DensityGrid, rays: Iterable[tuple[str, RayBatch]]) -> DepthFusion:
+    """Rays of known depth in the cells of a density grid."""
+    fused = DepthFusion(grid.config, grid.space)
+    for _, batch in rays:
+        fused.add(batch.origins, batch.directions, batch.depth_m.numpy(),
+                  batch.confidence.numpy())
+    return fused
 
 
 def find_bounds(sources: Mapping[str, PixelSource], positions: Array, config: TrainConfig,
                 ) -> SceneBounds:
     """
-    Bounds by a coarse field in the box that the cameras' path suggests.
+    Bounds by known depth, or by a coarse field in the box that the cameras' path suggests.
 
     Where that was far too large, once more in the box that was found; in short trainings the
     guess from the path is the answer.
     """
     guess = space_around_cameras(positions)
+    if (config.scene_bounds_steps and starts_from_depth(config, sources)
+            and _cover_enough(sources)):
+        return _around_depth(sources, positions)
     planned = config.filled(_images(sources), EncodingConfig().finest_points).planned_steps
     steps = min(config.scene_bounds_steps, int(_STEPS_SHARE * planned))
     is_short = config.max_seconds is not None and config.max_seconds < _LEAST_SECONDS
@@ -98,6 +135,32 @@ def _measured(sources: Mapping[str, PixelSource], positions: Array, space: Contr
     learner = _coarse_field(sources, space, config, steps)
     rng = np.random.default_rng(config.seed)
     surfaces = {name: _surfaces(learner, name, source, rng) for name, source in sources.items()}
+    return _around(surfaces, sources, positions)
+
+
+def _cover_enough(sources: Mapping[str, PixelSource]) -> bool:
+    """Whether depth is known of enough pixels in enough views of some modality."""
+    return any((source.known_depth() >= _LEAST_KNOWN).mean() >= _LEAST_VIEWS
+               for source in sources.values())
+
+
+def _around_depth(sources: Mapping[str, PixelSource], positions: Array) -> SceneBounds:
+    """Put a box around points of known depth and the cameras."""
+    batches: dict[str, list[RayBatch]] = {}
+    for name, batch in known_rays(sources, _DEPTH_POINTS):
+        batches.setdefault(name, []).append(batch)
+    surfaces = {}
+    for name, parts in batches.items():
+        far = np.concatenate([batch.depth_m.numpy() for batch in parts]).astype(np.float64)
+        origins, directions = (np.concatenate([getattr(batch, rays) for batch in parts])
+                               for rays in ('origins', 'directions'))
+        surfaces[name] = origins + far[:, None] * directions, far
+    return _around(surfaces, sources, positions)
+
+
+def _around(surfaces: Mapping[str, tuple[Array, Array]], sources: Mapping[str, PixelSource],
+            positions: Array) -> SceneBounds:
+    """A box around surface points and the cameras; by their distances what a pixel covers."""
     points = np.concatenate([points for points, _ in surfaces.values()])
     low, high = np.quantile(points, (_OUTLIERS, 1.0 - _OUTLIERS), axis=0)
     low, high = np.minimum(low, positions.min(axis=0)), np.maximum(high, positions.max(axis=0))

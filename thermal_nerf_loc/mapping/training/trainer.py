@@ -11,7 +11,7 @@ known):
 A phase that inherits its surfaces (`finetune`) begins where this order ends.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 import json
 import resource
@@ -35,6 +35,7 @@ from thermal_nerf_loc.mapping.camera_poses.pose_initialization import (
 from thermal_nerf_loc.mapping.map.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map.localization_map import MapInfo
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.mapping.map.uncertainty import DepthSupport
 from thermal_nerf_loc.mapping.stereo.scene_depth import find_depth, SceneDepth
 from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint, pack, State, unpack
 from thermal_nerf_loc.mapping.training.config import BOTH, EDGES, FEATURES, TrainConfig
@@ -42,14 +43,16 @@ from thermal_nerf_loc.mapping.training.distributed import joined, Processes
 from thermal_nerf_loc.mapping.training.objective import Objective
 from thermal_nerf_loc.mapping.training.pixel_sources import (
     load_sources, modalities_of, without_frozen)
-from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource
-from thermal_nerf_loc.mapping.training.scene_bounds import fit_bounds
+from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource, RayBatch
+from thermal_nerf_loc.mapping.training.scene_bounds import (
+    fit_bounds, fuse_depth, known_rays, starts_from_depth)
 from thermal_nerf_loc.mapping.training.schedule import adam, Schedule
 from thermal_nerf_loc.mapping.training.strategies import inherit, Learner, learners_for
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 _REPORT_STEPS = 20
 _REFRESH_STEPS = 16
+_FUSED_RAYS, _SUPPORT_RAYS = 600_000, 48_000  # of known depth
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +67,7 @@ class TrainingResult:
     final_loss: float
     backend: str  # of the hash grid
     scene: Scene  # as it was given, or with refined poses
+    support: DepthSupport | None = None  # of the map's surfaces; None: no depth was known
 
 
 def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress = silent,
@@ -99,7 +103,8 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     return TrainingResult(radiance_map, trainer.steps, seconds,
                           trainer.steps * config.rays / max(seconds, 1e-9),
                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
-                          trainer.loss, backend, refined)
+                          trainer.loss, backend, refined,
+                          trainer.depth_support(radiance_map))
 
 
 def _depth_of(scene: Scene, config: TrainConfig, progress: Progress) -> SceneDepth:
@@ -185,6 +190,7 @@ class Trainer:
                                      channels)
         for learner in self.learners:
             learner.field.to(processes.device)
+        self._depth_is_known = starts_from_depth(config, sources)
         refine = config.refine
         self.camera_optimizer = (
             CameraOptimizer(refine, scene, tuple(sources), space.scale_m) if refine.what else None)
@@ -228,6 +234,7 @@ class Trainer:
             self.begin_phase(self.schedule.phase_index + 1)
         self.schedule.set_learning_rates(self.optimizer)
         self._set_hash_levels()
+        self._hold_depth()
         loss = self._batch_loss()
         if not torch.isfinite(loss):
             raise RunError('training diverged: the loss is not finite', where=f'step {self.steps}',
@@ -241,6 +248,12 @@ class Trainer:
         self.loss = float(loss.detach())
         self.schedule.count_step()
         self._refresh_grids()
+
+    def depth_support(self, trained: RadianceMap) -> DepthSupport | None:
+        """How far known depth agrees with the map; None where none is known."""
+        if not self._depth_is_known:
+            return None
+        return DepthSupport.of(trained, trained.space, self._known_rays(_SUPPORT_RAYS))
 
     def begin_phase(self, index: int) -> None:
         """Let the next modalities inherit the surfaces, with an optimizer of their own."""
@@ -268,6 +281,8 @@ class Trainer:
         """All that the next step depends on, for a checkpoint."""
         tensors = pack(self._modules(), self._grids(), self.optimizer)
         tensors['torch_random'] = torch.get_rng_state()
+        tensors |= {f'held{i}': torch.from_numpy(learner.grid.held)
+                    for i, learner in enumerate(self.learners)}
         random = self.processes.gather(json.dumps(self.rng.bit_generator.state), 1024)
         return State(tensors, {**self.schedule.facts(), 'seconds': seconds, 'loss': self.loss,
                                'psnr': self.objective.psnr, 'random': random})
@@ -279,6 +294,8 @@ class Trainer:
             self.begin_phase(index)
         self.schedule.restore(facts)
         unpack(tensors, self._modules(), self._grids(), self.optimizer)
+        for i, learner in enumerate(self.learners):
+            learner.grid.held = tensors[f'held{i}'].numpy()
         self.loss, self.objective.psnr = facts['loss'], dict(facts['psnr'])
         self.rng.bit_generator.state = json.loads(facts['random'][self.processes.rank])
         torch.set_rng_state(tensors['torch_random'])
@@ -312,6 +329,18 @@ class Trainer:
         """Rays of a modality in this process: the batch costs the same for every strategy."""
         modalities = sum(len(learner.modalities) for learner in self.active_learners)
         return max(1, self.config.rays // (self.processes.count * modalities))
+
+    def _hold_depth(self) -> None:
+        """Begin with a density grid of known depth, and let go of it after some steps."""
+        if not self.config.schedule.holds_depth(*self.schedule.position):
+            for learner in self.active_learners:
+                learner.grid.release()
+        elif self._depth_is_known and not self.steps:
+            for learner in self.learners:
+                learner.grid.hold(fuse_depth(learner.grid, self._known_rays(_FUSED_RAYS)))
+
+    def _known_rays(self, most: int) -> Iterator[tuple[str, RayBatch]]:
+        return known_rays(self.sources, most, self.objective.cameras)
 
     def _set_hash_levels(self) -> None:
         """Hide fine hash levels while poses are still far off."""
