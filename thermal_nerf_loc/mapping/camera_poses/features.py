@@ -52,9 +52,10 @@ class Tracks:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Features:
+class ImageFeatures:
     """Keypoints of one image."""
 
+    uv: Array  # (n, 2) pixels
     xy: Array  # (n, 2) undistorted, at focal length 1
     descriptors: Array32  # (n, 128) of length 1
     camera: Camera
@@ -63,8 +64,7 @@ class _Features:
 def find_tracks(modality: str, count: int, load: Callable[[int], SensorImage],
                 poses: Array, config: FeatureConfig = FeatureConfig()) -> Tracks:
     """Match images 0 to `count` with sensors at about `poses` (n, 4, 4) T_world_sensor."""
-    pattern = None if modality == RGB else _fixed_pattern(count, load)
-    features = [_features(load(i), modality, pattern, config.per_image) for i in range(count)]
+    features = detect_features(modality, count, load, config)
     starts = np.concatenate([[0], np.cumsum([len(f.xy) for f in features])]).astype(np.int64)
     ends: list[NDArray[np.int64]] = []
     for a, b in candidate_pairs(poses, config.neighbours):
@@ -74,6 +74,13 @@ def find_tracks(modality: str, count: int, load: Callable[[int], SensorImage],
     xy = np.concatenate([f.xy for f in features])
     image = np.repeat(np.arange(count), np.diff(starts))
     return _joined(edges, image, xy)
+
+
+def detect_features(modality: str, count: int, load: Callable[[int], SensorImage],
+                    config: FeatureConfig = FeatureConfig()) -> list[ImageFeatures]:
+    """Keypoints of images 0 to `count`."""
+    pattern = None if modality == RGB else _fixed_pattern(count, load)
+    return [_features(load(i), modality, pattern, config.per_image) for i in range(count)]
 
 
 def candidate_pairs(poses: Array, neighbours: int) -> list[tuple[int, int]]:
@@ -93,7 +100,7 @@ def candidate_pairs(poses: Array, neighbours: int) -> list[tuple[int, int]]:
 
 
 def _features(image: SensorImage, modality: str, pattern: Array32 | None, count: int,
-              ) -> _Features:
+              ) -> ImageFeatures:
     grey = image.values.mean(axis=-1)
     if modality != RGB:
         grey = _detail(grey)
@@ -115,11 +122,12 @@ def _features(image: SensorImage, modality: str, pattern: Array32 | None, count:
     sift = cv2.SIFT.create(nfeatures=count, contrastThreshold=0.01)
     keypoints, descriptors = sift.detectAndCompute(pixels, mask)
     if not keypoints:
-        return _Features(np.empty((0, 2)), np.empty((0, 128), np.float32), image.camera)
+        return ImageFeatures(np.empty((0, 2)), np.empty((0, 2)), np.empty((0, 128), np.float32),
+                             image.camera)
     root = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
     uv = (np.array([k.pt for k in keypoints]) + 0.5) / scale
     rays = image.camera.unproject(uv)
-    return _Features(rays[:, :2] / rays[:, 2:], root.astype(np.float32), image.camera)
+    return ImageFeatures(uv, rays[:, :2] / rays[:, 2:], root.astype(np.float32), image.camera)
 
 
 def _detail(values: Array32) -> Array32:
@@ -136,7 +144,7 @@ def _fixed_pattern(count: int, load: Callable[[int], SensorImage]) -> Array32 | 
     return np.asarray(np.median(details, axis=0), np.float32)
 
 
-def _match(a: _Features, b: _Features, config: FeatureConfig) -> NDArray[np.int64]:
+def _match(a: ImageFeatures, b: ImageFeatures, config: FeatureConfig) -> NDArray[np.int64]:
     """Indices (n, 2) of matching keypoints: mutual, distinct, on their epipolar lines."""
     nothing = np.empty((0, 2), np.int64)
     if min(len(a.xy), len(b.xy)) < _FEWEST_MATCHES:
