@@ -205,7 +205,7 @@ def test_the_sheet_has_a_row_a_view_and_nothing_beyond_its_edges() -> None:
     figure = draw_sheet(views, [score_view(view, 1.0) for view in views], 'a title')
     pictures = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in pictures[:2]] == ['RGB truth', 'RGB render']
-    assert len(pictures) == 5 + 4 + 4
+    assert len(pictures) == 6 + 5 + 5
     labels = [axes.get_ylabel() for axes in figure.axes]
     assert labels.count('°C') == 2 and labels.count('m') == 3 and labels.count('cm') == 1
     figure.canvas.draw()

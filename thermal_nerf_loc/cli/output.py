@@ -16,7 +16,7 @@ from rich.table import Table
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.evaluation.report.page import flatten
 
-_PLAIN_PERIOD_S = 10.0  # without a terminal: time from one line to the next
+_PLAIN_PERIOD_S = 5.0  # without a terminal: time from one line to the next
 
 
 def show_error(message: str, traceback: bool = False) -> None:

@@ -2,7 +2,8 @@
 """
 Compare a map's renders with the images of a data set: image, temperature and depth errors.
 
-Views are rendered and scored one by one, so that a data set may be larger than the memory.
+Views are rendered and scored one by one, so that a data set may be larger than the memory. The
+time is bounded: of many or large images a share of the pixels is rendered (`sampled_views.py`).
 LPIPS (Zhang et al. 2018) is computed where the package `lpips` and its weights are on the machine;
 it is no dependency, and nothing is ever downloaded.
 """
@@ -20,6 +21,8 @@ import torch
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
+from thermal_nerf_loc.evaluation.sampled_views import (
+    Patch, sample_view, shrunk, ViewSample)
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
@@ -30,6 +33,9 @@ Array32 = NDArray[np.float32]
 Perceptual = Callable[[Array32, Array32], float]  # two images (h, w, 3) in [0, 1] -> distance
 
 DEPTH_WITHIN_M = 0.05  # of `depth_within_5cm`
+MOST_RAYS = 1_000_000  # of a split: 10 to 20 s on two cores
+FEWEST_RAYS = 12_000  # of a view, however many views there are
+_SSIM_REACH_PX = 5  # of the window, 11 pixels wide
 _WARM_UP_RAYS = 64  # the first rays also load the compiled kernels
 
 
@@ -40,7 +46,7 @@ class ViewScore:
     name: str
     modality: str
     psnr: float  # dB: RGB against 1, thermal against the span of the temperatures seen
-    ssim: float
+    ssim: float | None  # None: no patch has a valid pixel
     rays: int
     seconds: float
     lpips: float | None = None
@@ -49,6 +55,7 @@ class ViewScore:
     depth_median_error_m: float | None = None
     depth_mean_error_m: float | None = None
     depth_within_5cm: float | None = None  # share of the pixels
+    pixel_share: float = 1.0  # of the image that was compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class MapQuality:
     depth_mean_error_m: float | None = None
     depth_within_5cm: float | None = None  # share of the pixels
     render_rays_per_second: float | None = None
+    pixel_share: float | None = None  # of the images that was compared, mean over views
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,58 +90,96 @@ class ViewComparison:
 
 
 def evaluate_map(renderer: LocalizationMap, scene: Scene, split: str = 'test',
-                 perceptual: Perceptual | None = None, progress: Progress = silent) -> MapQuality:
+                 perceptual: Perceptual | None = None, progress: Progress = silent,
+                 most_rays: int | None = MOST_RAYS) -> MapQuality:
     """Render every view of a split that the map can show, compare, and take means."""
-    return summarize(score_views(renderer, scene, split, perceptual, progress))
+    return summarize(score_views(renderer, scene, split, perceptual, progress, most_rays))
 
 
 def score_views(renderer: LocalizationMap, scene: Scene, split: str = 'test',
                 perceptual: Perceptual | None = None, progress: Progress = silent,
-                ) -> tuple[ViewScore, ...]:
-    """Render and score every view of a split that the map can show."""
+                most_rays: int | None = MOST_RAYS) -> tuple[ViewScore, ...]:
+    """
+    Render and score every view of a split that the map can show.
+
+    `most_rays` are shared by all views (None: every pixel of each). With `perceptual`, RGB views
+    are rendered whole: LPIPS is defined on images.
+    """
     indices = scene.split(split)
     if not indices:
         raise InputError(f'the {split} split is empty', where=scene.root)
-    span = thermal_span(scene, indices) if THERMAL in renderer.modalities else 1.0
-    _warm_up(renderer, scene)
-    scores: list[ViewScore] = []
-    for done, index in enumerate(indices):
-        scores += [score_view(view, 1.0 if view.modality == RGB else span, perceptual)
-                   for view in compare_frame(renderer, scene, index)]
-        progress(done + 1, len(indices), f'{done + 1} of {len(indices)} frames')
-    if not scores:
+    views = [(index, modality) for index in indices
+             for modality in scene.frames[index].records if modality in renderer.modalities]
+    if not views:
         raise InputError('map and data set share no modality', where=scene.root,
                          expected=' or '.join(renderer.modalities),
                          got=' and '.join(scene.modalities))
+    progress(0.0, len(views), 'loading')
+    span = thermal_span(scene, indices) if THERMAL in renderer.modalities else 1.0
+    _warm_up(renderer, scene)
+    share = None if most_rays is None else max(most_rays // len(views), FEWEST_RAYS)
+    scores: list[ViewScore] = []
+    for done, (index, modality) in enumerate(views):
+        def tick(part: float, done: int = done) -> None:
+            progress(done + part, len(views), f'view {done + 1} of {len(views)}')
+
+        frame = scene.frames[index]
+        image = load_image(modality, frame.records[modality])
+        whole = perceptual is not None and modality == RGB
+        sample = sample_view(renderer, frame.name, modality, image,
+                             frame.T_world_cam @ image.T_cam_sensor, done,
+                             None if whole else share, tick)
+        scores.append(score_sample(sample, 1.0 if modality == RGB else span,
+                                   perceptual if whole else None))
     return tuple(scores)
 
 
-def compare_frame(renderer: LocalizationMap, scene: Scene, index: int) -> list[ViewComparison]:
-    """Render the images of one frame from the poses of its cameras."""
+def compare_frame(renderer: LocalizationMap, scene: Scene, index: int,
+                  widest: int | None = None) -> list[ViewComparison]:
+    """Render the images of one frame from the poses of its cameras, at most `widest` pixels."""
     frame = scene.load(index)
     assert frame.T_world_cam is not None  # scenes are posed
-    return [_compare(renderer, frame.name, modality, image,
+    return [_compare(renderer, frame.name, modality,
+                     image if widest is None else shrunk(image, widest),
                      frame.T_world_cam @ image.T_cam_sensor)
             for modality, image in frame.images.items() if modality in renderer.modalities]
 
 
 def score_view(view: ViewComparison, span: float, perceptual: Perceptual | None = None,
                ) -> ViewScore:
-    """Score one view; `span` is the range of values that a PSNR is measured against."""
-    off = difference(view)
-    depth = depth_errors(view)
-    celsius = view.modality == THERMAL and view.seen.radiometric
+    """Score one whole view; `span` is the range of values that a PSNR is measured against."""
+    return score_sample(whole_sample(view), span, perceptual)
+
+
+def whole_sample(view: ViewComparison) -> ViewSample:
+    """All pixels of a view."""
+    seen, channels = view.seen, view.rendered.shape[-1]
+    known = np.ones(view.depth_m.shape, np.bool_) if seen.valid is None else seen.valid
+    return ViewSample(
+        view.name, view.modality, view.rendered.reshape(-1, channels),
+        seen.values.reshape(-1, channels), known.ravel(), view.depth_m.ravel(),
+        None if seen.depth_m is None else seen.depth_m.ravel(),
+        (Patch(view.rendered, seen.values, seen.valid, True),), seen.radiometric,
+        view.depth_m.size, 1.0, view.seconds)
+
+
+def score_sample(sample: ViewSample, span: float, perceptual: Perceptual | None = None,
+                 ) -> ViewScore:
+    """Score the rendered pixels of one view; a `perceptual` score needs the whole view."""
+    off = difference(sample)
+    depth = depth_errors(sample)
+    celsius = sample.modality == THERMAL and sample.radiometric
     return ViewScore(
-        view.name, view.modality, psnr(off, span),
-        ssim(view.rendered, view.seen.values, span, view.seen.valid),
-        view.depth_m.size, view.seconds,
-        lpips=(_perceptual_distance(view, perceptual) if view.modality == RGB and perceptual
-               else None),
+        sample.name, sample.modality, psnr(off, span), patches_ssim(sample.patches, span),
+        sample.rays, sample.seconds,
+        lpips=(_perceptual_distance(sample.patches[0], perceptual)
+               if sample.modality == RGB and perceptual else None),
         mae_celsius=float(np.abs(off).mean()) if celsius else None,
         rmse_celsius=float(np.sqrt((off**2).mean())) if celsius else None,
         depth_median_error_m=float(np.median(depth)) if depth.size else None,
         depth_mean_error_m=float(depth.mean()) if depth.size else None,
-        depth_within_5cm=float((depth <= DEPTH_WITHIN_M).mean()) if depth.size else None)
+        depth_within_5cm=float((depth <= DEPTH_WITHIN_M).mean()) if depth.size else None,
+        pixel_share=sample.share)
 
 
 def summarize(scores: Sequence[ViewScore]) -> MapQuality:
@@ -155,7 +201,8 @@ def summarize(scores: Sequence[ViewScore]) -> MapQuality:
         depth_mean_error_m=_mean([s.depth_mean_error_m for s in with_depth]),
         depth_within_5cm=_mean([s.depth_within_5cm for s in with_depth]),
         render_rays_per_second=(sum(s.rays for s in scores)
-                                / max(sum(s.seconds for s in scores), 1e-9)))
+                                / max(sum(s.seconds for s in scores), 1e-9)),
+        pixel_share=_mean([s.pixel_share for s in scores]))
 
 
 def psnr(difference: Array, span: float) -> float:
@@ -169,38 +216,57 @@ def ssim(a: Array32, b: Array32, span: float, valid: NDArray[np.bool_] | None = 
 
     Pixels that are not `valid` (height, width) count as equal and are left out of the mean.
     """
+    score = _ssim_map(a, b, span, valid)
+    return float(score.mean() if valid is None else score[valid].mean())
+
+
+def patches_ssim(patches: Sequence[Patch], span: float) -> float | None:
+    """SSIM of a view by its patches: mean over the pixels whose whole window was rendered."""
+    parts = []
+    for patch in patches:
+        score = _ssim_map(patch.rendered, patch.seen, span, patch.valid)
+        inner = slice(None) if patch.is_whole else slice(_SSIM_REACH_PX, -_SSIM_REACH_PX)
+        kept = score[inner, inner]
+        parts.append(kept.reshape(-1, kept.shape[-1]) if patch.valid is None
+                     else kept[patch.valid[inner, inner]])
+    found = np.concatenate(parts)
+    return float(found.mean()) if found.size else None
+
+
+def _ssim_map(a: Array32, b: Array32, span: float, valid: NDArray[np.bool_] | None) -> Array:
+    """SSIM (height, width, channels) of the window around each pixel."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     if valid is not None:
         y = np.where(valid[..., None], y, x)
     c1, c2 = (0.01 * span)**2, (0.03 * span)**2
+    width = 2 * _SSIM_REACH_PX + 1
 
     def blur(image: Array) -> Array:
-        return np.asarray(cv2.GaussianBlur(image, (11, 11), 1.5), np.float64).reshape(x.shape)
+        return np.asarray(cv2.GaussianBlur(image, (width, width), 1.5),
+                          np.float64).reshape(x.shape)
 
     mx, my = blur(x), blur(y)
     vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
-    score = ((2 * mx * my + c1) * (2 * cov + c2)
-             / ((mx * mx + my * my + c1) * (vx + vy + c2)))
-    return float(score.mean() if valid is None else score[valid].mean())
+    return np.asarray((2 * mx * my + c1) * (2 * cov + c2)
+                      / ((mx * mx + my * my + c1) * (vx + vy + c2)))
 
 
-def difference(view: ViewComparison) -> Array:
+def difference(sample: ViewSample) -> Array:
     """Rendered minus seen, valid pixels only: (n, channels)."""
-    off = (view.rendered.astype(np.float64) - view.seen.values)
-    keep = np.isfinite(off).all(axis=2)
-    if view.seen.valid is not None:
-        keep &= view.seen.valid
+    off = sample.rendered.astype(np.float64) - sample.seen
+    keep = np.isfinite(off).all(axis=1) & sample.valid
     if not keep.any():
-        raise InputError('view has no valid pixel to compare', where=view.name)
+        raise InputError('view has no valid pixel to compare', where=sample.name)
     return np.asarray(off[keep])
 
 
-def depth_errors(view: ViewComparison) -> Array:
+def depth_errors(sample: ViewSample) -> Array:
     """Absolute depth errors where the truth is known; empty where there is none."""
-    if view.seen.depth_m is None:
+    truth = sample.true_depth_m
+    if truth is None:
         return np.empty(0)
-    known = np.isfinite(view.seen.depth_m) & (view.seen.depth_m > 0.0)
-    return np.abs(view.depth_m[known].astype(np.float64) - view.seen.depth_m[known])
+    known = np.isfinite(truth) & (truth > 0.0)
+    return np.asarray(np.abs(sample.depth_m[known].astype(np.float64) - truth[known]))
 
 
 def thermal_span(scene: Scene, indices: Sequence[int]) -> float:
@@ -231,10 +297,10 @@ def _compare(renderer: LocalizationMap, name: str, modality: str, image: SensorI
     return ViewComparison(name, modality, image, found.values, found.depth_m, found.seconds)
 
 
-def _perceptual_distance(view: ViewComparison, perceptual: Perceptual) -> float:
-    seen = view.seen.values
-    if view.seen.valid is not None:
-        seen = np.where(view.seen.valid[..., None], seen, view.rendered)
+def _perceptual_distance(view: Patch, perceptual: Perceptual) -> float:
+    seen = view.seen
+    if view.valid is not None:
+        seen = np.where(view.valid[..., None], seen, view.rendered)
     return perceptual(view.rendered, seen)
 
 

@@ -61,14 +61,21 @@ class SensorImage:
 
 
 def pixel_rays(camera: Camera, T_world_sensor: NDArray[np.float64],
-               sweep: NDArray[np.float64] | None = None,
+               sweep: NDArray[np.float64] | None = None, uv: NDArray[np.float64] | None = None,
                ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Origin and unit direction (n, 3) in the world of each pixel, row by row; see `sweep`."""
-    T, directions = T_world_sensor, camera.rays()
+    """
+    Origin and unit direction (n, 3) in the world of pixels; see `sweep`.
+
+    Of the pixels `uv` (n, 2), else of all pixel centres, row by row.
+    """
+    T, directions = T_world_sensor, camera.rays() if uv is None else camera.unproject(uv)
     if sweep is None:
         return np.broadcast_to(T[:3, 3], directions.shape), directions @ T[:3, :3].T
-    T_rows = T @ row_poses(sweep, np.arange(camera.height) + 0.5, camera.height)
-    T_each = np.repeat(T_rows, camera.width, axis=0)
+    if uv is None:
+        T_rows = T @ row_poses(sweep, np.arange(camera.height) + 0.5, camera.height)
+        T_each = np.repeat(T_rows, camera.width, axis=0)
+    else:
+        T_each = T @ row_poses(sweep, uv[:, 1], camera.height)
     return T_each[:, :3, 3], np.einsum('nij,nj->ni', T_each[:, :3, :3], directions)
 
 

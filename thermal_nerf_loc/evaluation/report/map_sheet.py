@@ -2,8 +2,9 @@
 """
 Images of a data set beside a map's renders, as one figure.
 
-One row for each view of each camera: truth, render, error, rendered depth, error of the depth.
-Scales are shared by all rows, so that rows can be compared; thermal rows have theirs in deg C.
+One row for each view of each camera: truth, render, error, rendered depth and its normals, error
+of the depth. On the normals a bent wall shows at once, where depth looks smooth. Scales are shared
+by all rows, so that rows can be compared; thermal rows have theirs in deg C.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.visualization.normals import normals_of, paint_normals
 
 _CELL_IN = 2.3  # width of one picture
 _BAR_IN = 0.75  # a colour bar with its numbers
@@ -33,6 +35,7 @@ _GAP_IN = 0.14
 _DPI = 120
 _HEAT, _ERROR, _DEPTH, _SIGNED = 'inferno', 'magma', 'viridis', 'RdBu'
 _DEPTH_SPAN_CM = 20.0
+_WIDEST_PX = 320  # of the images drawn: more would not be seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ def write_sheet(path: Path, renderer: RadianceMap, scene: Scene, scores: Sequenc
     """Render a few of the scored frames once more, and draw them beside the truth, as PNG."""
     index = {frame.name: i for i, frame in enumerate(scene.frames)}
     views = [view for name in pick_views(scores, most)
-             for view in compare_frame(renderer, scene, index[name])]
+             for view in compare_frame(renderer, scene, index[name], _WIDEST_PX)]
     score_of = {(score.name, score.modality): score for score in scores}
     title = (f'Map {renderer.name!r} beside {scene.root.name!r}: '
              f'{len({view.name for view in views})} of {len({s.name for s in scores})} views, '
@@ -128,7 +131,7 @@ def draw_sheet(views: Sequence[ViewComparison], scores: Sequence[ViewScore], tit
 def describe(score: ViewScore) -> str:
     """A row's label: which view, and its figures."""
     lines = [f'$\\bf{{{_camera(score.modality)}}}$', _short(score.name),
-             f'{score.psnr:.1f} dB, SSIM {score.ssim:.2f}']
+             f'{score.psnr:.1f} dB' + ('' if score.ssim is None else f', SSIM {score.ssim:.2f}')]
     if score.mae_celsius is not None:
         lines.append(f'MAE {score.mae_celsius:.2f} °C')
     if score.depth_median_error_m is not None:
@@ -177,6 +180,8 @@ def _pictures(view: ViewComparison, scales: SheetScales) -> list[_Picture]:
                _Picture(f'{name} |error|', _error(view), _ERROR, 0.0, scales.thermal_error,
                         unit, 'max')]
     row.append(_Picture('rendered depth', view.depth_m, _DEPTH, *scales.depth_m, 'm', 'both'))
+    row.append(_Picture('normals (blue: faces the camera)',
+                        paint_normals(normals_of(view.depth_m, view.seen.camera))))
     if view.seen.depth_m is not None:
         known = np.isfinite(view.seen.depth_m) & (view.seen.depth_m > 0.0)
         off = np.where(known, 100.0 * (view.depth_m - view.seen.depth_m), np.nan)
