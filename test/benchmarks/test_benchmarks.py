@@ -14,6 +14,9 @@ FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 PROGRAMS = ('candidates', 'depth_start', 'failure_detection', 'import_bag', 'localization',
             'map_cost', 'moving_things', 'pose_basin', 'ray_sampling', 'real_rig', 'refinement',
             'rendering_speed', 'roofline', 'self_supervision', 'thermal_depth',
+PROGRAMS = ('candidates', 'failure_detection', 'import_bag', 'localization', 'map_cost',
+            'map_geometry', 'moving_things', 'pose_basin', 'ray_sampling', 'real_rig',
+            'refinement', 'rendering_speed', 'roofline', 'self_supervision', 'thermal_depth',
             'training_curve', 'training_throughput')
 
 
@@ -227,6 +230,25 @@ def test_what_was_found_is_told_beside_what_could_be(capsys: pytest.CaptureFixtu
     told = capsys.readouterr().out
     for part in ('with those found', '33', '22.5', '65', '5 lost, 2 unstable', '2.96', '0.8'):
         assert part in told
+
+
+def test_a_plane_is_even_and_a_bump_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """An inclined plane is flat through a lens; waves of 1 % are measured as such."""
+    from map_geometry import report, unevenness
+
+    from thermal_nerf_loc.geometry.camera import Camera
+    camera = Camera.from_fov(160, 120, 70.0, model='OPENCV', distortion=(-0.1, 0.02, 0.0, 0.0))
+    rays = camera.rays().reshape(120, 160, 3)
+    depth = 2.0 / (rays @ np.array([0.3, 0.2, 0.93])) * rays[..., 2]
+    assert unevenness(depth, camera).max() < 1e-9
+    waves = 1.0 + 0.01 * np.sin(np.arange(160) * 2.0 * np.pi / 10.0)
+    assert np.median(unevenness(depth * waves, camera)) == pytest.approx(0.01 / 2**0.5, rel=0.1)
+    row = {'points': None, 'views': {'median': 0.004, 'within_1pct': 0.765, 'within_2pct': 0.9},
+           'uneven_median': 0.003, 'uneven_p90': 0.01, 'depth_median_error_m': None,
+           'depth_within_5cm': None}
+    report('rgb', {'some/map': row})
+    told = capsys.readouterr().out
+    assert 'some/map' in told and '76.5' in told and '-' in told
 
 
 def test_marked_targets_tell_the_rig(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from thermal_nerf_loc.cli import main
+from thermal_nerf_loc.evaluation import map_quality
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.evaluation.strategy_comparison import ranking
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
@@ -85,6 +86,20 @@ def test_figures_sheet_and_views_of_a_map(place: Path, capsys: pytest.CaptureFix
     assert (figures['rgb_lpips'] is None) == (figures['lpips_left_out'] is not None)
     assert (figures['rgb_lpips'] is None) == ('LPIPS is left out' in err)
     assert cv2.imread(str(place / 'sheet.png')).std() > 10.0
+    check = figures['geometry_check']
+    assert set(check) == {'rgb', 'thermal', 'seconds'} and figures['pixel_share'] == 1.0
+    for name in ('rgb', 'thermal'):
+        assert set(check[name]) == {'points', 'views', 'notes'}
+        assert f'{name.replace("rgb", "RGB")} depth between held-out views' in err
+
+
+def test_every_pixel_on_request(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the rays of all views together are bounded."""
+    most = []
+    monkeypatch.setattr(map_quality, 'score_views', lambda *args: most.append(args[-1]) or ())
+    arguments = ['eval-map', str(place / 'out' / 'rgbx.safetensors'), str(place / 'data')]
+    assert main(arguments) == main([*arguments, '--all-pixels']) == 0
+    assert most == [map_quality.MOST_RAYS, None]
 
 
 @pytest.mark.parametrize('option, told', [

@@ -152,13 +152,14 @@ def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool =
     built = build_map_file(scene, path, config, progress, resume,
                            lambda result: keep(result.scene))
     keep(built.scene)  # held-out poses are refined too by now
-    return {**map_figures(built, scene), 'map': str(path)}
+    return {**map_figures(built, scene, progress), 'map': str(path)}
 
 
-def map_figures(built: Any, given: Any) -> dict[str, Any]:
+def map_figures(built: Any, given: Any, progress: Any) -> dict[str, Any]:
     """Figures of the training (time, steps, memory) and of the quality of the map."""
     from dataclasses import asdict
 
+    from thermal_nerf_loc.evaluation.geometry_quality import check_geometry
     from thermal_nerf_loc.evaluation.map_quality import evaluate_map
     from thermal_nerf_loc.evaluation.refined_poses import refinement_figures
 
@@ -166,7 +167,9 @@ def map_figures(built: Any, given: Any) -> dict[str, Any]:
     refinement = refinement_figures(info.refinement, given, built.scene)
     return {'seconds': built.seconds, 'steps': built.steps,
             'rays_per_second': built.rays_per_second, 'peak_memory_mb': built.peak_memory_mb,
-            'backend': built.backend, 'test': asdict(evaluate_map(built.map, built.scene, 'test')),
+            'backend': built.backend,
+            'test': asdict(evaluate_map(built.map, built.scene, 'test', progress=progress)),
+            'geometry_check': check_geometry(built.map, built.scene, progress),
             'calibration': {name: {'covariance_factor': factor, 'floor_m': floor_m}
                             for name, (factor, floor_m) in built.map.calibration.items()},
             'least_confidence': built.least_confidence(),
