@@ -38,7 +38,7 @@ Bools = NDArray[np.bool_]
 
 _VIEWS, _OTHERS = 6, 2  # held-out views, and how many others each is compared with
 _PIXELS = 2000  # of each view: a grid
-_CANDIDATES = 24  # nearest views, of which those with overlap and parallax are taken
+_CANDIDATES = 24  # nearest views that stand apart: the best of them are taken
 _PARALLAX_RAD = np.deg2rad(10.0)  # that is aimed at; half of it is good enough
 _LEAST_PARALLAX_RAD = np.deg2rad(1.0)  # of a point: with less, both rays are nearly the same
 _OCCLUDED = 0.10  # nearer by this share: something may stand between
@@ -106,14 +106,16 @@ def judge_geometry(renderer: LocalizationMap, scene: Scene, modality: str,
     if not tests:
         return GeometryQuality(notes=('no image is held out',))
     notes = []
-    measured = measure_points(scene, modality, unseen_by_training=knows_points(renderer),
+    trained = knows_points(renderer)
+    measured = measure_points(scene, modality, unseen_by_training=trained,
                               progress=_part(progress, 0.0, 0.6))
     points = None
     if len(measured) >= _FEWEST_POINTS:
         points = point_errors(renderer, modality, measured)
     else:
-        notes.append(f'{len(measured)} points matched, {_FEWEST_POINTS} are needed: images '
-                     'have few corners in common, or poses and lens are off')
+        notes.append(f'{len(measured)} points matched' + ' that training could not know' * trained
+                     + f', {_FEWEST_POINTS} are needed: images have few corners in common, or '
+                     'poses and lens are off')
     views = view_agreement(renderer, scene, modality,
                            choose_pairs(renderer, scene, modality), _part(progress, 0.6, 1.0))
     if views is None:

@@ -30,12 +30,14 @@ _MOST_IMAGES = 6  # held out, whose points are measured
 _NEIGHBOURS = 8  # images that each is matched with
 _WIDEST_RAD = np.deg2rad(60.0)  # between the axes of two images that are matched
 _NOMINAL_WIDTH_PX = 160  # tolerances are in pixels of images of this width
+_APART = 0.15  # of the median distance of all other views: nearer ones show no parallax
 _EPIPOLAR_PX = 0.5
 _RATIO = 0.85  # of the distances to the best and the second-best match on the line
 _AGREE_PX = 0.4  # of a match from where the point projects to
 _FEWEST_AGREEING = 2  # other images
 _LEAST_SIGMA_PX = 0.05  # of a keypoint, however small the residuals
-_MOST_SIGMA = 0.005  # of the depth: coarser points could not tell 1 %
+_FINE, _COARSE = 0.005, 0.02  # standard deviations, as shares of the depth
+_ENOUGH = 50  # fine points; with fewer, coarser ones are taken, too
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,15 +132,25 @@ def spread(count: int, most: int) -> list[int]:
 
 
 def nearest_views(poses: Array, view: int, count: int) -> list[int]:
-    """Views that may show the same, nearest in direction and position; not from one spot."""
+    """
+    Views that may show the same, nearest in direction and position.
+
+    They stand apart from the view and from each other: the next frames of a video show no
+    parallax, and the same errors.
+    """
     centers, axes = poses[:, :3, 3], poses[:, :3, 2]
     angle = np.arccos(np.clip(axes @ axes[view], -1.0, 1.0))
     distance_m = np.linalg.norm(centers - centers[view], axis=1)
     size_m = max(float(np.median(distance_m)), 1e-9)
     cost = angle + 0.5 * distance_m / size_m
-    cost[(angle > _WIDEST_RAD) | (distance_m < 0.02 * size_m)] = np.inf
-    order = np.argsort(cost, kind='stable')[:count]
-    return [int(j) for j in order if np.isfinite(cost[j])]
+    chosen = [view]
+    for j in np.argsort(cost, kind='stable'):
+        apart_m = np.linalg.norm(centers[chosen] - centers[j], axis=1).min()
+        if angle[j] <= _WIDEST_RAD and apart_m > _APART * size_m:
+            chosen.append(int(j))
+        if len(chosen) > count:
+            break
+    return chosen[1:]
 
 
 def _match_all(keypoints: Mapping[int, ImageFeatures], poses: Array, view: int,
@@ -210,7 +222,7 @@ def _agreed(matched: _Epipolar, T_world_sensor: Array, frame: int, is_train: Boo
 
 
 def _precise(parts: Sequence[tuple[MatchedPoints, Array]]) -> MatchedPoints:
-    """All points whose standard deviation, by the residuals of all, is small enough."""
+    """The finest points, by the residuals of all: a coarse one could not tell 1 %."""
     residual = np.concatenate([np.empty(0), *(off for _, off in parts)])
     pixel = max(float(np.median(residual)) / 1.18, _LEAST_SIGMA_PX) if residual.size else 1.0
     joined = [np.concatenate([empty, *(getattr(found, name) for found, _ in parts)])
@@ -218,7 +230,9 @@ def _precise(parts: Sequence[tuple[MatchedPoints, Array]]) -> MatchedPoints:
                                   ('distance_m', np.empty(0)), ('sigma', np.empty(0)),
                                   ('frame', np.empty(0, np.int64)))]
     joined[3] = joined[3] * pixel
-    kept = joined[3] <= _MOST_SIGMA
+    ranked = np.sort(joined[3])
+    limit = ranked[min(_ENOUGH, len(ranked)) - 1] if len(ranked) else _FINE
+    kept = joined[3] <= np.clip(limit, _FINE, _COARSE)
     return MatchedPoints(*(part[kept] for part in joined))
 
 

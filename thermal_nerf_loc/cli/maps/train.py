@@ -65,8 +65,9 @@ def add_depth(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Build, save, evaluate."""
-    from thermal_nerf_loc.cli.output import progress_bar
+    from thermal_nerf_loc.cli.output import progress_bar, show_note
     from thermal_nerf_loc.common.config import check, load_yaml
+    from thermal_nerf_loc.evaluation.geometry_quality import geometry_lines
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint
     from thermal_nerf_loc.mapping.training.config import TrainConfig
@@ -84,7 +85,10 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         args.json = None
         return {}
     with progress_bar('train') as progress:
-        return train_map(scene, args.map, config, progress, args.resume, _refined_writer(args))
+        figures = train_map(scene, args.map, config, progress, args.resume, _refined_writer(args))
+    for line in geometry_lines(figures['geometry_check']):
+        show_note(line)
+    return figures
 
 
 def _depth_settings(args: argparse.Namespace) -> dict[str, Any]:
