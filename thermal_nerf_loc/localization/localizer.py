@@ -41,6 +41,7 @@ Array = NDArray[np.float64]
 
 _RIVAL_SHARE = 0.85  # of the best's coarse score: a rival is refined before the best is accepted
 _MAX_REMAINING_PX = 3.0  # how far from the aligner's optimum iNeRF may end
+_MAX_EXACT_SIGMAS = 6.0  # how far an exact round may move a pose: beyond, it went astray
 _BOUNDS_MARGIN = 0.25  # of the map's size: a guess may lie so far outside
 
 
@@ -151,6 +152,8 @@ class Localizer:
         best, rivals = estimate(refiner, frame) if images else (
             pose_estimate.unknown('; '.join(ignored.values()), self.config.confidence, T_guess),
             ())
+        if self.config.method == 'align' and self.config.refinement.exact.rays > 0:
+            best = self._made_exact(refiner, best)
         return Localization(
             frame.stamp_ns, best.T_world_cam, best.covariance, best.verdict.confidence,
             best.verdict.verdict, best.verdict.reason, time.perf_counter() - started,
@@ -231,6 +234,21 @@ class Localizer:
                     and hypothesis.rival_share < self.config.global_search.rival_share):
                 break
         return sorted(refined, key=lambda one: -one.verdict.confidence)
+
+    def _made_exact(self, refiner: CoarseToFine, best: PoseEstimate) -> PoseEstimate:
+        """
+        Align the pose that was found once more, as exactly as the map allows.
+
+        Covariance and verdict stay: they are calibrated for the round before, and so on the safe
+        side.
+        """
+        if best.verdict.verdict == verdict.VERDICT_LOST:
+            return best
+        found = refiner.refine_exactly(best.T_world_cam, best.covariance)
+        step = se3.minus(found.T_world_cam, best.T_world_cam)
+        if found.failed or step @ np.linalg.solve(best.covariance, step) > _MAX_EXACT_SIGMAS**2:
+            return best
+        return replace(best, T_world_cam=found.T_world_cam)
 
     def _refine_by_inerf(self, refiner: CoarseToFine, T: Array) -> PoseEstimate:
         """Run iNeRF, then measure the fit at its pose, and whether it has converged."""

@@ -13,6 +13,7 @@ from typing import Any
 from thermal_nerf_loc.common.errors import InputError
 
 _MODALITIES = {'both': ('rgb', 'thermal'), 'rgb': ('rgb',), 'thermal': ('thermal',)}
+EXACT_RAYS = 20_000  # offline a pose may take a second
 _SINGLE_FRAME = ('rgb', 'thermal', 'camera', 'guess')  # options that DATA excludes
 
 
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='images to use (default: %(default)s)')
     parser.add_argument('--method', choices=('align', 'inerf'), default='align',
                         help='align: fast; inerf: the published method (default: %(default)s)')
+    parser.add_argument('--exact-rays', type=int, metavar='N', help='most rays for each image '
+                        'that make the pose exact in the end; 0: as fast as the node (default: '
+                        f'{EXACT_RAYS}, or what --config says)')
     parser.add_argument('--init', choices=('perturb', 'global'), default='perturb',
                         help='perturb: start near the true pose; global: search the whole map '
                         '(default: %(default)s)')
@@ -130,8 +134,12 @@ def _configured(args: argparse.Namespace) -> Any:
     from thermal_nerf_loc.localization.localizer import LocalizerConfig
 
     base = load_yaml(LocalizerConfig, args.config) if args.config else LocalizerConfig()
-    config = replace(base, method=args.method, seed=args.seed, guess_sigma_m=args.perturb_m,
-                     guess_sigma_deg=args.perturb_deg)
+    exact_rays = args.exact_rays
+    if exact_rays is None:
+        exact_rays = base.refinement.exact.rays if args.config else EXACT_RAYS
+    refinement = replace(base.refinement, exact=replace(base.refinement.exact, rays=exact_rays))
+    config = replace(base, refinement=refinement, method=args.method, seed=args.seed,
+                     guess_sigma_m=args.perturb_m, guess_sigma_deg=args.perturb_deg)
     check(config, 'option')
     return config
 

@@ -18,6 +18,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.pose_separation import PoseSeparation, SAME_ANSWER
 from thermal_nerf_loc.localization.refinement.aligner import (
     align, align_many, AlignConfig, Alignment, ModalityView, PosePrior)
+from thermal_nerf_loc.localization.refinement.exact_round import align_exactly, ExactConfig
 from thermal_nerf_loc.localization.refinement.image_prior import image_prior, ImagePrior
 from thermal_nerf_loc.localization.refinement.image_pyramid import (
     make_level, NOMINAL_WIDTH_PX, ObservedImage)
@@ -43,6 +44,7 @@ _RANKING_STEP_PX = 0.2
 _DENSE_BLUR, _DENSE_RAYS, _DENSE_HYPOTHESES = 0.5, 4, 2  # factors of the dense search
 _LATTICE_SIGMAS = 2.0  # dense search: steps between turned poses, in sigmas of the blur,
 _LATTICE_STEPS = 6.5  # but no more than this from the guess to the end of the reach
+_EXACT_PRIOR_SIGMAS = 3.0  # of the pose that was found: holds what the images do not
 _MIN_SCORE_SHARE = 0.6  # of the best hypothesis' score; those below are dropped
 
 
@@ -68,6 +70,7 @@ class RefinementConfig:
     thermal_floor_celsius: float = setting(0.1, 'least error of rendered temperatures', 1e-6, 10.)
     use_uncertainty: bool = setting(True, 'points count less where the map says that its images '
                                     'do not hold it')
+    exact: ExactConfig = setting(ExactConfig(), 'extra rounds for the pose that was found')
     align: AlignConfig = setting(AlignConfig(), 'one alignment')
 
 
@@ -79,7 +82,7 @@ class CoarseToFine:
         """Keep the frame's images; `seed` is that of the drawn pixels."""
         self.renderer, self.config, self.images = renderer, config, images
         self.rays = 0
-        self._rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed)
         self._preferred: dict[str, NDArray[np.bool_]] = {}
 
     def hypotheses(self, T: Array, sigma_m: float, sigma_rad: float, dense: bool = False,
@@ -127,6 +130,11 @@ class CoarseToFine:
             T = found.T_world_cam
         return found
 
+    def refine_exactly(self, T: Array, covariance: Array) -> Alignment:
+        """Align a pose that was found once more, with many pixels and hardly any blur."""
+        return align_exactly(self, T, PosePrior(T, np.linalg.inv(
+            _EXACT_PRIOR_SIGMAS**2 * covariance)))
+
     def measure(self, T: Array) -> tuple[Alignment, float]:
         """The fit at a pose as it is, and how many pixels the aligner would move the image."""
         views = self.render(T, self.config.sigmas_px[-1])
@@ -147,13 +155,18 @@ class CoarseToFine:
             view = self.renderer, name, T, image.T_cam_sensor, image.camera
             if sigma_px > self.config.grid_above_px:
                 points = render_grid(*view, self.config.grid_rays).blurred(own_px)
+                self.rays += len(points)
             else:
-                points = render_points(*view, self._pixels(name, image, count))
-                if self.config.use_uncertainty:
-                    points = weighed(points, T, self.renderer)
-            self.rays += len(points)
-            views.append(self._view(name, image, own_px, points))
+                points = self.render_pixels(name, T, self._pixels(name, image, count))
+            views.append(self.view(name, own_px, points))
         return views
+
+    def render_pixels(self, name: str, T: Array, uv: Array) -> RenderedPoints:
+        """Render pixels (n, 2) of one image at a pose, weighed by how sure the map is there."""
+        image = self.images[name]
+        points = render_points(self.renderer, name, T, image.T_cam_sensor, image.camera, uv)
+        self.rays += len(points)
+        return weighed(points, T, self.renderer) if self.config.use_uncertainty else points
 
     def prior(self, name: str) -> ImagePrior:
         """Gain, offset and noise floor that are expected of an image."""
@@ -185,11 +198,12 @@ class CoarseToFine:
         for name, grid in grids.items():
             image = self.images[name]
             own_px = self._own_pixels(image, sigma_px)
-            views.append(self._view(name, image, own_px, grid.blurred(own_px)))
+            views.append(self.view(name, own_px, grid.blurred(own_px)))
         return views
 
-    def _view(self, name: str, image: ObservedImage, own_px: float,
-              points: RenderedPoints) -> ModalityView:
+    def view(self, name: str, own_px: float, points: RenderedPoints) -> ModalityView:
+        """Rendered points beside their image, blurred by so many of its own pixels."""
+        image = self.images[name]
         level, prior = make_level(image, own_px), self.prior(name)
         factor, _ = self.renderer.calibration.get(name, (1.0, 0.0))
         factor *= max(1.0, len(points) / self.config.last_rays)  # the map's errors do not average
@@ -203,7 +217,7 @@ class CoarseToFine:
     def _pixels(self, name: str, image: ObservedImage, count: int) -> Array:
         if name not in self._preferred:
             self._preferred[name] = preferred_pixels(self.config.sampler, image)
-        return draw_pixels(self._preferred[name], image, count, self._rng, balanced=True)
+        return draw_pixels(self._preferred[name], image, count, self.rng, balanced=True)
 
     def _motion_px(self, sigma_m: float, sigma_rad: float) -> float:
         """How far an error of the pose moves the image, were it 160 px wide."""

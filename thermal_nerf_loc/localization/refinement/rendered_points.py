@@ -30,6 +30,10 @@ class RenderedPoints:
         """How many there are."""
         return len(self.weight)
 
+    def seen_from(self, T_cam_own: Array) -> 'RenderedPoints':
+        """The same points in another camera; `T_cam_own` is the pose of their own in it."""
+        return replace(self, points_cam=se3.transform(T_cam_own, self.points_cam))
+
 
 def render_points(renderer: Renderer, modality: str, T_world_cam: Array, T_cam_sensor: Array,
                   camera: Camera, uv: Array) -> RenderedPoints:
