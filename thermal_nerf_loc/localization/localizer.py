@@ -153,7 +153,7 @@ class Localizer:
             pose_estimate.unknown('; '.join(ignored.values()), self.config.confidence, T_guess),
             ())
         if self.config.method == 'align' and self.config.refinement.exact.rays > 0:
-            best = self._made_exact(refiner, best)
+            best = self._made_exact(refiner, best, frame)
         return Localization(
             frame.stamp_ns, best.T_world_cam, best.covariance, best.verdict.confidence,
             best.verdict.verdict, best.verdict.reason, time.perf_counter() - started,
@@ -235,7 +235,8 @@ class Localizer:
                 break
         return sorted(refined, key=lambda one: -one.verdict.confidence)
 
-    def _made_exact(self, refiner: CoarseToFine, best: PoseEstimate) -> PoseEstimate:
+    def _made_exact(self, refiner: CoarseToFine, best: PoseEstimate, frame: Frame,
+                    ) -> PoseEstimate:
         """
         Align the pose that was found once more, as exactly as the map allows.
 
@@ -244,7 +245,11 @@ class Localizer:
         """
         if best.verdict.verdict == verdict.VERDICT_LOST:
             return best
-        found = refiner.refine_exactly(best.T_world_cam, best.covariance)
+        images, _ = observe(frame, tuple(refiner.images), self.config.images,
+                            self.config.refinement.exact.width_px)
+        if set(images) != set(refiner.images):  # unusable at their full size
+            return best
+        found = refiner.refine_exactly(best.T_world_cam, best.covariance, images)
         step = se3.minus(found.T_world_cam, best.T_world_cam)
         if found.failed or step @ np.linalg.solve(best.covariance, step) > _MAX_EXACT_SIGMAS**2:
             return best

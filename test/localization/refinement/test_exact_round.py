@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exact round: poses get more exact, rays stay within their bound, and it ends by itself."""
 
-from localization_room import make_poses, PaintedRoom, perturbed, take_frame
+from localization_room import make_poses, PaintedRoom, perturbed, take_frame, take_image
 import numpy as np
 import pytest
 
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.localization.localizer import Localizer, LocalizerConfig
-from thermal_nerf_loc.localization.refinement.coarse_to_fine import RefinementConfig
+from thermal_nerf_loc.localization.refinement.coarse_to_fine import CoarseToFine, RefinementConfig
 from thermal_nerf_loc.localization.refinement.exact_round import ExactConfig, joined
 from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoints
-from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
 
 ROOM = PaintedRoom()
 POSES = make_poses(6, seed=11)
@@ -74,3 +75,25 @@ def test_batches_are_joined_in_one_camera():
     assert len(both) == 10
     np.testing.assert_allclose(se3.transform(se3.inverse(T), both.points_cam[5:]),
                                points.points_cam, atol=1e-12)
+
+
+def test_blur_is_in_own_pixels_up_to_the_detail_of_a_map():
+    config = ExactConfig(blur_px=0.3, detail_px=320)
+    assert [config.own_blur_px(width) for width in (160, 320, 640)] == [0.3, 0.3, 0.6]
+
+
+def test_images_are_as_large_as_they_come(monkeypatch):
+    """The rounds before take them halved."""
+    seen = []
+    original = CoarseToFine.refine_exactly
+
+    def noted(self, T, covariance, images):
+        seen.append((self.images[RGB].camera.width, images[RGB].camera.width))
+        return original(self, T, covariance, images)
+
+    monkeypatch.setattr(CoarseToFine, 'refine_exactly', noted)
+    camera = Camera.from_fov(640, 480, 70.0)
+    frame = Frame(0, {RGB: take_image(ROOM, RGB, POSES[0], camera)}, POSES[0])
+    found = localizer(rays=1000).localize(frame, perturbed(POSES[0], 0.5, 0.01, seed=0))
+    assert seen == [(320, 640)]
+    assert se3.distance(found.T_world_cam, POSES[0])[0] < 0.01

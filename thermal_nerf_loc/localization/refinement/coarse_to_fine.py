@@ -81,7 +81,7 @@ class CoarseToFine:
                  images: Mapping[str, ObservedImage], seed: int) -> None:
         """Keep the frame's images; `seed` is that of the drawn pixels."""
         self.renderer, self.config, self.images = renderer, config, images
-        self.rays = 0
+        self.rays, self.seed = 0, seed
         self.rng = np.random.default_rng(seed)
         self._preferred: dict[str, NDArray[np.bool_]] = {}
 
@@ -130,10 +130,14 @@ class CoarseToFine:
             T = found.T_world_cam
         return found
 
-    def refine_exactly(self, T: Array, covariance: Array) -> Alignment:
-        """Align a pose that was found once more, with many pixels and hardly any blur."""
-        return align_exactly(self, T, PosePrior(T, np.linalg.inv(
+    def refine_exactly(self, T: Array, covariance: Array, images: Mapping[str, ObservedImage],
+                       ) -> Alignment:
+        """Align a pose that was found once more: many pixels, `images` as large as they are."""
+        finer = CoarseToFine(self.renderer, self.config, images, self.seed)
+        found = align_exactly(finer, T, PosePrior(T, np.linalg.inv(
             _EXACT_PRIOR_SIGMAS**2 * covariance)))
+        self.rays += finer.rays
+        return found
 
     def measure(self, T: Array) -> tuple[Alignment, float]:
         """The fit at a pose as it is, and how many pixels the aligner would move the image."""

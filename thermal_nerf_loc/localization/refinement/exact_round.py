@@ -44,9 +44,16 @@ class ExactConfig:
                         '`localize` takes 20000', 0, 10_000_000)
     first_rays: int = setting(1000, 'rays of the first batch; each further one doubles them', 20,
                               100_000)
+    width_px: int = setting(640, 'images are halved while they stay at least so wide', 8, 100_000)
     blur_px: float = setting(0.3, "blur, in the image's own pixels", 0.0, 100.0)
+    detail_px: int = setting(320, 'images wider than this are blurred in proportion: maps '
+                             'hardly show more detail', 8, 100_000)
     gain: float = setting(0.08, 'end where another batch would shrink the standard deviations by '
                           'a smaller share than this', 0.0, 1.0)
+
+    def own_blur_px(self, width: int) -> float:
+        """Blur of an image so wide, in its own pixels."""
+        return self.blur_px * max(width / self.detail_px, 1.0)
 
 
 def align_exactly(refiner: 'CoarseToFine', T_found: Array, prior: PosePrior) -> Alignment:
@@ -64,7 +71,8 @@ def align_exactly(refiner: 'CoarseToFine', T_found: Array, prior: PosePrior) -> 
             points = refiner.render_pixels(name, T, pools[name][chosen[name]])
             batches[name].append(points.seen_from(se3.inverse(T_found) @ T))
             drawn[name] = np.concatenate([drawn[name], chosen[name]])
-        views = [refiner.view(name, config.blur_px, joined(batches[name])) for name in pools]
+        views = [refiner.view(name, config.own_blur_px(image.camera.width), joined(batches[name]))
+                 for name, image in refiner.images.items()]
         found = align(views, T_found, T, aligning, prior)
         T = found.T_world_cam
         if found.failed:

@@ -75,13 +75,17 @@ class PyramidLevel:
 
 
 def observe(frame: Frame, modalities: tuple[str, ...], config: ImageConfig = ImageConfig(),
-            ) -> tuple[dict[str, ObservedImage], dict[str, str]]:
-    """Usable images of the wanted modalities, and why the others are not."""
+            width_px: int = _WORKING_WIDTH_PX) -> tuple[dict[str, ObservedImage], dict[str, str]]:
+    """
+    Usable images of the wanted modalities, and why the others are not.
+
+    Images are halved while they stay at least `width_px` wide.
+    """
     usable: dict[str, ObservedImage] = {}
     ignored: dict[str, str] = {}
     for name in modalities:
         if name in frame.images:
-            image = _working_size(frame.images[name], _finite(frame.images[name], name))
+            image = _working_size(frame.images[name], _finite(frame.images[name], name), width_px)
             reason = _empty_reason(image, name, config)
             if reason:
                 ignored[name] = reason
@@ -165,10 +169,11 @@ def _finite(image: SensorImage, name: str) -> NDArray[np.bool_] | None:
     return None if valid.all() else np.asarray(valid)
 
 
-def _working_size(image: SensorImage, valid: NDArray[np.bool_] | None) -> SensorImage:
+def _working_size(image: SensorImage, valid: NDArray[np.bool_] | None, least_px: int,
+                  ) -> SensorImage:
     """Halve a large image until no level needs more; masked pixels do not count."""
     factor = 1
-    while image.camera.width // (2 * factor) >= _WORKING_WIDTH_PX:
+    while image.camera.width // (2 * factor) >= least_px:
         factor *= 2
     if factor == 1:
         return replace(image, valid=valid, depth_m=None)
