@@ -112,7 +112,7 @@ def show_quality(radiance_map: Any, scene: Any, indices: Any) -> list[dict[str, 
     import numpy as np
 
     from thermal_nerf_loc.evaluation.map_quality import (
-        compare_frame, depth_errors, difference, psnr)
+        compare_frame, depth_errors, difference, psnr, whole_sample)
 
     ways = {f'{samples_of()} samples': radiance_map,
             f'{REFERENCE_SAMPLES} uniform': reference(radiance_map)}
@@ -125,8 +125,10 @@ def show_quality(radiance_map: Any, scene: Any, indices: Any) -> list[dict[str, 
             [v.seen.values.ravel() for v in ours if v.modality == modality])))
         for name, shown in views.items():
             mine = [v for v in shown if v.modality == modality]
-            depth = [float(np.median(depth_errors(v))) for v in mine if depth_errors(v).size]
-            rows.append((modality, name, float(np.mean([psnr(difference(v), span) for v in mine])),
+            samples = [whole_sample(view) for view in mine]
+            depth = [float(np.median(off)) for off in map(depth_errors, samples) if off.size]
+            rows.append((modality, name, float(np.mean([psnr(difference(s), span)
+                                                        for s in samples])),
                          100.0 * float(np.mean(depth)) if depth else None, None, None))
         pairs = [(a, b) for a, b in zip(ours, theirs) if a.modality == modality]
         off = np.concatenate([(a.rendered - b.rendered).ravel() for a, b in pairs])

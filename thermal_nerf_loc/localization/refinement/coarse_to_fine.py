@@ -134,8 +134,8 @@ class CoarseToFine:
                        ) -> Alignment:
         """Align a pose that was found once more: many pixels, `images` as large as they are."""
         finer = CoarseToFine(self.renderer, self.config, images, self.seed)
-        found = align_exactly(finer, T, PosePrior(T, np.linalg.inv(
-            _EXACT_PRIOR_SIGMAS**2 * covariance)))
+        information = np.asarray(np.linalg.inv(_EXACT_PRIOR_SIGMAS**2 * covariance), np.float64)
+        found = align_exactly(finer, T, PosePrior(T, information))
         self.rays += finer.rays
         return found
 

@@ -95,9 +95,10 @@ def load_views(name: str, cameras: Sequence[Camera], poses: Sequence[Array],
         grey = _grey(image.values)
         usable = np.ones(grey.shape, np.bool_) if image.valid is None else image.valid
         if lens.size != cameras[i].size:
-            grey = cv2.resize(grey, lens.size, interpolation=cv2.INTER_AREA)
-            usable = cv2.resize(usable.astype(np.float32), lens.size,
-                                interpolation=cv2.INTER_AREA) > 0.999
+            grey = np.asarray(cv2.resize(grey, lens.size, interpolation=cv2.INTER_AREA),
+                              np.float32)
+            usable = np.asarray(cv2.resize(usable.astype(np.float32), lens.size,
+                                           interpolation=cv2.INTER_AREA) > 0.999)
         out = rectifiers[cameras[i]](grey[..., None], usable)
         part = slice(starts[i], starts[i + 1])
         images[part], valid[part] = out.values.reshape(-1), out.valid.reshape(-1)
