@@ -57,12 +57,14 @@ class DensityGrid:
         self.center, self.inverse_half = space.kernel_arguments
         self.held = np.zeros(0, np.bool_)  # cells that `observe` leaves as they are; none
 
-    def sample(self, origins: Array32, directions: Array32, count: int, exploring: float,
-               rng: np.random.Generator | None = None) -> tuple[Array32, Array32]:
+    def sample(self, origins: Array32, directions: Array32, count: int,
+               exploring: float | Array32, rng: np.random.Generator | None = None,
+               ) -> tuple[Array32, Array32]:
         """
         Distances and interval lengths (rays, count) in metres.
 
-        `exploring` is the share of uniform samples; without `rng` samples are not jittered.
+        `exploring` is the share of uniform samples, of all rays or of each; without `rng` samples
+        are not jittered.
         """
         shape = (len(origins), count)
         jitter = (np.full(shape, 0.5, np.float32) if rng is None
@@ -70,10 +72,11 @@ class DensityGrid:
         distances, widths = np.empty(shape, np.float32), np.empty(shape, np.float32)
         scale = self.space.scale_m
         near = np.full(len(origins), self.config.near * self.space.least_m, np.float32)
+        uniform = np.ascontiguousarray(np.broadcast_to(np.float32(exploring), len(origins)))
         kernels.propose(origins, directions, self.values, self.config.cells, self.center,
                         self.inverse_half, near, np.float32(2.0 * scale),
                         np.float32(self.config.far * scale), self.config.bins,
-                        np.float32(exploring), jitter, distances, widths)
+                        uniform, jitter, distances, widths)
         return distances, widths
 
     def hold(self, fused: 'DepthFusion') -> None:

@@ -57,8 +57,8 @@ def propose(origins, directions, grid, cells, center, inverse_half, near, middle
     Sorted sample distances (rays, samples) and the interval lengths that they represent.
 
     The grid's densities give a weight for each of `bins` intervals; weights are blurred over the
-    neighbouring intervals, mixed with a uniform share `exploring`, and inverted at stratified
-    positions. The last sample represents all the rest of the ray.
+    neighbouring intervals, mixed with a uniform share, `exploring` of each ray, and inverted at
+    stratified positions. The last sample represents all the rest of the ray.
     """
     samples = distances.shape[1]
     for i in nb.prange(origins.shape[0]):
@@ -68,7 +68,8 @@ def propose(origins, directions, grid, cells, center, inverse_half, near, middle
         edge[0] = near[i]
         for b in range(bins):
             edge[b + 1] = distance_at(nb.float32(b + 1) / nb.float32(bins), near[i], middle, far)
-        visible = bins if exploring < nb.float32(1.0) else 0  # intervals before all is hidden
+        uniform = exploring[i]
+        visible = bins if uniform < nb.float32(1.0) else 0  # intervals before all is hidden
         for b in range(visible):
             t = nb.float32(0.5) * (edge[b] + edge[b + 1])
             cell = unit_cell(origins[i, 0] + t * directions[i, 0],
@@ -86,7 +87,7 @@ def propose(origins, directions, grid, cells, center, inverse_half, near, middle
         weight[bins - 1] += transmittance
         total = nb.float32(0.0)
         blurred = np.empty(bins, np.float32)
-        floor = exploring / (nb.float32(1.0) - exploring + nb.float32(1e-6)) / bins
+        floor = uniform / (nb.float32(1.0) - uniform + nb.float32(1e-6)) / bins
         for b in range(bins):
             left = weight[max(b - 1, 0)]
             right = weight[min(b + 1, bins - 1)]

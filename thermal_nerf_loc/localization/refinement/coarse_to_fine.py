@@ -135,7 +135,8 @@ class CoarseToFine:
         """Align a pose that was found once more: many pixels, `images` as large as they are."""
         finer = CoarseToFine(self.renderer, self.config, images, self.seed)
         information = np.asarray(np.linalg.inv(_EXACT_PRIOR_SIGMAS**2 * covariance), np.float64)
-        found = align_exactly(finer, T, PosePrior(T, information))
+        found = align_exactly(finer, self.config.exact, self.config.align, T,
+                              PosePrior(T, information))
         self.rays += finer.rays
         return found
 

@@ -13,21 +13,20 @@ covariance smaller.
 from collections.abc import Mapping
 from dataclasses import dataclass
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization.refinement.aligner import align, Alignment, PosePrior
+from thermal_nerf_loc.localization.refinement.aligner import (
+    align, AlignConfig, Alignment, ModalityView, PosePrior)
+from thermal_nerf_loc.localization.refinement.image_pyramid import ObservedImage
 from thermal_nerf_loc.localization.refinement.informative_pixels import (
     draw_by_leverage, information_of_rows, leverage, predict_information)
 from thermal_nerf_loc.localization.refinement.pixel_sampling import draw_pixels, everywhere
 from thermal_nerf_loc.localization.refinement.rendered_points import RenderedPoints
-
-if TYPE_CHECKING:
-    from thermal_nerf_loc.localization.refinement.coarse_to_fine import CoarseToFine
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -56,9 +55,22 @@ class ExactConfig:
         return self.blur_px * max(width / self.detail_px, 1.0)
 
 
-def align_exactly(refiner: 'CoarseToFine', T_found: Array, prior: PosePrior) -> Alignment:
+class FrameRenderer(Protocol):
+    """Renders pixels of the images of one frame; `CoarseToFine` does."""
+
+    images: Mapping[str, ObservedImage]
+    rng: np.random.Generator
+
+    def render_pixels(self, name: str, T: Array, uv: Array) -> RenderedPoints:
+        """Render pixels (n, 2) of one image at a pose."""
+
+    def view(self, name: str, own_px: float, points: RenderedPoints) -> ModalityView:
+        """Rendered points beside their image, blurred by so many of its own pixels."""
+
+
+def align_exactly(refiner: FrameRenderer, config: ExactConfig, aligning: AlignConfig,
+                  T_found: Array, prior: PosePrior) -> Alignment:
     """Align with batch after batch of rendered points; `T_found` is nearly right already."""
-    config, aligning = refiner.config.exact, refiner.config.align
     pools = {name: draw_pixels(everywhere(image), image, _POOL * config.rays, refiner.rng, True)
              for name, image in refiner.images.items()}
     chosen: dict[str, Indices] = {name: np.arange(min(config.first_rays, config.rays, len(pool)))
@@ -77,7 +89,7 @@ def align_exactly(refiner: 'CoarseToFine', T_found: Array, prior: PosePrior) -> 
         T = found.T_world_cam
         if found.failed:
             return found
-        chosen, gain = _next_batch(refiner, found, pools, drawn)
+        chosen, gain = _next_batch(refiner, config, aligning, found, pools, drawn)
         if gain <= config.gain:
             return found
 
@@ -88,14 +100,14 @@ def joined(batches: list[RenderedPoints]) -> RenderedPoints:
                             for name in ('points_cam', 'values', 'weight')))
 
 
-def _next_batch(refiner: 'CoarseToFine', found: Alignment, pools: Mapping[str, Array],
-                drawn: Mapping[str, Indices]) -> tuple[dict[str, Indices], float]:
+def _next_batch(refiner: FrameRenderer, config: ExactConfig, aligning: AlignConfig,
+                found: Alignment, pools: Mapping[str, Array], drawn: Mapping[str, Indices],
+                ) -> tuple[dict[str, Indices], float]:
     """
     Pixels to render next, and by what share they would shrink the standard deviations.
 
     That share is the geometric mean over the six directions of the pose.
     """
-    config, aligning = refiner.config.exact, refiner.config.align
     pixels = {}
     for (name, image), aligned in zip(refiner.images.items(), found.views):
         pixels[name] = predict_information(image, aligned, aligning.cutoff, aligning.edge_px,

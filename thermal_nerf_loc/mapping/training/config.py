@@ -41,8 +41,8 @@ class ScheduleConfig:
     adaptive_samples: int = setting(16, 'samples a ray afterwards', 4, 1024)
     exploring_share: float = setting(0.1, 'share of those that stay uniform', 0.0, 1.0)
     known_depth: float = setting(0.0, 'share of the pixels whose depth is known, set by the '
-                                 'training: the stages that find surfaces get as much shorter',
-                                 0.0, 1.0)
+                                 'training: for their rays, the stages that find surfaces get as '
+                                 'much shorter', 0.0, 1.0)
     depth_steps: int = setting(300, 'steps for which the density grid holds the surfaces of known '
                                'depth, until the field has them; 0: it does not begin with them',
                                0)
@@ -52,19 +52,20 @@ class ScheduleConfig:
                                  'where images are flat, and gives way to all that they show',
                                  0.0, 1.0)
 
-    def uniform_until(self, steps: float) -> float:
-        """Last uniform step, at most a fifth of the run."""
-        return max(1.0, (1.0 - self.known_depth) * min(self.uniform_steps, steps / 5))
+    def uniform_until(self, steps: float, known: bool = True) -> float:
+        """Last uniform step, at most a fifth of the run; `known`: of rays of known depth."""
+        share = 1.0 - self.known_depth if known else 1.0
+        return max(1.0, share * min(self.uniform_steps, steps / 5))
 
     def samples(self, step: float, steps: float) -> int:
         """Samples a ray at this step."""
         return self.uniform_samples if step < self.uniform_until(steps) else self.adaptive_samples
 
-    def exploring(self, step: float, steps: float) -> float:
+    def exploring(self, step: float, steps: float, known: bool = True) -> float:
         """Share of samples drawn uniformly: all at first, then less and less."""
-        first = self.uniform_until(steps)
-        until = (1.0 - self.known_depth) * min(self.adaptive_steps, 2 * steps / 5)
-        last = max(first + 1, until)
+        first = self.uniform_until(steps, known)
+        share = 1.0 - self.known_depth if known else 1.0
+        last = max(first + 1, share * min(self.adaptive_steps, 2 * steps / 5))
         fade = min(max((step - first) / (last - first), 0.0), 1.0)
         return 1.0 - fade * (1.0 - self.exploring_share)
 

@@ -115,9 +115,12 @@ class Objective:
         """Place samples by the density grid, evaluate the field."""
         schedule, device = self.config.schedule, self.device
         origins, directions = self.cameras.rays(modality, batch)
+        # rays of unknown depth are to find their surfaces, as if no depth were known at all
+        exploring = np.where(batch.confidence.cpu().numpy() > 0.0, schedule.exploring(*position),
+                             schedule.exploring(*position, known=False)).astype(np.float32)
         samples = Samples.from_numpy(*learner.grid.sample(
             origins.detach().numpy(), directions.detach().numpy(), schedule.samples(*position),
-            schedule.exploring(*position), rng))
+            exploring, rng))
         options = BranchOptions(schedule.direction_share(*position), modality in learner.detached,
                                 self.config.near_gradient * learner.field.space.scale_m)
         samples = Samples(samples.distance_m.to(device), samples.width_m.to(device))
