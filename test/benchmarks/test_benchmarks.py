@@ -12,8 +12,8 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 PROGRAMS = ('candidates', 'depth_start', 'exact_poses', 'failure_detection', 'import_bag',
-            'localization', 'map_cost', 'map_geometry', 'moving_things', 'pose_basin',
-            'ray_sampling', 'real_rig', 'refinement', 'rendering_speed', 'roofline',
+            'lens_and_poses', 'localization', 'map_cost', 'map_geometry', 'moving_things',
+            'pose_basin', 'ray_sampling', 'real_rig', 'refinement', 'rendering_speed', 'roofline',
             'self_supervision', 'thermal_depth', 'training_curve', 'training_throughput')
 
 

@@ -47,10 +47,16 @@ def moved_in_place(motion: Tensor, T: Tensor) -> Tensor:
     return _from_parts(motion[:, :3, :3] @ T[:, :3, :3], T[:, :3, 3] + motion[:, :3, 3])
 
 
-def adjusted_rays(rays: Tensor, lens: Tensor) -> Tensor:
-    """Unit camera rays (n, 3) after adding `lens` (3,) to log focal length and centre."""
-    xy = (rays[:, :2] / rays[:, 2:] - lens[1:]) * torch.exp(-lens[0])
-    return functional.normalize(torch.cat([xy, torch.ones_like(xy[:, :1])], dim=1), dim=1)
+def adjusted_rays(rays: Array, J: Array, lens: Tensor) -> Tensor:
+    """
+    Unit camera rays (n, 3) that follow the parameters `lens` (k,) of their lens.
+
+    `rays` are those of the parameters as they are now, `J` (n, 3, k) is their Jacobian: values are
+    exact, and so are first derivatives. (The ray of a pixel inverts the distortion, which takes
+    iterations that no gradient need pass.)
+    """
+    moved = torch.from_numpy(J) @ (lens - lens.detach())
+    return functional.normalize(torch.from_numpy(rays) + moved, dim=1)
 
 
 def gauge_basis(poses: Array, scale_m: float) -> Array:

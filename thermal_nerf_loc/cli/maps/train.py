@@ -28,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--resume', action='store_true',
                         help='continue an interrupted training from M.checkpoint')
     parser.add_argument('--refine', type=_names, metavar='WHAT',
-                        help='learn poses, rig (where the thermal camera is), intrinsics (its '
-                        'lens), time (its delay); several with commas (default: none)')
+                        help='learn poses, rig (where the thermal camera is), intrinsics (focal '
+                        'length, centre and distortion of the lenses), time (the delay of the '
+                        'thermal camera); several with commas (default: none)')
     parser.add_argument('--refine-method', choices=('features', 'gradient', 'both', 'edges'),
                         help='features: bundle adjustment before training; gradient: gradients of '
                         'the image loss during training; both: one after the other; edges: the '

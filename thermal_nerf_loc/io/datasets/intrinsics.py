@@ -16,10 +16,10 @@ _MODELS = {
 _ORDER = {CameraModel.PINHOLE: (), CameraModel.OPENCV: ('k1', 'k2', 'p1', 'p2', 'k3', 'k4', 'k5',
                                                         'k6'),
           CameraModel.OPENCV_FISHEYE: ('k1', 'k2', 'k3', 'k4')}
-_COEFFICIENTS = ('k1', 'k2', 'k3', 'k4', 'k5', 'k6', 'p1', 'p2')
-_LIST_ORDER = ('k1', 'k2', 'k3', 'k4', 'p1', 'p2')  # nerfstudio's `distortion_params`
+COEFFICIENT_KEYS = ('k1', 'k2', 'k3', 'k4', 'k5', 'k6', 'p1', 'p2')
+DISTORTION_PARAMS = ('k1', 'k2', 'k3', 'k4', 'p1', 'p2')  # nerfstudio's `distortion_params`
 INTRINSIC_KEYS = ('fl_x', 'fl_y', 'cx', 'cy', 'w', 'h', 'camera_model', 'camera_angle_x',
-                  'camera_angle_y', 'distortion_params', *_COEFFICIENTS)
+                  'camera_angle_y', 'distortion_params', *COEFFICIENT_KEYS)
 
 
 def camera_from_keys(values: Mapping[str, Any], where: object,
@@ -65,10 +65,10 @@ def _lens(values: Mapping[str, Any], where: object) -> tuple[CameraModel, tuple[
         raise InputError('unknown camera model', where=where,
                          expected='one of ' + ', '.join(_MODELS), got=repr(name))
     model = _MODELS[name]
-    k = {key: _number(values, key, where, 0.0) for key in _COEFFICIENTS}
+    k = {key: _number(values, key, where, 0.0) for key in COEFFICIENT_KEYS}
     if 'distortion_params' in values:
         k |= _distortion_params(values['distortion_params'], where)
-    of_other_model = [key for key in _COEFFICIENTS if k[key] and key not in _ORDER[model]]
+    of_other_model = [key for key in COEFFICIENT_KEYS if k[key] and key not in _ORDER[model]]
     if of_other_model:
         raise InputError(f'{name} camera has coefficients of another model', where=where,
                          expected=' '.join(_ORDER[model]) or 'none',
@@ -98,12 +98,12 @@ def _perspective(values: Mapping[str, Any], k: Mapping[str, float], name: str,
 
 
 def _distortion_params(listed: Any, where: object) -> dict[str, float]:
-    if not isinstance(listed, list) or len(listed) != len(_LIST_ORDER):
+    if not isinstance(listed, list) or len(listed) != len(DISTORTION_PARAMS):
         raise InputError('camera has a wrong number of coefficients', where=where,
-                         expected='distortion_params of 6 numbers: ' + ' '.join(_LIST_ORDER),
+                         expected='distortion_params of 6 numbers: ' + ' '.join(DISTORTION_PARAMS),
                          got=len(listed) if isinstance(listed, list) else repr(listed))
-    named = dict(zip(_LIST_ORDER, listed, strict=True))
-    return {key: _number(named, key, where, 0.0) for key in _LIST_ORDER}
+    named = dict(zip(DISTORTION_PARAMS, listed, strict=True))
+    return {key: _number(named, key, where, 0.0) for key in DISTORTION_PARAMS}
 
 
 def _focal(values: Mapping[str, Any], axis: str, pixels: int, where: object) -> float:

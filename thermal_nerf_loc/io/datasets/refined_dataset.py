@@ -3,15 +3,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.atomic_files import read_json, write_json
-from thermal_nerf_loc.io.datasets.intrinsics import keys_from_camera
-from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV, Scene
-from thermal_nerf_loc.sensing.frame import THERMAL
+from thermal_nerf_loc.io.datasets.intrinsics import (
+    camera_from_keys, COEFFICIENT_KEYS, DISTORTION_PARAMS, INTRINSIC_KEYS, keys_from_camera)
+from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV, Scene, SceneFrame, UnposedFrame
+from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 _SAME_RIG = 1e-9  # metres, or entries of a rotation
 
@@ -31,19 +34,30 @@ def check_refined_path(source: Path, out: Path) -> None:
 def write_refined(source: Path, scene: Scene, out: Path) -> None:
     """Copy the file of `source`, with the poses and cameras of `scene`."""
     content = read_json(_file(source))
-    frames = {frame.name: frame for frame in scene.frames}
-    rigs = {name: frame.records[THERMAL].T_cam_sensor for name, frame in frames.items()
-            if THERMAL in frame.records}
-    first = next(iter(rigs.values()), np.eye(4))
-    shared = all(np.abs(T - first).max() < _SAME_RIG for T in rigs.values())
+    frames: dict[str, SceneFrame | UnposedFrame] = {
+        frame.name: frame for frame in scene.frames}
+    frames.update({frame.name: frame for frame in scene.unposed})
+    records = {name: [frame.records[name] for frame in frames.values() if name in frame.records]
+               for name in (RGB, THERMAL)}
+    rigs = [record.T_cam_sensor for record in records[THERMAL]]
+    same_rig = all(np.abs(T - rigs[0]).max() < _SAME_RIG for T in rigs)
+    same = {name: len({record.camera for record in found}) == 1
+            for name, found in records.items()}
     for entry in content['frames']:
-        name = _name(entry)
-        if name not in frames:
+        frame = frames.get(_name(entry))
+        if frame is None:
             continue  # its images are missing
-        frame = frames[name]
-        entry['transform_matrix'] = (frame.T_world_cam @ GL_FROM_CV).tolist()
-        if name in rigs:
-            _describe(entry, content, shared, rigs[name].tolist(), frame.records[THERMAL].camera)
+        if isinstance(frame, SceneFrame):
+            entry['transform_matrix'] = (frame.T_world_cam @ GL_FROM_CV).tolist()
+        if RGB in frame.records:
+            _describe(entry, content, same[RGB], frame.records[RGB].camera)
+        if THERMAL in frame.records:
+            record = frame.records[THERMAL]
+            top, own = content.setdefault('thermal', {}), entry.setdefault('thermal', {})
+            _describe(own, top, same[THERMAL] and same_rig, record.camera,
+                      {'transform_rgb_thermal': record.T_cam_sensor.tolist()})
+            if not own:
+                del entry['thermal']
     write_json(out, content)
 
 
@@ -67,14 +81,31 @@ def write_found(source: Path, scene: Scene, out: Path, facts: Mapping[str, Mappi
     write_json(out, content)
 
 
-def _describe(entry: dict[str, Any], content: dict[str, Any], shared: bool, rig: Any,
-              camera: Any) -> None:
-    """Write the thermal camera: once for all frames, where their rig is the same."""
-    keys = {**keys_from_camera(camera), 'transform_rgb_thermal': rig}
-    if shared and 'thermal' not in entry:
-        content['thermal'] = {**content['thermal'], **keys}
-    else:
-        entry['thermal'] = {**entry.get('thermal', {}), **keys}
+def _describe(entry: dict[str, Any], top: dict[str, Any], shared: bool, camera: Camera,
+              more: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """
+    Write a camera: once for all frames, where it is the same.
+
+    What the file says about it already is left alone where it is not changed.
+    """
+    target = top if shared and not set(entry) & {*INTRINSIC_KEYS, *more} else entry
+    target.update(more)
+    if _stated({**top, **entry}) != camera:
+        for key in INTRINSIC_KEYS:
+            target.pop(key, None)
+        keys = keys_from_camera(camera)
+        if target is entry and 'distortion_params' in top:  # which would win
+            keys['distortion_params'] = [keys.get(key, 0.0) for key in DISTORTION_PARAMS]
+        of_top = {key: 0.0 for key in COEFFICIENT_KEYS if target is entry and top.get(key)}
+        target.update({**of_top, **keys})
+
+
+def _stated(values: Mapping[str, Any]) -> Camera | None:
+    """The camera that keys describe, None where they do not say all."""
+    try:
+        return camera_from_keys(values, 'transforms.json')
+    except InputError:
+        return None
 
 
 def _name(entry: Mapping[str, Any]) -> str:

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The camera optimizer: poses, rig, thermal intrinsics and time offset, learned with the map.
+The camera optimizer: poses, rig, lenses and time offset, learned with the map.
 
     T_world_sensor = P_i T_world_cam_i  exp(dt xi_i)  T_cam_sensor D
 
 for frame i with its given pose. P_i corrects it in the world, D corrects where the thermal camera
 is in the rig, dt is by how much thermal images are later than their stamps, xi_i is the frame's
-velocity. Lengths count in scene scales, so that one learning rate serves metres and radians.
+velocity. Lenses: `lens.py`. Lengths count in scene scales, so that one learning rate serves metres
+and radians.
 
 Images do not determine a motion or scaling of everything: those seven directions (the gauge) are
 projected out of the P_i, to first order. Coarse hash levels learn first (`HashLevelSchedule`):
 fine ones would fit every image to its wrong pose, and hold it there (BARF, Lin et al. 2021).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,8 +27,9 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.lie_torch import (
     adjusted_rays, gauge_basis, LONGEST_GAP_S, moved_in_place, rigid_motion, se3_hat, velocities)
-from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import CameraEstimate
+from thermal_nerf_loc.io.datasets.scene import ImageRecord, Scene
+from thermal_nerf_loc.mapping.camera_poses.lens import adjusted_camera, LENS_SIZE, Lenses
+from thermal_nerf_loc.mapping.camera_poses.reprojection import CameraEstimate
 from thermal_nerf_loc.mapping.training.config import (
     EDGES, FEATURES, INTRINSICS, POSES, RefineConfig, RIG, TIME)
 from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
@@ -65,15 +67,17 @@ class CameraOptimizer(nn.Module):
         self.register_buffer('edge_correlation', torch.tensor(0.0, dtype=torch.float64))
         self._frame_of_image: dict[str, NDArray[np.int64]] = {}
         self._T_cam_sensor: dict[str, Tensor] = {}
+        self._lenses: dict[str, Lenses] = {}
         for name in modalities:
             members = [(k, scene.frames[i].records[name]) for k, i in enumerate(scene.train)
                        if name in scene.frames[i].records]
             self._frame_of_image[name] = np.array([k for k, _ in members])
             self._T_cam_sensor[name] = torch.from_numpy(
                 np.stack([record.T_cam_sensor for _, record in members]))
+            self._lenses[name] = Lenses.of([record.camera for _, record in members])
         self.poses = self._parameter(POSES, len(scene.train), 6)
         self.rig = self._parameter(RIG, 1, 6)
-        self.lens = self._parameter(INTRINSICS, 3)  # log focal length, shift of the centre
+        self.lens = self._parameter(INTRINSICS, len(modalities), LENS_SIZE)
         self.delay_s = self._parameter(TIME)
         self._gauge = torch.from_numpy(gauge_basis(self.given, scale_m))
         self.twists = velocities(self.given, [scene.frames[i].stamp_ns for i in scene.train])
@@ -85,9 +89,27 @@ class CameraOptimizer(nn.Module):
             T = T @ torch.from_numpy(batch.row_motion)
         T = T.float()
         directions = torch.from_numpy(batch.directions_cam)
-        if modality == THERMAL and INTRINSICS in self.config.what:
-            directions = adjusted_rays(directions, self.lens.float())
+        if modality in self.refined_lenses:
+            directions = self._lens_rays(modality, batch).float()
         return T[:, :3, 3], torch.einsum('nij,nj->ni', T[:, :3, :3], directions)
+
+    @property
+    def refined_lenses(self) -> tuple[str, ...]:
+        """Modalities whose lens is refined."""
+        return self.config.lenses_of(self.modalities)
+
+    def lens_of(self, modality: str) -> Tensor:
+        """Correction (7,) of a lens."""
+        return self.lens[self.modalities.index(modality)]
+
+    def _lens_rays(self, modality: str, batch: RayBatch) -> Tensor:
+        """Rays in the camera (n, 3) through the lens as it is estimated now."""
+        lens = self.lens_of(modality)
+        lenses = self._lenses[modality][batch.image.cpu().numpy()]
+        zero = np.zeros((len(batch.directions_cam), LENS_SIZE))
+        q = lenses.project(batch.directions_cam.astype(np.float64), zero).q
+        rays, J = lenses.unproject(q, zero + lens.detach().numpy())
+        return adjusted_rays(rays, J, lens)
 
     def sensor_poses(self, modality: str) -> Tensor:
         """T_world_sensor of every image of a modality (n, 4, 4)."""
@@ -112,7 +134,7 @@ class CameraOptimizer(nn.Module):
 
     def prior(self) -> Tensor:
         """Weak pull towards where the parameters began; else unconstrained frames would wander."""
-        return (self.poses**2).sum(dim=1).mean() + (self.rig**2).sum()
+        return (self.poses**2).sum(dim=1).mean() + (self.rig**2).sum() + (self.lens**2).sum()
 
     @torch.no_grad()
     def start_from(self, cameras: CameraEstimate) -> None:
@@ -120,7 +142,8 @@ class CameraOptimizer(nn.Module):
         if POSES in self.config.what:
             self.start_from_poses(cameras.poses)
         self.start_rig[:] = torch.from_numpy(cameras.rig)
-        self.lens[:] = torch.from_numpy(cameras.lens)
+        for name, lens in cameras.lenses.items():
+            self.lens_of(name)[:] = torch.from_numpy(lens)
         self.delay_s.fill_(cameras.delay_s)
 
     @torch.no_grad()
@@ -147,27 +170,29 @@ class CameraOptimizer(nn.Module):
 
     @torch.no_grad()
     def applied(self, scene: Scene) -> Scene:
-        """The scene with training poses, rig and thermal camera as they are estimated now."""
-        poses = self.frame_poses().numpy()
-        D = self.rig_correction().numpy()
-        log_focal, dx, dy = self.lens.tolist()
-        delay_ns = round(1e9 * float(self.delay_s))
-        twists = _twists_of(scene)
+        """The scene with training poses, rig and cameras as they are estimated now."""
+        poses, twists = self.frame_poses().numpy(), _twists_of(scene)
         frames = list(scene.frames)
         for k, i in enumerate(scene.train):
             frames[i] = replace(frames[i], T_world_cam=se3.check_pose(poses[k]))
         for i, frame in enumerate(frames):
-            if THERMAL not in frame.records:
-                continue
-            record = frame.records[THERMAL]
-            T = se3.exp(twists[i] * 1e-9 * delay_ns) @ record.T_cam_sensor @ D
-            camera = record.camera
-            camera = replace(camera, fx=camera.fx * np.exp(log_focal),
-                             fy=camera.fy * np.exp(log_focal),
-                             cx=camera.cx + camera.fx * dx, cy=camera.cy + camera.fy * dy)
-            frames[i] = replace(frame, records={**frame.records, THERMAL: replace(
-                record, T_cam_sensor=se3.check_pose(T), camera=camera)})
-        return replace(scene, frames=tuple(frames))
+            frames[i] = replace(frame, records=self._adjusted(frame.records, twists[i]))
+        unposed = tuple(replace(frame, records=self._adjusted(frame.records, np.zeros(6)))
+                        for frame in scene.unposed)
+        return replace(scene, frames=tuple(frames), unposed=unposed)
+
+    def _adjusted(self, records: Mapping[str, ImageRecord], twist: Array,
+                  ) -> dict[str, ImageRecord]:
+        """Images of a frame with its velocity (6,), their cameras as they are estimated now."""
+        out = dict(records)
+        for name in set(self.refined_lenses) & set(records):
+            out[name] = replace(out[name], camera=adjusted_camera(
+                out[name].camera, self.lens_of(name).numpy()))
+        if THERMAL in records:
+            D, delay_s = self.rig_correction().numpy(), round(1e9 * float(self.delay_s)) * 1e-9
+            T = se3.exp(twist * delay_s) @ records[THERMAL].T_cam_sensor @ D
+            out[THERMAL] = replace(out[THERMAL], T_cam_sensor=se3.check_pose(T))
+        return out
 
     @torch.no_grad()
     def facts(self, scene: Scene) -> dict[str, Any]:
@@ -178,20 +203,32 @@ class CameraOptimizer(nn.Module):
         moved_rad = np.linalg.norm(se3.so3_log(R), axis=1)
         D = self.rig_correction().numpy()
         rig_m, rig_deg = se3.distance(np.eye(4), D)
-        log_focal, dx, dy = self.lens.tolist()
         return {'what': list(self.config.what), 'method': self.config.method,
                 'gauge': 'no motion and no scaling of all poses together',
                 'pose_rms_m': float(np.sqrt((moved_m**2).mean())),
                 'pose_rms_deg': float(np.rad2deg(np.sqrt((moved_rad**2).mean()))),
                 'rig_m': rig_m, 'rig_deg': rig_deg, 'T_thermal_given_thermal': D.tolist(),
-                'thermal_focal_factor': float(np.exp(log_focal)),
-                'thermal_centre_shift': [dx, dy],  # of the focal length
+                **self._lens_facts(scene),
                 'thermal_delay_s': float(self.delay_s),
                 **({'edge_correlation': float(self.edge_correlation)}
                    if self.config.method == EDGES else {}),
                 'frames': {scene.frames[i].name: poses[k].tolist()
                            for k, i in enumerate(scene.train)} if POSES in self.config.what
                 else {}}
+
+    def _lens_facts(self, scene: Scene) -> dict[str, Any]:
+        """Of each lens: factor of its focal length, shift of its centre (in focal lengths)."""
+        facts: dict[str, Any] = {'thermal_focal_factor': 1.0, 'thermal_centre_shift': [0.0, 0.0]}
+        for name in self.modalities:
+            log_focal, dx, dy = self.lens_of(name)[:3].tolist()
+            facts |= {f'{name}_focal_factor': float(np.exp(log_focal)),
+                      f'{name}_centre_shift': [dx, dy]}
+            if name in self.refined_lenses:
+                record = next(scene.frames[i].records[name] for i in scene.train
+                              if name in scene.frames[i].records)
+                facts[f'{name}_distortion'] = list(adjusted_camera(
+                    record.camera, self.lens_of(name).numpy()).distortion)
+        return facts
 
     def _parameter(self, name: str, *shape: int) -> nn.Parameter:
         """Zeros; trainable where `name` is refined by the images while training."""
@@ -235,11 +272,14 @@ def _twists_of(scene: Scene) -> Array:
 
 def _check(config: RefineConfig, scene: Scene, modalities: Sequence[str]) -> None:
     both = RGB in modalities and THERMAL in modalities
-    for what in (RIG, INTRINSICS, TIME):
+    for what in (RIG, TIME):
         if what in config.what and not both:
             raise InputError(f'{what} cannot be refined', where='refine',
                              expected='colour and thermal images', got=', '.join(modalities),
                              hint='With one camera alone its poses say it all: refine poses.')
+    if INTRINSICS in config.what and not config.lenses_of(modalities):
+        raise InputError('there is no such lens to refine', where='refine.lenses',
+                         expected=' or '.join(modalities), got=config.lenses)
     if POSES in config.what and len(scene.train) < 3:
         raise InputError('too few frames to refine poses', where=scene.root, expected='3 or more',
                          got=len(scene.train))

@@ -1,32 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Poses and rig before training: by bundle adjustment of image points, or by thermal edges.
+Poses, lenses and rig before training: by bundle adjustment of image points, or by thermal edges.
 
 Either result is where the camera optimizer begins.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (
-    BundleAdjustment, BundleSolution, CameraEstimate, Sensor)
+    BundleAdjustment, BundleSolution, FreeParameters)
 from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import CameraOptimizer
-from thermal_nerf_loc.mapping.camera_poses.features import (
-    FeatureConfig, find_tracks, NOMINAL_WIDTH_PX)
+from thermal_nerf_loc.mapping.camera_poses.feature_tracks import (
+    candidate_pairs, FeatureMatches, nominal_focal_px, Tracks)
+from thermal_nerf_loc.mapping.camera_poses.features import detect_features, FeatureConfig
+from thermal_nerf_loc.mapping.camera_poses.lens import Lenses
+from thermal_nerf_loc.mapping.camera_poses.reprojection import CameraEstimate, Sensor
 from thermal_nerf_loc.mapping.camera_poses.thermal_extrinsics import (
     Array32, find_rig, RenderDistance)
-from thermal_nerf_loc.mapping.training.config import INTRINSICS, POSES, RIG, TIME
+from thermal_nerf_loc.mapping.training.config import POSES, RIG, TIME
 from thermal_nerf_loc.mapping.training.strategies import Learner
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 _CHUNK_RAYS = 8192
 _SAMPLES, _EXPLORING = 32, 0.5  # half of them uniform: the density grid is not reliable yet
+_LOOSE = 3.0  # times the tolerance of matches, while their lens is not known
 _FEWEST_OBSERVATIONS = 15  # an image, on average, for its pose to be trusted
 
 
@@ -35,19 +39,22 @@ def initialize_by_points(optimizer: CameraOptimizer, scene: Scene, progress: Pro
     """
     Adjust what is to be refined by matched points, and let the camera optimizer begin there.
 
-    Poses first, from cameras whose place in the rig is known; then the thermal camera beside
-    them: all at once, a rig some degrees off would drag the poses along.
+    First poses and lenses of the cameras whose place in the rig is known; then the thermal camera
+    beside them: all at once, a rig some degrees off would drag the poses along.
     """
-    what, solutions = optimizer.config.what, []
-    cameras = CameraEstimate(optimizer.given, np.eye(4), np.zeros(3), 0.0)
-    movable = bool({RIG, INTRINSICS, TIME} & set(what))
-    if POSES in what:
-        fixed = [name for name in optimizer.modalities if not (movable and name == THERMAL)]
-        solutions.append(_bundle(optimizer, scene, fixed, cameras.poses, progress))
+    what, lenses, solutions = optimizer.config.what, optimizer.refined_lenses, []
+    cameras = CameraEstimate.given(optimizer.given, optimizer.modalities)
+    beside = RGB in optimizer.modalities and (bool({RIG, TIME} & set(what)) or THERMAL in lenses)
+    fixed = tuple(name for name in optimizer.modalities if not (beside and name == THERMAL))
+    first = FreeParameters(POSES in what, lenses=tuple(set(fixed) & set(lenses)))
+    if first != FreeParameters():
+        solutions.append(_bundle(optimizer, scene, fixed, cameras, first, progress))
         cameras = solutions[-1].cameras
-    if movable:
-        solutions.append(_bundle(optimizer, scene, [THERMAL], cameras.poses, progress))
-        cameras = solutions[-1].cameras
+    if beside:
+        then = FreeParameters(False, RIG in what, tuple({THERMAL} & set(lenses)), TIME in what)
+        solutions.append(_bundle(optimizer, scene, (THERMAL,), cameras, then, progress))
+        cameras = replace(solutions[-1].cameras, lenses={**cameras.lenses,
+                                                         **solutions[-1].cameras.lenses})
     optimizer.start_from(cameras)
     return tuple(solutions)
 
@@ -81,34 +88,51 @@ def _distance_renderer(learner: Learner) -> RenderDistance:
     return render_distance
 
 
-def _bundle(optimizer: CameraOptimizer, scene: Scene, modalities: list[str],
-            poses: NDArray[np.float64], progress: Progress) -> BundleSolution:
-    """Adjust poses by cameras that are fixed in the rig, or the movable one by given poses."""
-    config = optimizer.config
-    movable = bool({RIG, INTRINSICS, TIME} & set(config.what)) and modalities == [THERMAL]
-    sensors = {}
+def _bundle(optimizer: CameraOptimizer, scene: Scene, modalities: Sequence[str],
+            cameras: CameraEstimate, free: FreeParameters, progress: Progress) -> BundleSolution:
+    """
+    Adjust what is free.
+
+    A lens decides which matches have a two-view geometry: where it is free, they are verified
+    loosely first, and strictly once it is known.
+    """
+    matches = {}
     for name in modalities:
         progress(0.0, 1.0, f'points that {name} images share')
-        sensors[name] = sensor_of(scene, name, config.features, movable)
-    progress(0.0, 1.0, 'bundle adjustment')
-    free = ((False, RIG in config.what, INTRINSICS in config.what, TIME in config.what)
-            if movable else (True, False, False, False))
-    found = BundleAdjustment(sensors, poses, optimizer.twists, optimizer.scale_m, free).solve()
-    _check(found, sensors, scene)
+        matches[name] = matches_of(scene, name, optimizer.config.features)
+    for slack in (_LOOSE, 1.0) if free.lenses else (1.0,):
+        progress(0.0, 1.0, 'bundle adjustment')
+        sensors = {name: sensor_of(
+            scene, name, matches[name].tracks(cameras.lenses[name],
+                                              slack if name in free.lenses else 1.0),
+            movable=free.rig or free.delay) for name in modalities}
+        problem = BundleAdjustment(sensors, cameras.poses, optimizer.twists, optimizer.scale_m,
+                                   free, cameras.lenses)
+        found = problem.solve()
+        _check(found, sensors, scene)
+        cameras = replace(cameras, lenses={**cameras.lenses, **found.cameras.lenses})
     return found
 
 
-def sensor_of(scene: Scene, name: str, features: FeatureConfig, movable: bool = False) -> Sensor:
-    """The training images of a modality, their points matched."""
-    members = [(k, scene.frames[i], scene.frames[i].records[name])
-               for k, i in enumerate(scene.train) if name in scene.frames[i].records]
-    records = [record for _, _, record in members]
-    poses = np.stack([frame.T_world_cam @ record.T_cam_sensor for _, frame, record in members])
-    tracks = find_tracks(name, len(records), lambda i: load_image(name, records[i]), poses,
-                         features)
-    focal = [record.camera.fx * NOMINAL_WIDTH_PX / record.camera.width for record in records]
-    return Sensor(tracks, np.array([k for k, _, _ in members]),
-                  np.stack([record.T_cam_sensor for record in records]), np.array(focal), movable)
+def matches_of(scene: Scene, name: str, features: FeatureConfig) -> FeatureMatches:
+    """What the training images of a modality share."""
+    members = [(scene.frames[i], scene.frames[i].records[name]) for i in scene.train
+               if name in scene.frames[i].records]
+    poses = np.stack([frame.T_world_cam @ record.T_cam_sensor for frame, record in members])
+    found = detect_features(name, len(members), lambda i: load_image(name, members[i][1]),
+                            features)
+    return FeatureMatches(found, candidate_pairs(poses, features.neighbours), features)
+
+
+def sensor_of(scene: Scene, name: str, tracks: Tracks, movable: bool = False) -> Sensor:
+    """The training images of a modality with the points that they share."""
+    members = [(k, scene.frames[i].records[name]) for k, i in enumerate(scene.train)
+               if name in scene.frames[i].records]
+    cameras = [record.camera for _, record in members]
+    return Sensor(tracks, np.array([k for k, _ in members]),
+                  np.stack([record.T_cam_sensor for _, record in members]),
+                  np.array([nominal_focal_px(camera) for camera in cameras]), movable,
+                  Lenses.of(cameras))
 
 
 def _check(found: BundleSolution, sensors: dict[str, Sensor], scene: Scene) -> None:

@@ -19,9 +19,10 @@ from thermal_nerf_loc.field.contraction import space_around_cameras
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import BundleAdjustment
+from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (
+    BundleAdjustment, FreeParameters)
 from thermal_nerf_loc.mapping.camera_poses.features import FeatureConfig
-from thermal_nerf_loc.mapping.camera_poses.pose_initialization import sensor_of
+from thermal_nerf_loc.mapping.camera_poses.pose_initialization import matches_of, sensor_of
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -43,10 +44,10 @@ def triangulated_depth(scene: Scene, modality: str, free_poses: bool, progress: 
     """Sparse depth of the training images of a modality, by frame."""
     poses = np.stack([scene.frames[i].T_world_cam for i in scene.train])
     progress(0.0, 1.0, f'points that {modality} images share')
-    sensor = sensor_of(scene, modality, features)
+    sensor = sensor_of(scene, modality, matches_of(scene, modality, features).tracks())
     scale_m = space_around_cameras(poses[:, :3, 3]).scale_m
     problem = BundleAdjustment({modality: sensor}, poses, np.zeros((len(poses), 6)), scale_m,
-                               (free_poses, False, False, False))
+                               FreeParameters(poses=free_poses))
     cameras = problem.solve().cameras if free_poses else problem.start
     points, inliers = problem.points_and_inliers(cameras, _TOLERANCE_PX)
     members = [i for i in scene.train if modality in scene.frames[i].records]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of training, each with its range and meaning."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 import math
 from typing import Any, ClassVar
@@ -104,6 +104,8 @@ class RefineConfig:
     colour_map_share: float = setting(
         0.4, 'edges need a map of colour alone, made before the training with so large a share '
         'of its steps or time', 0.02, 0.8, formerly='look_ahead')
+    lenses: str = setting('both', 'whose lens `intrinsics` refines',
+                          choices=('both', 'rgb', 'thermal'))
     learning_rate: float = setting(2e-4, 'radians, or scene scales', 1e-7, 1.0)
     decay: float = setting(0.01, 'last learning rate over the first', 1e-6, 1.0)
     prior: float = setting(1e-4, 'weight of the pull towards where refinement began', 0.0, 100.0)
@@ -121,6 +123,11 @@ class RefineConfig:
         if self.method == EDGES and RIG not in self.what:
             raise InputError('edges refine the rig only', where='refine.method',
                              expected='rig among what is refined', got=', '.join(self.what))
+
+    def lenses_of(self, modalities: Sequence[str]) -> tuple[str, ...]:
+        """Those of the modalities whose lens is refined."""
+        return tuple(name for name in modalities
+                     if INTRINSICS in self.what and self.lenses in ('both', name))
 
 
 @dataclass(frozen=True, slots=True)
