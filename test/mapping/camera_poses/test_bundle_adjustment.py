@@ -94,7 +94,7 @@ def test_rig_lens_and_delay_come_back() -> None:
     assert found.cameras.delay_s == pytest.approx(DELAY_S, abs=0.003)
 
 
-@pytest.mark.parametrize('fisheye', (False, True))
+@pytest.mark.parametrize('fisheye', [False, True])
 def test_a_wrong_lens_and_wrong_poses_come_back(fisheye: bool) -> None:
     """Focal length a tenth off, distortion not stated, poses 2 deg and 3 cm off, all at once."""
     truth, twists, points = world(1200)

@@ -53,7 +53,7 @@ def test_what_has_no_ray_gets_one_that_stays() -> None:
     assert np.isfinite(rays).all() and not J.any()
 
 
-@pytest.mark.parametrize('own', (False, True))
+@pytest.mark.parametrize('own', [False, True])
 def test_a_refined_lens_is_written(tmp_path: Path, own: bool) -> None:
     """At the top or in each frame, whatever keys described it before."""
     simulate_dataset(tmp_path, SimulationConfig(frames=4, size=(32, 24), supersampling=1))
