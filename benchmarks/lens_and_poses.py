@@ -106,7 +106,7 @@ def refined(args: argparse.Namespace, scene: Any, what: tuple[str, ...]) -> dict
     if what:
         scale_m = space_around_cameras(poses_of(bad, bad.train)[:, :3, 3]).scale_m
         optimizer = CameraOptimizer(RefineConfig(what), bad, (args.modality,), scale_m)
-        solutions = initialize_by_points(optimizer, bad, silent)
+        solutions, _ = initialize_by_points(optimizer, bad, silent)
         residual_px = solutions[-1].residual_px[args.modality]
         after = optimizer.applied(bad)
     seconds = time.perf_counter() - began

@@ -7,11 +7,13 @@ Either result is where the camera optimizer begins.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import Progress
+from thermal_nerf_loc.field.contraction import space_around_cameras
 from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (
@@ -24,7 +26,8 @@ from thermal_nerf_loc.mapping.camera_poses.lens import Lenses
 from thermal_nerf_loc.mapping.camera_poses.reprojection import CameraEstimate, Sensor
 from thermal_nerf_loc.mapping.camera_poses.thermal_extrinsics import (
     Array32, find_rig, RenderDistance)
-from thermal_nerf_loc.mapping.training.config import POSES, RIG, TIME
+from thermal_nerf_loc.mapping.training.config import (
+    BOTH, FEATURES, POSES, RefineConfig, RIG, TIME)
 from thermal_nerf_loc.mapping.training.strategies import Learner
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
@@ -34,8 +37,26 @@ _LOOSE = 3.0  # times the tolerance of matches, while their lens is not known
 _FEWEST_OBSERVATIONS = 15  # an image, on average, for its pose to be trusted
 
 
+class AdjustedCameras(NamedTuple):
+    """Cameras before training: the scene with them, and the estimate itself."""
+
+    scene: Scene
+    cameras: CameraEstimate | None  # None: as given
+
+
+def adjusted_cameras(scene: Scene, modalities: Sequence[str], config: RefineConfig,
+                     progress: Progress) -> AdjustedCameras:
+    """The cameras adjusted by matched points, where the method of refinement begins with that."""
+    if not config.what or config.method not in (FEATURES, BOTH):
+        return AdjustedCameras(scene, None)
+    centers = np.array([scene.frames[i].T_world_cam[:3, 3] for i in scene.train])
+    optimizer = CameraOptimizer(config, scene, modalities, space_around_cameras(centers).scale_m)
+    _, cameras = initialize_by_points(optimizer, scene, progress)
+    return AdjustedCameras(optimizer.applied(scene), cameras)
+
+
 def initialize_by_points(optimizer: CameraOptimizer, scene: Scene, progress: Progress,
-                         ) -> tuple[BundleSolution, ...]:
+                         ) -> tuple[tuple[BundleSolution, ...], CameraEstimate]:
     """
     Adjust what is to be refined by matched points, and let the camera optimizer begin there.
 
@@ -56,7 +77,7 @@ def initialize_by_points(optimizer: CameraOptimizer, scene: Scene, progress: Pro
         cameras = replace(solutions[-1].cameras, lenses={**cameras.lenses,
                                                          **solutions[-1].cameras.lenses})
     optimizer.start_from(cameras)
-    return tuple(solutions)
+    return tuple(solutions), cameras
 
 
 def initialize_rig_by_edges(optimizer: CameraOptimizer, scene: Scene, learners: Sequence[Learner],

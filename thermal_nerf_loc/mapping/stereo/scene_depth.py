@@ -8,6 +8,7 @@ Where both modalities see the same surfaces at once, each fills what the other c
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 import logging
 import time
 from typing import Any, Protocol
@@ -118,6 +119,12 @@ def _by_points(scene: Scene, modality: str, features: FeatureConfig, free_poses:
     return SceneDepth(POINTS, {modality: images}, {modality: share})
 
 
+@lru_cache(maxsize=4)
+def _forward(camera: Camera) -> Array32:
+    """Z of the unit direction of every pixel (h, w)."""
+    return camera.rays()[:, 2].reshape(camera.height, camera.width).astype(np.float32)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _PointsOfScene:
     sparse: Mapping[int, SparseDepth]
@@ -136,6 +143,7 @@ class _StereoOfScene:
         self.poses = {i: scene.frames[i].T_world_cam @ record.T_cam_sensor
                       for i, record in zip(members, records, strict=True)}
         self.index = {i: k for k, i in enumerate(members)}
+        self.cameras = {i: record.camera for i, record in zip(members, records, strict=True)}
 
         def load(k: int) -> SensorImage:
             return load_image(name, records[k].without_depth())
@@ -145,7 +153,13 @@ class _StereoOfScene:
             progress, allocate)
 
     def __call__(self, frame: int, camera: Camera) -> tuple[Array32, Array32] | None:
-        return self.stereo.at_image(self.index[frame], camera) if frame in self.index else None
+        if frame not in self.index:
+            return None
+        found = self.cameras[frame]  # of an adjusted lens
+        depth_m, confidence = self.stereo.at_image(self.index[frame], found)
+        if found != camera:  # the same distance along the ray, whose z is another
+            depth_m = depth_m * (_forward(camera) / _forward(found))
+        return depth_m, confidence
 
     def fill_from(self, other: '_StereoOfScene') -> None:
         """Take the other camera's depth of the same frame where there is none."""

@@ -31,14 +31,14 @@ from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import (
     CameraOptimizer, FixedCameras, HashLevelSchedule)
 from thermal_nerf_loc.mapping.camera_poses.pose_initialization import (
-    initialize_by_points, initialize_rig_by_edges)
+    adjusted_cameras, AdjustedCameras, initialize_rig_by_edges)
 from thermal_nerf_loc.mapping.map.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map.localization_map import MapInfo
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import DepthSupport
 from thermal_nerf_loc.mapping.stereo.scene_depth import find_depth, SceneDepth
 from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint, pack, State, unpack
-from thermal_nerf_loc.mapping.training.config import BOTH, EDGES, FEATURES, TrainConfig
+from thermal_nerf_loc.mapping.training.config import EDGES, FEATURES, TrainConfig
 from thermal_nerf_loc.mapping.training.distributed import joined, Processes
 from thermal_nerf_loc.mapping.training.objective import Objective
 from thermal_nerf_loc.mapping.training.pixel_sources import (
@@ -80,12 +80,15 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     device = config.resolved_device()
     given, scene = scene, without_frozen(scene)
     began = time.monotonic()
-    depth = _depth_of(scene, config, progress)
+    adjusted = adjusted_cameras(scene, modalities_of(scene, config), config.refine, progress)
+    depth = _depth_of(adjusted, config, progress)
     sources, temperatures = load_sources(scene, config, depth)
     with joined(device) as processes:
         config, space = fit_bounds(config, sources, _positions(scene))
         trainer = Trainer(config, sources, scene, processes, space)
         backend = trainer.learners[0].field.encoding.backend
+        if trainer.camera_optimizer is not None and adjusted.cameras is not None:
+            trainer.camera_optimizer.start_from(adjusted.cameras)
         seconds = _run(trainer, scene, progress, checkpoint, began)
     refined, facts = given, {}
     if trainer.camera_optimizer is not None:
@@ -107,11 +110,12 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
                           trainer.depth_support(radiance_map))
 
 
-def _depth_of(scene: Scene, config: TrainConfig, progress: Progress) -> SceneDepth:
-    """Depth of the training images, unless it has no weight."""
+def _depth_of(adjusted: AdjustedCameras, config: TrainConfig, progress: Progress) -> SceneDepth:
+    """Depth of the training images as their cameras are adjusted, unless it has no weight."""
     source = config.depth_from if config.depth_weight > 0.0 else NONE
-    return find_depth(scene, modalities_of(scene, config), source, config.stereo,
-                      config.refine.features, config.refine.what, progress)
+    unknown = config.refine.what if adjusted.cameras is None else ()
+    return find_depth(adjusted.scene, modalities_of(adjusted.scene, config), source, config.stereo,
+                      config.refine.features, unknown, progress)
 
 
 def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Checkpoint | None,
@@ -119,8 +123,8 @@ def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Check
     """Step until done; the seconds that it took, with those before an interruption."""
     processes, period_s = trainer.processes, trainer.config.checkpoint_seconds
     started = began - _resume(trainer, checkpoint)
-    if trainer.camera_optimizer and not trainer.steps:
-        _initialize_cameras(trainer, scene, progress)
+    if trainer.config.refine.method == EDGES and not trainer.steps:
+        _initialize_rig(trainer, scene, progress)
     seconds = processes.of_leader(time.monotonic() - started)
     if not trainer.steps:
         trainer.schedule.preparation_s = seconds
@@ -137,18 +141,15 @@ def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Check
     return seconds
 
 
-def _initialize_cameras(trainer: 'Trainer', scene: Scene, progress: Progress) -> None:
-    """Begin where matched points, or edges in a map of colour, put the cameras."""
-    config, optimizer = trainer.config, trainer.camera_optimizer
-    assert optimizer is not None
-    if config.refine.method in (FEATURES, BOTH):
-        initialize_by_points(optimizer, scene, progress)
-    elif config.refine.method == EDGES:
-        colour = Trainer(config.of_colour_map(), {RGB: trainer.sources[RGB]}, scene,
-                         trainer.processes, trainer.learners[0].field.space)
-        _run(colour, scene, _prefixed(progress, 'colour map, '), None, time.monotonic())
-        known = colour.camera_optimizer.applied(scene) if colour.camera_optimizer else scene
-        initialize_rig_by_edges(optimizer, known, colour.learners, progress)
+def _initialize_rig(trainer: 'Trainer', scene: Scene, progress: Progress) -> None:
+    """Begin where edges in a map of colour put the thermal camera."""
+    optimizer = trainer.camera_optimizer
+    assert optimizer is not None  # `RefineConfig`: edges refine the rig
+    colour = Trainer(trainer.config.of_colour_map(), {RGB: trainer.sources[RGB]}, scene,
+                     trainer.processes, trainer.learners[0].field.space)
+    _run(colour, scene, _prefixed(progress, 'colour map, '), None, time.monotonic())
+    known = colour.camera_optimizer.applied(scene) if colour.camera_optimizer else scene
+    initialize_rig_by_edges(optimizer, known, colour.learners, progress)
 
 
 def _prefixed(progress: Progress, prefix: str) -> Progress:
