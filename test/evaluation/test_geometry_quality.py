@@ -57,7 +57,7 @@ def test_points_that_training_could_know_are_left_out(
 
     monkeypatch.setattr(geometry_quality, 'measure_points', measure)
     for known in (True, False):
-        info = MapInfo('corner', {'depth_points': known}, 1, 1.0)
+        info = MapInfo('corner', {}, 1, 1.0, geometry={'source': 'points' if known else 'stereo'})
         judge_geometry(CornerMap(info=info), scene, 'rgb')
     assert asked == [True, False]
 

@@ -29,6 +29,7 @@ from thermal_nerf_loc.evaluation.matched_points import (
     MatchedPoints, measure_points, nearest_views, spread)
 from thermal_nerf_loc.evaluation.sampled_views import grid_pixels
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.datasets.depth_maps import POINTS
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
@@ -126,7 +127,10 @@ def judge_geometry(renderer: LocalizationMap, scene: Scene, modality: str,
 def knows_points(renderer: LocalizationMap) -> bool:
     """Whether matched points were depth in the training of the map."""
     info = renderer.info
-    return info is not None and bool(info.training.get('depth_points', False))
+    if info is None:
+        return False
+    formerly: bool = info.training.get('depth_points', False)  # in maps of earlier versions
+    return formerly or info.geometry.get('source') == POINTS
 
 
 def point_errors(renderer: LocalizationMap, modality: str, measured: MatchedPoints) -> PointErrors:

@@ -87,9 +87,19 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         return {}
     with progress_bar('train') as progress:
         figures = train_map(scene, args.map, config, progress, args.resume, _refined_writer(args))
+    show_note(_depth_line(figures['geometry']))
     for line in geometry_lines(figures['geometry_check']):
         show_note(line)
     return figures
+
+
+def _depth_line(geometry: Mapping[str, Any]) -> str:
+    """Where the depth of the training came from, and what it cost."""
+    if geometry['source'] in ('none', 'measured'):
+        return f'depth for the training: {geometry["source"]}'
+    shares = ', '.join(f'{share:.0%} of {name} pixels' for name, share in
+                       geometry['share'].items())
+    return f'depth for the training: {geometry["source"]}, {shares}, {geometry["seconds"]:.0f} s'
 
 
 def _depth_settings(args: argparse.Namespace) -> dict[str, Any]:
