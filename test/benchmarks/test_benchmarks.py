@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
-PROGRAMS = ('candidates', 'depth_start', 'exact_poses', 'failure_detection', 'import_bag',
-            'lens_and_poses', 'localization', 'map_cost', 'map_geometry', 'moving_things',
-            'pose_basin', 'ray_sampling', 'real_rig', 'refinement', 'rendering_speed', 'roofline',
-            'self_supervision', 'thermal_depth', 'training_curve', 'training_throughput')
+PROGRAMS = ('against_sfm', 'candidates', 'depth_start', 'exact_poses', 'failure_detection',
+            'import_bag', 'lens_and_poses', 'localization', 'map_cost', 'map_geometry',
+            'moving_things', 'pose_basin', 'pose_real_sets', 'ray_sampling', 'real_rig',
+            'refinement', 'rendering_speed', 'roofline', 'self_supervision', 'thermal_depth',
+            'training_curve', 'training_throughput')
 
 
 @pytest.fixture(autouse=True)
@@ -298,3 +299,81 @@ def test_stereo_like_depth_is_as_poor_as_it_says() -> None:
     assert 0.5 < known.mean() < 0.65 and 0.003 < np.median(off) < 0.01
     assert 0.02 < (off > 0.05).mean() < 0.07
     assert (confidence[~known] == 0.0).all() and confidence[known].min() > 0.1
+
+
+def test_features_that_match_are_mutual_and_distinct() -> None:
+    """A copy of each in another order is found; one that looks like two others is not."""
+    from _sfm import Features, match
+    values = np.abs(np.random.default_rng(0).normal(size=(40, 128))).astype(np.float32) ** 3
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    order = np.random.default_rng(1).permutation(40)
+    both = Features(np.zeros((40, 2)), values), Features(np.zeros((40, 2)), values[order])
+    pairs = match(*both)
+    assert len(pairs) == 40 and (order[pairs[:, 1]] == pairs[:, 0]).all()
+    doubled = Features(np.zeros((41, 2)), np.concatenate([values[order], values[3:4]]))
+    assert set(range(40)) - set(match(both[0], doubled)[:, 0].tolist()) == {3}
+    assert match(both[0], Features(np.zeros((0, 2)), np.zeros((0, 128)))).shape == (0, 2)
+
+
+def test_poses_that_were_not_found_count_as_worst() -> None:
+    """The median and the 90 % of a list with gaps; success needs both errors small."""
+    from against_sfm import quantile, summary
+    assert quantile([3.0, 1.0, None, 2.0, None], 0.5) == 3.0
+    assert quantile([1.0, 2.0], 0.5) == 1.5
+    assert quantile([1.0, None], 0.5) is None and quantile([1.0, None], 0.9) is None
+    rows = [{'error_m': error_m, 'error_deg': error_deg, 'seconds': 1.0}
+            for error_m, error_deg in ((0.01, 1.0), (0.01, 9.0), (0.2, 1.0), (None, None))]
+    found = summary(rows, 4.0, 0.05)
+    assert (found['success'], found['p90_m']) == (0.25, None)
+
+
+def test_thermal_contrast_is_evened(tmp_path: Path) -> None:
+    """Weak structure beside a hot spot uses many grey levels."""
+    from _sfm import stretched
+    values = np.tile(np.linspace(20.0, 20.5, 160, dtype=np.float32), (120, 1))
+    values[:20, :20] = 60.0
+    grey = stretched(values)
+    assert grey.dtype == np.uint8 and np.ptp(grey[40:]) > 3
+
+
+def test_counts_come_out_of_a_radiometric_jpeg(tmp_path: Path) -> None:
+    """All segments APP3, joined; a JPEG without them is refused."""
+    from pose_real_sets import counts_of_rjpeg, SIZE
+
+    from thermal_nerf_loc.common.errors import InputError
+    counts = np.random.default_rng(0).integers(18_000, 20_000, SIZE[::-1], dtype=np.uint16)
+    data = counts.astype('<u2').tobytes()
+    segments = b''.join(b'\xff\xe3' + (len(part) + 2).to_bytes(2, 'big') + part for part in (
+        data[start:start + 65_532] for start in range(0, len(data), 65_532)))
+    other = b'\xff\xe1\x00\x06EXIF'
+    (tmp_path / 'a.JPG').write_bytes(b'\xff\xd8' + other + segments + b'\xff\xda\xff\xd9')
+    assert (counts_of_rjpeg(tmp_path / 'a.JPG') == counts).all()
+    (tmp_path / 'b.JPG').write_bytes(b'\xff\xd8' + other + b'\xff\xda\xff\xd9')
+    with pytest.raises(InputError, match='no raw counts'):
+        counts_of_rjpeg(tmp_path / 'b.JPG')
+
+
+@pytest.mark.slow
+def test_posed_images_are_mapped_and_found_by_sfm(tmp_path: Path) -> None:
+    """Held-out views of the simulated room, within 3 cm and a degree."""
+    pytest.importorskip('pycolmap')
+    from _sfm import build, grey
+
+    from thermal_nerf_loc.geometry import se3
+    from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
+    from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
+    simulate_dataset(tmp_path / 'room', SimulationConfig(frames=16, size=(160, 120), clean=True))
+    scene = load_scene(tmp_path / 'room')
+
+    def seen(index: int) -> tuple[object, object, object]:
+        frame = scene.load(index)
+        return grey(frame.images['rgb'].values), frame.images['rgb'].camera, frame.T_world_cam
+
+    found = build(tmp_path, [seen(index) for index in scene.train], lambda *args: None)
+    assert found.points > 100 and found.size_bytes > 1e5
+    errors = []
+    for index in scene.test:
+        image, camera, T_true = seen(index)
+        T, _ = found.localize(image, camera)
+        errors.append((9.9, 99.0) if T is None else se3.distance(T, T_true))
+    assert (np.median(errors, axis=0) < (0.03, 1.0)).all(), errors
