@@ -37,7 +37,7 @@ QUICK = 12  # images
 def main() -> int:
     """Stretch, reconstruct, scale, write."""
     made = parser(__doc__)
-    source = made.add_mutually_exclusive_group(required=True)
+    source = made.add_mutually_exclusive_group()
     source.add_argument('--frames', type=Path, metavar='DIR', help='folder of 16-bit images')
     source.add_argument('--rjpeg', type=Path, metavar='DIR', help='folder of radiometric JPEGs')
     made.add_argument('--cameras', type=Path, metavar='FILE',
@@ -46,8 +46,13 @@ def main() -> int:
                       help='of --rjpeg (default: 750)')
     made.add_argument('--find-lens', action='store_true', help='SIMPLE_RADIAL, by COLMAP')
     made.add_argument('--hold-out', type=int, default=8, metavar='N', help='(default: 8)')
-    made.add_argument('--out', type=Path, required=True, metavar='DIR', help='data set to write')
+    made.add_argument('--out', type=Path, metavar='DIR', help='data set to write')
     args = made.parse_args()
+    if args.out is None or not (args.frames or args.rjpeg):
+        if not args.quick:
+            made.error('--out and one of --frames, --rjpeg are needed')
+        print('no images: give --frames or --rjpeg, and --out')  # so that all can run at once
+        return 0
     names, counts, camera, radiometry = read_images(args)
     with tempfile.TemporaryDirectory(prefix='stretched-') as scratch:
         found = placed(Path(scratch), names, counts, camera, args.find_lens)
