@@ -31,7 +31,7 @@ from _sfm import build, grey, module, stretched
 
 START_DEG, START_SHARE = 10.0, 0.1
 SUCCESS_SHARE, SUCCESS_DEG = 0.0125, 5.0
-PEER, TRACKED, SEARCHED = 'SIFT + PnP', 'ours, from a start', 'ours, by search'
+PEER, TRACKED, SEARCHED = 'SIFT + PnP', 'ours, a start', 'ours, search'
 
 
 def main() -> int:
@@ -251,18 +251,19 @@ def report(name: str, modality: str, figures: dict[str, Any]) -> None:
     """One table for each modality."""
     rows = figures['modalities'][modality]
 
-    def percent(value: float | None) -> float | None:
-        return None if value is None else 100.0 * value
+    def short(value: float | None, factor: float = 1.0) -> str | None:
+        return None if value is None else f'{factor * value:.3g}'
 
     show(f'{name}, {modality}: {figures["train"]} images, {figures["test"]} held out; scale '
-         f'{figures["scale"]:.3g}; success within {figures["success_m"]:.3g} and '
+         f'{figures["scale"]:.3g}; good: within {figures["success_m"]:.3g} and '
          f'{SUCCESS_DEG:g} deg',
-         ('', 'median', '% scale', 'deg', '90 %', '% scale', 'deg', 'success', 'build s',
+         ('', 'median', '% scale', 'deg', '90 %', '% scale', 'deg', 'good', 'build s',
           'query s', 'MB'),
-         [(method, row['median_m'], percent(row['median_share']), row['median_deg'],
-           row['p90_m'], percent(row['p90_share']), row['p90_deg'],
-           f'{round(row["success"] * row["trials"])}/{row["trials"]}', row['build_seconds'],
-           row['median_seconds'], row['size_bytes'] / 1e6) for method, row in rows.items()])
+         [(method, short(row['median_m']), short(row['median_share'], 100.0),
+           short(row['median_deg']), short(row['p90_m']), short(row['p90_share'], 100.0),
+           short(row['p90_deg']), f'{round(row["success"] * row["trials"])}/{row["trials"]}',
+           short(row['build_seconds']), short(row['median_seconds']),
+           short(row['size_bytes'], 1e-6)) for method, row in rows.items()])
     if 'points' in rows[PEER]:
         print(f'{PEER}: {rows[PEER]["points"]} points, reprojected to '
               f'{rows[PEER]["error_px"]:.2f} px')
