@@ -94,7 +94,7 @@ def test_each_part_is_made_with_those_before(scene: Scene, monkeypatch: pytest.M
 def test_a_trained_map_survives_what_follows(scene: Scene, tmp_path: Path,
                                              monkeypatch: pytest.MonkeyPatch) -> None:
     """It is on disk before it is completed, and its checkpoint is gone."""
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError('broken')
 
     path, checkpoint = tmp_path / 'room.map', tmp_path / 'room.map.checkpoint'

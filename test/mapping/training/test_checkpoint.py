@@ -83,7 +83,7 @@ def test_interrupted_training_ends_with_the_same_map(scene: Scene, tmp_path: Pat
 
 def test_depth_is_still_held_after_an_interruption(scene: Scene, tmp_path: Path) -> None:
     """Within the steps in which the density grid holds what depth has put there."""
-    config = replace(TINY, steps=260, depth_weight=0.1)  # held for 26 steps
+    config = replace(TINY, steps=260, depth_from='measured')  # held for 26 steps
     whole = train(scene, config)
     resumed = train(scene, config, checkpoint=interrupted(scene, config, tmp_path / 'c'))
     assert_same_map(resumed.map, whole.map)

@@ -37,8 +37,8 @@ def positions_of(scene: Scene) -> np.ndarray:
 
 
 def sources_of(scene: Scene) -> dict[str, PixelSource]:
-    """The training pixels."""
-    return load_sources(scene, TrainConfig())[0]
+    """The training pixels, without depth."""
+    return load_sources(scene, TrainConfig(depth_weight=0.0))[0]
 
 
 def test_a_corridor_is_found_to_be_narrow(hall: Scene) -> None:
@@ -75,7 +75,7 @@ def test_what_is_set_stays(hall: Scene) -> None:
 
 
 @pytest.mark.parametrize('short', [TrainConfig(steps=400), TrainConfig(max_seconds=20.0)])
-def test_short_runs_do_not_look_first(hall: Scene, short: TrainConfig) -> None:
+def test_short_runs_guess_from_the_path(hall: Scene, short: TrainConfig) -> None:
     """A tenth of few steps would tell nothing, and take what little time there is."""
     bounds = find_bounds(sources_of(hall), positions_of(hall), short)
     assert bounds == SceneBounds(space_around_cameras(positions_of(hall)))
