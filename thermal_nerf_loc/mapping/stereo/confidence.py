@@ -20,6 +20,7 @@ Array32 = NDArray[np.float32]
 RIGHT = 0.02  # relative error up to which a depth is right
 _WINDOW = 9  # pixels across, of the larger window that correlates
 _FEWEST_AGREEING = 1  # other views, for a depth to be kept
+_SURFACE_ENDS = 0.08  # logarithm of a step in depth, which no slanted surface makes in a window
 _LEAST = 0.1  # lower confidence is none
 _SPREAD, _LARGEST_SPREAD = 0.01, 3.0  # unit of the spread, and where it ends
 _MARGIN, _STEP = 0.3, 0.5  # where the margin and the logarithm of a step in depth end
@@ -40,9 +41,16 @@ class Evidence(NamedTuple):
 
 
 def confidence_of(evidence: Evidence, modality: str) -> Array32:
-    """Probability that each depth is right to 2 %; 0 where none is kept."""
-    score = sum(COEFFICIENTS[name] * value for name, value in features(evidence, modality).items())
-    kept = (evidence.agreeing >= _FEWEST_AGREEING) & (evidence.depth > 0.0)
+    """
+    Probability that each depth is right to 2 %; 0 where none is kept.
+
+    None is kept on the near side of a step: windows that hold two surfaces match by the nearer one,
+    which has the stronger edge, so that it grows by their radius. The other views agree with that.
+    """
+    found = features(evidence, modality)
+    score = sum(COEFFICIENTS[name] * value for name, value in found.items())
+    kept = ((evidence.agreeing >= _FEWEST_AGREEING) & (evidence.depth > 0.0)
+            & (found['step_behind'] < _SURFACE_ENDS))
     probability = np.where(kept, 1.0 / (1.0 + np.exp(-np.asarray(score))), 0.0)
     return np.where(probability > _LEAST, probability, 0.0).astype(np.float32)
 
