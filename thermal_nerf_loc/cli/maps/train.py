@@ -85,12 +85,26 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         train(scene, config, checkpoint=Checkpoint.beside(args.map, args.resume))
         args.json = None
         return {}
+    keep = _refined_writer(args)
     with progress_bar('train') as progress:
-        figures = train_map(scene, args.map, config, progress, args.resume, _refined_writer(args))
+        agreement = _pose_agreement(scene, config, progress)
+        figures = train_map(scene, args.map, config, progress, args.resume, keep)
     show_note(_depth_line(figures['geometry']))
     for line in geometry_lines(figures['geometry_check']):
         show_note(line)
-    return figures
+    return {**figures, 'pose_agreement': agreement}
+
+
+def _pose_agreement(scene: Any, config: Any, progress: Any) -> dict[str, Any]:
+    """Say whether the images agree with the given poses and lenses; the figures of it."""
+    from thermal_nerf_loc.cli.output import show_note
+    from thermal_nerf_loc.mapping.camera_poses.pose_agreement import check_poses
+
+    scene.require(*(() if config.modality == 'both' else (config.modality,)))
+    found = check_poses(scene, [name for name in scene.modalities
+                                if config.modality in ('both', name)], progress)
+    show_note(found.text)
+    return found.figures
 
 
 def _depth_line(geometry: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ The lens matters to the verification: where it is to be refined, matches are ver
 the lens that was found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -59,7 +59,7 @@ class FeatureMatches:
         lens = np.zeros(LENS_SIZE) if lens is None else lens
         cameras = {camera: adjusted_camera(camera, lens)
                    for camera in {f.camera for f in self.features}}
-        xy = [_at_focal_length_1(cameras[f.camera], f.uv) for f in self.features]
+        xy = [image_rays(cameras[f.camera], f.uv)[:, :2] for f in self.features]
         out = {}
         for (a, b), alike in self.alike.items():
             tolerance = (slack * self.config.epipolar_px
@@ -71,12 +71,22 @@ class FeatureMatches:
 
     def tracks(self, lens: Array | None = None, slack: float = 1.0) -> Tracks:
         """Verified matches, joined."""
+        return self.joined(self.verified(lens, slack))
+
+    def joined(self, matches: Mapping[Pair, NDArray[np.int64]]) -> Tracks:
+        """Matches of some pairs as points."""
         starts = np.concatenate([[0], np.cumsum([len(f.uv) for f in self.features])])
-        ends = [found + starts[[a, b]] for (a, b), found in self.verified(lens, slack).items()]
+        ends = [found + starts[[a, b]] for (a, b), found in matches.items()]
         edges = np.concatenate(ends) if ends else np.empty((0, 2), np.int64)
         q = np.concatenate([image_points(f.camera, f.uv) for f in self.features])
         image = np.repeat(np.arange(len(self.features)), np.diff(starts))
         return _joined(edges.astype(np.int64), image, q)
+
+
+def image_rays(camera: Camera, uv: Array) -> Array:
+    """Undistorted image points (n, 3), z = 1; NaN where a fisheye lens looks sideways."""
+    rays = camera.unproject(uv)
+    return np.asarray(rays / np.where(rays[:, 2:] > _LEAST_FORWARD, rays[:, 2:], np.nan))
 
 
 def nominal_focal_px(camera: Camera) -> float:
@@ -86,11 +96,7 @@ def nominal_focal_px(camera: Camera) -> float:
 
 def candidate_pairs(poses: Array, neighbours: int) -> list[Pair]:
     """Pairs that may overlap: each image with its nearest in direction and position."""
-    axes, centers = poses[:, :3, 2], poses[:, :3, 3]
-    angle = np.arccos(np.clip(axes @ axes.T, -1.0, 1.0))
-    distances_m = np.linalg.norm(centers[:, None] - centers[None], axis=-1)
-    cost = angle + 0.5 * distances_m / max(float(np.median(distances_m)), 1e-9)
-    cost[angle > _WIDEST_RAD] = np.inf
+    cost = _view_costs(poses, poses)
     np.fill_diagonal(cost, np.inf)
     pairs = set()
     for a, row in enumerate(cost):
@@ -98,6 +104,22 @@ def candidate_pairs(poses: Array, neighbours: int) -> list[Pair]:
             if np.isfinite(row[b]):
                 pairs.add((min(a, int(b)), max(a, int(b))))
     return sorted(pairs)
+
+
+def nearest_views(poses: Array, view: int, count: int) -> list[int]:
+    """At most `count` views with the most similar directions and positions, but for the same."""
+    cost = _view_costs(poses[view:view + 1], poses)[0]
+    cost[view] = np.inf
+    nearest = np.argsort(cost, kind='stable')[:count]
+    return [int(k) for k in nearest if np.isfinite(cost[k])]
+
+
+def _view_costs(views: Array, poses: Array) -> Array:
+    """How differently views (n, 4, 4) and poses (m, 4, 4) look: (n, m); infinite: no overlap."""
+    angle = np.arccos(np.clip(views[:, :3, 2] @ poses[:, :3, 2].T, -1.0, 1.0))
+    distances_m = np.linalg.norm(views[:, None, :3, 3] - poses[None, :, :3, 3], axis=-1)
+    cost = angle + 0.5 * distances_m / max(float(np.median(distances_m)), 1e-9)
+    return np.where(angle > _WIDEST_RAD, np.inf, cost)
 
 
 def _mutual(a: ImageFeatures, b: ImageFeatures, ratio: float) -> NDArray[np.int64]:
@@ -127,13 +149,6 @@ def _epipolar_inliers(a: Array, b: Array, tolerance: float) -> NDArray[np.bool_]
         return nothing
     nothing[ahead[inside[:, 0] > 0]] = True
     return nothing
-
-
-def _at_focal_length_1(camera: Camera, uv: Array) -> Array:
-    """Undistorted image points (n, 2); NaN where a fisheye lens looks sideways."""
-    rays = camera.unproject(uv)
-    z = np.where(rays[:, 2:] > _LEAST_FORWARD, rays[:, 2:], np.nan)
-    return np.asarray(rays[:, :2] / z)
 
 
 def _joined(edges: NDArray[np.int64], image: NDArray[np.int64], xy: Array) -> Tracks:
