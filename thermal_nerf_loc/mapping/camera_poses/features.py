@@ -3,6 +3,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +18,12 @@ Array32 = NDArray[np.float32]
 
 _SMALLEST_PX = 320  # images narrower than this are doubled: SIFT needs some pixels
 _LARGEST_PX = 960
+_LEAST_BLUR_PX = 0.8  # of thermal images, which are noisy; more of larger ones
+_CONTRAST_SHARE = 0.03  # of the width: contrast counts relative to its surroundings of this size
+_NOISE_SIGMAS = 8.0  # contrast below this many standard deviations of the noise fades
+_SHOWN = -3.0, 3.0  # normalized values, as black and white
+_IMMERKAER = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32) / 6.0
+_MEDIAN_OF_NORMAL = 0.6745  # of absolute values, in standard deviations
 _HIGH_PASS_SHARE = 0.06  # of the width: what is smoother in a thermal image is vignetting or drift
 
 
@@ -44,18 +51,42 @@ class ImageFeatures:
 def detect_features(modality: str, count: int, load: Callable[[int], SensorImage],
                     config: FeatureConfig = FeatureConfig()) -> list[ImageFeatures]:
     """Keypoints of images 0 to `count`."""
-    pattern = None if modality == RGB else _fixed_pattern(count, load)
-    return [_features(load(i), modality, pattern, config.per_image) for i in range(count)]
+    detector = None if modality == RGB else _detector_of(count, load)
+    return [_features(load(i), detector, config.per_image) for i in range(count)]
 
 
-def _features(image: SensorImage, modality: str, pattern: Array32 | None, count: int,
-              ) -> ImageFeatures:
-    grey = image.values.mean(axis=-1)
-    if modality != RGB:
-        grey = _detail(grey)
-        grey = grey if pattern is None or pattern.shape != grey.shape else grey - pattern
-        grey = cv2.GaussianBlur(grey, (0, 0), 0.8)
-    low, high = np.quantile(grey, (0.005, 0.995))
+class _ThermalDetector(NamedTuple):
+    """What the detector of a thermal camera adds to the scene."""
+
+    pattern: Array32 | None  # of columns and pixels, the same in all images; None: not known
+    noise: float  # standard deviation of a pixel, another in each image
+
+
+def normalized_heat(values: Array32, detector: _ThermalDetector) -> Array32:
+    """
+    A thermal image as detail over local contrast: about -1 to 1, noise far below.
+
+    Weak edges of cool walls count like strong ones of hot pipes, down to the noise: the contrast
+    is sqrt(local variance + (8 noise)^2), so that a flat wall stays flat.
+    """
+    width = values.shape[1]
+    detail = _detail(values)
+    if detector.pattern is not None and detector.pattern.shape == detail.shape:
+        detail = detail - detector.pattern
+    smooth = cv2.GaussianBlur(detail, (0, 0), _LEAST_BLUR_PX * max(1.0, width / _SMALLEST_PX))
+    around = _CONTRAST_SHARE * width
+    smooth = smooth - cv2.GaussianBlur(smooth, (0, 0), around)
+    variance = cv2.GaussianBlur(smooth**2, (0, 0), around)
+    floor = max(_NOISE_SIGMAS * detector.noise, 1e-9)
+    return np.asarray(smooth / np.sqrt(variance + floor**2), np.float32)
+
+
+def _features(image: SensorImage, detector: _ThermalDetector | None, count: int) -> ImageFeatures:
+    if detector is None:
+        grey = image.values.mean(axis=-1)
+        low, high = np.quantile(grey, (0.005, 0.995))
+    else:
+        grey, low, high = normalized_heat(image.values[..., 0], detector), *_SHOWN
     pixels = np.clip((grey - low) / max(high - low, 1e-9) * 255.0, 0, 255).astype(np.uint8)
     scale = 1.0
     if pixels.shape[1] < _SMALLEST_PX:
@@ -83,9 +114,18 @@ def _detail(values: Array32) -> Array32:
     return np.asarray(values - cv2.GaussianBlur(values, (0, 0), sigma), np.float32)
 
 
-def _fixed_pattern(count: int, load: Callable[[int], SensorImage]) -> Array32 | None:
-    """Median detail of all images: columns and pixels of the detector; None: not known."""
+def _detector_of(count: int, load: Callable[[int], SensorImage]) -> _ThermalDetector:
+    """
+    Median detail of all images, and what is left at single pixels without it.
+
+    The noise by a kernel that is blind to planes and edges (Immerkaer, "Fast noise variance
+    estimation", 1996), and by medians, which corners do not move.
+    """
     details = [_detail(load(i).values[..., 0]) for i in range(0, count, max(1, count // 24))]
-    if len({d.shape for d in details}) > 1 or len(details) < 5:
-        return None
-    return np.asarray(np.median(details, axis=0), np.float32)
+    pattern = None
+    if len({d.shape for d in details}) == 1 and len(details) >= 5:
+        pattern = np.asarray(np.median(details, axis=0), np.float32)
+        details = [detail - pattern for detail in details]
+    sigmas = [np.median(np.abs(cv2.filter2D(detail, -1, _IMMERKAER))) / _MEDIAN_OF_NORMAL
+              for detail in details]
+    return _ThermalDetector(pattern, float(np.median(sigmas)) if sigmas else 0.0)
