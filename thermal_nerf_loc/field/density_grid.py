@@ -35,7 +35,7 @@ class SamplingConfig:
     """How samples are placed along a ray."""
 
     grid_cells: int | None = setting(None, 'cells of the density grid along an axis; null: one '
-                                     'for four of the finest hash grid', 16, 512)
+                                     'for two of the finest hash grid', 16, 512)
     bins: int = setting(128, 'intervals of a ray that get a weight from the grid', 16, 1024)
     near: float = setting(0.125, 'nearest sample, in least half extents of the inner box', 0.0,
                           10.0)

@@ -44,8 +44,8 @@ def confidence_of(evidence: Evidence, modality: str) -> Array32:
     """
     Probability that each depth is right to 2 %; 0 where none is kept.
 
-    None is kept on the near side of a step: windows that hold two surfaces match by the nearer one,
-    which has the stronger edge, so that it grows by their radius. The other views agree with that.
+    None is kept on the near side of a step: windows that hold two surfaces match by the nearer
+    one, which has the stronger edge, so that it grows by their radius, in all views alike.
     """
     found = features(evidence, modality)
     score = sum(COEFFICIENTS[name] * value for name, value in found.items())

@@ -195,7 +195,7 @@ class TrainConfig:
         encoding = replace(
             encoding, finest=encoding.finest or finest, log2_rows=encoding.log2_rows
             or NOMINAL_LOG2_ROWS + round(math.log2(factor)))
-        cells = min(max(encoding.finest_points // 4, _GRID_CELLS[0]), _GRID_CELLS[1])
+        cells = min(max(encoding.finest_points // 2, _GRID_CELLS[0]), _GRID_CELLS[1])
         return replace(self, steps=self.steps or round(_ROOM_STEPS * factor),
                        field=replace(self.field, encoding=encoding),
                        sampling=replace(sampling, grid_cells=sampling.grid_cells or cells))
