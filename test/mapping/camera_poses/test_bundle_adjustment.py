@@ -9,6 +9,7 @@ import pytest
 from thermal_nerf_loc.evaluation.refined_poses import aligned_rmse
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.mapping.camera_poses import ceres_bundle
 from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (
     BundleAdjustment, BundleSolution, FreeParameters)
 from thermal_nerf_loc.mapping.camera_poses.feature_tracks import candidate_pairs, Tracks
@@ -53,6 +54,14 @@ def observations(sensors: np.ndarray, points: np.ndarray, lens: np.ndarray, nois
     return Tracks(image, point, seen, len(points))
 
 
+@pytest.fixture(params=('own', 'ceres'))
+def solver(request: pytest.FixtureRequest) -> str:
+    """The solvers, which keep the same contract."""
+    if request.param == 'ceres' and not ceres_bundle.is_installed():
+        pytest.skip('pycolmap is not installed')
+    return str(request.param)
+
+
 def solved(free: FreeParameters, pose_deg: float = 0.0, pose_m: float = 0.0,
            ) -> tuple[BundleSolution, np.ndarray, np.ndarray]:
     """What is found from spoiled poses and no knowledge of rig, lens and delay; truth; start."""
@@ -95,7 +104,7 @@ def test_rig_lens_and_delay_come_back() -> None:
 
 
 @pytest.mark.parametrize('fisheye', [False, True])
-def test_a_wrong_lens_and_wrong_poses_come_back(fisheye: bool) -> None:
+def test_a_wrong_lens_and_wrong_poses_come_back(fisheye: bool, solver: str) -> None:
     """Focal length a tenth off, distortion not stated, poses 2 deg and 3 cm off, all at once."""
     truth, twists, points = world(1200)
     camera = Camera(160, 120, FOCAL_PX, FOCAL_PX, 80.0, 60.0,
@@ -115,8 +124,10 @@ def test_a_wrong_lens_and_wrong_poses_come_back(fisheye: bool) -> None:
     tracks = Tracks(np.array(image), np.array(point), np.concatenate(q), len(points))
     sensor = Sensor(tracks, np.arange(FRAMES), np.tile(np.eye(4), (FRAMES, 1, 1)),
                     np.full(FRAMES, given.fx), lenses=Lenses.of([given] * FRAMES))
-    found = BundleAdjustment({'rgb': sensor}, start, twists, 2.0,
-                             FreeParameters(poses=True, lenses=('rgb',))).solve()
+    problem = BundleAdjustment({'rgb': sensor}, start, twists, 2.0,
+                               FreeParameters(poses=True, lenses=('rgb',)), solver=solver)
+    assert problem.by_ceres == (solver == 'ceres')
+    found = problem.solve()
     lens = adjusted_camera(given, found.cameras.lenses['rgb'])
     assert lens.fx == pytest.approx(camera.fx, rel=5e-3)
     assert abs(lens.cx - 80.0) < 1.0 and abs(lens.cy - 60.0) < 1.0
@@ -124,6 +135,40 @@ def test_a_wrong_lens_and_wrong_poses_come_back(fisheye: bool) -> None:
     after = aligned_rmse(found.cameras.poses, truth)
     assert after['rmse_deg'] < 0.3 and after['rmse_m'] < 0.01
     assert found.residual_px['rgb'] < 0.1
+
+
+def test_a_lens_beside_true_poses_leaves_them_alone(solver: str) -> None:
+    """And poses beside a true lens leave it; few observations move no frame far."""
+    truth, twists, points = world()
+    sensor = Sensor(observations(truth, points, LENS, 0.1, 2), np.arange(FRAMES),
+                    np.tile(RIG, (FRAMES, 1, 1)), np.full(FRAMES, FOCAL_PX))
+    given = truth @ se3.inverse(RIG)
+    found = BundleAdjustment({'rgb': sensor}, given, twists, 2.0, FreeParameters(lenses=('rgb',)),
+                             solver=solver).solve()
+    np.testing.assert_array_equal(found.cameras.poses, given)
+    np.testing.assert_allclose(found.cameras.lenses['rgb'][:3], LENS, atol=5e-3)
+    true = Sensor(observations(truth, points, np.zeros(3), 0.1, 2), np.arange(FRAMES),
+                  np.tile(RIG, (FRAMES, 1, 1)), np.full(FRAMES, FOCAL_PX))
+    found = BundleAdjustment({'rgb': true}, given, twists, 2.0, FreeParameters(poses=True),
+                             solver=solver).solve()
+    np.testing.assert_array_equal(found.cameras.lenses['rgb'], np.zeros(7))
+    after = aligned_rmse(found.cameras.poses, given)
+    assert after['rmse_deg'] < 0.3 and after['rmse_m'] < 0.015
+    assert after['scale'] == pytest.approx(1.0, abs=0.03)
+
+
+def test_what_ceres_cannot_do_is_ours() -> None:
+    """A rig, two cameras, or different lenses."""
+    truth, twists, points = world()
+    sensor = Sensor(observations(truth, points, np.zeros(3), 0.1, 2), np.arange(FRAMES),
+                    np.tile(np.eye(4), (FRAMES, 1, 1)), np.full(FRAMES, FOCAL_PX))
+    rigs = np.tile(np.eye(4), (FRAMES, 1, 1))
+    rigs[3, 0, 3] = 0.1
+    for sensors in ({'thermal': replace(sensor, movable=True)}, {'rgb': sensor, 'thermal': sensor},
+                    {'rgb': replace(sensor, T_cam_sensor=rigs)},
+                    {'rgb': replace(sensor, focal_px=np.linspace(100.0, 120.0, FRAMES))}):
+        problem = BundleAdjustment(sensors, truth, twists, 2.0, FreeParameters(poses=True))
+        assert not problem.by_ceres
 
 
 def test_slopes_are_differences() -> None:

@@ -3,7 +3,8 @@
 Bundle adjustment: frame poses, rig, lenses and delay from points that images share.
 
 Minimises, over all observations of all points, the robust (Cauchy) distance in pixels between
-where a point is observed and where it projects to. Levenberg-Marquardt; points are eliminated by
+where a point is observed and where it projects to. Levenberg-Marquardt, by Ceres where it is
+installed and serves (`ceres_bundle.py`); else points are eliminated by
 their Schur complement, so that one step costs a dense solve in the cameras alone. Rounds begin
 with a large outlier tolerance: with poses a few degrees off, points are first far from their
 observations. A lens joins once poses fit it roughly: freed at once, both would explain each
@@ -18,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, diags_array
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.mapping.camera_poses import ceres_bundle
 from thermal_nerf_loc.mapping.camera_poses.lens import LENS_SIGMA, LENS_SIZE
 from thermal_nerf_loc.mapping.camera_poses.reprojection import (
     CameraEstimate, Reprojection, Sensor, sparse_blocks)
 
 Array = NDArray[np.float64]
 
+SOLVERS = AUTO, CERES, OWN = 'auto', 'ceres', 'own'
 _TOLERANCES_PX = (30.0, 15.0, 8.0, 4.0, 2.0, 1.0, 1.0)  # of the rounds: larger is an outlier
 _POSES_ALONE_PX = (30.0, 15.0)  # rounds before lenses join, where both are free
 _MOST_STEPS = 12  # of each round
@@ -57,10 +61,16 @@ class BundleAdjustment:
     """Observations, which parameters are free, and priors around the given cameras."""
 
     def __init__(self, sensors: Mapping[str, Sensor], poses: Array, twists: Array, scale_m: float,
-                 free: FreeParameters, lenses: Mapping[str, Array] | None = None) -> None:
-        """`twists` (frames, 6): velocities for the delay; `lenses`: where these begin."""
+                 free: FreeParameters, lenses: Mapping[str, Array] | None = None,
+                 solver: str = AUTO) -> None:
+        """
+        `twists` (frames, 6): velocities for the delay; `lenses`: where these begin.
+
+        `solver`: 'auto' takes Ceres where it is installed and can do what is asked.
+        """
         self.sensors, self.free = dict(sensors), free
         self.reprojection = Reprojection(self.sensors, twists, scale_m)
+        self.by_ceres = _takes_ceres(solver) and ceres_bundle.can_minimize(self.reprojection)
         self.given = CameraEstimate.given(poses, self.sensors)
         self.start = replace(self.given, lenses={**self.given.lenses, **(lenses or {})})
         self.sigma = np.concatenate([
@@ -78,8 +88,7 @@ class BundleAdjustment:
             points, inliers = self.points_and_inliers(cameras, tolerance)
             if not inliers.any():
                 break
-            cameras = self._at_given_size(self._minimized(cameras, points, inliers,
-                                                          self._mask(free)))
+            cameras = self._at_given_size(self._minimized(cameras, points, inliers, free))
         return self._summary(cameras)
 
     def points_and_inliers(self, cameras: CameraEstimate, tolerance_px: float,
@@ -110,11 +119,19 @@ class BundleAdjustment:
         return replace(cameras, poses=poses)
 
     def _minimized(self, cameras: CameraEstimate, points: Array, inliers: NDArray[np.bool_],
-                   free: NDArray[np.bool_]) -> CameraEstimate:
-        """Levenberg-Marquardt over cameras and points, with the inliers as they are."""
+                   free: FreeParameters) -> CameraEstimate:
+        """Best cameras and points, with the inliers as they are."""
         residual, _, _ = self.reprojection.residuals(cameras, points, inliers)
         square = float(np.median((residual**2).sum(axis=1)))
         scale = max(1.5 * square**0.5, _LEAST_SCALE_PX)  # of the Cauchy loss
+        if self.by_ceres:
+            return ceres_bundle.minimized(self.reprojection, cameras, points, inliers, scale,
+                                          free.poses, bool(free.lenses))
+        return self._descended(cameras, points, inliers, scale, self._mask(free))
+
+    def _descended(self, cameras: CameraEstimate, points: Array, inliers: NDArray[np.bool_],
+                   scale: float, free: NDArray[np.bool_]) -> CameraEstimate:
+        """Levenberg-Marquardt over cameras and points."""
         damping, cost = 1e-3, self._cost(cameras, points, inliers, scale, free)
         for _ in range(_MOST_STEPS):
             step, point_steps = self._step(cameras, points, inliers, scale, damping, free)
@@ -203,6 +220,13 @@ class BundleAdjustment:
             counts[name] = int(fits[part].sum())
             medians[name] = float(np.median(residual[part][fits[part]])) if counts[name] else 0.0
         return BundleSolution(cameras, counts, medians)
+
+
+def _takes_ceres(solver: str) -> bool:
+    if solver == CERES and not ceres_bundle.is_installed():
+        raise InputError('Ceres is not installed', where='refine.solver', expected='auto or own',
+                         got=solver, hint='pip install pycolmap')
+    return solver != OWN and ceres_bundle.is_installed()
 
 
 def _seen_twice(point: NDArray[np.int64], inliers: NDArray[np.bool_], points: int,

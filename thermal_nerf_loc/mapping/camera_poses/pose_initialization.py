@@ -128,7 +128,7 @@ def _bundle(optimizer: CameraOptimizer, scene: Scene, modalities: Sequence[str],
                                               slack if name in free.lenses else 1.0),
             movable=free.rig or free.delay) for name in modalities}
         problem = BundleAdjustment(sensors, cameras.poses, optimizer.twists, optimizer.scale_m,
-                                   free, cameras.lenses)
+                                   free, cameras.lenses, optimizer.config.solver)
         found = problem.solve()
         _check(found, sensors, scene)
         cameras = replace(cameras, lenses={**cameras.lenses, **found.cameras.lenses})

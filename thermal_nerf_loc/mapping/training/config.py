@@ -113,6 +113,8 @@ class RefineConfig:
     coarse_until: float = setting(0.1, 'share of the training with those alone', 0.0, 1.0)
     fine_at: float = setting(0.4, 'share of the training from which all levels are read', 0.0, 1.0)
     features: FeatureConfig = setting(FeatureConfig(), 'points that images share')
+    solver: str = setting('auto', 'of bundle adjustment; auto: Ceres (by pycolmap) where it is '
+                          'installed and can do what is asked', choices=('auto', 'ceres', 'own'))
 
     def __post_init__(self) -> None:
         """Refuse unknown names, and edges without the rig."""
