@@ -21,7 +21,7 @@ from thermal_nerf_loc.field.contraction import space_around_cameras
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (
-    BundleAdjustment, FreeParameters)
+    BundleAdjustment, FreeParameters, OWN)
 from thermal_nerf_loc.mapping.camera_poses.feature_tracks import (
     FeatureMatches, image_rays, nearest_views, NOMINAL_WIDTH_PX, Pair)
 from thermal_nerf_loc.mapping.camera_poses.features import detect_features, FeatureConfig
@@ -220,9 +220,10 @@ class _Sample:
         return bool(abs(b.fx / a.fx - 1.0) > _SAME_LENS or off > _SAME_LENS)
 
     def _adjusted(self, sensor: Sensor, free: FreeParameters) -> CameraEstimate:
+        """By our own solver: its priors hold a few views, which determine little, in place."""
         scale_m = space_around_cameras(self.poses[:, :3, 3]).scale_m
         return BundleAdjustment({self.name: sensor}, self.poses, np.zeros((len(self.poses), 6)),
-                                scale_m, free).solve().cameras
+                                scale_m, free, solver=OWN).solve().cameras
 
     def _distances(self, cameras: CameraEstimate, sensor: Sensor) -> tuple[float, float]:
         """
