@@ -214,10 +214,11 @@ def test_the_command_takes_depth(room, tmp_path, capsys, monkeypatch):
     """By default depth of a simulation is left alone; what has no meaning alone is refused."""
     seen = []
     monkeypatch.setattr('thermal_nerf_loc.cli.maps.train.train_map',
-                        lambda scene, path, config, *rest: seen.append((scene, config)) or {})
+                        lambda scene, path, config, *rest: seen.append((scene, config)) or {
+                            'geometry': {'source': 'none'}, 'geometry_check': {'seconds': 0.0}})
     command = ['train', str(room.root), '--map', str(tmp_path / 'm')]
     for options, weight, camera in (
-            ([], 0.3, 'none'), (['--depth-from', 'measured'], 0.3, None),
+            ([], 0.1, 'none'), (['--depth-from', 'measured'], 0.1, None),
             (['--depth-from', 'measured', '--depth-weight', '0.1', '--depth-camera', 'thermal',
               '--depth-kind', 'affine'], 0.1, 'thermal')):
         assert main([*command, *options]) == 0
@@ -229,7 +230,7 @@ def test_the_command_takes_depth(room, tmp_path, capsys, monkeypatch):
             assert kept == (camera in (None, name))
     assert main([*command, '--depth-from', 'points']) == 0
     scene, config = seen.pop()
-    assert config.depth_from == 'points' and config.depth_weight == 0.3
+    assert config.depth_from == 'points' and config.depth_weight == 0.1
     assert all(r.depth_path is None for i in scene.train for r in scene.frames[i].records.values())
     assert main([*command, '--depth-from', 'points', '--depth-unit', '0.1']) == 2
     assert 'depth maps that are not used' in capsys.readouterr().err
