@@ -71,8 +71,10 @@ class Rectifier:
         """Compute where each pixel of `target` lies in the image of `lens`."""
         uv, visible = lens.project(target.rays())
         at = uv - 0.5  # OpenCV's pixel centres lie at whole numbers
-        inside = (visible & (at >= 0.0).all(axis=1)
-                  & (at <= (lens.width - 1, lens.height - 1)).all(axis=1))
+        last = (lens.width - 1, lens.height - 1)
+        # the tolerance admits pixel centres on the border, moved by rounding
+        inside = visible & ((at > -1e-6) & (at < np.array(last) + 1e-6)).all(axis=1)
+        at = np.clip(at, 0.0, last)
         shape = (target.height, target.width)
         self._x, self._y = (at[:, k].astype(np.float32).reshape(shape) for k in range(2))
         self._inside = inside.reshape(shape)

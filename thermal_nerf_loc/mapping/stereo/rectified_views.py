@@ -8,17 +8,18 @@ match itself at the same pixel of every image. Depth is carried back to the pixe
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.common.threads import parallel_map
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.undistort import Rectifier
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
+from thermal_nerf_loc.mapping.stereo.batches import in_batches
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
 
 Array = NDArray[np.float64]
@@ -29,6 +30,8 @@ _LARGEST_GROWTH = 1.5  # of the width, where distortion pulls the corners outwar
 _PATTERN_IMAGES = 24  # whose median is the fixed pattern
 _FEWEST_FOR_PATTERN = 8
 _HIGH_PASS_SHARE = 0.05  # of the width: what is smoother is no pattern
+_LEAST_NOISE = 1e-3  # standard deviations of an image: rounding, where images have no noise
+_ALL = 0.999  # share of a pixel's area that is valid
 _SAME_SURFACE = 1.03  # ratio of depths of neighbouring pixels up to which one lies between them
 
 
@@ -38,7 +41,7 @@ class RectifiedViews:
 
     cameras: tuple[Camera, ...]  # pinhole
     poses: Array  # (n, 4, 4) T_world_view
-    images: Array32  # standard deviation 1
+    images: Array32  # mean 0, standard deviation 1
     valid: NDArray[np.bool_]
     starts: NDArray[np.int64]  # (n + 1,)
     noise: float  # standard deviation, in the unit of the images
@@ -58,6 +61,22 @@ class RectifiedViews:
     def image(self, i: int) -> Array32:
         """One view (h, w)."""
         return np.asarray(self.part(self.images, i), np.float32)
+
+    def reduced(self, width: int, allocate: Allocate = in_memory) -> 'RectifiedViews':
+        """The same views, `width` pixels across at most."""
+        cameras = tuple(_reduced_to(camera, width) for camera in self.cameras)
+        starts = _starts(cameras)
+        images: NDArray[Any] = allocate((int(starts[-1]),), np.float32)
+        valid = allocate((int(starts[-1]),), np.bool_)
+        out = RectifiedViews(cameras, self.poses, images, valid, starts, self.noise)
+        for i, camera in enumerate(cameras):
+            out.part(images, i)[:] = cv2.resize(self.image(i), camera.size,
+                                                interpolation=cv2.INTER_AREA)
+            share = cv2.resize(self.part(self.valid, i).astype(np.float32), camera.size,
+                               interpolation=cv2.INTER_AREA)
+            out.part(valid, i)[:] = share > _ALL
+        noise = np.median([_noise(out.image(i)) for i in range(len(out))])
+        return replace(out, noise=max(float(noise), _LEAST_NOISE))
 
 
 def rectified_camera(camera: Camera, width: int) -> Camera:
@@ -80,38 +99,46 @@ def rectified_camera(camera: Camera, width: int) -> Camera:
 
 def load_views(name: str, cameras: Sequence[Camera], poses: Sequence[Array],
                load: Callable[[int], SensorImage], width: int, allocate: Allocate = in_memory,
-               ) -> RectifiedViews:
+               progress: Progress = silent) -> RectifiedViews:
     """Read, rectify and normalise the images of a modality; `poses` are T_world_sensor."""
     targets = {camera: rectified_camera(camera, width) for camera in dict.fromkeys(cameras)}
     small = {camera: _reduced(camera, target) for camera, target in targets.items()}
     rectifiers = {camera: Rectifier(small[camera], target) for camera, target in targets.items()}
     views = tuple(targets[camera] for camera in cameras)
-    starts = np.concatenate([[0], np.cumsum([view.width * view.height for view in views])])
+    starts = _starts(views)
     images: NDArray[Any] = allocate((int(starts[-1]),), np.float32)
     valid = allocate((int(starts[-1]),), np.bool_)
 
-    def fill(i: int) -> float:
+    def fill(i: int) -> tuple[float, float, float]:
         image, lens = load(i), small[cameras[i]]
-        grey = _grey(image.values)
-        usable = np.ones(grey.shape, np.bool_) if image.valid is None else image.valid
+        usable: NDArray[np.bool_] = np.asarray(np.isfinite(image.values).all(axis=-1))
+        grey = _grey(np.where(usable[..., None], image.values, np.float32(0.0)))
+        if image.valid is not None:
+            usable &= image.valid
         if lens.size != cameras[i].size:
             grey = np.asarray(cv2.resize(grey, lens.size, interpolation=cv2.INTER_AREA),
                               np.float32)
             usable = np.asarray(cv2.resize(usable.astype(np.float32), lens.size,
-                                           interpolation=cv2.INTER_AREA) > 0.999)
+                                           interpolation=cv2.INTER_AREA) > _ALL)
         out = rectifiers[cameras[i]](grey[..., None], usable)
         part = slice(starts[i], starts[i + 1])
         images[part], valid[part] = out.values.reshape(-1), out.valid.reshape(-1)
-        return _noise(out.values[..., 0])
+        shown = out.values[out.valid]
+        return _noise(out.values[..., 0]), *(
+            (float(shown.mean()), float(shown.std())) if shown.size else (np.nan, np.nan))
 
-    noise = float(np.median(parallel_map(fill, range(len(views)))))
-    found = RectifiedViews(views, np.stack(list(poses)), images, valid, starts, noise)
+    found = np.array(in_batches(fill, len(views), progress, f'stereo, {name}: reading images'))
+    shown = found[np.isfinite(found[:, 1])]  # some pixels of these images are valid
+    noise, mean, spread = np.median(shown, axis=0) if len(shown) else (0.0, 0.0, 1.0)
+    spread = max(float(spread), 1e-6)
+    out = RectifiedViews(views, np.stack(list(poses)), images, valid, starts,
+                         max(float(noise) / spread, _LEAST_NOISE))
+    for i in range(len(out)):
+        view = out.part(images, i)
+        np.divide(view - np.float32(mean), np.float32(spread), out=view)
     if name != RGB:
-        _subtract_pattern(found)
-    spread = float(np.median([found.image(i).std() for i in range(0, len(views),
-                                                                  1 + len(views) // 64)]))
-    np.divide(images, np.float32(max(spread, 1e-6)), out=images)
-    return RectifiedViews(views, found.poses, images, valid, starts, noise / max(spread, 1e-6))
+        _subtract_pattern(out)
+    return out
 
 
 class ImagePixels:
@@ -136,6 +163,15 @@ class ImagePixels:
         return z, sure
 
 
+def _starts(cameras: Sequence[Camera]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum([c.width * c.height for c in cameras])]).astype(np.int64)
+
+
+def _reduced_to(camera: Camera, width: int) -> Camera:
+    scale = min(1.0, width / camera.width)
+    return camera.resized(*(max(8, round(size * scale)) for size in camera.size))
+
+
 def _reduced(camera: Camera, target: Camera) -> Camera:
     """The lens on a smaller sensor, about as fine as the target, so that nothing aliases."""
     scale = target.fx / camera.fx
@@ -148,7 +184,7 @@ def _grey(values: Array32) -> Array32:
     if values.shape[2] == 3:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(values, np.float32),
                                        cv2.COLOR_RGB2GRAY), np.float32)
-    return np.nan_to_num(values[..., 0]).astype(np.float32)
+    return np.asarray(values[..., 0], np.float32)
 
 
 def _noise(image: Array32) -> float:

@@ -20,7 +20,7 @@ from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
+from thermal_nerf_loc.io.atomic_files import in_memory, on_disk
 from thermal_nerf_loc.io.datasets.depth_maps import (
     AUTO, has_measured_depth, MEASURED, NONE, POINTS, STEREO)
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
@@ -28,13 +28,13 @@ from thermal_nerf_loc.mapping.camera_poses.features import FeatureConfig
 from thermal_nerf_loc.mapping.camera_poses.sparse_depth import (
     depth_map, SparseDepth, triangulated_depth)
 from thermal_nerf_loc.mapping.stereo.depth_warp import warp_depth
-from thermal_nerf_loc.mapping.stereo.stereo import stereo_depth, StereoConfig, StereoDepth
+from thermal_nerf_loc.mapping.stereo.stereo import (
+    bytes_needed, stereo_depth, StereoConfig, StereoDepth)
 from thermal_nerf_loc.mapping.training.config import POSES, RIG, TIME
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 
 Array32 = NDArray[np.float32]
 
-_LEAST_SHARE = 0.02  # of the pixels: with less, stereo has failed
 _CARRIED = 0.9  # factor of the confidence of depth that came from the other camera
 _log = logging.getLogger(__name__)
 
@@ -65,12 +65,13 @@ class SceneDepth:
 def find_depth(scene: Scene, modalities: tuple[str, ...], source: str,
                stereo: StereoConfig = StereoConfig(), features: FeatureConfig = FeatureConfig(),
                refined: tuple[str, ...] = (), progress: Progress = silent,
-               allocate: Allocate = in_memory) -> SceneDepth:
+               seconds: float | None = None, memory_limit_mb: float = np.inf) -> SceneDepth:
     """
     Depth of the training images from `source`; `auto` takes the first that there is.
 
     `refined` names what of the cameras is still to be refined (`RefineConfig.what`): poses are
-    adjusted for points, and depth is not carried through a rig that is not known yet.
+    adjusted for points, and depth is not carried through a rig that is not known yet. Stereo takes
+    about so many `seconds` at most, and beyond `memory_limit_mb` it works in temporary files.
     """
     started = time.monotonic()
     found = SceneDepth(NONE)
@@ -78,10 +79,11 @@ def find_depth(scene: Scene, modalities: tuple[str, ...], source: str,
         return SceneDepth(MEASURED)
     if source in (AUTO, STEREO):
         found = _by_stereo(scene, modalities, stereo, not {RIG, TIME} & set(refined), progress,
-                           allocate)
+                           seconds, memory_limit_mb)
         if found.source == NONE and source == STEREO:
-            _log.warning('%s: stereo finds no depth (too little parallax, overlap or texture); '
-                         'the map is trained without', scene.root)
+            _log.warning('%s: stereo finds no depth: too little parallax, overlap or texture, or '
+                         'poses that contradict the images (--refine poses); the map is trained '
+                         'without', scene.root)
     if source == POINTS or (source == AUTO and found.source == NONE):
         try:
             found = _by_points(scene, modalities[0], features, POSES in refined, progress)
@@ -95,18 +97,29 @@ def find_depth(scene: Scene, modalities: tuple[str, ...], source: str,
 
 
 def _by_stereo(scene: Scene, modalities: tuple[str, ...], config: StereoConfig,
-               rig_is_known: bool, progress: Progress, allocate: Allocate) -> SceneDepth:
+               rig_is_known: bool, progress: Progress, seconds: float | None,
+               memory_limit_mb: float) -> SceneDepth:
     """Stereo of each modality, carried into the other; `NONE` where hardly anything matches."""
-    depths = {name: _StereoOfScene(scene, name, config, progress, allocate)
-              for name in modalities}
+    started, depths = time.monotonic(), {}
+    pairs = [name for name in modalities if len(_members(scene, name)) > 1]
+    for k, name in enumerate(pairs):
+        left = None if seconds is None else max(
+            seconds - (time.monotonic() - started), 0.0) / (len(pairs) - k)
+        depths[name] = _StereoOfScene(scene, name, config, progress, left,
+                                      memory_limit_mb / len(pairs))
     if rig_is_known and len(depths) == 2:
         depths[RGB].fill_from(depths[THERMAL])
         depths[THERMAL].fill_from(depths[RGB])
-    good = {name: depth for name, depth in depths.items() if depth.stereo.share > _LEAST_SHARE}
+    good = {name: depth for name, depth in depths.items() if depth.stereo.matches}
     if not good:
         return SceneDepth(NONE)
     return SceneDepth(STEREO, good, {name: depth.stereo.share for name, depth in good.items()},
                       {name: depth.stereo.disagreement for name, depth in good.items()})
+
+
+def _members(scene: Scene, name: str) -> list[int]:
+    """Training frames with an image of this modality."""
+    return [i for i in scene.train if name in scene.frames[i].records]
 
 
 def _by_points(scene: Scene, modality: str, features: FeatureConfig, free_poses: bool,
@@ -137,8 +150,8 @@ class _StereoOfScene:
     """Stereo depth of one modality, by frame."""
 
     def __init__(self, scene: Scene, name: str, config: StereoConfig, progress: Progress,
-                 allocate: Allocate) -> None:
-        members = [i for i in scene.train if name in scene.frames[i].records]
+                 seconds: float | None, memory_limit_mb: float) -> None:
+        members = _members(scene, name)
         records = [scene.frames[i].records[name] for i in members]
         self.poses = {i: scene.frames[i].T_world_cam @ record.T_cam_sensor
                       for i, record in zip(members, records, strict=True)}
@@ -148,9 +161,11 @@ class _StereoOfScene:
         def load(k: int) -> SensorImage:
             return load_image(name, records[k].without_depth())
 
+        cameras = [record.camera for record in records]
+        is_large = bytes_needed(cameras, config) > memory_limit_mb * 2**20
         self.stereo: StereoDepth = stereo_depth(
-            name, [record.camera for record in records], list(self.poses.values()), load, config,
-            progress, allocate)
+            name, cameras, list(self.poses.values()), load, config, progress,
+            on_disk if is_large else in_memory, seconds)
 
     def __call__(self, frame: int, camera: Camera) -> tuple[Array32, Array32] | None:
         if frame not in self.index:

@@ -14,8 +14,8 @@ cost volume a thread, or only the latter where the views lie on disk.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import lru_cache
 import time
 
 import numpy as np
@@ -23,33 +23,34 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.common.threads import parallel_map
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
+from thermal_nerf_loc.mapping.stereo.batches import in_batches
 from thermal_nerf_loc.mapping.stereo.confidence import confidence_of, Evidence
 from thermal_nerf_loc.mapping.stereo.neighbours import (
     guessed_depths, Neighbourhood, neighbourhood)
 from thermal_nerf_loc.mapping.stereo.rectified_views import (
-    ImagePixels, load_views, RectifiedViews)
+    ImagePixels, load_views, rectified_camera, RectifiedViews)
 from thermal_nerf_loc.sensing.frame import SensorImage
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
 
-_SMALL_WINDOW, _LARGE_WINDOW = 2, 4  # 5 and 9 pixels wide
 _SLANT_COST, _JUMP_COST = np.float32(0.06), np.float32(0.5)  # P1 and P2 of the aggregation
 _EDGE = np.float32(0.3)  # a step between pixels that halves P2, in standard deviations
 _SURVEY_WIDTH = 80
-_SURVEY_VIEWS = (12, 40)  # in two rounds: by guessed depths, then by those found
-_SURVEY_PLANES, _SURVEY_POINTS = 128, 300
+_SURVEY_VIEWS = (8, 32)  # in two rounds: by guessed depths, then by those found
+_SURVEY_NEIGHBOURS, _SURVEY_PLANES, _SURVEY_POINTS = 4, 96, 300
 _SURVEY_COST, _SURVEY_MARGIN = 0.4, 0.08  # highest cost, least margin of its points
 _CELLS = 16  # of a view, along each axis, in which the nearest survey point hides those behind
 _HIDDEN = 1.5  # times the depth of the nearest one
 _GUESS_PIXELS = 97  # between pixels whose depth is guessed
 _FEWEST_POINTS = 30  # that tell the depths of a view
 _QUANTILE, _NEARER, _FARTHER = 0.02, 0.6, 2.5  # range of depths: beyond the points that were found
-_BATCH = 8  # views a thread between two reports of progress
+_TRUSTED, _LEAST_SHARE = 0.3, 0.02  # confidence; share of the pixels of at least that
+_LEAST_WIDTH = 96  # of views that are made smaller to save time
+_BYTES_A_PIXEL = 21  # image and validity; depth, margin; depth and confidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,11 @@ class StereoDepth:
         """Share of the pixels whose depth is known."""
         return float((self.confidence > 0.0).mean())
 
+    @property
+    def matches(self) -> bool:
+        """False where hardly any depth can be trusted: wrong poses leave matches by chance."""
+        return bool((self.confidence > _TRUSTED).mean() > _LEAST_SHARE)
+
     def at_view(self, i: int) -> tuple[Array32, Array32]:
         """Depth and confidence (h, w) of a view."""
         return (np.asarray(self.views.part(self.depth_m, i), np.float32),
@@ -95,34 +101,74 @@ class StereoDepth:
 
 def stereo_depth(name: str, cameras: Sequence[Camera], poses: Sequence[Array],
                  load: Callable[[int], SensorImage], config: StereoConfig = StereoConfig(),
-                 progress: Progress = silent, allocate: Allocate = in_memory) -> StereoDepth:
-    """Depth of the images of a modality; `poses` are T_world_sensor."""
+                 progress: Progress = silent, allocate: Allocate = in_memory,
+                 max_seconds: float | None = None) -> StereoDepth:
+    """
+    Depth of the images of a modality; `poses` are T_world_sensor.
+
+    With `max_seconds` the views are made as small as the time asks for.
+    """
     started = time.monotonic()
-    progress(0.0, 1.0, f'stereo, {name}: reading images')
-    views = load_views(name, cameras, poses, load, config.width, allocate)
-    points = survey(name, cameras, poses, load, config, progress)
+    views = load_views(name, cameras, poses, load, config.width, allocate, progress)
+    points, speed = survey(views, name, config, progress)
+    message = f'stereo, {name}'
+    if max_seconds is not None:
+        left = max_seconds - (time.monotonic() - started)
+        width = _affordable_width(views, config, speed * max(left, 0.0))
+        if width < config.width:
+            message += f', {width} px wide to save time'
+            views = views.reduced(width, allocate)
     regions = [_region(views, i, points, config) for i in range(len(views))]
-    raw = _swept_all(views, regions, name, progress, allocate)
-    depth, confidence, disagreement = _checked(views, regions, raw, name, config)
+    raw = _swept_all(views, regions, progress, message, allocate)
+    depth, confidence, disagreement = _checked(views, regions, raw, name, config, progress,
+                                               allocate)
     return StereoDepth(views, depth, confidence, disagreement, time.monotonic() - started)
 
 
-def survey(name: str, cameras: Sequence[Camera], poses: Sequence[Array],
-           load: Callable[[int], SensorImage], config: StereoConfig, progress: Progress) -> Array:
-    """Surface points (n, 3) of the world, from sweeps of some views at low resolution."""
-    views = load_views(name, cameras, poses, load, _SURVEY_WIDTH)
+def bytes_needed(cameras: Sequence[Camera], config: StereoConfig) -> int:
+    """Memory of the views of these cameras, and of what is found in them."""
+    pixels = {camera: rectified_camera(camera, config.width) for camera in set(cameras)}
+    return _BYTES_A_PIXEL * sum(pixels[camera].width * pixels[camera].height for camera in cameras)
+
+
+def survey(views: RectifiedViews, name: str, config: StereoConfig, progress: Progress,
+           ) -> tuple[Array, float]:
+    """
+    Surface points (n, 3) of the world, from sweeps of some views at low resolution.
+
+    And the speed of sweeping, in pixels x planes x neighbours a second.
+    """
+    views = views.reduced(_SURVEY_WIDTH)
+    config = replace(config, neighbours=min(config.neighbours, _SURVEY_NEIGHBOURS),
+                     planes=_SURVEY_PLANES)
     points: Array = np.empty((0, 3))
-
-    def swept(i: int, known: Array) -> Array:
-        region = _region(views, i, known, config, _SURVEY_PLANES)
-        return _points_of(views, i, *_swept(views, i, region))
-
+    speed = np.inf
     for count in _SURVEY_VIEWS:
-        progress(0.0, 1.0, f'stereo, {name}: how far the views see')
-        found = parallel_map(partial(swept, known=points),
-                             range(0, len(views), max(1, len(views) // count)))
+        chosen = range(0, len(views), max(1, len(views) // count))
+        regions = {i: _region(views, i, points, config) for i in chosen}
+        if speed == np.inf:  # compiles, in one thread
+            _swept(views, chosen[0], regions[chosen[0]])
+        started = time.monotonic()
+        found = in_batches(lambda k, chosen=chosen, regions=regions: _points_of(  # type: ignore[misc]
+            views, chosen[k], *_swept(views, chosen[k], regions[chosen[k]])), len(chosen),
+            progress, f'stereo, {name}: how far the views see')
+        speed = (sum(_work(views, i, region) for i, region in regions.items())
+                 / max(time.monotonic() - started, 1e-6))
         points = np.concatenate([part for part in found if len(part)] or [np.empty((0, 3))])
-    return points
+    return points, speed
+
+
+def _work(views: RectifiedViews, i: int, region: Neighbourhood) -> float:
+    return float(np.prod(views.shape(i))) * len(region.views) * region.planes.steps
+
+
+def _affordable_width(views: RectifiedViews, config: StereoConfig, work: float) -> int:
+    """The width of views at which sweeping all is about so much work."""
+    pixels = float(views.starts[-1])
+    full = pixels * config.planes * config.neighbours
+    widest = max(camera.width for camera in views.cameras)
+    return int(np.clip(widest * np.sqrt(work / full), min(_LEAST_WIDTH, config.width),
+                       config.width))
 
 
 @lru_cache(maxsize=4)
@@ -131,7 +177,7 @@ def _pixels(camera: Camera, view: Camera) -> ImagePixels:
 
 
 def _region(views: RectifiedViews, i: int, points: Array, config: StereoConfig,
-            most_planes: int | None = None) -> Neighbourhood:
+            ) -> Neighbourhood:
     """Neighbours and planes of a view, by the survey points that it sees; else by a guess."""
     seen, depth = _surface(views, i, points)
     if len(seen) >= _FEWEST_POINTS:
@@ -142,7 +188,7 @@ def _region(views: RectifiedViews, i: int, points: Array, config: StereoConfig,
         depth = np.geomspace(near, far, len(rays))[np.random.default_rng(0).permutation(len(rays))]
         seen = se3.transform(views.poses[i], rays / rays[:, 2:] * depth[:, None])
     return neighbourhood(views, i, seen, (float(near), float(far)), config.neighbours,
-                         most_planes or config.planes)
+                         config.planes)
 
 
 def _surface(views: RectifiedViews, i: int, points: Array) -> tuple[Array, Array]:
@@ -174,7 +220,7 @@ def _swept(views: RectifiedViews, i: int, region: Neighbourhood,
     cost = np.empty((*shape, len(inverse)), np.uint16)
     image = views.image(i)
     plane_sweep.sweep(image, flat, starts, sizes, A, b, inverse, np.float32(views.noise**2),
-                      _SMALL_WINDOW, _LARGE_WINDOW, cost)
+                      cost)
     summed = np.zeros(cost.shape, np.float32)
     for forward in (True, False):
         semi_global.aggregate(cost, image, _SLANT_COST, _JUMP_COST, _EDGE, summed, forward)
@@ -204,31 +250,30 @@ def _stacked(views: RectifiedViews, values: Array32, chosen: Sequence[int],
             np.array([views.shape(j) for j in chosen], np.int64))
 
 
-def _swept_all(views: RectifiedViews, regions: Sequence[Neighbourhood], name: str,
-               progress: Progress, allocate: Allocate) -> tuple[Array32, Array32, Array32]:
-    """Depth, cost and margin of all views, flat."""
-    depth, cost, margin = (allocate(views.images.shape, np.float32) for _ in range(3))
+def _swept_all(views: RectifiedViews, regions: Sequence[Neighbourhood], progress: Progress,
+               message: str, allocate: Allocate) -> tuple[Array32, Array32]:
+    """Depth and margin of all views, flat."""
+    depth, margin = (allocate(views.images.shape, np.float32) for _ in range(2))
 
     def fill(i: int) -> None:
-        for values, found in zip((depth, cost, margin), _swept(views, i, regions[i]), strict=True):
-            views.part(values, i)[:] = found
+        found, _, sure = _swept(views, i, regions[i])
+        views.part(depth, i)[:], views.part(margin, i)[:] = found, sure
 
-    for first in range(0, len(views), _BATCH):
-        progress(first, len(views), f'stereo, {name}')
-        parallel_map(fill, range(first, min(first + _BATCH, len(views))))
-    return depth, cost, margin
+    in_batches(fill, len(views), progress, message)
+    return depth, margin
 
 
 def _checked(views: RectifiedViews, regions: Sequence[Neighbourhood],
-             raw: tuple[Array32, Array32, Array32], name: str, config: StereoConfig,
-             ) -> tuple[Array32, Array32, float]:
+             raw: tuple[Array32, Array32], name: str, config: StereoConfig, progress: Progress,
+             allocate: Allocate) -> tuple[Array32, Array32, float]:
     """Depth averaged over the views that agree, its confidence, both flat; and disagreement."""
     from thermal_nerf_loc.mapping.stereo import consistency
     intrinsics = np.array([(c.fx, c.fy, c.cx, c.cy) for c in views.cameras])
-    depth, confidence = np.zeros_like(raw[0]), np.zeros_like(raw[0])
+    depth, confidence = (allocate(views.images.shape, np.float32) for _ in range(2))
+    depth[:], confidence[:] = 0.0, 0.0
 
     def check(i: int) -> float:
-        own, _, margin = (np.ascontiguousarray(views.part(values, i)) for values in raw)
+        own, margin = (np.ascontiguousarray(views.part(values, i)) for values in raw)
         chosen = regions[i].views
         if not chosen:
             return np.nan
@@ -243,7 +288,7 @@ def _checked(views: RectifiedViews, regions: Sequence[Neighbourhood],
         views.part(confidence, i)[:] = sure
         return float(np.median(spread[sure > 0.0])) if (sure > 0.0).any() else np.nan
 
-    spreads = np.array(parallel_map(check, range(len(views))))
+    spreads = np.array(in_batches(check, len(views), progress, f'stereo, {name}: comparing views'))
     known = spreads[np.isfinite(spreads)]
     return depth, confidence, float(np.median(known)) if known.size else float('nan')
 

@@ -53,6 +53,7 @@ from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 _REPORT_STEPS = 20
 _REFRESH_STEPS = 16
 _FUSED_RAYS, _SUPPORT_RAYS = 600_000, 48_000  # of known depth
+_DEPTH_SHARE = 0.4  # of the time limit that finding depth may take
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,8 +115,9 @@ def _depth_of(adjusted: AdjustedCameras, config: TrainConfig, progress: Progress
     """Depth of the training images as their cameras are adjusted, unless it has no weight."""
     source = config.depth_from if config.depth_weight > 0.0 else NONE
     unknown = config.refine.what if adjusted.cameras is None else ()
+    seconds = None if config.max_seconds is None else _DEPTH_SHARE * config.max_seconds
     return find_depth(adjusted.scene, modalities_of(adjusted.scene, config), source, config.stereo,
-                      config.refine.features, unknown, progress)
+                      config.refine.features, unknown, progress, seconds, config.memory_limit_mb)
 
 
 def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Checkpoint | None,
