@@ -162,7 +162,7 @@ def match_pairs(colmap: Any, work: Path, names: Sequence[str], poses: Sequence[A
     import numpy as np
 
     from thermal_nerf_loc.io.atomic_files import write_atomically
-    from thermal_nerf_loc.mapping.camera_poses.features import candidate_pairs
+    from thermal_nerf_loc.mapping.camera_poses.feature_tracks import candidate_pairs
 
     pairs = (list(combinations(range(len(names)), 2)) if len(names) <= EVERY_PAIR_BELOW
              else candidate_pairs(np.stack(poses), NEIGHBOURS))
