@@ -114,18 +114,22 @@ def _detail(values: Array32) -> Array32:
     return np.asarray(values - cv2.GaussianBlur(values, (0, 0), sigma), np.float32)
 
 
-def _detector_of(count: int, load: Callable[[int], SensorImage]) -> _ThermalDetector:
+def pixel_noise(image: Array32) -> float:
     """
-    Median detail of all images, and what is left at single pixels without it.
+    Standard deviation of the noise of single pixels.
 
-    The noise by a kernel that is blind to planes and edges (Immerkaer, "Fast noise variance
-    estimation", 1996), and by medians, which corners do not move.
+    By a kernel that is blind to planes and edges (Immerkaer, "Fast noise variance estimation",
+    1996), and by the median, which corners do not move.
     """
+    return float(np.median(np.abs(cv2.filter2D(image, -1, _IMMERKAER))) / _MEDIAN_OF_NORMAL)
+
+
+def _detector_of(count: int, load: Callable[[int], SensorImage]) -> _ThermalDetector:
+    """Median detail of all images, and the noise that is left at single pixels without it."""
     details = [_detail(load(i).values[..., 0]) for i in range(0, count, max(1, count // 24))]
     pattern = None
     if len({d.shape for d in details}) == 1 and len(details) >= 5:
         pattern = np.asarray(np.median(details, axis=0), np.float32)
         details = [detail - pattern for detail in details]
-    sigmas = [np.median(np.abs(cv2.filter2D(detail, -1, _IMMERKAER))) / _MEDIAN_OF_NORMAL
-              for detail in details]
+    sigmas = [pixel_noise(detail) for detail in details]
     return _ThermalDetector(pattern, float(np.median(sigmas)) if sigmas else 0.0)

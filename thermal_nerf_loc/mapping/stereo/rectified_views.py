@@ -19,6 +19,7 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.undistort import Rectifier
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
+from thermal_nerf_loc.mapping.camera_poses.features import pixel_noise
 from thermal_nerf_loc.mapping.stereo.batches import in_batches
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
 
@@ -75,7 +76,7 @@ class RectifiedViews:
             share = cv2.resize(self.part(self.valid, i).astype(np.float32), camera.size,
                                interpolation=cv2.INTER_AREA)
             out.part(valid, i)[:] = share > _ALL
-        noise = np.median([_noise(out.image(i)) for i in range(len(out))])
+        noise = np.median([pixel_noise(out.image(i)) for i in range(len(out))])
         return replace(out, noise=max(float(noise), _LEAST_NOISE))
 
 
@@ -124,7 +125,7 @@ def load_views(name: str, cameras: Sequence[Camera], poses: Sequence[Array],
         part = slice(starts[i], starts[i + 1])
         images[part], valid[part] = out.values.reshape(-1), out.valid.reshape(-1)
         shown = out.values[out.valid]
-        return _noise(out.values[..., 0]), *(
+        return pixel_noise(out.values[..., 0]), *(
             (float(shown.mean()), float(shown.std())) if shown.size else (np.nan, np.nan))
 
     found = np.array(in_batches(fill, len(views), progress, f'stereo, {name}: reading images'))
@@ -185,12 +186,6 @@ def _grey(values: Array32) -> Array32:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(values, np.float32),
                                        cv2.COLOR_RGB2GRAY), np.float32)
     return np.asarray(values[..., 0], np.float32)
-
-
-def _noise(image: Array32) -> float:
-    """Standard deviation of pixel noise, by the median of a second difference (Immerkaer 1996)."""
-    kernel = np.array([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]], np.float32) / 6.0
-    return float(np.median(np.abs(cv2.filter2D(image, cv2.CV_32F, kernel))) / 0.6745)
 
 
 def _subtract_pattern(views: RectifiedViews) -> None:
