@@ -288,20 +288,6 @@ def test_marks_are_sightings_of_targets_in_several_frames() -> None:
         assert (rows[:, 1:] > 0).all() and (rows[:, 1:] < (640, 360, 640, 512)).all()
 
 
-def test_stereo_like_depth_is_as_poor_as_it_says() -> None:
-    """Six of ten pixels known, most of them to 1 %, some far off and then less sure."""
-    from depth_start import matched
-    rng = np.random.default_rng(0)
-    image = SimpleNamespace(values=rng.random((90, 120, 3), dtype=np.float32),
-                            depth_m=np.full((90, 120), 2.0, np.float32))
-    depth, confidence = matched(image, (0, 1))
-    known = depth > 0.0
-    off = np.abs(depth[known] / 2.0 - 1.0)
-    assert 0.5 < known.mean() < 0.65 and 0.003 < np.median(off) < 0.01
-    assert 0.02 < (off > 0.05).mean() < 0.07
-    assert (confidence[~known] == 0.0).all() and confidence[known].min() > 0.1
-
-
 def test_features_that_match_are_mutual_and_distinct() -> None:
     """A copy of each in another order is found; one that looks like two others is not."""
     from _sfm import Features, match
