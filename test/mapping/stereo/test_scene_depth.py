@@ -128,6 +128,8 @@ def test_nothing_is_claimed_and_the_training_goes_on(scene, what, caplog, monkey
             load(name, record), valid=np.zeros((record.camera.height, record.camera.width), bool)))
     found = find_depth(bad, BOTH, 'stereo')
     assert found.source == 'none' and not found.images
+    reason = {'turns': 'the cameras only turn', 'one': 'one rgb image alone'}
+    assert reason.get(what, 'too little parallax') in caplog.text
     assert 'the map is trained without' in caplog.text
     assert find_depth(bad, BOTH, 'none').source == 'none'
     load_sources(bad, TrainConfig(), found)

@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     with progress_bar('train') as progress:
         agreement = _pose_agreement(scene, config, progress)
         figures = train_map(scene, args.map, config, progress, args.resume, keep)
+    if not figures['test']:
+        show_note('no images were held out: nothing shows how good this map is (see eval-map)')
     show_note(_depth_line(figures['geometry']))
     for line in geometry_lines(figures['geometry_check']):
         show_note(line)
@@ -197,7 +199,8 @@ def map_figures(built: Any, given: Any, progress: Any) -> dict[str, Any]:
     return {'seconds': built.seconds, 'steps': built.steps,
             'rays_per_second': built.rays_per_second, 'peak_memory_mb': built.peak_memory_mb,
             'backend': built.backend,
-            'test': asdict(evaluate_map(built.map, built.scene, 'test', progress=progress)),
+            'test': (asdict(evaluate_map(built.map, built.scene, 'test', progress=progress))
+                     if built.scene.test else {}),
             'geometry_check': check_geometry(built.map, built.scene, progress),
             'calibration': {name: {'covariance_factor': factor, 'floor_m': floor_m}
                             for name, (factor, floor_m) in built.map.calibration.items()},

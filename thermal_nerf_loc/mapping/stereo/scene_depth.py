@@ -35,6 +35,7 @@ from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 
 Array32 = NDArray[np.float32]
 
+_STANDS_STILL_M = 1e-3  # cameras nearer to each other than this have no parallax
 _CARRIED = 0.9  # factor of the confidence of depth that came from the other camera
 _log = logging.getLogger(__name__)
 
@@ -81,17 +82,16 @@ def find_depth(scene: Scene, modalities: tuple[str, ...], source: str,
         found = _by_stereo(scene, modalities, stereo, not {RIG, TIME} & set(refined), progress,
                            seconds, memory_limit_mb)
         if found.source == NONE and source == STEREO:
-            _log.warning('%s: stereo finds no depth: too little parallax, overlap or texture, or '
-                         'poses that contradict the images (--refine poses); the map is trained '
-                         'without', scene.root)
+            _log.warning('%s: stereo finds no depth: %s; the map is trained without', scene.root,
+                         _why_none(scene, modalities[0]))
     if source == POINTS or (source == AUTO and found.source == NONE):
         try:
             found = _by_points(scene, modalities[0], features, POSES in refined, progress)
-        except RunError as error:
+        except RunError:
             if source == POINTS:
                 raise
-            _log.warning('%s: neither stereo nor points tell depth (%s); the map is trained '
-                         'without', scene.root, error)
+            _log.warning('%s: neither stereo nor points tell depth: %s; the map is trained '
+                         'without', scene.root, _why_none(scene, modalities[0]))
     return SceneDepth(found.source, found.images, found.share, found.disagreement,
                       time.monotonic() - started)
 
@@ -115,6 +115,18 @@ def _by_stereo(scene: Scene, modalities: tuple[str, ...], config: StereoConfig,
         return SceneDepth(NONE)
     return SceneDepth(STEREO, good, {name: depth.stereo.share for name, depth in good.items()},
                       {name: depth.stereo.disagreement for name, depth in good.items()})
+
+
+def _why_none(scene: Scene, modality: str) -> str:
+    """What keeps images from telling depth."""
+    members = _members(scene, modality)
+    if len(members) < 2:
+        return f'one {modality} image alone shows none'
+    positions = np.array([scene.frames[i].T_world_cam[:3, 3] for i in members])
+    if float(np.ptp(positions, axis=0).max()) < _STANDS_STILL_M:
+        return f'the cameras only turn, and all {len(members)} stand at one point (no parallax)'
+    return ('too little parallax, overlap or texture, or poses that contradict the images '
+            '(--refine poses)')
 
 
 def _members(scene: Scene, name: str) -> list[int]:

@@ -11,7 +11,7 @@ from thermal_nerf_loc.io.datasets.depth_maps import MEASURED
 from thermal_nerf_loc.io.datasets.scene import ImageRecord, load_image, Scene
 from thermal_nerf_loc.mapping.stereo.scene_depth import ImageDepth, SceneDepth
 from thermal_nerf_loc.mapping.training.config import TrainConfig
-from thermal_nerf_loc.mapping.training.ray_sampler import bytes_needed, PixelSource
+from thermal_nerf_loc.mapping.training.ray_sampler import bytes_needed, NoPixelsError, PixelSource
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.frozen_images import FreezeDetector
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
@@ -81,9 +81,15 @@ def _source(scene: Scene, name: str, members: _Records, temperatures: Temperatur
 
     poses = [scene.frames[index].T_world_cam @ record.T_cam_sensor
              for index, record in members.items()]
-    return PixelSource([record.camera for record in records], poses, load, _channels(name),
-                       depth is not None or _has_depth(members), allocate,
-                       depth is not None or _has_confidence(members))
+    try:
+        return PixelSource([record.camera for record in records], poses, load, _channels(name),
+                           depth is not None or _has_depth(members), allocate,
+                           depth is not None or _has_confidence(members))
+    except NoPixelsError as error:
+        other = THERMAL if name == RGB else RGB
+        raise NoPixelsError(
+            f'masks and NaN leave no pixel of the {name} images to train on', where=scene.root,
+            hint=f'Look at the masks, or train with --modality {other}.') from error
 
 
 def _records(scene: Scene, name: str, with_depth: bool) -> _Records:

@@ -43,6 +43,10 @@ class RayBatch:
                                 ('truth', 'depth_m', 'confidence', 'image', 'across')})
 
 
+class NoPixelsError(InputError):
+    """All pixels of a modality are masked or NaN."""
+
+
 class PixelSource:
     """Pixels of the posed images of one modality, to draw random rays from."""
 
@@ -178,7 +182,7 @@ class PixelSource:
         """Flat indices of usable pixels; None where all are."""
         count = int(np.count_nonzero(usable))
         if count == 0:
-            raise InputError('masks and NaN leave no pixel to train on')
+            raise NoPixelsError('masks and NaN leave no pixel to train on')
         if count == len(usable):
             return None
         indices, filled = allocate((count,), np.int64), 0
