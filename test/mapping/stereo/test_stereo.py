@@ -13,7 +13,7 @@ from thermal_nerf_loc.io.atomic_files import on_disk
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import load_image
 from thermal_nerf_loc.mapping.stereo import stereo
-from thermal_nerf_loc.mapping.stereo.stereo import stereo_depth, StereoConfig
+from thermal_nerf_loc.mapping.stereo.stereo import stereo_depth
 from thermal_nerf_loc.sensing.frame import SensorImage
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
 
@@ -148,12 +148,8 @@ def test_a_simulated_room(tmp_path_factory, name):
 
 
 def test_width_falls_with_the_square_root_of_the_time():
-    """A quarter of the work halves the width; never above what was asked for, nor below 96."""
-    from types import SimpleNamespace
-    views = SimpleNamespace(starts=np.array([0, 320 * 240]), cameras=[Camera.from_fov(320, 240,
-                                                                                      60.0)])
-    config = StereoConfig()
-    full = 320 * 240 * config.planes * config.neighbours
-    assert stereo._affordable_width(views, config, full / 4) == 160
-    assert stereo._affordable_width(views, config, 9.0 * full) == 320
-    assert stereo._affordable_width(views, config, 0.0) == 96
+    """A quarter of the time halves the width; never wider than now, nor below 96."""
+    assert stereo._affordable_width(320, 0.25) == 160
+    assert stereo._affordable_width(320, 9.0) == 320
+    assert stereo._affordable_width(320, 0.0) == 96
+    assert stereo._affordable_width(80, 0.0) == 80

@@ -43,6 +43,7 @@ _SURVEY_WIDTH = 80
 _SURVEY_VIEWS = (8, 32)  # in two rounds: by guessed depths, then by those found
 _SURVEY_NEIGHBOURS, _SURVEY_PLANES, _SURVEY_POINTS = 4, 96, 300
 _SURVEY_COST, _SURVEY_MARGIN = 0.4, 0.08  # highest cost, least margin of its points
+_TIMED_VIEWS = 4  # swept to learn how long all will take
 _CELLS = 16  # of a view, along each axis, in which the nearest survey point hides those behind
 _HIDDEN = 1.5  # times the depth of the nearest one
 _GUESS_PIXELS = 97  # between pixels whose depth is guessed
@@ -110,12 +111,14 @@ def stereo_depth(name: str, cameras: Sequence[Camera], poses: Sequence[Array],
     """
     started = time.monotonic()
     views = load_views(name, cameras, poses, load, config.width, allocate, progress)
-    points, speed = survey(views, name, config, progress)
+    points = survey(views, name, config, progress)
     message = f'stereo, {name}'
     if max_seconds is not None:
+        needed = _seconds_needed(views, points, config)
         left = max_seconds - (time.monotonic() - started)
-        width = _affordable_width(views, config, speed * max(left, 0.0))
-        if width < config.width:
+        widest = max(camera.width for camera in views.cameras)
+        width = _affordable_width(widest, max(left, 0.0) / needed)
+        if width < widest:
             message += f', {width} px wide to save time'
             views = views.reduced(width, allocate)
     regions = [_region(views, i, points, config) for i in range(len(views))]
@@ -131,44 +134,38 @@ def bytes_needed(cameras: Sequence[Camera], config: StereoConfig) -> int:
     return _BYTES_A_PIXEL * sum(pixels[camera].width * pixels[camera].height for camera in cameras)
 
 
-def survey(views: RectifiedViews, name: str, config: StereoConfig, progress: Progress,
-           ) -> tuple[Array, float]:
-    """
-    Surface points (n, 3) of the world, from sweeps of some views at low resolution.
-
-    And the speed of sweeping, in pixels x planes x neighbours a second.
-    """
+def survey(views: RectifiedViews, name: str, config: StereoConfig, progress: Progress) -> Array:
+    """Surface points (n, 3) of the world, from sweeps of some views at low resolution."""
     views = views.reduced(_SURVEY_WIDTH)
     config = replace(config, neighbours=min(config.neighbours, _SURVEY_NEIGHBOURS),
                      planes=_SURVEY_PLANES)
     points: Array = np.empty((0, 3))
-    speed = np.inf
+    is_compiled = False
     for count in _SURVEY_VIEWS:
         chosen = range(0, len(views), max(1, len(views) // count))
         regions = {i: _region(views, i, points, config) for i in chosen}
-        if speed == np.inf:  # compiles, in one thread
+        if not is_compiled:  # in one thread
             _swept(views, chosen[0], regions[chosen[0]])
-        started = time.monotonic()
+            is_compiled = True
         found = in_batches(lambda k, chosen=chosen, regions=regions: _points_of(  # type: ignore[misc]
             views, chosen[k], *_swept(views, chosen[k], regions[chosen[k]])), len(chosen),
             progress, f'stereo, {name}: how far the views see')
-        speed = (sum(_work(views, i, region) for i, region in regions.items())
-                 / max(time.monotonic() - started, 1e-6))
         points = np.concatenate([part for part in found if len(part)] or [np.empty((0, 3))])
-    return points, speed
+    return points
 
 
-def _work(views: RectifiedViews, i: int, region: Neighbourhood) -> float:
-    return float(np.prod(views.shape(i))) * len(region.views) * region.planes.steps
+def _seconds_needed(views: RectifiedViews, points: Array, config: StereoConfig) -> float:
+    """Seconds that sweeping all views will take, from sweeps of some."""
+    chosen = range(0, len(views), max(1, len(views) // _TIMED_VIEWS))[:_TIMED_VIEWS]
+    regions = {i: _region(views, i, points, config) for i in chosen}
+    started = time.monotonic()
+    in_batches(lambda k: _swept(views, chosen[k], regions[chosen[k]]), len(chosen), silent, '')
+    return max(time.monotonic() - started, 1e-6) * len(views) / len(chosen)
 
 
-def _affordable_width(views: RectifiedViews, config: StereoConfig, work: float) -> int:
-    """The width of views at which sweeping all is about so much work."""
-    pixels = float(views.starts[-1])
-    full = pixels * config.planes * config.neighbours
-    widest = max(camera.width for camera in views.cameras)
-    return int(np.clip(widest * np.sqrt(work / full), min(_LEAST_WIDTH, config.width),
-                       config.width))
+def _affordable_width(widest: int, share: float) -> int:
+    """The width of views at which sweeping takes about this share of the time it takes now."""
+    return int(np.clip(widest * np.sqrt(share), min(_LEAST_WIDTH, widest), widest))
 
 
 @lru_cache(maxsize=4)
