@@ -2,10 +2,11 @@
 """
 Which views are compared with a view, and at which depths.
 
-Depth needs parallax, and matching needs overlap: neighbours see much of the same surfaces, from
-directions some degrees apart, and from different sides, so that what one does not see another
-does. The planes lie between the nearest and the farthest surface, equally spaced in inverse depth,
-half a pixel of parallax apart.
+Depth needs parallax, and matching needs overlap: neighbours see the same surfaces, from directions
+some degrees apart. They are chosen one by one, each for what those before do not see well: six
+that all overlap on one half of a view would leave the other half unknown. The planes lie between
+the nearest and the farthest surface, equally spaced in inverse depth, half a pixel of parallax
+apart.
 """
 
 from typing import NamedTuple
@@ -23,9 +24,9 @@ _NEAREST_VIEWS = 32  # candidates of a view, by distance
 _POINTS = 200  # by which candidates are compared
 _BEST_ANGLE_RAD = np.deg2rad(7.0)  # between the rays to a surface point
 _ANGLE_SPREAD = 0.7  # of its logarithm
-_LEAST_OVERLAP = 0.3
+_LEAST_QUALITY = 0.02  # mean over the points of a view
+_SATISFIED = 0.8  # of what a point wants, by one neighbour that sees it at its best
 _LEAST_ANGLE_RAD = np.deg2rad(0.3)  # below it there is no parallax
-_SAME_SIDE = 0.5  # factor of a neighbour that lies where another one does
 _PIXELS_A_PLANE = 0.5  # of parallax
 _FEWEST_PLANES = 24
 _GUESS_NEAR, _GUESS_FAR = 0.3, 30.0  # depths, in mean distances of the views from their centre
@@ -68,41 +69,27 @@ def neighbourhood(views: RectifiedViews, i: int, points: Array, depths: tuple[fl
     distance = np.linalg.norm(centers - centers[i], axis=1)
     nearest = [int(j) for j in np.argsort(distance, kind='stable')[:_NEAREST_VIEWS + 1] if j != i]
     points = points[::1 + len(points) // _POINTS]
-    scores, sides = {}, {}
-    for j in nearest:
-        score = _score(views, i, j, points)
-        if score > 0.0:
-            scores[j] = score
-            baseline = views.poses[i, :3, :3].T @ (centers[j] - centers[i])
-            sides[j] = baseline / np.linalg.norm(baseline)
+    quality = {j: _quality(views, i, j, points) for j in nearest}
+    quality = {j: each for j, each in quality.items() if each.mean() > _LEAST_QUALITY}
     chosen: list[int] = []
-    while scores and len(chosen) < count:
-        taken = [sides[j] for j in chosen]
-        best = max(scores, key=lambda j: scores[j] * _novelty(sides[j], taken))
+    wanted = np.ones(len(points))  # of each point: falls with each neighbour that sees it well
+    while quality and len(chosen) < count:
+        best = max(quality, key=lambda j: float(wanted @ quality[j]))
         chosen.append(best)
-        del scores[best]
+        wanted *= 1.0 - _SATISFIED * quality.pop(best)
     return Neighbourhood(tuple(chosen), _planes(views, i, chosen, depths, most_planes))
 
 
-def _novelty(side: Array, others: list[Array]) -> float:
-    """1 for a neighbour on a new side of the view, `_SAME_SIDE` for one beside another."""
-    alike = max((max(float(side @ other), 0.0)**2 for other in others), default=0.0)
-    return 1.0 - (1.0 - _SAME_SIDE) * alike
-
-
-def _score(views: RectifiedViews, i: int, j: int, points: Array) -> float:
-    """Overlap times a preference for the best angle between the rays."""
+def _quality(views: RectifiedViews, i: int, j: int, points: Array) -> Array:
+    """How well each point (n,) can be matched: 0 unseen, 1 by rays of the best angle."""
     seen = _visible(points, views.cameras[j], views.poses[j])
-    overlap = float(seen.mean())
-    if overlap < _LEAST_OVERLAP:
-        return 0.0
-    to_i, to_j = (points[seen] - views.poses[k, :3, 3] for k in (i, j))
-    cosine = (to_i * to_j).sum(axis=1) / (np.linalg.norm(to_i, axis=1)
-                                          * np.linalg.norm(to_j, axis=1))
-    angle = float(np.median(np.arccos(np.clip(cosine, -1.0, 1.0))))
-    if angle < _LEAST_ANGLE_RAD:
-        return 0.0
-    return overlap * float(np.exp(-0.5 * (np.log(angle / _BEST_ANGLE_RAD) / _ANGLE_SPREAD)**2))
+    to_i, to_j = (points - views.poses[k, :3, 3] for k in (i, j))
+    cosine = (to_i * to_j).sum(axis=1) / np.maximum(
+        np.linalg.norm(to_i, axis=1) * np.linalg.norm(to_j, axis=1), 1e-12)
+    angle = np.maximum(np.arccos(np.clip(cosine, -1.0, 1.0)), 1e-9)
+    preferred = np.exp(-0.5 * (np.log(angle / _BEST_ANGLE_RAD) / _ANGLE_SPREAD)**2)
+    quality: Array = np.where(seen & (angle > _LEAST_ANGLE_RAD), preferred, 0.0)
+    return quality
 
 
 def _visible(points: Array, camera: Camera, T_world_view: Array) -> NDArray[np.bool_]:
