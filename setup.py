@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Install thermal_nerf_loc with pip or colcon; what is pinned stands in constraints.txt."""
 
+import os
 from pathlib import Path
+import platform
 import re
+import shutil
+import subprocess
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 NAME = 'thermal_nerf_loc'
 HERE = Path(__file__).resolve().parent  # `colcon build --symlink-install` runs a link to this file
@@ -19,6 +24,55 @@ def shared(folder: str) -> tuple[str, list[str]]:
     return f'share/{NAME}/{folder}', files
 
 
+# The compiled kernels: one library for each instruction set, chosen when it is opened. No
+# -march=native: wheels and folders move between machines.
+NATIVE = f'{NAME}/field/native'
+INSTRUCTION_SETS = {
+    'avx2': ['-mavx2', '-mfma'],
+    'avx512': ['-mavx512f', '-mavx512dq', '-mavx512bw', '-mavx512vl', '-mavx2', '-mfma',
+               '-mprefer-vector-width=512'],
+}
+COMPILE = ['-std=c++17', '-O3', '-fno-math-errno', '-fno-trapping-math', '-fno-exceptions',
+           '-fno-rtti', '-fvisibility=hidden', '-fPIC', '-shared', '-pthread']
+
+
+def native_libraries() -> list[Extension]:
+    """List what is compiled for this machine: nothing but on x86-64 with a Unix."""
+    if platform.machine() not in ('x86_64', 'amd64') or os.name != 'posix':
+        return []
+    sources = sorted(str(path.relative_to(HERE)) for path in (HERE / NATIVE).glob('*.cpp'))
+    headers = sorted(str(path.relative_to(HERE)) for path in (HERE / NATIVE).glob('*.h'))
+    return [Extension(f'{NATIVE}/kernels_{name}'.replace('/', '.'), sources, depends=headers,
+                      extra_compile_args=COMPILE + flags, optional=True)
+            for name, flags in INSTRUCTION_SETS.items()]
+
+
+class BuildNative(build_ext):
+    """Compile plain shared libraries; where that fails, install without them and say so."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Name the file without the tag of this Python: ctypes opens it."""
+        return fullname.replace('.', os.sep) + '.so'
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile one library with $CXX, or the first compiler that is found."""
+        compiler = os.environ.get('CXX') or next(
+            filter(shutil.which, ('c++', 'g++', 'clang++')), None)
+        target = Path(self.get_ext_fullpath(ext.name)).absolute()
+        if compiler is None:
+            print(f'no C++ compiler: installed without {target.name}, numba and torch serve')
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.with_suffix('.new')  # a program may be running with the old one
+        command = [*compiler.split(), *ext.extra_compile_args, *ext.sources, '-o', str(fresh)]
+        print(' '.join(command), flush=True)
+        try:
+            subprocess.run(command, check=True, cwd=HERE)
+            os.replace(fresh, target)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f'installed without {target.name}, numba and torch serve: {error}')
+
+
 setup(
     name=NAME,
     version=VERSION,
@@ -31,6 +85,9 @@ setup(
     maintainer_email='maintainers@users.noreply.github.com',
     license='Apache-2.0',
     packages=find_packages(exclude=['test']),
+    package_data={f'{NAME}.field.native': ['*.cpp', '*.h']},
+    ext_modules=native_libraries(),
+    cmdclass={'build_ext': BuildNative},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
@@ -68,7 +125,7 @@ setup(
         'lint': ['codespell', 'flake8', 'flake8-import-order', 'mypy', 'pre-commit',
                  'pre-commit-hooks', 'ruff', 'types-PyYAML'],
     },
-    zip_safe=True,
+    zip_safe=False,
     entry_points={
         'console_scripts': [
             f'thermal-nerf-loc = {NAME}.cli:main',
