@@ -39,6 +39,14 @@ def parallel_map(work: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
     return list(_pool().map(work, items))
 
 
+def kernel_threads() -> int:
+    """How many threads a compiled kernel takes: numba's number, one where priority is low."""
+    if _this_thread.has_low_priority:
+        return 1
+    import numba
+    return int(numba.get_num_threads())
+
+
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
     """One pool for the whole process: every new thread would have a heap of its own."""

@@ -8,6 +8,8 @@ Where depth of the images is known, it begins with their surfaces and the free s
 (`DepthFusion`), and holds both until the field has them.
 """
 
+import ctypes
+from ctypes import byref
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +18,10 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.common.config import setting
+from thermal_nerf_loc.common.threads import kernel_threads
 from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.kernels import depth_fusion, ray_sampling as kernels
+from thermal_nerf_loc.field.native.library import address, Cells, library, rays_of
 from thermal_nerf_loc.field.radiance_field import RadianceField
 
 Array32 = NDArray[np.float32]
@@ -67,17 +71,38 @@ class DensityGrid:
         are not jittered.
         """
         shape = (len(origins), count)
-        jitter = (np.full(shape, 0.5, np.float32) if rng is None
-                  else rng.random(shape, dtype=np.float32))
+        jitter = None if rng is None else rng.random(shape, dtype=np.float32)
         distances, widths = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        scale = self.space.scale_m
-        near = np.full(len(origins), self.config.near * self.space.least_m, np.float32)
         uniform = np.ascontiguousarray(np.broadcast_to(np.float32(exploring), len(origins)))
+        compiled = library()
+        if compiled is not None:
+            origins, directions = (np.ascontiguousarray(a, np.float32)
+                                   for a in (origins, directions))
+            compiled.native_place(
+                byref(self.kernel_cells()), byref(rays_of(origins, directions, count)),
+                address(uniform), None if jitter is None else address(jitter), kernel_threads(),
+                address(distances), address(widths))
+            return distances, widths
+        if jitter is None:
+            jitter = np.full(shape, 0.5, np.float32)
+        near = np.full(len(origins), self._near_m, np.float32)
+        scale = self.space.scale_m
         kernels.propose(origins, directions, self.values, self.config.cells, self.center,
                         self.inverse_half, near, np.float32(2.0 * scale),
                         np.float32(self.config.far * scale), self.config.bins,
                         uniform, jitter, distances, widths)
         return distances, widths
+
+    def kernel_cells(self) -> Cells:
+        """The grid as compiled kernels take it; it points to `values`."""
+        scale, of_three = self.space.scale_m, 3 * ctypes.c_float
+        return Cells(address(self.values), of_three(*self.center), of_three(*self.inverse_half),
+                     self._near_m, 2.0 * scale, self.config.far * scale, self.config.cells,
+                     self.config.bins)
+
+    @property
+    def _near_m(self) -> float:
+        return self.config.near * self.space.least_m
 
     def hold(self, fused: 'DepthFusion') -> None:
         """Begin with the surfaces and the free space of fused depth, fixed until `release`."""

@@ -20,19 +20,37 @@ struct Grid {
   int32_t levels, features;
 };
 
-// The density grid and how rays are cut into intervals; see `kernels/ray_sampling.py`.
+// The density grid, its contracted space, and how rays are cut; see `kernels/ray_sampling.py`.
 struct Cells {
   const float* densities;  // (cells^3)
   float center[3], inverse_half[3];
-  float near, middle, far;
+  float near_m, middle_m, far_m;
   int32_t cells, bins;
 };
 
-// A chain of layers with ReLU between them; weights as torch has them, (outputs, inputs).
+// One layer, its weights packed for row-wise products: (inputs, padded), with `padded` a multiple
+// of 16 and zeros beyond `outputs`; bias (padded).
 struct Layer {
   const float* weight;
   const float* bias;
-  int32_t inputs, outputs;
+  int32_t inputs, outputs, padded;
+};
+
+// What a branch needs beside the grids.
+struct Networks {
+  Layer density[2];
+  Layer branch[3];
+  Layer direction;  // part of branch[0] that reads the 9 harmonics; no inputs: it does not
+  int32_t layers;   // of the branch: 2 or 3
+  float bias, inverse_scale;  // density = exp(log density + bias) / scale
+  float negligible;           // samples of less weight do not count
+};
+
+struct Rays {
+  const float* origins;     // (rays, 3)
+  const float* directions;  // (rays, 3)
+  int64_t rays;
+  int32_t samples;
 };
 
 }  // namespace native

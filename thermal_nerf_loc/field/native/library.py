@@ -13,12 +13,68 @@ from functools import lru_cache
 import os
 from pathlib import Path
 import platform
+from typing import Any
 import warnings
+
+import numpy as np
+from numpy.typing import NDArray
 
 VERSION = 1  # NATIVE_VERSION of interface.h
 VARIABLE = 'THERMAL_NERF_LOC_NATIVE'
 SETS = ('avx512', 'avx2')  # the best first
 FOLDER = Path(__file__).resolve().parent
+
+
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
+
+
+class Grid(ctypes.Structure):
+    """The hash grid."""
+
+    _fields_ = [('table', _POINTER), ('offsets', _POINTER), ('scales', _POINTER),
+                ('resolutions', _POINTER), ('dense', _POINTER), ('levels', _INT),
+                ('features', _INT)]
+
+
+class Cells(ctypes.Structure):
+    """The density grid, its contracted space, and how rays are cut."""
+
+    _fields_ = [('densities', _POINTER), ('center', 3 * _FLOAT), ('inverse_half', 3 * _FLOAT),
+                ('near', _FLOAT), ('middle', _FLOAT), ('far', _FLOAT), ('cells', _INT),
+                ('bins', _INT)]
+
+
+class Layer(ctypes.Structure):
+    """A layer, its weights packed."""
+
+    _fields_ = [('weight', _POINTER), ('bias', _POINTER), ('inputs', _INT), ('outputs', _INT),
+                ('padded', _INT)]
+
+
+class Networks(ctypes.Structure):
+    """Density network and one branch."""
+
+    _fields_ = [('density', 2 * Layer), ('branch', 3 * Layer), ('direction', Layer),
+                ('layers', _INT), ('bias', _FLOAT), ('inverse_scale', _FLOAT),
+                ('negligible', _FLOAT)]
+
+
+class Rays(ctypes.Structure):
+    """Rays, and the number of samples on each."""
+
+    _fields_ = [('origins', _POINTER), ('directions', _POINTER), ('rays', ctypes.c_int64),
+                ('samples', _INT)]
+
+
+def rays_of(origins: NDArray[np.float32], directions: NDArray[np.float32], samples: int) -> Rays:
+    """Rays (n, 3); whoever calls holds the arrays, and asks for at least one sample."""
+    return Rays(address(origins), address(directions), len(origins), samples)
+
+
+def address(array: NDArray[Any]) -> int:
+    """Where a contiguous array begins."""
+    assert array.flags.c_contiguous
+    return int(array.ctypes.data)
 
 
 @lru_cache(maxsize=1)
@@ -67,7 +123,13 @@ def _open(path: Path) -> ctypes.CDLL | str:
         version = found.native_version()
     except (OSError, AttributeError) as error:
         return f'{path.name} does not load ({error})'
-    return found if version == VERSION else f'{path.name} was built from other sources'
+    if version != VERSION:
+        return f'{path.name} was built from other sources'
+    reference, pointer = ctypes.c_void_p, ctypes.c_void_p
+    found.native_render.argtypes = [reference] * 4 + [_FLOAT, _INT] + [pointer] * 3
+    found.native_place.argtypes = [reference] * 2 + [pointer] * 2 + [_INT] + [pointer] * 2
+    found.native_render.restype = found.native_place.restype = None
+    return found
 
 
 def _missing(reason: str) -> None:
