@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from thermal_nerf_loc.field.hash_encoding import NUMBA
+from thermal_nerf_loc.field.native import training as fused
 from thermal_nerf_loc.field.radiance_field import RadianceField
 
 _OPAQUE = 1e3  # optical depth of the far end
@@ -60,6 +61,11 @@ class BranchOptions:
 def render(field: RadianceField, modality: str, origins: Tensor, directions: Tensor,
            samples: Samples, options: BranchOptions = BranchOptions()) -> Rendering:
     """Render rays (n, 3) from given samples; differentiable in field, origins and directions."""
+    if fused.serves(field, origins):
+        return Rendering(*fused.render_fused(
+            field, modality, origins, directions, samples.distance_m, samples.width_m,
+            fused.FusedOptions(options.direction_share, options.stop_gradient,
+                               options.gradient_distance_m)))
     shape = samples.distance_m.shape
     points = origins[:, None] + samples.distance_m[..., None] * directions[:, None]
     points = points.reshape(-1, 3)

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 // Raised with every change of a structure or a function that Python calls; `library.VERSION` too.
-#define NATIVE_VERSION 1
+#define NATIVE_VERSION 2
 #define NATIVE_EXPORT __attribute__((visibility("default")))
 
 namespace native {

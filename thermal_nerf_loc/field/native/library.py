@@ -19,7 +19,7 @@ import warnings
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1  # NATIVE_VERSION of interface.h
+VERSION = 2  # NATIVE_VERSION of interface.h
 VARIABLE = 'THERMAL_NERF_LOC_NATIVE'
 SETS = ('avx512', 'avx2')  # the best first
 FOLDER = Path(__file__).resolve().parent
@@ -129,6 +129,11 @@ def _open(path: Path) -> ctypes.CDLL | str:
     found.native_render.argtypes = [reference] * 4 + [_FLOAT, _INT] + [pointer] * 3
     found.native_place.argtypes = [reference] * 2 + [pointer] * 2 + [_INT] + [pointer] * 2
     found.native_render.restype = found.native_place.restype = None
+    found.training_workspace.argtypes = [reference] * 2
+    found.training_workspace.restype = ctypes.c_int64
+    found.training_forward.argtypes = [reference] * 3
+    found.training_backward.argtypes = [reference] * 4
+    found.training_forward.restype = found.training_backward.restype = None
     return found
 
 

@@ -1,0 +1,698 @@
+// SPDX-License-Identifier: Apache-2.0
+// Volume rendering for training: forward and backward through hash grid, density network, branch
+// and compositing, for blocks of rays whose numbers stay in the processor's cache.
+//
+// Equations: `field/volume_rendering.py`, `field/radiance_field.py`, `kernels/compositing.py`.
+// What the backward pass needs is kept in a workspace that Python lends to a batch of rays.
+// Sums over samples are taken in the same order on any number of threads.
+#include <cmath>
+
+#include "encoding.h"
+#include "gradients.h"
+#include "interface.h"
+#include "layers.h"
+#include "parallel.h"
+#include "scratch.h"
+#include "vector.h"
+
+namespace native {
+
+// A fully connected layer as torch keeps it: weight (outputs, stride), bias (outputs). Gradients
+// are added to; null: they are not needed.
+struct TorchLayer {
+  const float* weight;
+  const float* bias;
+  float* weight_gradient;
+  float* bias_gradient;
+  int32_t inputs, outputs, stride;
+};
+
+struct TrainedField {
+  Grid grid;
+  const float* level_share;  // (levels) weight of each level, coarse to fine
+  float* table_gradient;     // (rows, features), added to; null: not needed
+  float center[3], inverse_half[3];
+  TorchLayer density[2];
+  TorchLayer branch[3];
+  int32_t layers;         // of the branch: 2 or 3
+  int32_t harmonics;      // inputs of the branch behind the features: 9, or 0
+  float density_bias, inverse_scale;
+};
+
+struct RayBatch {
+  const float* origins;     // (rays, 3)
+  const float* directions;  // (rays, 3)
+  const float* distances;   // (rays, samples)
+  const float* widths;      // (rays, samples)
+  float* workspace;         // `training_workspace` floats
+  int64_t rays;
+  int32_t samples, threads;
+  float direction_share, gradient_distance;
+};
+
+struct Rendered {
+  float* values;   // (rays, channels)
+  float* weights;  // (rays, samples)
+  float* points;   // (rays, samples, 3)
+  float* density;  // (rays, samples)
+};
+
+// Gradients of the loss; null where there is none.
+struct Pulls {
+  const float* values;
+  const float* weights;
+  const float* density;
+  float* origins;     // out (rays, 3)
+  float* directions;  // out (rays, 3)
+  int32_t stop;       // the branch learns, density and features do not
+};
+
+namespace {
+
+constexpr int kRays = kRows;  // a block: its rows are whole groups of kRows for any samples
+constexpr int kHarmonics = 9;
+constexpr int kMostGroups = 64;  // of blocks that add up their gradients of weights
+constexpr float kOpaque = 1e3f;  // optical depth of the far end
+
+int padded(int count) { return (count + 15) / 16 * 16; }
+
+// Weights packed for both passes, and where one group of blocks adds up their gradients.
+struct Packed {
+  Layer forward;            // weight (padded inputs, padded outputs)
+  Layer backward;           // weight (padded outputs, padded inputs), bias 0
+  int inputs, outputs;      // padded
+  int64_t gradient;         // offset of (padded inputs + 1, padded outputs) in a group's sums
+};
+
+class Plan {
+ public:
+  Plan(const TrainedField& field, const RayBatch& batch) : field(field), batch(batch) {
+    rows = kRays * batch.samples;
+    blocks = (batch.rays + kRays - 1) / kRays;
+    groups = blocks < kMostGroups ? blocks : kMostGroups;
+    channels = field.branch[field.layers - 1].outputs;
+    lay_out();
+  }
+
+  int64_t workspace() const { return blocks * block_floats; }
+
+  float* block(int64_t index) const { return batch.workspace + index * block_floats; }
+
+  // The numbers of one block of rows, each an array (rows, width).
+  struct Part {
+    int64_t offset;
+    int width;
+  };
+
+  const TrainedField& field;
+  const RayBatch& batch;
+  int rows, channels;
+  int64_t blocks, groups, block_floats = 0;
+  Part position[3], encoded, hidden, raw, branch[2], values, pull;
+
+ private:
+  Part part(int width) {
+    const Part made = {block_floats, width};
+    block_floats += static_cast<int64_t>(rows) * width;
+    return made;
+  }
+
+  void lay_out() {
+    for (Part& axis : position) axis = part(1);
+    encoded = part(padded(field.density[0].inputs));
+    hidden = part(padded(field.density[0].outputs));
+    raw = part(padded(field.density[1].outputs));
+    for (int l = 0; l + 1 < field.layers; ++l) branch[l] = part(padded(field.branch[l].outputs));
+    values = part(channels);
+    pull = part(encoded.width);
+  }
+};
+
+// The networks of a field, packed for vector registers.
+class Nets {
+ public:
+  explicit Nets(const TrainedField& field)
+      : memory_(size(field)), field_(field) {
+    const int features = field.density[1].outputs - 1;
+    float* next = &memory_[0];
+    zeros_ = next;
+    std::memset(zeros_, 0, sizeof(float) * kWidest);
+    next += kWidest;
+    density[0] = pack(field.density[0], field.density[0].inputs, 0, next);
+    density[1] = pack(field.density[1], field.density[1].inputs, 0, next);
+    branch[0] = pack(field.branch[0], features, 1, next);
+    for (int l = 1; l < field.layers; ++l) {
+      branch[l] = pack(field.branch[l], field.branch[l].inputs, 0, next);
+    }
+    first = field.branch[0].weight;
+  }
+
+  Packed density[2], branch[3];
+  const float* first;
+  int64_t gradient_floats = 0;
+
+ private:
+  static constexpr int kWidest = 1024;
+
+  static int64_t size(const TrainedField& field) {
+    int64_t floats = kWidest;
+    const auto add = [&](const TorchLayer& layer) {
+      floats += 2 * static_cast<int64_t>(padded(layer.inputs + 1)) * padded(layer.outputs)
+                + padded(layer.outputs);
+    };
+    for (const TorchLayer& layer : field.density) add(layer);
+    for (int l = 0; l < field.layers; ++l) add(field.branch[l]);
+    return floats;
+  }
+
+  // `skipped` inputs in front are read by no output.
+  Packed pack(const TorchLayer& layer, int inputs, int skipped, float*& next) {
+    const int in = padded(skipped + inputs), out = padded(layer.outputs);
+    Packed made;
+    made.inputs = in;
+    made.outputs = out;
+    float* forward = next;
+    float* backward = forward + in * out;
+    float* bias = backward + in * out;
+    next = bias + out;
+    std::memset(forward, 0, sizeof(float) * (next - forward));
+    for (int o = 0; o < layer.outputs; ++o) {
+      bias[o] = layer.bias[o];
+      for (int i = 0; i < inputs; ++i) {
+        const float w = layer.weight[o * layer.stride + i];
+        forward[(skipped + i) * out + o] = w;
+        backward[o * in + skipped + i] = w;
+      }
+    }
+    made.forward = {forward, bias, skipped + inputs, layer.outputs, out};
+    made.backward = {backward, zeros_, layer.outputs, skipped + inputs, in};
+    made.gradient = gradient_floats;
+    gradient_floats += (in + 1) * out;
+    return made;
+  }
+
+  Buffer<float> memory_;
+  const TrainedField& field_;
+  float* zeros_;
+};
+
+// Real spherical harmonics, as `radiance_field.spherical_harmonics`.
+void harmonics_of(const float* d, float share, float* out) {
+  const float x = d[0] * share, y = d[1] * share, z = d[2] * share;
+  const float found[kHarmonics] = {1.0f, x, y, z, x * y, y * z, z * x, x * x - y * y,
+                                   3.0f * z * z - 1.0f};
+  std::memcpy(out, found, sizeof found);
+}
+
+void harmonics_gradient(const float* d, float share, const float* pull, float* out) {
+  const float x = d[0] * share, y = d[1] * share, z = d[2] * share;
+  out[0] += share * (pull[1] + y * pull[4] + z * pull[6] + 2.0f * x * pull[7]);
+  out[1] += share * (pull[2] + x * pull[4] + z * pull[5] - 2.0f * y * pull[7]);
+  out[2] += share * (pull[3] + y * pull[5] + x * pull[6] + 6.0f * z * pull[8]);
+}
+
+// y = f(x) for whole vectors; `count` is rounded up.
+template <class Function>
+NATIVE_INLINE void map(const float* x, float* y, int count, Function f) {
+  for (int i = 0; i < count; i += kLanes) store(y + i, f(load(x + i)));
+}
+
+// Share of the light that a sample takes, 1 - exp(-depth), exact for small depths, too.
+NATIVE_INLINE vf taken(vf depth) {
+  const vf x = depth;
+  vf series = fma(x, all(-1.0f / 720.0f), all(1.0f / 120.0f));
+  series = fma(x, -series, all(1.0f / 24.0f));
+  series = fma(x, -series, all(1.0f / 6.0f));
+  series = fma(x, -series, all(0.5f));
+  series = fma(x, -series, all(1.0f)) * x;
+  return select((vi)(x < all(0.2f)), series, all(1.0f) - exponential(-x));
+}
+
+// One block of rays through the field, forward; then backward.
+class Block {
+ public:
+  Block(const Plan& plan, const Nets& nets, int64_t index)
+      : plan_(plan), nets_(nets), field_(plan.field), batch_(plan.batch),
+        memory_(plan.block(index)), first_(index * kRays), samples_(plan.batch.samples) {
+    const int64_t left = batch_.rays - first_;
+    rays_ = left < kRays ? static_cast<int>(left) : kRays;
+    used_ = rays_ * samples_;
+    padded_ = (used_ + kRows - 1) / kRows * kRows;
+  }
+
+  void forward(const Rendered& out) {
+    place(out.points + first_ * samples_ * 3);
+    encode_points();
+    Scratch scratch;
+    int32_t* ray = scratch.take<int32_t>(plan_.rows);
+    for (int r = 0; r < padded_; ++r) ray[r] = r < used_ ? r / samples_ : 0;
+    const int width = nets_.branch[0].outputs;
+    float* starts = scratch.take<float>(kRays * width);
+    direction_starts(starts, width);
+    float* log_density = scratch.take<float>(plan_.rows + kLanes);
+    for (int r = 0; r < padded_; r += kRows) {
+      float* hidden = row(plan_.hidden, r);
+      float* raw = row(plan_.raw, r);
+      apply<true>(nets_.density[0].forward, row(plan_.encoded, r), plan_.encoded.width, hidden);
+      apply<false>(nets_.density[1].forward, hidden, plan_.hidden.width, raw);
+      for (int k = 0; k < kRows; ++k) log_density[r + k] = raw[k * plan_.raw.width];
+      apply<true>(nets_.branch[0].forward, raw, plan_.raw.width, row(plan_.branch[0], r), starts,
+                  ray + r);
+      if (field_.layers == 3) {
+        apply<true>(nets_.branch[1].forward, row(plan_.branch[0], r), plan_.branch[0].width,
+                    row(plan_.branch[1], r));
+      }
+      last_layer(r);
+    }
+    composite_all(log_density, out);
+  }
+
+  // `sums`: where the gradients of weights are added up, of `Nets::gradient_floats`.
+  void backward(const Rendered& seen, const Pulls& pulls, float* sums) {
+    Scratch scratch;
+    float* of_density = scratch.take<float>(plan_.rows);
+    float* of_values = scratch.take<float>(static_cast<size_t>(plan_.rows) * plan_.channels);
+    composite_gradients(seen, pulls, of_density, of_values);
+    const bool whole = !pulls.stop, moves = pulls.origins != nullptr;
+    const bool deep = whole || pulls.density;
+    const int last = field_.layers - 1, width = plan_.branch[0].width;
+    float* upper = scratch.take<float>(kRows * plan_.branch[last - 1].width);
+    float* lower = scratch.take<float>(kRows * width);
+    float* of_raw = scratch.take<float>(kRows * plan_.raw.width);
+    float* of_hidden = scratch.take<float>(kRows * plan_.hidden.width);
+    float* of_starts = scratch.take<float>(kRays * width);
+    std::memset(of_starts, 0, sizeof(float) * kRays * width);
+    for (int r = 0; r < padded_; r += kRows) {
+      last_layer_gradient(r, of_values, upper, sums);
+      float* of_first = upper;
+      if (last == 2) {
+        weight_gradient(nets_.branch[1], row(plan_.branch[0], r), upper, sums);
+        apply<false>(nets_.branch[1].backward, upper, plan_.branch[1].width, lower);
+        mask(row(plan_.branch[0], r), lower, kRows * width);
+        of_first = lower;
+      }
+      add_by_ray(of_first, r, width, of_starts);
+      outer(row(plan_.raw, r), plan_.raw.width, nets_.branch[0].inputs, of_first, width, width,
+            sums + nets_.branch[0].gradient);
+      if (!deep) continue;
+      if (whole) {
+        apply<false>(nets_.branch[0].backward, of_first, width, of_raw);
+      } else {
+        std::memset(of_raw, 0, sizeof(float) * kRows * plan_.raw.width);
+      }
+      for (int k = 0; k < kRows; ++k) of_raw[k * plan_.raw.width] = of_density[r + k];
+      weight_gradient(nets_.density[1], row(plan_.hidden, r), of_raw, sums);
+      apply<false>(nets_.density[1].backward, of_raw, plan_.raw.width, of_hidden);
+      mask(row(plan_.hidden, r), of_hidden, kRows * plan_.hidden.width);
+      weight_gradient(nets_.density[0], row(plan_.encoded, r), of_hidden, sums);
+      float* pull = row(plan_.pull, r);
+      apply<false>(nets_.density[0].backward, of_hidden, plan_.hidden.width, pull);
+      share_levels(pull, kRows, plan_.pull.width);
+    }
+    direction_gradients(of_starts, width, sums, pulls);
+    if (moves && deep) move_rays(pulls);
+  }
+
+ private:
+  float* row(const Plan::Part& part, int r) const {
+    return memory_ + part.offset + static_cast<int64_t>(r) * part.width;
+  }
+
+  // World points of the samples, and those in the unit cube.
+  void place(float* points) {
+    float* unit[3] = {row(plan_.position[0], 0), row(plan_.position[1], 0),
+                      row(plan_.position[2], 0)};
+    for (int i = 0; i < rays_; ++i) {
+      const float* o = batch_.origins + (first_ + i) * 3;
+      const float* d = batch_.directions + (first_ + i) * 3;
+      const float* t = batch_.distances + (first_ + i) * samples_;
+      for (int k = 0; k < samples_; ++k) {
+        float u[3], m = 1.0f;
+        for (int a = 0; a < 3; ++a) {
+          const float p = o[a] + t[k] * d[a];
+          points[(i * samples_ + k) * 3 + a] = p;
+          u[a] = (p - field_.center[a]) * field_.inverse_half[a];
+          m = std::fabs(u[a]) > m ? std::fabs(u[a]) : m;
+        }
+        const float inverse = 1.0f / m, scale = (2.0f - inverse) * inverse * 0.25f;
+        for (int a = 0; a < 3; ++a) unit[a][i * samples_ + k] = u[a] * scale + 0.5f;
+      }
+    }
+    for (float* axis : unit) {
+      for (int r = used_; r < padded_; ++r) axis[r] = 0.5f;
+    }
+  }
+
+  void encode_points() {
+    const int columns = field_.grid.levels * field_.grid.features;
+    encode(field_.grid, row(plan_.position[0], 0), row(plan_.position[1], 0),
+           row(plan_.position[2], 0), padded_, row(plan_.encoded, 0), plan_.encoded.width);
+    const int beyond = plan_.encoded.width - columns;
+    if (beyond) {  // levels that are not read yet, and what pads a row
+      for (int r = 0; r < padded_; ++r) {
+        std::memset(row(plan_.encoded, r) + columns, 0, sizeof(float) * beyond);
+      }
+    }
+    share_levels(row(plan_.encoded, 0), padded_, plan_.encoded.width);
+  }
+
+  // Multiply by the weights of the levels.
+  void share_levels(float* x, int rows, int stride) const {
+    const int features = field_.grid.features;
+    for (int l = 0; l < field_.grid.levels; ++l) {
+      const float share = field_.level_share[l];
+      if (share == 1.0f) continue;
+      for (int r = 0; r < rows; ++r) {
+        for (int f = 0; f < features; ++f) x[r * stride + l * features + f] *= share;
+      }
+    }
+  }
+
+  // What the first layer of the branch begins with: its bias, and what it makes of the direction.
+  void direction_starts(float* starts, int width) const {
+    const TorchLayer& layer = field_.branch[0];
+    const int features = field_.density[1].outputs - 1;
+    for (int i = 0; i < kRays; ++i) {
+      std::memcpy(starts + i * width, nets_.branch[0].forward.bias, sizeof(float) * width);
+      if (!field_.harmonics || i >= rays_) continue;
+      float sh[kHarmonics];
+      harmonics_of(batch_.directions + (first_ + i) * 3, batch_.direction_share, sh);
+      for (int o = 0; o < layer.outputs; ++o) {
+        const float* w = layer.weight + o * layer.stride + features;
+        for (int h = 0; h < kHarmonics; ++h) starts[i * width + o] += w[h] * sh[h];
+      }
+    }
+  }
+
+  void last_layer(int r) {
+    const int last = field_.layers - 1, channels = plan_.channels;
+    const Packed& layer = nets_.branch[last];
+    const Plan::Part& part = plan_.branch[last - 1];
+    float* values = row(plan_.values, r);
+    for (int k = 0; k < kRows; ++k) {
+      const float* x = row(part, r + k);
+      for (int c = 0; c < channels; ++c) {
+        const float* w = layer.backward.weight + c * layer.inputs;  // (outputs, inputs)
+        vf total = zero();
+        for (int i = 0; i < layer.inputs; i += kLanes) {
+          total = fma(load(x + i), load(w + i), total);
+        }
+        values[k * channels + c] = sum(total) + layer.forward.bias[c];
+      }
+    }
+    map(values, values, kRows * channels,
+        [](vf x) { return all(1.0f) / (all(1.0f) + exponential(-x)); });
+  }
+
+  void composite_all(float* log_density, const Rendered& out) {
+    const vf bias = all(field_.density_bias), scale = all(field_.inverse_scale);
+    map(log_density, log_density, padded_, [&](vf x) {
+      return exponential(min(max(x + bias, all(-15.0f)), all(11.0f))) * scale;
+    });
+    const int64_t at = first_ * samples_;
+    std::memcpy(out.density + at, log_density, sizeof(float) * used_);
+    const float* width = batch_.widths + at;
+    for (int r = 0; r < used_; ++r) log_density[r] *= width[r];
+    map(log_density, log_density, padded_, [](vf depth) { return taken(depth); });
+    const int channels = plan_.channels;
+    for (int i = 0; i < rays_; ++i) {
+      float left = 1.0f;
+      float* value = out.values + (first_ + i) * channels;
+      for (int c = 0; c < channels; ++c) value[c] = 0.0f;
+      for (int k = 0; k < samples_; ++k) {
+        const int r = i * samples_ + k;
+        const float weight = k + 1 < samples_ ? left * log_density[r] : left;
+        left -= weight;
+        out.weights[at + r] = weight;
+        const float* sample = row(plan_.values, r);
+        for (int c = 0; c < channels; ++c) value[c] += weight * sample[c];
+      }
+    }
+  }
+
+  // Gradients of the log density and of the branch's output before its sigmoid.
+  void composite_gradients(const Rendered& seen, const Pulls& pulls, float* of_density,
+                           float* of_values) {
+    const int channels = plan_.channels;
+    for (int i = 0; i < rays_; ++i) {
+      const int64_t ray = first_ + i;
+      const float* pull = pulls.values + ray * channels;
+      float left = 0.0f, behind = 0.0f;
+      for (int k = samples_ - 1; k >= 0; --k) {
+        const int r = i * samples_ + k;
+        const int64_t at = ray * samples_ + k;
+        const float weight = seen.weights[at], near = batch_.distances[at];
+        float share = 1.0f;
+        if (near < batch_.gradient_distance) {
+          share = near / batch_.gradient_distance;
+          share *= share;
+        }
+        float own = pulls.weights ? pulls.weights[at] : 0.0f;
+        const float* value = row(plan_.values, r);
+        for (int c = 0; c < channels; ++c) {
+          own += pull[c] * value[c];
+          of_values[r * channels + c] =
+              weight * pull[c] * share * value[c] * (1.0f - value[c]);
+        }
+        float gradient = pulls.stop ? 0.0f : (left * own - behind) * batch_.widths[at] * share;
+        if (pulls.density) gradient += pulls.density[at];
+        of_density[r] = gradient * seen.density[at];
+        left += weight;
+        behind += weight * own;
+      }
+    }
+    for (int r = used_; r < padded_; ++r) {
+      of_density[r] = 0.0f;
+      for (int c = 0; c < channels; ++c) of_values[r * channels + c] = 0.0f;
+    }
+  }
+
+  // Through the last layer: gradient of its inputs (kRows, width), masked by their ReLU.
+  void last_layer_gradient(int r, const float* of_values, float* below, float* sums) {
+    const int last = field_.layers - 1, channels = plan_.channels;
+    const Packed& layer = nets_.branch[last];
+    const Plan::Part& part = plan_.branch[last - 1];
+    float* of_weight = sums + layer.gradient;  // (outputs, inputs) here; then of the bias
+    float* of_bias = of_weight + layer.inputs * layer.outputs;
+    for (int k = 0; k < kRows; ++k) {
+      const float* pull = of_values + (r + k) * channels;
+      const float* x = row(part, r + k);
+      for (int c = 0; c < channels; ++c) of_bias[c] += pull[c];
+      for (int i = 0; i < layer.inputs; i += kLanes) {
+        const vf input = load(x + i);
+        vf total = zero();
+        for (int c = 0; c < channels; ++c) {
+          const vf p = all(pull[c]);
+          float* w = of_weight + c * layer.inputs + i;
+          store(w, fma(p, input, load(w)));
+          total = fma(p, load(layer.backward.weight + c * layer.inputs + i), total);
+        }
+        store(below + k * part.width + i, select((vi)(input > zero()), total, zero()));
+      }
+    }
+  }
+
+  static void mask(const float* x, float* pull, int count) {
+    for (int i = 0; i < count; i += kLanes) {
+      store(pull + i, select((vi)(load(x + i) > zero()), load(pull + i), zero()));
+    }
+  }
+
+  void weight_gradient(const Packed& layer, const float* x, const float* pull, float* sums) {
+    float* of_weight = sums + layer.gradient;
+    outer(x, layer.inputs, layer.inputs, pull, layer.outputs, layer.outputs, of_weight);
+    add_rows(pull, layer.outputs, of_weight + layer.inputs * layer.outputs);
+  }
+
+  // Each ray's sum of the rows of its samples.
+  void add_by_ray(const float* pull, int r, int width, float* of_starts) const {
+    const int end = used_ - r < kRows ? used_ - r : kRows;
+    for (int k = 0; k < end; ++k) {
+      float* total = of_starts + (r + k) / samples_ * width;
+      for (int i = 0; i < width; i += kLanes) {
+        store(total + i, load(total + i) + load(pull + k * width + i));
+      }
+    }
+  }
+
+  // Of what the first layer of the branch began with.
+  void direction_gradients(const float* of_starts, int width, float* sums, const Pulls& pulls) {
+    const TorchLayer& layer = field_.branch[0];
+    const Packed& packed = nets_.branch[0];
+    const int features = field_.density[1].outputs - 1;
+    float* of_bias = sums + packed.gradient + packed.inputs * packed.outputs;
+    float* of_harmonics = sums + nets_.gradient_floats;  // (9, width)
+    for (int i = 0; i < rays_; ++i) {
+      const float* pull = of_starts + i * width;
+      for (int o = 0; o < width; o += kLanes) {
+        store(of_bias + o, load(of_bias + o) + load(pull + o));
+      }
+      if (!field_.harmonics) continue;
+      const float* d = batch_.directions + (first_ + i) * 3;
+      float sh[kHarmonics], back[kHarmonics] = {};
+      harmonics_of(d, batch_.direction_share, sh);
+      for (int h = 0; h < kHarmonics; ++h) {
+        float* w = of_harmonics + h * width;
+        const vf factor = all(sh[h]);
+        for (int o = 0; o < width; o += kLanes) {
+          store(w + o, fma(factor, load(pull + o), load(w + o)));
+        }
+      }
+      if (!pulls.directions) continue;
+      for (int o = 0; o < layer.outputs; ++o) {
+        const float* w = layer.weight + o * layer.stride + features;
+        for (int h = 0; h < kHarmonics; ++h) back[h] += w[h] * pull[o];
+      }
+      harmonics_gradient(d, batch_.direction_share, back, pulls.directions + (first_ + i) * 3);
+    }
+  }
+
+  // Gradients of origins and directions through the samples' positions.
+  void move_rays(const Pulls& pulls) {
+    Scratch scratch;
+    float* of_unit[3];
+    for (float*& axis : of_unit) {
+      axis = scratch.take<float>(plan_.rows);
+      std::memset(axis, 0, sizeof(float) * padded_);
+    }
+    position_gradient(field_.grid, row(plan_.position[0], 0), row(plan_.position[1], 0),
+                      row(plan_.position[2], 0), padded_, row(plan_.pull, 0), plan_.pull.width,
+                      of_unit);
+    for (int i = 0; i < rays_; ++i) {
+      float* of_origin = pulls.origins + (first_ + i) * 3;
+      float* of_direction = pulls.directions + (first_ + i) * 3;
+      const float* o = batch_.origins + (first_ + i) * 3;
+      const float* d = batch_.directions + (first_ + i) * 3;
+      for (int k = 0; k < samples_; ++k) {
+        const int r = i * samples_ + k;
+        const float t = batch_.distances[(first_ + i) * samples_ + k];
+        float u[3], g[3];
+        for (int a = 0; a < 3; ++a) {
+          u[a] = (o[a] + t * d[a] - field_.center[a]) * field_.inverse_half[a];
+          g[a] = of_unit[a][r];
+        }
+        contraction_gradient(u, g);
+        for (int a = 0; a < 3; ++a) {
+          g[a] *= field_.inverse_half[a];
+          of_origin[a] += g[a];
+          of_direction[a] += t * g[a];
+        }
+      }
+    }
+  }
+
+  const Plan& plan_;
+  const Nets& nets_;
+  const TrainedField& field_;
+  const RayBatch& batch_;
+  float* memory_;
+  int64_t first_;
+  int samples_, rays_, used_, padded_;
+};
+
+// Add the groups' sums (inputs, outputs), packed, to torch's gradients (outputs, stride).
+void unpack(const TorchLayer& layer, const Packed& packed, int inputs, int skipped,
+            const float* sums) {
+  if (!layer.weight_gradient) return;
+  const float* of_weight = sums + packed.gradient;
+  for (int o = 0; o < layer.outputs; ++o) {
+    for (int i = 0; i < inputs; ++i) {
+      layer.weight_gradient[o * layer.stride + i] += of_weight[(skipped + i) * packed.outputs + o];
+    }
+    layer.bias_gradient[o] += of_weight[packed.inputs * packed.outputs + o];
+  }
+}
+
+void unpack_all(const TrainedField& field, const Nets& nets, const float* sums) {
+  const int features = field.density[1].outputs - 1, last = field.layers - 1;
+  for (int l = 0; l < 2; ++l) {
+    unpack(field.density[l], nets.density[l], field.density[l].inputs, 0, sums);
+  }
+  unpack(field.branch[0], nets.branch[0], features, 1, sums);
+  if (last == 2) {
+    unpack(field.branch[1], nets.branch[1], field.branch[1].inputs, 0, sums);
+  }
+  const TorchLayer& first = field.branch[0];
+  if (field.harmonics && first.weight_gradient) {
+    const float* of_harmonics = sums + nets.gradient_floats;
+    for (int o = 0; o < first.outputs; ++o) {
+      for (int h = 0; h < kHarmonics; ++h) {
+        first.weight_gradient[o * first.stride + features + h] +=
+            of_harmonics[h * nets.branch[0].outputs + o];
+      }
+    }
+  }
+  const TorchLayer& end = field.branch[last];
+  if (!end.weight_gradient) return;
+  const Packed& packed = nets.branch[last];
+  const float* of_weight = sums + packed.gradient;
+  for (int c = 0; c < end.outputs; ++c) {
+    for (int i = 0; i < end.inputs; ++i) {
+      end.weight_gradient[c * end.stride + i] += of_weight[c * packed.inputs + i];
+    }
+    end.bias_gradient[c] += of_weight[packed.inputs * packed.outputs + c];
+  }
+}
+
+// The table's gradient: a level, or a part of its rows, belongs to one thread, so none collide.
+void scatter(const Plan& plan) {
+  const TrainedField& field = plan.field;
+  const int levels = field.grid.levels;
+  int parts = 1;
+  while (parts * levels < plan.batch.threads) parts *= 2;
+  parallel(static_cast<int64_t>(parts) * levels, plan.batch.threads, [&](int64_t item) {
+    const int level = static_cast<int>(item % levels), part = static_cast<int>(item / levels);
+    for (int64_t b = 0; b < plan.blocks; ++b) {
+      float* block = plan.block(b);
+      const int64_t left = (plan.batch.rays - b * kRays) * plan.batch.samples;
+      table_gradient(field.grid, level, part, parts, block + plan.position[0].offset,
+                     block + plan.position[1].offset, block + plan.position[2].offset,
+                     static_cast<int>(left < plan.rows ? left : plan.rows),
+                     block + plan.pull.offset, plan.pull.width, field.table_gradient);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace native
+
+extern "C" {
+
+NATIVE_EXPORT int64_t training_workspace(const native::TrainedField* field,
+                                         const native::RayBatch* batch) {
+  return native::Plan(*field, *batch).workspace();
+}
+
+NATIVE_EXPORT void training_forward(const native::TrainedField* field,
+                                    const native::RayBatch* batch, const native::Rendered* out) {
+  const native::Plan plan(*field, *batch);
+  const native::Nets nets(*field);
+  native::parallel(plan.blocks, batch->threads, [&](int64_t index) {
+    native::Block(plan, nets, index).forward(*out);
+  });
+}
+
+NATIVE_EXPORT void training_backward(const native::TrainedField* field,
+                                     const native::RayBatch* batch, const native::Rendered* seen,
+                                     const native::Pulls* pulls) {
+  const native::Plan plan(*field, *batch);
+  const native::Nets nets(*field);
+  const int64_t floats = nets.gradient_floats + 9 * nets.branch[0].outputs;
+  native::Buffer<float> sums(plan.groups * floats + 1);
+  native::parallel(plan.groups, batch->threads, [&](int64_t group) {
+    float* own = &sums[group * floats];
+    std::memset(own, 0, sizeof(float) * floats);
+    const int64_t first = group * plan.blocks / plan.groups;
+    const int64_t end = (group + 1) * plan.blocks / plan.groups;
+    for (int64_t index = first; index < end; ++index) {
+      native::Block(plan, nets, index).backward(*seen, *pulls, own);
+    }
+  });
+  for (int64_t group = 1; group < plan.groups; ++group) {
+    for (int64_t i = 0; i < floats; ++i) sums[i] += sums[group * floats + i];
+  }
+  if (plan.groups) native::unpack_all(*field, nets, &sums[0]);
+  if (field->table_gradient && (!pulls->stop || pulls->density)) native::scatter(plan);
+}
+
+}  // extern "C"
