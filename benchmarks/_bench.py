@@ -133,6 +133,7 @@ def camera_rays(scene: Any, indices: Sequence[int], modality: str) -> tuple[Any,
 
 def torch_grid(grid: Any) -> Any:
     """A copy of a density grid that samples and updates by plain torch, not by the CPU kernels."""
+    import numpy as np
     import torch
 
     from thermal_nerf_loc.field.density_grid import DensityGrid
@@ -144,12 +145,17 @@ def torch_grid(grid: Any) -> Any:
             shape, scale = (len(origins), count), self.space.scale_m
             jitter = (torch.full(shape, 0.5) if rng is None
                       else torch.from_numpy(rng.random(shape, dtype='float32')))
-            drawn = torch_reference.propose(
-                torch.from_numpy(origins), torch.from_numpy(directions),
-                torch.from_numpy(self.values), self.space,
-                self.config.near * self.space.least_m, 2.0 * scale, self.config.far * scale,
-                self.config.bins, exploring, jitter)
-            return drawn[0].numpy(), drawn[1].numpy()
+            t, width = np.empty(shape, np.float32), np.empty(shape, np.float32)
+            of_ray = np.broadcast_to(np.float32(exploring), len(origins))
+            for uniform in np.unique(of_ray):
+                mine = of_ray == uniform
+                drawn = torch_reference.propose(
+                    torch.from_numpy(origins[mine]), torch.from_numpy(directions[mine]),
+                    torch.from_numpy(self.values), self.space,
+                    self.config.near * self.space.least_m, 2.0 * scale, self.config.far * scale,
+                    self.config.bins, float(uniform), jitter[torch.from_numpy(mine)])
+                t[mine], width[mine] = (part.numpy() for part in drawn)
+            return t, width
 
         def observe(self, points: Any, densities: Any, decay: float = 0.1) -> None:
             torch_reference.splat(points.detach(), densities.detach(),

@@ -2,8 +2,8 @@
 """
 Calls of `training.cpp`: rays of a batch rendered in one pass, and back in another.
 
-Between the two passes what the samples were is kept in a workspace, which the next batch takes over
-once the gradients are there: memory that is new to a process costs as much as the networks.
+Between the two passes what the samples were is kept in a workspace, which the next batch takes
+over once the gradients are there: memory that is new to a process costs as much as the networks.
 """
 
 import ctypes
