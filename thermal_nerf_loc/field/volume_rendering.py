@@ -61,14 +61,15 @@ class BranchOptions:
 def render(field: RadianceField, modality: str, origins: Tensor, directions: Tensor,
            samples: Samples, options: BranchOptions = BranchOptions()) -> Rendering:
     """Render rays (n, 3) from given samples; differentiable in field, origins and directions."""
-    if fused.serves(field, origins):
-        return Rendering(*fused.render_fused(
-            field, modality, origins, directions, samples.distance_m, samples.width_m,
-            fused.FusedOptions(options.direction_share, options.stop_gradient,
-                               options.gradient_distance_m)))
     shape = samples.distance_m.shape
     points = origins[:, None] + samples.distance_m[..., None] * directions[:, None]
     points = points.reshape(-1, 3)
+    if fused.serves(field, points):
+        rendered, weights, density = fused.render_fused(
+            field, modality, points, directions, samples.distance_m, samples.width_m,
+            fused.FusedOptions(options.direction_share, options.stop_gradient,
+                               options.gradient_distance_m))
+        return Rendering(rendered, weights, points, density)
     density, features = field.density(points)
     sigma = density
     if options.stop_gradient:

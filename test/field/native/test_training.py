@@ -53,13 +53,15 @@ def results(field, modality, origins, directions, samples, options, reference):
     field.zero_grad(set_to_none=True)
     origins, directions = (part.clone().requires_grad_() for part in (origins, directions))
     seen = render(field, modality, origins, directions, samples, options)
+    seen.points.retain_grad()
     rng = torch.Generator().manual_seed(7)
     parts = [seen.values, seen.weights, seen.density]
     sum((part * torch.randn(part.shape, generator=rng)).sum() / factor
         for part, factor in zip(parts, (1.0, 1.0, 50.0))).backward()
     gradients = {name: p.grad for name, p in field.named_parameters()}
     return [*(part.detach() for part in parts), seen.points.detach()], {
-        **gradients, 'origins': origins.grad, 'directions': directions.grad}
+        **gradients, 'origins': origins.grad, 'directions': directions.grad,
+        'points': seen.points.grad}
 
 
 def compare(field, modality, *rest):

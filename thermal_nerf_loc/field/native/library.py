@@ -133,7 +133,9 @@ def _open(path: Path) -> ctypes.CDLL | str:
     found.training_workspace.restype = ctypes.c_int64
     found.training_forward.argtypes = [reference] * 3
     found.training_backward.argtypes = [reference] * 4
+    found.training_adam.argtypes = [reference, ctypes.c_int64] + [pointer] * 5
     found.training_forward.restype = found.training_backward.restype = None
+    found.training_adam.restype = None
     return found
 
 

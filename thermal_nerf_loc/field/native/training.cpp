@@ -40,7 +40,7 @@ struct TrainedField {
 };
 
 struct RayBatch {
-  const float* origins;     // (rays, 3)
+  const float* points;      // (rays, samples, 3) world points
   const float* directions;  // (rays, 3)
   const float* distances;   // (rays, samples)
   const float* widths;      // (rays, samples)
@@ -53,7 +53,6 @@ struct RayBatch {
 struct Rendered {
   float* values;   // (rays, channels)
   float* weights;  // (rays, samples)
-  float* points;   // (rays, samples, 3)
   float* density;  // (rays, samples)
 };
 
@@ -62,7 +61,7 @@ struct Pulls {
   const float* values;
   const float* weights;
   const float* density;
-  float* origins;     // out (rays, 3)
+  float* points;      // out (rays, samples, 3)
   float* directions;  // out (rays, 3)
   int32_t stop;       // the branch learns, density and features do not
 };
@@ -241,7 +240,7 @@ class Block {
   }
 
   void forward(const Rendered& out) {
-    place(out.points + first_ * samples_ * 3);
+    place();
     encode_points();
     Scratch scratch;
     int32_t* ray = scratch.take<int32_t>(plan_.rows);
@@ -273,8 +272,7 @@ class Block {
     float* of_density = scratch.take<float>(plan_.rows);
     float* of_values = scratch.take<float>(static_cast<size_t>(plan_.rows) * plan_.channels);
     composite_gradients(seen, pulls, of_density, of_values);
-    const bool whole = !pulls.stop, moves = pulls.origins != nullptr;
-    const bool deep = whole || pulls.density;
+    const bool whole = !pulls.stop, deep = whole || pulls.density;
     const int last = field_.layers - 1, width = plan_.branch[0].width;
     float* upper = scratch.take<float>(kRows * plan_.branch[last - 1].width);
     float* lower = scratch.take<float>(kRows * width);
@@ -310,7 +308,7 @@ class Block {
       share_levels(pull, kRows, plan_.pull.width);
     }
     direction_gradients(of_starts, width, sums, pulls);
-    if (moves && deep) move_rays(pulls);
+    if (pulls.points && deep) move_points(pulls);
   }
 
  private:
@@ -318,25 +316,19 @@ class Block {
     return memory_ + part.offset + static_cast<int64_t>(r) * part.width;
   }
 
-  // World points of the samples, and those in the unit cube.
-  void place(float* points) {
+  // The samples' points in the unit cube.
+  void place() {
     float* unit[3] = {row(plan_.position[0], 0), row(plan_.position[1], 0),
                       row(plan_.position[2], 0)};
-    for (int i = 0; i < rays_; ++i) {
-      const float* o = batch_.origins + (first_ + i) * 3;
-      const float* d = batch_.directions + (first_ + i) * 3;
-      const float* t = batch_.distances + (first_ + i) * samples_;
-      for (int k = 0; k < samples_; ++k) {
-        float u[3], m = 1.0f;
-        for (int a = 0; a < 3; ++a) {
-          const float p = o[a] + t[k] * d[a];
-          points[(i * samples_ + k) * 3 + a] = p;
-          u[a] = (p - field_.center[a]) * field_.inverse_half[a];
-          m = std::fabs(u[a]) > m ? std::fabs(u[a]) : m;
-        }
-        const float inverse = 1.0f / m, scale = (2.0f - inverse) * inverse * 0.25f;
-        for (int a = 0; a < 3; ++a) unit[a][i * samples_ + k] = u[a] * scale + 0.5f;
+    const float* points = batch_.points + first_ * samples_ * 3;
+    for (int r = 0; r < used_; ++r) {
+      float u[3], m = 1.0f;
+      for (int a = 0; a < 3; ++a) {
+        u[a] = (points[r * 3 + a] - field_.center[a]) * field_.inverse_half[a];
+        m = std::fabs(u[a]) > m ? std::fabs(u[a]) : m;
       }
+      const float inverse = 1.0f / m, scale = (2.0f - inverse) * inverse * 0.25f;
+      for (int a = 0; a < 3; ++a) unit[a][r] = u[a] * scale + 0.5f;
     }
     for (float* axis : unit) {
       for (int r = used_; r < padded_; ++r) axis[r] = 0.5f;
@@ -547,8 +539,8 @@ class Block {
     }
   }
 
-  // Gradients of origins and directions through the samples' positions.
-  void move_rays(const Pulls& pulls) {
+  // Gradients of the samples' points.
+  void move_points(const Pulls& pulls) {
     Scratch scratch;
     float* of_unit[3];
     for (float*& axis : of_unit) {
@@ -558,26 +550,17 @@ class Block {
     position_gradient(field_.grid, row(plan_.position[0], 0), row(plan_.position[1], 0),
                       row(plan_.position[2], 0), padded_, row(plan_.pull, 0), plan_.pull.width,
                       of_unit);
-    for (int i = 0; i < rays_; ++i) {
-      float* of_origin = pulls.origins + (first_ + i) * 3;
-      float* of_direction = pulls.directions + (first_ + i) * 3;
-      const float* o = batch_.origins + (first_ + i) * 3;
-      const float* d = batch_.directions + (first_ + i) * 3;
-      for (int k = 0; k < samples_; ++k) {
-        const int r = i * samples_ + k;
-        const float t = batch_.distances[(first_ + i) * samples_ + k];
-        float u[3], g[3];
-        for (int a = 0; a < 3; ++a) {
-          u[a] = (o[a] + t * d[a] - field_.center[a]) * field_.inverse_half[a];
-          g[a] = of_unit[a][r];
-        }
-        contraction_gradient(u, g);
-        for (int a = 0; a < 3; ++a) {
-          g[a] *= field_.inverse_half[a];
-          of_origin[a] += g[a];
-          of_direction[a] += t * g[a];
-        }
+    const int64_t first = first_ * samples_ * 3;
+    for (int r = 0; r < used_; ++r) {
+      const float* point = batch_.points + first + r * 3;
+      float* out = pulls.points + first + r * 3;
+      float u[3];
+      for (int a = 0; a < 3; ++a) {
+        u[a] = (point[a] - field_.center[a]) * field_.inverse_half[a];
+        out[a] = of_unit[a][r];
       }
+      contraction_gradient(u, out);
+      for (int a = 0; a < 3; ++a) out[a] *= field_.inverse_half[a];
     }
   }
 

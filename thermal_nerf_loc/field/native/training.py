@@ -24,6 +24,7 @@ from thermal_nerf_loc.field.radiance_field import DIRECTION_FEATURES, RadianceFi
 
 _FEATURES = (2, 4, 8)  # of a level: widths that the kernels are compiled for
 _KEPT = 4  # workspaces at most
+_DENSITY = 4  # parameters of the density network: two layers
 
 
 class _TorchLayer(ctypes.Structure):
@@ -40,20 +41,19 @@ class _TrainedField(ctypes.Structure):
 
 
 class _RayBatch(ctypes.Structure):
-    _fields_ = [('origins', c_void_p), ('directions', c_void_p), ('distances', c_void_p),
+    _fields_ = [('points', c_void_p), ('directions', c_void_p), ('distances', c_void_p),
                 ('widths', c_void_p), ('workspace', c_void_p), ('rays', c_int64),
                 ('samples', c_int32), ('threads', c_int32), ('direction_share', c_float),
                 ('gradient_distance', c_float)]
 
 
 class _Rendered(ctypes.Structure):
-    _fields_ = [('values', c_void_p), ('weights', c_void_p), ('points', c_void_p),
-                ('density', c_void_p)]
+    _fields_ = [('values', c_void_p), ('weights', c_void_p), ('density', c_void_p)]
 
 
 class _Pulls(ctypes.Structure):
     _fields_ = [('values', c_void_p), ('weights', c_void_p), ('density', c_void_p),
-                ('origins', c_void_p), ('directions', c_void_p), ('stop', c_int32)]
+                ('points', c_void_p), ('directions', c_void_p), ('stop', c_int32)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +65,20 @@ class FusedOptions:
     gradient_distance_m: float
 
 
-def serves(field: RadianceField, origins: Tensor) -> bool:
+def serves(field: RadianceField, points: Tensor) -> bool:
     """Whether the library is here, and has kernels for a field of this shape."""
-    return (origins.dtype == torch.float32 and field.encoding.backend == NUMBA
+    return (points.dtype == torch.float32 and field.encoding.backend == NUMBA
             and field.config.encoding.features in _FEATURES
             and field.encoding.table.dtype == torch.float32 and library() is not None)
 
 
-def render_fused(field: RadianceField, modality: str, origins: Tensor, directions: Tensor,
+def render_fused(field: RadianceField, modality: str, points: Tensor, directions: Tensor,
                  distance_m: Tensor, width_m: Tensor, options: FusedOptions,
-                 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Values, weights, points and density of rays (n, 3), as `volume_rendering.render`."""
+                 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Values, weights and density of rays from their samples' points (rays * samples, 3)."""
     call = _Call(field, modality, distance_m.contiguous(), width_m.contiguous(), options)
-    rendered: tuple[Tensor, Tensor, Tensor, Tensor] = _FusedRendering.apply(  # type: ignore[no-untyped-call]
-        call, origins.contiguous(), directions.contiguous(), field.encoding.table,
+    rendered: tuple[Tensor, Tensor, Tensor] = _FusedRendering.apply(  # type: ignore[no-untyped-call]
+        call, points.contiguous(), directions.contiguous(), field.encoding.table,
         *call.parameters)
     return rendered
 
@@ -103,7 +103,7 @@ class _Call:
         self.space = space.kernel_arguments
         self.workspace: Tensor | None = None
 
-    def structures(self, origins: Tensor, directions: Tensor, table_gradient: int = 0,
+    def structures(self, points: Tensor, directions: Tensor, table_gradient: int = 0,
                    gradients: list[Tensor] | None = None) -> tuple[_TrainedField, _RayBatch]:
         """The field and the batch of rays, for ctypes."""
         config, encoding = self.field.config, self.field.encoding
@@ -120,7 +120,7 @@ class _Call:
             (2 * _TorchLayer)(*layers[:2]), (3 * _TorchLayer)(*layers[2:]), len(layers) - 2,
             self.harmonics, config.density_bias, 1.0 / self.field.space.scale_m)
         rays, samples = self.distance_m.shape
-        batch = _RayBatch(origins.data_ptr(), directions.data_ptr(), self.distance_m.data_ptr(),
+        batch = _RayBatch(points.data_ptr(), directions.data_ptr(), self.distance_m.data_ptr(),
                           self.width_m.data_ptr(), 0, rays, samples, kernel_threads(),
                           self.options.direction_share, self.options.gradient_distance_m)
         if self.workspace is not None:
@@ -129,64 +129,64 @@ class _Call:
 
 
 class _FusedRendering(torch.autograd.Function):
-    """Autograd of the kernels; not twice differentiable, and not in the points."""
+    """Autograd of the kernels; not twice differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, call: _Call, origins: Tensor, directions: Tensor, table: Tensor,
-                *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values (rays, channels), weights (rays, samples), points and density of samples."""
+    def forward(ctx: Any, call: _Call, points: Tensor, directions: Tensor, table: Tensor,
+                *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Values (rays, channels), weights (rays, samples), density (rays * samples,)."""
+        if not math.isfinite(float(points.sum())):
+            raise RunError('a point at which the map is to be read is not finite',
+                           hint='Check the poses and the cameras.')
         rays, samples = call.distance_m.shape
         values, weights = torch.empty(rays, call.channels), torch.empty(rays, samples)
-        points, density = torch.empty(rays * samples, 3), torch.empty(rays * samples)
-        field, batch = call.structures(origins, directions)
+        density = torch.empty(rays * samples)
+        field, batch = call.structures(points, directions)
         found = library()
         assert found is not None
         call.workspace = _borrow(found.training_workspace(byref(field), byref(batch)))
         batch.workspace = call.workspace.data_ptr()
         found.training_forward(byref(field), byref(batch), byref(
-            _Rendered(*(out.data_ptr() for out in (values, weights, points, density)))))
-        if not math.isfinite(float(points.sum())):
-            raise RunError('a point at which the map is to be read is not finite',
-                           hint='Check the poses and the cameras.')
-        ctx.mark_non_differentiable(points)
+            _Rendered(*(out.data_ptr() for out in (values, weights, density)))))
         ctx.set_materialize_grads(False)
         if any(ctx.needs_input_grad):
             ctx.call = call
-            ctx.save_for_backward(origins, directions, values, weights, points, density)
+            ctx.save_for_backward(points, directions, values, weights, density)
         else:
             _give_back(call)
-        return values, weights, points, density
+        return values, weights, density
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """
-        Gradients of rays and networks.
+        Gradients of points, directions and networks.
 
         The table's goes straight into `table.grad`: a fresh one of 13 MB for each call would cost
         as much as half the scatter.
         """
         call: _Call = ctx.call
-        origins, directions, values, weights, points, density = ctx.saved_tensors
+        points, directions, values, weights, density = ctx.saved_tensors
         if call.workspace is None:
             raise RuntimeError('the gradients of these rays were computed before, and what the '
                                'samples were was not kept')
-        for_values, for_weights, _, for_density = (
+        for_values, for_weights, for_density = (
             None if part is None else part.contiguous() for part in gradients)
         if for_values is None:
             for_values = torch.zeros_like(values)
-        moved = [torch.zeros_like(origins), torch.zeros_like(origins)] if any(
+        moved = [torch.zeros_like(points), torch.zeros_like(directions)] if any(
             ctx.needs_input_grad[1:3]) else None
         learned = ([torch.zeros_like(p) for p in call.parameters]
                    if any(ctx.needs_input_grad[4:]) else None)
+        deep = for_density is not None or not call.options.stop_gradient
         table_gradient = 0
-        if ctx.needs_input_grad[3]:
+        if ctx.needs_input_grad[3] and deep:
             table = call.field.encoding.table
             if table.grad is None:
                 table.grad = torch.zeros_like(table)
             table_gradient = table.grad.data_ptr()
-        field, batch = call.structures(origins, directions, table_gradient, learned)
-        seen = _Rendered(*(out.data_ptr() for out in (values, weights, points, density)))
+        field, batch = call.structures(points, directions, table_gradient, learned)
+        seen = _Rendered(*(out.data_ptr() for out in (values, weights, density)))
         pulls = _Pulls(*(0 if part is None else part.data_ptr()
                          for part in (for_values, for_weights, for_density)),
                        *((0, 0) if moved is None else (part.data_ptr() for part in moved)),
@@ -195,8 +195,10 @@ class _FusedRendering(torch.autograd.Function):
         assert found is not None
         found.training_backward(byref(field), byref(batch), byref(seen), byref(pulls))
         _give_back(call)
-        return (None, *(moved or (None, None)), None,
-                *(learned or [None] * len(call.parameters)))
+        of_layers: list[Tensor | None] = [*(learned or [None] * len(call.parameters))]
+        if not deep:  # nothing reached the density network
+            of_layers[:_DENSITY] = [None] * _DENSITY
+        return None, *(moved or (None, None)), None, *of_layers
 
 
 _workspaces: list[Tensor] = []  # that no batch uses

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from thermal_nerf_loc.field.native.adam import serves, TableAdam
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.strategies import Learner, Phase, phases_for
 
 _WARM_UP_STEPS = 50
+_BETAS = 0.9, 0.99
 
 
 class SchedulePosition(NamedTuple):
@@ -107,14 +109,16 @@ def adam(config: TrainConfig, learners: Sequence[Learner],
     tables = [learner.field.encoding.table for learner in learners]
     networks = [p for learner in learners for name, p in learner.field.named_parameters()
                 if not name.startswith('encoding.')]
-    groups = [{'params': tables, 'lr': config.learning_rate, 'eps': 1e-15},
-              {'params': networks, 'lr': config.network_learning_rate},
-              {'params': [p for p in responses if p.requires_grad],
-               'lr': config.camera_response_learning_rate},
-              {'params': [p for p in poses if p.requires_grad],
-               'lr': config.refine.learning_rate, 'decay': config.refine.decay}]
-    optimizer = torch.optim.Adam([{'decay': config.decay, **group} for group in groups],
-                                 betas=(0.9, 0.99), fused=True)
+    groups: list[dict[str, Any]] = [
+        {'params': tables, 'lr': config.learning_rate, 'eps': 1e-15, 'tables': True},
+        {'params': networks, 'lr': config.network_learning_rate},
+        {'params': [p for p in responses if p.requires_grad],
+         'lr': config.camera_response_learning_rate},
+        {'params': [p for p in poses if p.requires_grad],
+         'lr': config.refine.learning_rate, 'decay': config.refine.decay}]
+    groups = [{'decay': config.decay, **group} for group in groups]
+    optimizer = (TableAdam(groups, _BETAS) if serves(tables) else
+                 torch.optim.Adam(groups, betas=_BETAS, fused=True))
     for group in optimizer.param_groups:
         group['initial_lr'] = group['lr']
     return optimizer

@@ -26,6 +26,7 @@ from torch import nn, Tensor
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
+from thermal_nerf_loc.field.native.adam import TableAdam
 from thermal_nerf_loc.io.datasets.depth_maps import NONE
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import (
@@ -270,6 +271,8 @@ class Trainer:
 
     def finish(self) -> None:
         """Leave the same map in every process, on the CPU."""
+        if isinstance(self.optimizer, TableAdam):
+            self.optimizer.settle()
         self._synchronize()
         self.objective.camera_responses.cpu()
         for learner in self.learners:
