@@ -21,6 +21,7 @@ from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.threads import kernel_threads
 from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.kernels import depth_fusion, ray_sampling as kernels
+from thermal_nerf_loc.field.native import training as fused
 from thermal_nerf_loc.field.native.library import address, Cells, library, rays_of
 from thermal_nerf_loc.field.radiance_field import RadianceField
 
@@ -129,7 +130,8 @@ class DensityGrid:
         unit = (corner + rng.random(corner.shape)) / cells
         points = self.space.from_unit(
             torch.from_numpy(unit.astype(np.float32)).to(field.encoding.table.device))
-        sigma, _ = field.density(points)
+        sigma = fused.density_of(field, points) if fused.serves(field, points) else (
+            field.density(points)[0])
         self.observe(points, sigma, decay=0.3)
 
 

@@ -62,14 +62,15 @@ def render(field: RadianceField, modality: str, origins: Tensor, directions: Ten
            samples: Samples, options: BranchOptions = BranchOptions()) -> Rendering:
     """Render rays (n, 3) from given samples; differentiable in field, origins and directions."""
     shape = samples.distance_m.shape
-    points = origins[:, None] + samples.distance_m[..., None] * directions[:, None]
-    points = points.reshape(-1, 3)
-    if fused.serves(field, points):
+    if fused.serves(field, origins):
+        points = fused.sample_points(origins, directions, samples.distance_m)
         rendered, weights, density = fused.render_fused(
             field, modality, points, directions, samples.distance_m, samples.width_m,
             fused.FusedOptions(options.direction_share, options.stop_gradient,
                                options.gradient_distance_m))
         return Rendering(rendered, weights, points, density)
+    points = origins[:, None] + samples.distance_m[..., None] * directions[:, None]
+    points = points.reshape(-1, 3)
     density, features = field.density(points)
     sigma = density
     if options.stop_gradient:

@@ -153,6 +153,16 @@ def test_threads_change_nothing(monkeypatch):
                 torch.testing.assert_close(gradient, found[0][1][name], rtol=0.0, atol=tolerance)
 
 
+def test_density_alone():
+    field, origins, directions, samples = made(*SHAPES['many rays'])
+    points = training.sample_points(origins, directions, samples.distance_m)
+    expected = origins[:, None] + samples.distance_m[..., None] * directions[:, None]
+    torch.testing.assert_close(points, expected.reshape(-1, 3), rtol=1e-6, atol=1e-6)
+    field.encoding.reference = True
+    torch.testing.assert_close(training.density_of(field, points[:1001]),
+                               field.density(points[:1001])[0].detach(), rtol=2e-5, atol=1e-6)
+
+
 def test_no_rays_and_points_that_are_not_finite():
     field, origins, directions, samples = made(*SHAPES['room'])
     none = render(field, 'rgb', origins[:0], directions[:0],

@@ -135,7 +135,10 @@ def _open(path: Path) -> ctypes.CDLL | str:
     found.training_backward.argtypes = [reference] * 4
     found.training_adam.argtypes = [reference, ctypes.c_int64] + [pointer] * 5
     found.training_forward.restype = found.training_backward.restype = None
-    found.training_adam.restype = None
+    found.training_density.argtypes = [reference] * 2 + [pointer]
+    found.training_points.argtypes = [pointer] * 3 + [ctypes.c_int64, _INT, pointer]
+    found.training_adam.restype = found.training_density.restype = None
+    found.training_points.restype = None
     return found
 
 

@@ -230,13 +230,23 @@ NATIVE_INLINE vf taken(vf depth) {
 // One block of rays through the field, forward; then backward.
 class Block {
  public:
-  Block(const Plan& plan, const Nets& nets, int64_t index)
-      : plan_(plan), nets_(nets), field_(plan.field), batch_(plan.batch),
-        memory_(plan.block(index)), first_(index * kRays), samples_(plan.batch.samples) {
+  Block(const Plan& plan, const Nets& nets, int64_t index, float* memory)
+      : plan_(plan), nets_(nets), field_(plan.field), batch_(plan.batch), memory_(memory),
+        first_(index * kRays), samples_(plan.batch.samples) {
     const int64_t left = batch_.rays - first_;
     rays_ = left < kRays ? static_cast<int>(left) : kRays;
     used_ = rays_ * samples_;
     padded_ = (used_ + kRows - 1) / kRows * kRows;
+  }
+
+  // Densities of the samples alone.
+  void densities(float* out) {
+    place();
+    encode_points();
+    float* log_density = Scratch().take<float>(plan_.rows + kLanes);
+    for (int r = 0; r < padded_; r += kRows) density_network(r, log_density);
+    exponentials(log_density);
+    std::memcpy(out + first_ * samples_, log_density, sizeof(float) * used_);
   }
 
   void forward(const Rendered& out) {
@@ -250,13 +260,9 @@ class Block {
     direction_starts(starts, width);
     float* log_density = scratch.take<float>(plan_.rows + kLanes);
     for (int r = 0; r < padded_; r += kRows) {
-      float* hidden = row(plan_.hidden, r);
-      float* raw = row(plan_.raw, r);
-      apply<true>(nets_.density[0].forward, row(plan_.encoded, r), plan_.encoded.width, hidden);
-      apply<false>(nets_.density[1].forward, hidden, plan_.hidden.width, raw);
-      for (int k = 0; k < kRows; ++k) log_density[r + k] = raw[k * plan_.raw.width];
-      apply<true>(nets_.branch[0].forward, raw, plan_.raw.width, row(plan_.branch[0], r), starts,
-                  ray + r);
+      density_network(r, log_density);
+      apply<true>(nets_.branch[0].forward, row(plan_.raw, r), plan_.raw.width,
+                  row(plan_.branch[0], r), starts, ray + r);
       if (field_.layers == 3) {
         apply<true>(nets_.branch[1].forward, row(plan_.branch[0], r), plan_.branch[0].width,
                     row(plan_.branch[1], r));
@@ -348,6 +354,22 @@ class Block {
     share_levels(row(plan_.encoded, 0), padded_, plan_.encoded.width);
   }
 
+  void density_network(int r, float* log_density) {
+    float* hidden = row(plan_.hidden, r);
+    float* raw = row(plan_.raw, r);
+    apply<true>(nets_.density[0].forward, row(plan_.encoded, r), plan_.encoded.width, hidden);
+    apply<false>(nets_.density[1].forward, hidden, plan_.hidden.width, raw);
+    for (int k = 0; k < kRows; ++k) log_density[r + k] = raw[k * plan_.raw.width];
+  }
+
+  // From log densities to densities, in place.
+  void exponentials(float* log_density) const {
+    const vf bias = all(field_.density_bias), scale = all(field_.inverse_scale);
+    map(log_density, log_density, padded_, [&](vf x) {
+      return exponential(min(max(x + bias, all(-15.0f)), all(11.0f))) * scale;
+    });
+  }
+
   // Multiply by the weights of the levels.
   void share_levels(float* x, int rows, int stride) const {
     const int features = field_.grid.features;
@@ -397,10 +419,7 @@ class Block {
   }
 
   void composite_all(float* log_density, const Rendered& out) {
-    const vf bias = all(field_.density_bias), scale = all(field_.inverse_scale);
-    map(log_density, log_density, padded_, [&](vf x) {
-      return exponential(min(max(x + bias, all(-15.0f)), all(11.0f))) * scale;
-    });
+    exponentials(log_density);
     const int64_t at = first_ * samples_;
     std::memcpy(out.density + at, log_density, sizeof(float) * used_);
     const float* width = batch_.widths + at;
@@ -651,8 +670,33 @@ NATIVE_EXPORT void training_forward(const native::TrainedField* field,
   const native::Plan plan(*field, *batch);
   const native::Nets nets(*field);
   native::parallel(plan.blocks, batch->threads, [&](int64_t index) {
-    native::Block(plan, nets, index).forward(*out);
+    native::Block(plan, nets, index, plan.block(index)).forward(*out);
   });
+}
+
+// Densities of points alone, each a ray of one sample; no workspace.
+NATIVE_EXPORT void training_density(const native::TrainedField* field,
+                                    const native::RayBatch* batch, float* density) {
+  const native::Plan plan(*field, *batch);
+  const native::Nets nets(*field);
+  native::parallel(plan.blocks, batch->threads, [&](int64_t index) {
+    native::Buffer<float> memory(plan.block_floats);
+    native::Block(plan, nets, index, &memory[0]).densities(density);
+  });
+}
+
+// Points (rays, samples, 3) = origins + distances directions.
+NATIVE_EXPORT void training_points(const float* origins, const float* directions,
+                                   const float* distances, int64_t rays, int32_t samples,
+                                   float* points) {
+  for (int64_t i = 0; i < rays; ++i) {
+    for (int k = 0; k < samples; ++k) {
+      for (int a = 0; a < 3; ++a) {
+        points[(i * samples + k) * 3 + a] =
+            origins[i * 3 + a] + distances[i * samples + k] * directions[i * 3 + a];
+      }
+    }
+  }
 }
 
 NATIVE_EXPORT void training_backward(const native::TrainedField* field,
@@ -668,7 +712,7 @@ NATIVE_EXPORT void training_backward(const native::TrainedField* field,
     const int64_t first = group * plan.blocks / plan.groups;
     const int64_t end = (group + 1) * plan.blocks / plan.groups;
     for (int64_t index = first; index < end; ++index) {
-      native::Block(plan, nets, index).backward(*seen, *pulls, own);
+      native::Block(plan, nets, index, plan.block(index)).backward(*seen, *pulls, own);
     }
   });
   for (int64_t group = 1; group < plan.groups; ++group) {

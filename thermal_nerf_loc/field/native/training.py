@@ -83,6 +83,32 @@ def render_fused(field: RadianceField, modality: str, points: Tensor, directions
     return rendered
 
 
+def sample_points(origins: Tensor, directions: Tensor, distance_m: Tensor) -> Tensor:
+    """Points (rays * samples, 3) along rays (n, 3); differentiable in both."""
+    found = library()
+    if origins.requires_grad or directions.requires_grad or found is None:
+        points = origins[:, None] + distance_m[..., None] * directions[:, None]
+        return points.reshape(-1, 3)
+    rays, samples = distance_m.shape
+    points = torch.empty(rays * samples, 3)
+    held = [part.contiguous() for part in (origins, directions, distance_m)]
+    found.training_points(*(part.data_ptr() for part in held), rays, samples, points.data_ptr())
+    return points
+
+
+def density_of(field: RadianceField, points: Tensor) -> Tensor:
+    """Density (n,) per metre at world points (n, 3), without gradients."""
+    points, modality = points.contiguous(), next(iter(field.channels))
+    ones = torch.ones(len(points), 1)
+    call = _Call(field, modality, ones, ones, FusedOptions(1.0, False, 0.0))
+    density = torch.empty(len(points))
+    structures = call.structures(points, points)
+    found = library()
+    assert found is not None
+    found.training_density(*(byref(part) for part in structures), density.data_ptr())
+    return density
+
+
 class _Call:
     """One batch: the structures that both passes get, and the arrays that they point to."""
 
