@@ -83,7 +83,7 @@ class TableAdam(torch.optim.Adam):
 
     def _state(self, table: Tensor) -> dict[str, Tensor]:
         """The state of a table; that of a checkpoint of torch's Adam has all rows up to date."""
-        state = self.state[table]
+        state: dict[str, Tensor] = self.state[table]
         if not state:
             state['step'] = torch.zeros(())
             state['exp_avg'], state['exp_avg_sq'] = (torch.zeros_like(table) for _ in range(2))

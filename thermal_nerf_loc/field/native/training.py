@@ -221,7 +221,9 @@ class _FusedRendering(torch.autograd.Function):
         assert found is not None
         found.training_backward(byref(field), byref(batch), byref(seen), byref(pulls))
         _give_back(call)
-        of_layers: list[Tensor | None] = [*(learned or [None] * len(call.parameters))]
+        of_layers: list[Tensor | None] = [None] * len(call.parameters)
+        if learned is not None:
+            of_layers = [*learned]
         if not deep:  # nothing reached the density network
             of_layers[:_DENSITY] = [None] * _DENSITY
         return None, *(moved or (None, None)), None, *of_layers

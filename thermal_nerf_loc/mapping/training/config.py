@@ -173,7 +173,8 @@ class TrainConfig:
     near_gradient: float = setting(1.0, 'gradients shrink nearer than this, in scene scales',
                                    0.0, 10.0)
     refresh_share: float = setting(0.01, 'of the density grid, every 16 steps', 0.0, 1.0)
-    bfloat16: bool = setting(True, 'networks in bfloat16 where the processor has it')
+    bfloat16: bool = setting(True, 'networks in bfloat16 where the processor has it; '
+                             'the compiled kernels train in float32')
     field: FieldConfig = setting(FieldConfig(), 'networks')
     sampling: SamplingConfig = setting(SamplingConfig(), 'sampling along rays')
     schedule: ScheduleConfig = setting(ScheduleConfig(), 'stages of training')
