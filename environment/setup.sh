@@ -18,7 +18,7 @@ cd "$repo"
 venv=${VENV:-.venv}
 case $venv in /*) ;; *) venv=$repo/$venv ;; esac
 log=$venv/setup.log
-steps=6
+steps=7
 ticker=''
 
 # Another environment of ROS wheels leaves these behind in its children.
@@ -268,6 +268,15 @@ build_tf2_msgs() {
   rm -rf "$venv/build"
 }
 
+# --- 7: kernels -------------------------------------------------------------------------------
+
+warm_up() {  # a failure costs a wait later, no more
+  run 'compiling kernels' try "$venv/bin/thermal-nerf-loc" warm-up
+  note "$(grep "^kernels: " "$log" | tail -n 1)"
+}
+
+try() { "$@" || echo "kernels: not compiled now: each is where it is first needed"; }
+
 # --- all of it --------------------------------------------------------------------------------
 
 main() {
@@ -300,6 +309,8 @@ main() {
     run 'sending ROS messages through their type support' "$venv/bin/python" "$here/check.py" ros
     note "$(tail -n 1 "$log")"
   fi
+  step 7 'compile kernels, for about a minute'
+  warm_up
 }
 
 # Sourced, as the tests do: only the functions.

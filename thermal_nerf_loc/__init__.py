@@ -14,7 +14,7 @@ import importlib
 import os
 from typing import Any, TYPE_CHECKING
 
-from thermal_nerf_loc.common import __version__
+from thermal_nerf_loc.common import __version__, kernel_cache
 
 if TYPE_CHECKING:
     from thermal_nerf_loc.geometry.camera import Camera
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # torch and numba bring an OpenMP runtime each; idle threads that spin for one starve the other
 # (five times slower on two busy cores). Read when those libraries load, so it is set here.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
+# Where numba keeps compiled kernels; without a folder for them it would refuse to load.
+KERNEL_NOTICE = kernel_cache.prepare()
 
 __all__ = ['build_map', 'RadianceMap', 'Localizer', 'Tracker', 'Frame', 'SensorImage', 'Camera',
            '__version__']

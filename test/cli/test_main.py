@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -126,6 +127,19 @@ def test_warnings_become_one_line(capsys, monkeypatch):
                "warnings.warn('internal', DeprecationWarning, stacklevel=1)\n")
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
     assert done.stderr == 'warning: two lines\n'
+
+
+def test_progress_goes_on_while_a_job_is_silent(capsys, monkeypatch):
+    """A compiler, say, reports nothing."""
+    monkeypatch.setattr(output, '_PLAIN_PERIOD_S', 0.01)
+    with output.progress_bar('train') as progress:
+        progress(1, 4, 'stereo')
+        deadline = time.monotonic() + 20.0
+        told = ''
+        while told.count('train:  25 %') < 3 and time.monotonic() < deadline:
+            told += capsys.readouterr().err
+            time.sleep(0.01)
+    assert told.count(', stereo') >= 3
 
 
 def test_progress_is_plain_lines_without_a_terminal(capsys):

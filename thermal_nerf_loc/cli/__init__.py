@@ -17,6 +17,7 @@ import sys
 import threading
 from typing import Any, NoReturn, Protocol
 
+from thermal_nerf_loc import KERNEL_NOTICE
 from thermal_nerf_loc.common import __version__
 from thermal_nerf_loc.common.errors import InputError, UserError
 
@@ -36,6 +37,8 @@ STAGES = {  # folder of cli/: what the stage is about, its commands
         'localize': 'find the camera poses of a data set, or of single images, in a map',
         'replay': 'localize a rosbag in a map and measure the error',
         'demo': 'simulate, train, localize through the real ROS node, report'}),
+    'machine': ('prepare this machine', {
+        'warm-up': 'compile all kernels now, so that nothing waits for them later'}),
     'research': ('compare methods', {
         'compare-strategies': 'train every way of sharing a field, and measure them side by side',
         'distill-depth': 'train a small network that predicts depth from thermal images',
@@ -119,6 +122,8 @@ def _run(arguments: list[str]) -> int:
     args = make_parser(command).parse_args(arguments)
     from thermal_nerf_loc.cli import output
     output.show_warnings(args.verbose)
+    if KERNEL_NOTICE:
+        output.show_note(KERNEL_NOTICE)
     figures = _load(args.command).run(args)
     if args.json is not None:
         from thermal_nerf_loc.io.atomic_files import write_json

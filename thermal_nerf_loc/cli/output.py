@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 import logging
 import sys
+import threading
 import time
 from typing import Any
 import warnings
@@ -73,6 +74,20 @@ def show_table(table: Sequence[Mapping[str, Any]]) -> None:
     Console().print(shown)
 
 
+def compile_kernels() -> float:
+    """Compile the kernels that this machine has not yet, and say so; returns the seconds."""
+    from thermal_nerf_loc.common import kernel_cache
+    from thermal_nerf_loc.localization.warm_up import compile_all, why_not_ready
+
+    reason = why_not_ready()
+    if not reason:
+        return 0.0
+    show_note(f'kernels are {reason}: compiling them once, for about a minute, before any clock '
+              f'starts; they go to {kernel_cache.folder()}')
+    with progress_bar('compile kernels') as progress:
+        return compile_all(progress)
+
+
 @contextmanager
 def progress_bar(title: str) -> Iterator[Progress]:
     """Yield a `Progress` that draws a bar on a terminal and plain lines elsewhere."""
@@ -92,22 +107,34 @@ def progress_bar(title: str) -> Iterator[Progress]:
             total = bar.tasks[0].total
             bar.update(task, completed=total if total else 1.0, total=total or 1.0)
     else:
-        yield _plain_lines(title, start)
+        with _plain_lines(title, start) as progress:
+            yield progress
         show_note(f'{title}: done in {time.monotonic() - start:.1f} s')
 
 
-def _plain_lines(title: str, start: float) -> Progress:
-    last = start
+@contextmanager
+def _plain_lines(title: str, start: float) -> Iterator[Progress]:
+    """A `Progress` that prints a line every five seconds, also while the job is silent."""
+    latest = 0.0, ''
+    ended = threading.Event()
 
-    def show(done: float, total: float, message: str = '') -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _PLAIN_PERIOD_S:
-            last = now
-            show_note(f'{title}: {100.0 * done / (total or 1.0):3.0f} % after {now - start:.0f} s'
+    def report(done: float, total: float, message: str = '') -> None:
+        nonlocal latest
+        latest = done / (total or 1.0), message
+
+    def show() -> None:
+        while not ended.wait(_PLAIN_PERIOD_S):
+            share, message = latest
+            show_note(f'{title}: {100.0 * share:3.0f} % after {time.monotonic() - start:.0f} s'
                       + (f', {message}' if message else ''))
 
-    return show
+    thread = threading.Thread(target=show, name='progress', daemon=True)
+    thread.start()
+    try:
+        yield report
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _format(value: Any) -> str:

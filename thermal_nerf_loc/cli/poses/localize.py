@@ -77,9 +77,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.evaluation.localization_quality import localize_scene
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.localization.localizer import Localizer
-    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
-    scene, renderer = load_scene(args.data), RadianceMap.load(args.map)
+    scene, renderer = load_scene(args.data), _loaded(args.map)
     wanted = tuple(name for name in _MODALITIES[args.modality] if name in renderer.modalities)
     if args.modality != 'both' and not wanted:
         raise InputError(f'map has no {args.modality}', where=args.map,
@@ -98,6 +97,23 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.plot is not None:
         _plot(args.plot, figures['frames'])
     return figures
+
+
+def _loaded(path: Path) -> Any:
+    """The map; on the first start of all, kernels are compiled in two processes meanwhile."""
+    from thermal_nerf_loc.cli.output import show_note
+    from thermal_nerf_loc.localization.warm_up import (
+        compiled_in_background, kernels_are_compiled, render_from_middle)
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+
+    if kernels_are_compiled():
+        return RadianceMap.load(path)
+    show_note('kernels are compiled once on this machine, for half a minute '
+              '(thermal-nerf-loc warm-up does it ahead)')
+    with compiled_in_background():
+        renderer = RadianceMap.load(path)
+        render_from_middle(renderer, renderer.modalities)
+    return renderer
 
 
 def _candidate_source(name: str, renderer: Any, frame: Any) -> Any:
@@ -178,7 +194,6 @@ def _localize_single_frame(args: argparse.Namespace, config: Any,
     from thermal_nerf_loc.io.datasets.camera_file import load_frame
     from thermal_nerf_loc.io.trajectory import parse_pose
     from thermal_nerf_loc.localization.localizer import Localizer
-    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     given = {name: getattr(args, name) for name in ('rgb', 'thermal')}
     images = {name: path for name, path in given.items() if path and name in modalities}
@@ -187,7 +202,7 @@ def _localize_single_frame(args: argparse.Namespace, config: Any,
                          expected=' or '.join(name for name, path in given.items() if path))
     T_guess = None if args.guess is None else parse_pose(args.guess, '--guess')
     frame = load_frame(args.camera, images)
-    renderer = RadianceMap.load(args.map)
+    renderer = _loaded(args.map)
     foreign = [name for name in images if name not in renderer.modalities]
     if foreign:
         raise InputError(f'map has no {" and no ".join(foreign)}', where=args.map,
