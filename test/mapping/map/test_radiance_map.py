@@ -16,8 +16,10 @@ from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.density_grid import SamplingConfig
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
+from thermal_nerf_loc.mapping.map import map_file
 from thermal_nerf_loc.mapping.map.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map.localization_map import MapInfo
+from thermal_nerf_loc.mapping.map.map_file import as_kept
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import CELLS, Uncertainty
 from thermal_nerf_loc.mapping.training.strategies import learners_for
@@ -29,9 +31,12 @@ CHANNELS = {'rgb': 3, 'thermal': 1}
 def small_map(strategy: str = 'rgbx') -> RadianceMap:
     """An untrained map with every part of a real one."""
     torch.manual_seed(0)
+    rng = np.random.default_rng(0)
     field = FieldConfig(encoding=EncodingConfig(levels=2, log2_rows=8, coarsest=4, finest=16))
     learners = learners_for(strategy, field, SamplingConfig(grid_cells=16),
                             ContractedSpace((0.0, 1.0, 2.0), (1.0, 2.0, 3.0)), CHANNELS)
+    for learner in learners:
+        learner.grid.values[:] = as_kept(np.exp(rng.uniform(-9.0, 9.0, 16**3)).astype(np.float32))
     keyframes = Keyframes(np.tile(np.eye(4), (3, 1, 1)),
                           {'rgb': np.full((3, 30, 40, 3), 0.5, np.float32)})
     return RadianceMap(learners, TemperatureRange(10.0, 50.0),
@@ -70,6 +75,31 @@ def test_round_trip(tmp_path: Path, strategy: str) -> None:
     assert len(after.keyframes) == 3
     np.testing.assert_array_equal(after.keyframes.thumbnails['rgb'], 0.5)
     np.testing.assert_array_equal(after.bounds, before.bounds)
+
+
+def test_densities_are_kept_in_16_bits() -> None:
+    """To 0.4 % up to e^8 a metre, 1e-30 at least; and what was kept once stays as it is."""
+    densities = np.exp(np.linspace(-8.0, 8.0, 1001)).astype(np.float32)
+    kept = as_kept(densities)
+    assert np.abs(kept / densities - 1.0).max() < 0.004
+    np.testing.assert_array_equal(as_kept(kept), kept)
+    assert 0.0 < as_kept(np.zeros(1, np.float32))[0] < 1e-29
+
+
+def test_earlier_maps_hold_densities_as_they_are(tmp_path: Path) -> None:
+    """32 bits, under another name; saved again they take half the room."""
+    made = small_map()
+    made.save(tmp_path / 'new')
+    with safe_open(tmp_path / 'new', framework='pt') as file:
+        facts = json.loads(file.metadata()['map'])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    densities = torch.rand(16**3) * 1e3
+    assert tensors.pop('log_grid0').numpy().nbytes == densities.numpy().nbytes // 2
+    tensors['grid0'] = densities
+    facts['checksum'] = map_file._checksum(tensors)
+    save_file(tensors, tmp_path / 'old', {'map': json.dumps(facts)})
+    old = RadianceMap.load(tmp_path / 'old')
+    np.testing.assert_array_equal(old.learners[0].grid.values, densities.numpy())
 
 
 def test_what_the_camera_adds_is_kept(saved: Path, tmp_path: Path) -> None:
