@@ -18,6 +18,15 @@ def test_results_keep_the_order_of_the_items():
     assert parallel_map(work, range(12)) == list(range(12))
 
 
+def test_work_of_the_pool_may_ask_for_parallel_work_itself():
+    """It runs where it is: waiting for the pool from within would never end."""
+    def inner(k):
+        return threading.get_native_id(), k
+
+    for first, second in parallel_map(lambda _: parallel_map(inner, range(2)), range(8)):
+        assert first[0] == second[0] and (first[1], second[1]) == (0, 1)
+
+
 def test_an_error_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
         parallel_map(lambda k: 1 // k, [1, 0])

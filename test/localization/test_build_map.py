@@ -70,7 +70,7 @@ def test_each_part_is_made_with_those_before(scene: Scene, monkeypatch: pytest.M
     seen = []
 
     def noted(name: str, result: object) -> object:
-        def measure(radiance_map: RadianceMap, frames: list) -> object:
+        def measure(radiance_map: RadianceMap, frames: list, **_: object) -> object:
             seen.append((name, radiance_map.uncertainty is not None, dict(
                 radiance_map.calibration), [frame.name for frame in frames]))
             return result
@@ -107,6 +107,17 @@ def test_a_trained_map_survives_what_follows(scene: Scene, tmp_path: Path,
     built = build_map_file(scene, path, TINY)
     kept = RadianceMap.load(path)
     assert kept.uncertainty is not None and len(kept.panoramas) == len(built.map.panoramas)
+
+
+def test_what_follows_is_a_share_of_the_training(scene: Scene) -> None:
+    """8 to 24 views, as the steps allow; without views to calibrate by it is less."""
+    assert [building.calibration_views(steps, 2) for steps in (100, 1500, 100_000)] == [8, 10, 24]
+    assert building.calibration_views(1500, 1) == 24
+    many = replace(scene, test=tuple(range(len(scene.frames))) * 3)
+    for steps in (1500, 3000, 12_000):
+        share = building.completion_steps(steps, many, TrainConfig()) / steps
+        assert 0.0 < share < 0.25
+        assert building.completion_steps(steps, scene, TrainConfig()) / steps < share
 
 
 def fingerprint(radiance_map: RadianceMap, path: Path) -> tuple:

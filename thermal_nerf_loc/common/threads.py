@@ -14,6 +14,7 @@ Out = TypeVar('Out')
 
 class _ThreadState(threading.local):
     has_low_priority = False
+    is_worker = False  # of the pool
 
 
 _this_thread = _ThreadState()
@@ -33,8 +34,8 @@ def lower_priority(nice: int) -> None:
 
 
 def parallel_map(work: Callable[[In], Out], items: Iterable[In]) -> list[Out]:
-    """Apply `work` to the items on all cores, in order; `work` must not call this function."""
-    if _this_thread.has_low_priority:
+    """Apply `work` to the items on all cores, in order; a call by `work` itself stays there."""
+    if _this_thread.has_low_priority or _this_thread.is_worker:
         return [work(item) for item in items]
     return list(_pool().map(work, items))
 
@@ -50,4 +51,9 @@ def kernel_threads() -> int:
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
     """One pool for the whole process: every new thread would have a heap of its own."""
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix='parallel-map')
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix='parallel-map',
+                              initializer=_become_worker)
+
+
+def _become_worker() -> None:
+    _this_thread.is_worker = True

@@ -13,7 +13,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.batches import in_batches
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization.confidence.fit_statistics import summarize
@@ -33,13 +35,15 @@ _ROUNDS_PX = (9.0, 6.0, 3.0, 1.2, 0.8, 0.8), (3.0, 1.2, 0.8, 0.8), (1.2, 0.8, 0.
 _WEAK_PRIOR = np.diag(np.repeat((1.0, 10.0), 3))  # information; it only prevents jumps
 
 
-def with_held_out(given: Scene, refined: Scene, localization_map: LocalizationMap) -> Scene:
+def with_held_out(given: Scene, refined: Scene, localization_map: LocalizationMap,
+                  progress: Progress = silent) -> Scene:
     """Return the refined scene with its held-out poses moved along and refined in the map."""
     before, after = (poses_of(scene, scene.train) for scene in (given, refined))
     moved = similarity_between(before, after).apply(poses_of(given, given.test))
     scene = _with_poses(refined, given.test, list(moved))
-    return _with_poses(scene, given.test, [_refined(localization_map, scene, index)
-                                           for index in given.test])
+    poses = in_batches(lambda k: _refined(localization_map, scene, given.test[k]),
+                       len(given.test), progress, 'poses of held-out images')
+    return _with_poses(scene, given.test, poses)
 
 
 def poses_of(scene: Scene, indices: Sequence[int]) -> Array:

@@ -81,6 +81,18 @@ def test_two_processes_train_as_well_as_one(room: Scene, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_two_processes_stop_in_time_together(room: Scene, tmp_path: Path) -> None:
+    """Both leave the same time for what follows: were one to stop before, the other would hang."""
+    config = replace(SMALL, steps=100_000, max_seconds=12.0)
+    (tmp_path / 'c.yaml').write_text(yaml.safe_dump(asdict(config)))
+    torchrun('-m', 'thermal_nerf_loc.cli', 'train', str(room.root), '--map',
+             str(tmp_path / 'm.map'), '--config', str(tmp_path / 'c.yaml'),
+             '--json', str(tmp_path / 'figures.json'))
+    assert 0 < json.loads((tmp_path / 'figures.json').read_text())['steps'] < 100_000
+    assert RadianceMap.load(tmp_path / 'm.map').panoramas is not None
+
+
+@pytest.mark.slow
 def test_processes_hold_the_same_weights(room: Scene, tmp_path: Path) -> None:
     """After the last step; and what they leave on the way is for two processes only."""
     config = replace(SMALL, steps=20, rays=256, checkpoint_seconds=1e-9)

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='images to use (default: both)')
     parser.add_argument('--steps', type=int, metavar='N', help='optimisation steps')
     parser.add_argument('--max-seconds', type=float, metavar='S',
-                        help='stop after this time; the schedule is fitted to it, so the map '
-                        'depends on how fast this machine is')
+                        help='time from the start to the written map; the schedule is fitted '
+                        'to it, so the map depends on how fast this machine is')
     parser.add_argument('--loss', choices=('l2', 'huber'),
                         help='huber: if people or things moved while the images were taken '
                         '(default: l2)')
@@ -66,7 +66,9 @@ def add_depth(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Build, save, evaluate."""
-    from thermal_nerf_loc.cli.output import progress_bar, show_note
+    import time
+
+    from thermal_nerf_loc.cli.output import compile_kernels, progress_bar, show_note
     from thermal_nerf_loc.common.config import check, load_yaml
     from thermal_nerf_loc.evaluation.geometry_quality import geometry_lines
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
@@ -86,9 +88,11 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         args.json = None
         return {}
     keep = _refined_writer(args)
+    compile_kernels()
+    began = time.monotonic()
     with progress_bar('train') as progress:
         agreement = _pose_agreement(scene, config, progress)
-        figures = train_map(scene, args.map, config, progress, args.resume, keep)
+        figures = train_map(scene, args.map, config, progress, args.resume, keep, began)
     if not figures['test']:
         show_note('no images were held out: nothing shows how good this map is (see eval-map)')
     show_note(_depth_line(figures['geometry']))
@@ -176,12 +180,17 @@ def _refined_writer(args: argparse.Namespace) -> Callable[[Any], None]:
 
 
 def train_map(scene: Any, path: Path, config: Any, progress: Any, resume: bool = False,
-              keep: Callable[[Any], None] = lambda scene: None) -> dict[str, Any]:
-    """Build and save a map; `keep` is called with the refined scene. Returns the figures."""
+              keep: Callable[[Any], None] = lambda scene: None, began: float | None = None,
+              ) -> dict[str, Any]:
+    """
+    Build and save a map; `keep` is called with the refined scene. Returns the figures.
+
+    The time limit counts from `began` (`time.monotonic()`; None: now).
+    """
     from thermal_nerf_loc.localization.build_map import build_map_file
 
     built = build_map_file(scene, path, config, progress, resume,
-                           lambda result: keep(result.scene))
+                           lambda result: keep(result.scene), began)
     keep(built.scene)  # held-out poses are refined too by now
     return {**map_figures(built, scene, progress), 'map': str(path)}
 

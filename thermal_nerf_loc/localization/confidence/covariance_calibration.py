@@ -18,6 +18,8 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.batches import in_batches
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.confidence.fit_statistics import information_of
 from thermal_nerf_loc.localization.confidence.verdict import covariance_of, VERDICT_OK
@@ -31,6 +33,7 @@ Array = NDArray[np.float64]
 
 MIN_VIEWS = 8  # with fewer the tails of the errors are unknown
 _STARTS = ((0.01, 1.0), (0.025, 3.0))  # of the distance seen, deg
+LOCALIZED_A_VIEW = len(_STARTS)  # and set of modalities
 _FACTORS = 2.0 ** np.arange(-4.0, 6.1, 0.5)
 _FLOORS = (0.0, 2.5e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 1e-2)  # of that distance
 _DISTANCE_RAYS = 64  # of a view, to measure the distance that it sees
@@ -39,9 +42,12 @@ _CHI_SQUARE_90 = 10.645
 
 
 def calibrate(localization_map: LocalizationMap, frames: Sequence[Frame],
-              config: LocalizerConfig | None = None, seed: int = 0) -> dict[str, CovarianceScale]:
+              config: LocalizerConfig | None = None, seed: int = 0, progress: Progress = silent,
+              seconds: float | None = None) -> dict[str, CovarianceScale]:
     """
     Find (factor, floor in m) for each modality alone, then for all together ('rgb+thermal').
+
+    Views are localized in parallel, in their order; with `seconds` as many as there is time for.
 
     A modality's own factor is also its weight beside others. One with too few 'ok' poses to be
     calibrated gets the largest factor found. {}: too few views. A calibration that the map has
@@ -56,8 +62,12 @@ def calibrate(localization_map: LocalizationMap, frames: Sequence[Frame],
     def measure(modalities: Sequence[str], known: Mapping[str, CovarianceScale],
                 ) -> dict[str, CovarianceScale]:
         localizer = Localizer(WrappedMap(localization_map, calibration=known), config)
-        found = [pair for k, frame in enumerate(frames)
-                 for pair in _ok_poses(localizer, frame.only(*modalities), (seed, k), length_m)]
+        share_s = None if seconds is None else seconds / (len(names) + (len(names) > 1))
+        by_view = in_batches(
+            lambda k: _ok_poses(localizer, frames[k].only(*modalities), (seed, k), length_m),
+            len(frames), progress, f'calibrating covariances, {" and ".join(modalities)}',
+            share_s, MIN_VIEWS)
+        found = [pair for pairs in by_view for pair in pairs]
         if len(found) < MIN_VIEWS:
             return {}
         return {set_name(modalities): fit_covariance_scale(

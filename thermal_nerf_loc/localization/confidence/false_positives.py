@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.batches import in_batches
+from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.localization.confidence.covariance_calibration import MIN_VIEWS
 from thermal_nerf_loc.localization.confidence.verdict import highest_logit, logit
@@ -32,6 +34,8 @@ MIN_WRONG = 16  # fewer wrong answers have no tail
 _ELSEWHERE_M, _ELSEWHERE_DEG = 0.3, 10.0  # nearer misses are left to the covariance
 _TAIL_SHARE = 0.25  # of the wrong answers, the most confident ones
 _STARTS = 2  # of each kind
+_FEWEST_VIEWS = 6  # where time is short: just enough for `MIN_WRONG`
+LOCALIZED_A_VIEW = 2 * _STARTS  # and set of modalities
 _MIN_SCALE = 0.1  # logits: a tail is never steeper
 _MIN_SHAPE, _MAX_SHAPE = -0.5, -1e-3  # what few samples can support; next to exponential
 _TURNED_RAD, _SHIFTED_M = np.deg2rad(30.0), 0.5
@@ -40,9 +44,12 @@ _SIGMAS = ((0.05, 3.0), (0.1, 10.0))
 
 
 def measure_tails(localization_map: LocalizationMap, frames: Sequence[Frame],
-                  config: LocalizerConfig | None = None, seed: int = 0) -> dict[str, Tail]:
+                  config: LocalizerConfig | None = None, seed: int = 0,
+                  progress: Progress = silent, seconds: float | None = None) -> dict[str, Tail]:
     """
     Find the tails for each modality alone and for all together ('rgb+thermal').
+
+    Views are localized in parallel, in their order; with `seconds` as many as there is time for.
 
     {}: too few views or wrong answers. Tails that the map has already are not used, nor changed.
     """
@@ -53,8 +60,12 @@ def measure_tails(localization_map: LocalizationMap, frames: Sequence[Frame],
     sets = [(name,) for name in names] + ([tuple(names)] if len(names) > 1 else [])
     tails = {}
     for modalities in sets if len(frames) >= MIN_VIEWS else []:
-        wrong = [confidence for k in range(len(frames))
-                 for confidence in _wrong_answers(localizer, frames, k, modalities, seed)]
+        by_view = in_batches(
+            lambda k, modalities=modalities: list(  # type: ignore[misc]
+                _wrong_answers(localizer, frames, k, modalities, seed)),
+            len(frames), progress, f'confidence of wrong poses, {" and ".join(modalities)}',
+            None if seconds is None else seconds / len(sets), _FEWEST_VIEWS)
+        wrong = [confidence for answers in by_view for confidence in answers]
         if len(wrong) >= MIN_WRONG:
             tails[set_name(modalities)] = fit_tail(np.array(wrong), highest)
     return tails
@@ -92,13 +103,14 @@ def _wrong_answers(localizer: Localizer, frames: Sequence[Frame], k: int,
     """Confidences of one view's answers that are wrong."""
     frame = frames[k].only(*modalities)
     assert frame.T_world_cam is not None
-    for start in _wrong_starts(frames, k, seed):
-        for sigma_m, sigma_deg in _SIGMAS:
-            sigmas = np.repeat((sigma_m, np.deg2rad(sigma_deg)), 3)
-            found = localizer.localize(frame, start, np.diag(sigmas**2))
-            metres, degrees = se3.distance(found.T_world_cam, frame.T_world_cam)
-            if metres > _ELSEWHERE_M or degrees > _ELSEWHERE_DEG:
-                yield found.confidence
+    for i, start in enumerate(_wrong_starts(frames, k, seed)):
+        # each kind of start once with each; both with every start tell no more of a view
+        sigma_m, sigma_deg = _SIGMAS[(i // 2 + k) % len(_SIGMAS)]
+        sigmas = np.repeat((sigma_m, np.deg2rad(sigma_deg)), 3)
+        found = localizer.localize(frame, start, np.diag(sigmas**2))
+        metres, degrees = se3.distance(found.T_world_cam, frame.T_world_cam)
+        if metres > _ELSEWHERE_M or degrees > _ELSEWHERE_DEG:
+            yield found.confidence
 
 
 def _wrong_starts(frames: Sequence[Frame], k: int, seed: int) -> Iterator[Array]:

@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.batches import in_batches
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.undistort import Rectifier
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
 from thermal_nerf_loc.mapping.camera_poses.features import pixel_noise
-from thermal_nerf_loc.mapping.stereo.batches import in_batches
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage
 
 Array = NDArray[np.float64]

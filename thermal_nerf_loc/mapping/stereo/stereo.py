@@ -21,12 +21,12 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.batches import in_batches
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
-from thermal_nerf_loc.mapping.stereo.batches import in_batches
 from thermal_nerf_loc.mapping.stereo.confidence import confidence_of, Evidence
 from thermal_nerf_loc.mapping.stereo.neighbours import (
     guessed_depths, Neighbourhood, neighbourhood)

@@ -145,7 +145,8 @@ class TrainConfig:
     scene_bounds_steps: int = setting(
         150, 'steps of a coarse field that finds how far the cameras see, at most a tenth of the '
         'training; 0: guess from where they were', 0, formerly='extent_steps')
-    max_seconds: float | None = setting(None, 'stop after this time, schedule fitted to it', 1.0)
+    max_seconds: float | None = setting(None, 'time from the start to the '
+                                      'complete map; the schedule is fitted to it', 1.0)
     checkpoint_seconds: float = setting(60.0, 'training time between checkpoints; 0: none', 0.0)
     rays: int = setting(2048, 'rays a step, over all modalities', 16, 1_000_000)
     seed: int = setting(0, 'seed of every random choice', 0)

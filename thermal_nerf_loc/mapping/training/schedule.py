@@ -4,9 +4,10 @@ How far a training is: phase, steps and time; and the learning rates that follow
 
 With a time limit, the schedule is fitted to the time: the share that is done is the larger one of
 steps and seconds, and stages (`ScheduleConfig`) end by the number of steps that is to be expected.
+The limit includes what follows the training (`to_reserve`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,9 @@ from thermal_nerf_loc.mapping.training.strategies import Learner, Phase, phases_
 
 _WARM_UP_STEPS = 50
 _BETAS = 0.9, 0.99
+_MOST_RESERVED = 0.5  # of the time limit
+
+Completion = Callable[[float], float]  # steps of a training to the steps that what follows takes
 
 
 class SchedulePosition(NamedTuple):
@@ -37,6 +41,7 @@ class Schedule:
         self.phase_index, self.phase_first_step = 0, 0
         self.steps, self.share = 0, 0.0  # done; share of the training
         self.preparation_s = 0.0  # before the first step; does not count as training
+        self.reserved_s = 0.0  # of the time limit, for what follows the training
 
     @property
     def phase(self) -> Phase:
@@ -62,13 +67,22 @@ class Schedule:
     def finished(self, seconds: float) -> bool:
         """True once the steps are done or the time is up."""
         return (self.steps >= self._planned_steps
-                or (self._max_seconds is not None and seconds >= self._max_seconds))
+                or (self._max_seconds is not None
+                    and seconds >= self._max_seconds - self.reserved_s))
+
+    def to_reserve(self, completion: Completion, seconds_a_step: float) -> float:
+        """Seconds of the limit for what follows the training."""
+        if self._max_seconds is None:
+            return 0.0
+        left_s = max(self._max_seconds - self.preparation_s, 0.0)
+        possible = min(left_s / max(seconds_a_step, 1e-9), self._planned_steps)
+        return min(completion(possible) * seconds_a_step, _MOST_RESERVED * left_s)
 
     def update(self, seconds: float) -> None:
         """Set the share that is done, by steps or by time."""
         self.share = self.steps / self._planned_steps
         if self._max_seconds is not None:
-            time_left = max(self._max_seconds - self.preparation_s, 1e-9)
+            time_left = max(self._max_seconds - self.reserved_s - self.preparation_s, 1e-9)
             by_time = min(1.0, (seconds - self.preparation_s) / time_left)
             self.share = max(self.share, by_time)
 
@@ -90,12 +104,14 @@ class Schedule:
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {'steps': self.steps, 'phase': self.phase_index,
-                'phase_first_step': self.phase_first_step, 'preparation_s': self.preparation_s}
+                'phase_first_step': self.phase_first_step, 'preparation_s': self.preparation_s,
+                'reserved_s': self.reserved_s}
 
     def restore(self, facts: Mapping[str, Any]) -> None:
         """Go on where `facts` were taken."""
         self.steps, self.phase_first_step = facts['steps'], facts['phase_first_step']
         self.phase_index, self.preparation_s = facts['phase'], facts['preparation_s']
+        self.reserved_s = facts.get('reserved_s', 0.0)
 
 
 def adam(config: TrainConfig, learners: Sequence[Learner],

@@ -35,6 +35,7 @@ from thermal_nerf_loc.mapping.camera_poses.pose_initialization import (
     adjusted_cameras, AdjustedCameras, initialize_rig_by_edges)
 from thermal_nerf_loc.mapping.map.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map.localization_map import MapInfo
+from thermal_nerf_loc.mapping.map.map_file import as_kept
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import DepthSupport
 from thermal_nerf_loc.mapping.stereo.scene_depth import find_depth, SceneDepth
@@ -47,12 +48,13 @@ from thermal_nerf_loc.mapping.training.pixel_sources import (
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource, RayBatch
 from thermal_nerf_loc.mapping.training.scene_bounds import (
     fit_bounds, fuse_depth, known_rays, starts_from_depth)
-from thermal_nerf_loc.mapping.training.schedule import adam, Schedule
+from thermal_nerf_loc.mapping.training.schedule import adam, Completion, Schedule
 from thermal_nerf_loc.mapping.training.strategies import inherit, Learner, learners_for
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 _REPORT_STEPS = 20
 _REFRESH_STEPS = 16
+_MEASURED = 8, 24  # steps between which the speed is measured
 _FUSED_RAYS, _SUPPORT_RAYS = 600_000, 48_000  # of known depth
 _DEPTH_SHARE = 0.4  # of the time limit that finding depth may take
 
@@ -73,15 +75,18 @@ class TrainingResult:
 
 
 def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress = silent,
-          checkpoint: Checkpoint | None = None) -> TrainingResult:
+          checkpoint: Checkpoint | None = None, began: float | None = None,
+          completion: Completion = lambda steps: 0.0) -> TrainingResult:
     """
     Train a map of the scene's training split; remove `checkpoint` once the map is saved.
 
-    Under torchrun every process calls this, and gets the same map.
+    `max_seconds` count from `began` (`time.monotonic()`; None: now), and include `completion`,
+    what follows a training of so many steps, in steps. Under torchrun every process calls this,
+    and gets the same map.
     """
     device = config.resolved_device()
     given, scene = scene, without_frozen(scene)
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     adjusted = adjusted_cameras(scene, modalities_of(scene, config), config.refine, progress)
     depth = _depth_of(adjusted, config, progress)
     sources, temperatures = load_sources(scene, config, depth)
@@ -91,7 +96,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
         backend = trainer.learners[0].field.encoding.backend
         if trainer.camera_optimizer is not None and adjusted.cameras is not None:
             trainer.camera_optimizer.start_from(adjusted.cameras)
-        seconds = _run(trainer, scene, progress, checkpoint, began)
+        seconds = _run(trainer, scene, progress, checkpoint, began, completion)
     refined, facts = given, {}
     if trainer.camera_optimizer is not None:
         refined = trainer.camera_optimizer.applied(given)
@@ -122,18 +127,24 @@ def _depth_of(adjusted: AdjustedCameras, config: TrainConfig, progress: Progress
 
 
 def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Checkpoint | None,
-         began: float) -> float:
+         began: float, completion: Completion = lambda steps: 0.0) -> float:
     """Step until done; the seconds that it took, with those before an interruption."""
     processes, period_s = trainer.processes, trainer.config.checkpoint_seconds
     started = began - _resume(trainer, checkpoint)
     if trainer.config.refine.method == EDGES and not trainer.steps:
         _initialize_rig(trainer, scene, progress)
     seconds = processes.of_leader(time.monotonic() - started)
+    first_s = seconds
     if not trainer.steps:
         trainer.schedule.preparation_s = seconds
     while not trainer.finished(seconds):
         trainer.step(seconds)
         seconds = processes.of_leader(time.monotonic() - started)
+        if trainer.steps == _MEASURED[0]:
+            first_s = seconds
+        elif trainer.steps == _MEASURED[1]:
+            trainer.schedule.reserved_s = processes.of_leader(trainer.schedule.to_reserve(
+                completion, (seconds - first_s) / float(np.ptp(_MEASURED))))
         if trainer.steps % _REPORT_STEPS == 0 and processes.leads:
             progress(trainer.schedule.share, 1.0, trainer.status(seconds))
         if checkpoint and trainer.is_synchronized and checkpoint.due(seconds, period_s):
@@ -270,13 +281,14 @@ class Trainer:
         self.optimizer = self._optimizer()
 
     def finish(self) -> None:
-        """Leave the same map in every process, on the CPU."""
+        """Leave the same map in every process, on the CPU, as it will come back from its file."""
         if isinstance(self.optimizer, TableAdam):
             self.optimizer.settle()
         self._synchronize()
         self.objective.camera_responses.cpu()
         for learner in self.learners:
             learner.field.cpu()
+            learner.grid.values[:] = as_kept(learner.grid.values)
 
     def status(self, seconds: float) -> str:
         """One line for a progress bar."""

@@ -3,8 +3,8 @@
 
 import time
 
+from thermal_nerf_loc.common import batches
 from thermal_nerf_loc.common.progress import silent
-from thermal_nerf_loc.mapping.stereo import batches
 
 
 def test_all_in_order_and_the_next_batch_is_as_long_as_time_allows(monkeypatch):
@@ -21,3 +21,22 @@ def test_all_in_order_and_the_next_batch_is_as_long_as_time_allows(monkeypatch):
     assert reports == [0, 4, 6, 8, 10]
     monkeypatch.setattr(batches, 'time', time)
     assert batches.in_batches(work, 0, silent, 'x') == []
+
+
+def test_no_batch_begins_after_the_time_is_up(monkeypatch):
+    """A second for each item; some are done whatever it takes."""
+    clock = [0.0]
+
+    def work(i):
+        clock[0] += 1.0
+        return i
+
+    def count_within(seconds, fewest=0, count=100):
+        clock[0] = 0.0
+        return len(batches.in_batches(work, count, silent, 'x', seconds, fewest))
+
+    monkeypatch.setattr(batches, 'time', type('Clock', (), {'monotonic': lambda: clock[0]}))
+    assert count_within(10.0) == 10
+    assert count_within(0.0) == 0
+    assert count_within(0.0, fewest=8) == 8
+    assert count_within(99.0, count=3) == 3
