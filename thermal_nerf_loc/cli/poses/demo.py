@@ -3,25 +3,29 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 _VIEWS = 4  # on the sheet of renders
+_STEPS_A_FRAME = 6.0  # training steps that simulation and stereo of a frame take as long as
+_AFTER_TRAINING = 1.25  # training and what follows it, over the training
+_DRIVE, _FIXED_S = 2.0, 20.0  # simulated and replayed, over its length; start, reports
 _MARKER_FILE = 'demo.json'  # marks a folder that an earlier demo made, which may be written over
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Training frames and durations of a demo."""
+    """Training frames and steps, and the length of the drive."""
 
     frames: int
-    training_s: float
+    steps: int
     bag_s: float
 
 
-FULL = Size(frames=100, training_s=150.0, bag_s=24.0)
-QUICK = Size(frames=40, training_s=40.0, bag_s=8.0)
+# Steps, not seconds: the map is the same on every machine.
+FULL = Size(frames=100, steps=1400, bag_s=24.0)
+QUICK = Size(frames=40, steps=400, bag_s=8.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--scene', default='room', help='simulated world (default: room)')
     parser.add_argument('--seconds', type=float, metavar='S',
                         help=f'length of the drive (default: {FULL.bag_s:.0f})')
+    parser.add_argument('--steps', type=int, metavar='N',
+                        help=f'training steps (default: {FULL.steps})')
     parser.add_argument('--max-seconds', type=float, metavar='S',
-                        help=f'time for training (default: {FULL.training_s:.0f})')
+                        help='time for the map; with it the map depends on how fast this machine '
+                        'is (default: none)')
     parser.add_argument('--seed', type=int, default=0, help='of the simulation (default: 0)')
     parser.add_argument('--quick', action='store_true',
                         help='a smaller, coarser demo in a fraction of the time')
@@ -42,13 +49,20 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Simulate, train, replay through ROS where it is installed, report."""
     import time
 
-    from thermal_nerf_loc.cli.output import show_note
+    from thermal_nerf_loc.cli.output import compile_kernels, show_note
     from thermal_nerf_loc.evaluation.study.live_replay import ros_is_here
     from thermal_nerf_loc.io.atomic_files import write_json
 
-    started = time.monotonic()
     size = QUICK if args.quick else FULL
+    if args.steps is not None:
+        size = replace(size, steps=args.steps)
     _prepare(args.out)
+    compile_kernels()
+    expected_s = _expected_seconds(args, size)
+    show_note(f'this takes about {_rounded(expected_s)} here'
+              + ('' if args.quick else '; --quick: a smaller demo, in about '
+                 f'{_rounded(_expected_seconds(args, QUICK))}'))
+    started = time.monotonic()
     write_json(args.out / _MARKER_FILE, dict(vars(args)))
     _simulate(args, size)
     simulated = time.monotonic()
@@ -65,6 +79,22 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     write_json(args.out / 'metrics.json', figures)
     show_note(f'report: {args.out / "report.html"}')
     return figures
+
+
+def _expected_seconds(args: argparse.Namespace, size: Size) -> float:
+    """How long the demo takes on this machine, from the measured time of a training step."""
+    from thermal_nerf_loc.evaluation.training_time import seconds_a_step
+
+    map_s = (_STEPS_A_FRAME * size.frames + _AFTER_TRAINING * size.steps) * seconds_a_step()
+    if args.max_seconds is not None:
+        map_s = min(map_s, args.max_seconds)
+    return map_s + _DRIVE * (args.seconds or size.bag_s) + _FIXED_S
+
+
+def _rounded(seconds: float) -> str:
+    """As exact as an estimate is."""
+    return f'{max(10.0 * round(seconds / 10.0), 10.0):.0f} s' if seconds < 100.0 else (
+        f'{seconds / 60.0:.0f} minutes')
 
 
 def _prepare(out: Path) -> None:
@@ -101,7 +131,7 @@ def _train(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     from thermal_nerf_loc.mapping.training.config import TrainConfig
 
-    config = TrainConfig(max_seconds=args.max_seconds or size.training_s)
+    config = TrainConfig(steps=size.steps, max_seconds=args.max_seconds)
     scene, path = load_scene(args.out / 'dataset'), args.out / 'map.safetensors'
     with progress_bar('train the map') as progress:
         figures = train_map(scene, path, config, progress)
