@@ -2,7 +2,7 @@
 """Shared by the benchmarks: options, data sets, maps, interleaved timing, tables, JSON."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import os
 from pathlib import Path
 import platform
@@ -11,6 +11,8 @@ import sys
 import time
 from typing import Any
 
+_INSTRUCTIONS = (('AVX2', 'avx2'), ('FMA', 'fma'), ('AVX-512', 'avx512f'),
+                 ('bfloat16', 'avx512bf16'), ('AMX', 'amx-bf16'))
 KEPT = Path(__file__).resolve().parents[1] / 'build' / 'benchmarks'
 
 
@@ -189,12 +191,14 @@ def cell(value: Any) -> str:
 
 
 def finish(args: argparse.Namespace, figures: Mapping[str, Any]) -> int:
-    """Print the load of the machine, write the figures and the machine to --json; returns 0."""
+    """Print the machine and its load, write them with the figures to --json; returns 0."""
     from thermal_nerf_loc.io.atomic_files import write_json
 
     facts = machine()
     print(f'{facts["processor"]}, {facts["cores"]} cores, {args.threads} threads, '
           f'load {facts["load"]:.1f}')
+    print(f'instructions: {facts["instructions"]}; used by torch: {facts["torch_uses"]}, oneDNN: '
+          f'{facts["onednn_uses"]}, numba: {facts["numba_uses"]}')
     if facts['load'] > facts['cores'] + 1:
         print('the machine is busy with other work: ratios mean more than times')
     if args.json is not None:
@@ -231,4 +235,28 @@ def machine() -> dict[str, Any]:
     names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
     return {'processor': names[0] if names else platform.processor(), 'cores': os.cpu_count(),
             'load': os.getloadavg()[0], 'python': platform.python_version(),
-            'torch': torch.__version__, 'numba': numba.__version__}
+            'torch': torch.__version__, 'numba': numba.__version__, **instruction_sets()}
+
+
+def instruction_sets() -> dict[str, str]:
+    """What the processor has, and what torch, oneDNN and numba use of it."""
+    import llvmlite.binding as llvm
+    import numba
+    import torch
+
+    processor = {name for name, there in llvm.get_host_cpu_features().items() if there}
+    name = numba.config.CPU_NAME
+    if name is None:
+        of_numba = instructions(processor)
+    else:  # with its features, '' stands for those that LLVM knows of this processor
+        given = {word[1:] for word in (numba.config.CPU_FEATURES or '').split(',')
+                 if word.startswith('+')}
+        of_numba = f'{name} {instructions(given)}' if given else f'{name} as LLVM knows it'
+    return {'instructions': instructions(processor),
+            'torch_uses': torch.backends.cpu.get_cpu_capability(),
+            'onednn_uses': os.environ.get('ONEDNN_MAX_CPU_ISA', 'all'), 'numba_uses': of_numba}
+
+
+def instructions(features: Iterable[str]) -> str:
+    """The names that matter, of LLVM's names of features."""
+    return ' '.join(shown for shown, name in _INSTRUCTIONS if name in features) or 'none of AVX'

@@ -88,7 +88,8 @@ def curve(learned_from: Any, scene: Any, config: Any, marks: list[float]) -> Any
 
 def snapshot(trainer: Any, temperatures: Any, seconds: float) -> Any:
     """The map that `train` would give now; training goes on untouched."""
-    from thermal_nerf_loc.mapping.map.radiance_map import MapInfo, RadianceMap
+    from thermal_nerf_loc.mapping.map.localization_map import MapInfo
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
     return RadianceMap(copy.deepcopy(trainer.learners), temperatures,
                        MapInfo('', {}, trainer.steps, seconds))

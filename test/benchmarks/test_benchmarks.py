@@ -2,6 +2,7 @@
 """The benchmarks' own arithmetic: a wrong ratio would be worse than none."""
 
 import json
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -16,7 +17,7 @@ PROGRAMS = ('against_sfm', 'candidates', 'depth_start', 'exact_poses', 'failure_
             'moving_things', 'pose_basin', 'pose_real_sets', 'ray_sampling', 'real_rig',
             'refinement', 'rendering_speed', 'roofline', 'self_supervision', 'stereo',
             'thermal_depth',
-            'training_curve', 'training_throughput')
+            'training_curve', 'training_processes', 'training_throughput')
 
 
 @pytest.fixture(autouse=True)
@@ -133,8 +134,24 @@ def test_figures_are_written_with_the_machine(tmp_path: Path,
     assert finish(args, {'ratio': 5.5}) == 0
     figures = json.loads((tmp_path / 'a.json').read_text())
     assert figures['ratio'] == 5.5 and figures['quick'] is True
-    assert {'processor', 'cores', 'load', 'torch', 'numba'} <= set(figures['machine'])
-    assert 'load' in capsys.readouterr().out
+    assert {'processor', 'cores', 'load', 'torch', 'numba', 'instructions', 'torch_uses',
+            'onednn_uses', 'numba_uses'} <= set(figures['machine'])
+    told = capsys.readouterr().out
+    assert 'load' in told and 'instructions: ' in told and '2 threads' in told
+
+
+def test_instructions_are_named_as_people_do() -> None:
+    """By LLVM's features; the emulation of a plain processor shows."""
+    from _bench import instructions
+    assert instructions({'avx2', 'fma', 'sse4.2'}) == 'AVX2 FMA'
+    assert instructions({'avx512f', 'avx2', 'avx512bf16'}) == 'AVX2 AVX-512 bfloat16'
+    assert instructions(()) == 'none of AVX'
+    code = 'from _bench import instruction_sets; print(instruction_sets())'
+    environment = os.environ | {'NUMBA_CPU_NAME': 'znver3', 'NUMBA_CPU_FEATURES': '',
+                                'ATEN_CPU_CAPABILITY': 'avx2', 'ONEDNN_MAX_CPU_ISA': 'AVX2'}
+    told = subprocess.run([sys.executable, '-c', code], env=environment, cwd=FOLDER,
+                          capture_output=True, text=True, check=True).stdout
+    assert "'numba_uses': 'znver3" in told and "'onednn_uses': 'AVX2'" in told
 
 
 def test_normalised_errors_are_held_against_chi_square() -> None:
