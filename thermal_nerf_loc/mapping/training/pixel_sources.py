@@ -5,6 +5,7 @@ from dataclasses import replace
 import logging
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory, on_disk, read_bytes
 from thermal_nerf_loc.io.datasets.depth_maps import MEASURED
@@ -63,6 +64,12 @@ def without_frozen(scene: Scene) -> Scene:
         _log.warning('%s: %d thermal training images repeat the one before, as with a closed '
                      'shutter, and are left out (first: %s)', scene.root, len(frozen), frozen[0])
     return replace(scene, frames=tuple(frames))
+
+
+def thermal_stamps_ns(scene: Scene) -> NDArray[np.int64]:
+    """Stamps of the thermal training images."""
+    return np.array([scene.frames[i].records[THERMAL].stamp_ns for i in scene.train
+                     if THERMAL in scene.frames[i].records])
 
 
 def _source(scene: Scene, name: str, members: _Records, temperatures: TemperatureRange | None,

@@ -44,13 +44,13 @@ from thermal_nerf_loc.mapping.training.config import EDGES, FEATURES, TrainConfi
 from thermal_nerf_loc.mapping.training.distributed import joined, Processes
 from thermal_nerf_loc.mapping.training.objective import Objective
 from thermal_nerf_loc.mapping.training.pixel_sources import (
-    load_sources, modalities_of, without_frozen)
+    load_sources, modalities_of, thermal_stamps_ns, without_frozen)
 from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource, RayBatch
 from thermal_nerf_loc.mapping.training.scene_bounds import (
     fit_bounds, fuse_depth, known_rays, starts_from_depth)
 from thermal_nerf_loc.mapping.training.schedule import adam, Completion, Schedule
 from thermal_nerf_loc.mapping.training.strategies import inherit, Learner, learners_for
-from thermal_nerf_loc.sensing.frame import RGB, THERMAL
+from thermal_nerf_loc.sensing.frame import RGB
 
 _REPORT_STEPS = 20
 _REFRESH_STEPS = 16
@@ -103,7 +103,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
         facts = trainer.camera_optimizer.facts(given)
     zero = None
     if temperatures is not None:
-        zero = trainer.objective.thermal_zero(_thermal_stamps_ns(scene), temperatures)
+        zero = trainer.objective.thermal_zero(thermal_stamps_ns(scene), temperatures)
         temperatures = temperatures.moved(zero.celsius) if zero else temperatures
     info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
                    seconds=seconds, refinement=facts, geometry=depth.facts(),
@@ -388,12 +388,6 @@ class Trainer:
                                   for learner in self.active_learners),
                                 *self.objective.camera_responses.buffers(),
                                 *self.objective.depth_fits.buffers()])
-
-
-def _thermal_stamps_ns(scene: Scene) -> NDArray[np.int64]:
-    """Stamps of the thermal training images."""
-    return np.array([scene.frames[i].records[THERMAL].stamp_ns for i in scene.train
-                     if THERMAL in scene.frames[i].records])
 
 
 def _positions(scene: Scene) -> NDArray[np.float64]:
