@@ -272,6 +272,7 @@ class Trainer:
 
     def begin_phase(self, index: int) -> None:
         """Let the next modalities inherit the surfaces, with an optimizer of their own."""
+        self._settle()
         torch.manual_seed(self.config.seed + index)
         self.schedule.begin_phase(index)
         self.learners += tuple(inherit(self.learners[0], name, self.sources[name].channels)
@@ -282,8 +283,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Leave the same map in every process, on the CPU, as it will come back from its file."""
-        if isinstance(self.optimizer, TableAdam):
-            self.optimizer.settle()
+        self._settle()
         self._synchronize()
         self.objective.camera_responses.cpu()
         for learner in self.learners:
@@ -375,6 +375,11 @@ class Trainer:
                      if name in present for p in response.parameters()]
         poses = self.camera_optimizer.parameters() if self.camera_optimizer is not None else ()
         return adam(self.config, self.active_learners, responses, poses)
+
+    def _settle(self) -> None:
+        """Let rows of the hash grid that were idle catch up."""
+        if isinstance(self.optimizer, TableAdam):
+            self.optimizer.settle()
 
     def _refresh_grids(self) -> None:
         if self.steps % _REFRESH_STEPS == 0:
