@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
-from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch
+from thermal_nerf_loc.field.cpu_renderer import render_torch, StagedBranch
 from thermal_nerf_loc.field.density_grid import DensityGrid, DepthFusion, SamplingConfig
 from thermal_nerf_loc.field.kernels import torch_reference as torch_reference
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
@@ -78,15 +78,15 @@ def test_expected_distance_of_two_walls() -> None:
 
 @pytest.mark.parametrize('modality', ['rgb', 'thermal'])
 @pytest.mark.parametrize(('bfloat16', 'looser'), [(False, 1.0), (True, 10.0)])
-def test_cpu_renderer_equals_torch_rendering(modality: str, bfloat16: bool,
-                                             looser: float) -> None:
-    """Values, distances and spreads by kernels against the torch operations."""
+def test_staged_rendering_equals_torch_rendering(modality: str, bfloat16: bool,
+                                                 looser: float) -> None:
+    """Values, distances and spreads by numba and torch's networks against torch operations."""
     field = field_with_surfaces()
     grid = DensityGrid(SamplingConfig(grid_cells=16, bins=32), SPACE)
     origins, directions = random_rays(300)
-    fast = CpuRenderer(field, grid, modality, bfloat16).render(origins, directions, 24, 0.1)
+    fast = StagedBranch(field, modality, bfloat16).render(grid, origins, directions, 24, 0.1)
     slow = render_torch(field, grid, modality, origins, directions, 24, 0.1)
-    for ours, theirs, tolerance in zip(fast, slow, (3e-3, 2e-3, 2e-2, 1e-5), strict=True):
+    for ours, theirs, tolerance in zip(fast, slow[:3], (3e-3, 2e-3, 2e-2), strict=True):
         limit = looser * tolerance * np.maximum(1.0, np.abs(theirs).max())
         assert np.abs(ours - theirs).max() < limit
 

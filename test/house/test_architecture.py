@@ -37,7 +37,7 @@ RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
 OUTSIDE_THE_CORE = ('localization.alternatives', 'mapping.thermal_depth')
 COMPARING = ('cli', 'evaluation')
 # Modules besides io/ and importers/ that open files.
-FILES = ('common.config', 'mapping.map.map_file')
+FILES = ('common.config', 'field.native.library', 'mapping.map.map_file')
 
 ROS = re.compile(r'(rclpy|\w+_msgs|\w+_interfaces|std_srvs|tf2_\w+|launch\w*|ament_index_python|'
                  r'cv_bridge|message_filters|rosidl_\w+|rosbag2_py)(\.|$)')

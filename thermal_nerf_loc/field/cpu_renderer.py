@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendering without gradients: kernels and bfloat16 networks on the CPU, plain torch elsewhere."""
+"""
+Rendering without gradients: one compiled pass on the CPU, plain torch elsewhere.
+
+Where there are no compiled kernels (`field/native`), numba reads the hash grid and composites, and
+torch runs the networks in between, in bfloat16 where the processor has it.
+"""
 
 import copy
 from typing import cast
@@ -11,6 +16,7 @@ from torch import Tensor
 
 from thermal_nerf_loc.field.density_grid import DensityGrid
 from thermal_nerf_loc.field.kernels import ray_rendering
+from thermal_nerf_loc.field.native import rendering
 from thermal_nerf_loc.field.radiance_field import RadianceField, spherical_harmonics
 from thermal_nerf_loc.field.volume_rendering import (
     expected_distance, NEGLIGIBLE_WEIGHT, render, Samples)
@@ -36,10 +42,33 @@ class CpuRenderer:
     """Renders one branch of a trained field on the CPU."""
 
     def __init__(self, field: RadianceField, grid: DensityGrid, modality: str,
-                 bfloat16: bool | None = None) -> None:
-        """Copy the networks: after further training make a new renderer."""
+                 fused: bool | None = None) -> None:
+        """
+        Copy the networks: after further training make a new renderer.
+
+        `fused` chooses between one compiled pass and numba with torch; None: the former, where it
+        serves.
+        """
+        self._grid = grid
+        self._branch: rendering.FusedBranch | StagedBranch = (
+            rendering.FusedBranch(field, modality)
+            if (rendering.serves(field) if fused is None else fused)
+            else StagedBranch(field, modality))
+
+    def render(self, origins: Array32, directions: Array32, samples: int, exploring: float,
+               ) -> RayArrays:
+        """Render rays (n, 3): place samples, evaluate density, then values where they count."""
+        parts = self._branch.render(self._grid, origins, directions, samples, exploring)
+        return *parts, np.ones(len(origins), np.float32)
+
+
+class StagedBranch:
+    """Density network and one branch, evaluated stage by stage for all samples at once."""
+
+    def __init__(self, field: RadianceField, modality: str, bfloat16: bool | None = None) -> None:
+        """Copy the networks; `bfloat16` is by the processor where None."""
         half = processor_has_bfloat16() if bfloat16 is None else bfloat16
-        self._grid, self._space, self._channels = grid, field.space, field.channels[modality]
+        self._channels = field.channels[modality]
         self._type = torch.bfloat16 if half else torch.float32
         self._density = copy.deepcopy(field.density_net).to(self._type).requires_grad_(False)
         self._branch = copy.deepcopy(field.branches[modality]).to(self._type)
@@ -53,19 +82,19 @@ class CpuRenderer:
         self._bias = np.float32(config.density_bias)
 
     @torch.inference_mode()
-    def render(self, origins: Array32, directions: Array32, samples: int, exploring: float,
-               ) -> RayArrays:
-        """Render rays (n, 3): place samples, evaluate density, then values where they count."""
-        distances, widths = self._grid.sample(origins, directions, samples, exploring)
-        raw = _apply_padded(self._density, self._encoded(origins, directions, distances))
+    def render(self, grid: DensityGrid, origins: Array32, directions: Array32, samples: int,
+               exploring: float) -> tuple[Array32, Array32, Array32]:
+        """Values, distance and spread of rays (n, 3)."""
+        distances, widths = grid.sample(origins, directions, samples, exploring)
+        raw = _apply_padded(self._density, self._encoded(grid, origins, directions, distances))
         weights, counts, distance, spread = self._weighed(raw, distances, widths)
-        values = self._values(raw, directions, weights, counts)
-        return values, distance, spread, np.ones(len(origins), np.float32)
+        return self._values(raw, directions, weights, counts), distance, spread
 
-    def _encoded(self, origins: Array32, directions: Array32, distances: Array32) -> Tensor:
+    def _encoded(self, grid: DensityGrid, origins: Array32, directions: Array32,
+                 distances: Array32) -> Tensor:
         half = self._type == torch.bfloat16
         out = np.empty((distances.size, self._inputs), np.uint16 if half else np.float32)
-        self._encode(origins, directions, distances, self._grid.center, self._grid.inverse_half,
+        self._encode(origins, directions, distances, grid.center, grid.inverse_half,
                      *self._tables, out)
         tensor = torch.from_numpy(out)
         return tensor.view(torch.bfloat16) if half else tensor

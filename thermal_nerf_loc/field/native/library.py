@@ -13,6 +13,7 @@ from functools import lru_cache
 import os
 from pathlib import Path
 import platform
+import struct
 from typing import Any
 import warnings
 
@@ -23,6 +24,7 @@ VERSION = 2  # NATIVE_VERSION of interface.h
 VARIABLE = 'THERMAL_NERF_LOC_NATIVE'
 SETS = ('avx512', 'avx2')  # the best first
 FOLDER = Path(__file__).resolve().parent
+_ELF_HEADER = struct.Struct('<40x Q 10x H H 2x')  # offset, size and number of sections
 
 
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
@@ -118,6 +120,8 @@ def _open(path: Path) -> ctypes.CDLL | str:
     """The library at `path`, or what is wrong with it."""
     if not path.is_file():
         return 'they were not built (no C++ compiler?)'
+    if not _is_whole(path):
+        return f'{path.name} is cut off'
     try:
         found = ctypes.CDLL(str(path))
         version = found.native_version()
@@ -125,23 +129,43 @@ def _open(path: Path) -> ctypes.CDLL | str:
         return f'{path.name} does not load ({error})'
     if version != VERSION:
         return f'{path.name} was built from other sources'
-    reference, pointer = ctypes.c_void_p, ctypes.c_void_p
-    found.native_render.argtypes = [reference] * 4 + [_FLOAT, _INT] + [pointer] * 3
-    found.native_place.argtypes = [reference] * 2 + [pointer] * 2 + [_INT] + [pointer] * 2
+    pointer: Any = ctypes.c_void_p  # also of a structure
+    found.native_render.argtypes = [pointer] * 4 + [_FLOAT, _INT] + [pointer] * 3
+    found.native_place.argtypes = [pointer] * 2 + [pointer] * 2 + [_INT] + [pointer] * 2
     found.native_render.restype = found.native_place.restype = None
-    found.training_workspace.argtypes = [reference] * 2
+    found.training_workspace.argtypes = [pointer] * 2
     found.training_workspace.restype = ctypes.c_int64
-    found.training_forward.argtypes = [reference] * 3
-    found.training_backward.argtypes = [reference] * 4
-    found.training_adam.argtypes = [reference, ctypes.c_int64] + [pointer] * 5
+    found.training_forward.argtypes = [pointer] * 3
+    found.training_backward.argtypes = [pointer] * 4
+    found.training_adam.argtypes = [pointer, ctypes.c_int64] + [pointer] * 5
     found.training_forward.restype = found.training_backward.restype = None
-    found.training_density.argtypes = [reference] * 2 + [pointer]
+    found.training_density.argtypes = [pointer] * 2 + [pointer]
     found.training_points.argtypes = [pointer] * 3 + [ctypes.c_int64, _INT, pointer]
     found.training_adam.restype = found.training_density.restype = None
     found.training_points.restype = None
     return found
 
 
-def _missing(reason: str) -> None:
+def _is_whole(path: Path) -> bool:
+    """
+    False for an ELF file that ends before its table of sections, which comes last.
+
+    The system would map it, and end the program where it reads beyond the end.
+    """
+    try:
+        with path.open('rb') as file:
+            header = file.read(_ELF_HEADER.size)
+    except OSError:
+        return True  # opening the library says what is wrong
+    if not header.startswith(b'\x7fELF'):
+        return True
+    if len(header) < _ELF_HEADER.size:
+        return False
+    sections, size, count = _ELF_HEADER.unpack(header)
+    return path.stat().st_size >= int(sections) + int(size) * int(count)
+
+
+def _missing(reason: str) -> ctypes.CDLL | None:
     warnings.warn(f'compiled kernels are not used: {reason}. numba and torch serve, slower. '
                   'To build them: make setup, or pip install .', stacklevel=3)
+    return None

@@ -18,7 +18,7 @@ namespace native {
 namespace {
 
 constexpr int kBlock = 64;   // rays
-constexpr int kStep = 4;     // samples of a ray before those that are opaque drop out
+constexpr int kStep = 3;     // samples of a ray before those that are opaque drop out
 constexpr int kHarmonics = 9;
 
 constexpr int rounded(int count, int to) { return (count + to - 1) / to * to; }

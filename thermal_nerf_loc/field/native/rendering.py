@@ -51,7 +51,9 @@ class FusedBranch:
     def render(self, grid: DensityGrid, origins: Array32, directions: Array32, samples: int,
                exploring: float) -> tuple[Array32, Array32, Array32]:
         """Values, distance and spread of rays (n, 3)."""
+        origins, directions = (np.ascontiguousarray(a, np.float32) for a in (origins, directions))
         rays = len(origins)
+        assert origins.shape == directions.shape == (rays, 3) and samples > 0
         values = np.empty((rays, self._channels), np.float32)
         distance, spread = np.empty(rays, np.float32), np.empty(rays, np.float32)
         found = library()
@@ -65,7 +67,7 @@ class FusedBranch:
 
 def _weights(network: nn.Module) -> list[tuple[Array32, Array32]]:
     """Weight (outputs, inputs) and bias of each layer."""
-    return [(layer.weight.detach().float().numpy().copy(), layer.bias.detach().float().numpy().copy())
+    return [(layer.weight.detach().float().numpy(), layer.bias.detach().float().numpy().copy())
             for layer in network.modules() if isinstance(layer, nn.Linear)]
 
 
@@ -78,7 +80,7 @@ class _Packed:
     def address(self, array: NDArray[Any]) -> int:
         """Where a contiguous array begins; it is held."""
         self.held.append(array)
-        return int(array.ctypes.data)
+        return address(array)
 
     def layer(self, weight: Array32, bias: Array32) -> Layer:
         """A layer by inputs, from torch's weights (outputs, inputs)."""

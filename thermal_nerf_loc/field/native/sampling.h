@@ -195,13 +195,15 @@ NATIVE_INLINE void place(const Cells& cells, const Intervals& cuts, const Line& 
       const float before = (until[at] - share[at]) * per;
       for (; placed < stop; ++placed) {
         const float u = placed + (jitter == nullptr ? 0.5f : jitter[placed]);
-        const float inside = std::fmin(std::fmax((u - before) * inverse, 0.0f), 1.0f);
+        float inside = (u - before) * inverse;
+        inside = inside > 0.0f ? inside < 1.0f ? inside : 1.0f : 0.0f;
         distances[placed] = cuts.edge[at] + inside * cuts.width[at];
       }
     }
   }
   for (; placed < samples; ++placed) distances[placed] = cuts.edge[cuts.bins];
-  float start = std::fmax(1.5f * distances[0] - 0.5f * distances[samples > 1], cells.near_m);
+  float start = 1.5f * distances[0] - 0.5f * distances[samples > 1];
+  if (start < cells.near_m) start = cells.near_m;
   for (int k = 0; k < samples - 1; ++k) {
     const float end = 0.5f * (distances[k] + distances[k + 1]);
     widths[k] = end - start;
