@@ -32,6 +32,7 @@ from _sfm import build, grey, module, stretched
 START_DEG, START_SHARE = 10.0, 0.1
 SUCCESS_SHARE, SUCCESS_DEG = 0.0125, 5.0
 PEER, TRACKED, SEARCHED = 'SIFT + PnP', 'ours, a start', 'ours, search'
+RENDERED = ', rendering alone'  # without landmarks
 
 
 def main() -> int:
@@ -129,7 +130,7 @@ def our_map(args: argparse.Namespace, scene: Any) -> tuple[Any, Path]:
     from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     if args.map is not None:
-        return RadianceMap.load(args.map), args.map
+        return with_landmarks(RadianceMap.load(args.map), scene), args.map
     seconds = 8.0 if args.quick else args.train_seconds
     config = TrainConfig(modality=args.modality, seed=args.seed, checkpoint_seconds=0.0,
                          **({} if seconds is None else {'max_seconds': seconds}))
@@ -140,6 +141,19 @@ def our_map(args: argparse.Namespace, scene: Any) -> tuple[Any, Path]:
     print(f'training took {time.perf_counter() - started:.0f} s in all', file=sys.stderr)
     built.save(path)
     return built, path
+
+
+def with_landmarks(radiance_map: Any, scene: Any) -> Any:
+    """The map, with landmarks of the scene's training images if it has none."""
+    from thermal_nerf_loc.common.progress import silent
+    from thermal_nerf_loc.mapping.camera_poses.landmark_points import find_landmarks
+    from thermal_nerf_loc.mapping.map.landmarks import LandmarkConfig
+
+    if radiance_map.landmarks:
+        return radiance_map
+    found = {name: find_landmarks(scene, name, LandmarkConfig(), silent)
+             for name in radiance_map.modalities}
+    return replace(radiance_map, landmarks={name: part for name, part in found.items() if part})
 
 
 def progress_printer(name: str) -> Any:
@@ -188,6 +202,7 @@ def ours(args: argparse.Namespace, scene: Any, modality: str, radiance_map: Any,
     """Localize the held-out images in the radiance map, from starts and by search."""
     from _poses import configured, disturbed, warm_up
 
+    from thermal_nerf_loc.cli.poses.localize import EXACT_RAYS
     from thermal_nerf_loc.common.progress import silent
     from thermal_nerf_loc.localization.localizer import Localizer
     from thermal_nerf_loc.mapping.map.localization_map import with_panoramas
@@ -195,17 +210,23 @@ def ours(args: argparse.Namespace, scene: Any, modality: str, radiance_map: Any,
     start = START_DEG, START_SHARE * size
     if radiance_map.panoramas is None:
         radiance_map = with_panoramas(radiance_map, silent)
-    localizer = Localizer(radiance_map, configured(start, seed=args.seed))
+    exact = configured(start, seed=args.seed)
+    exact = replace(exact, refinement=replace(exact.refinement, exact=replace(
+        exact.refinement.exact, rays=EXACT_RAYS)))
+    by_way = {way: Localizer(radiance_map, replace(exact, landmarks=when))
+              for way, when in (('', 'always'), (RENDERED, 'never'))}
     frames = [frame.only(modality) for frame in held_out(scene, modality)]
-    warm_up([localizer], frames[0])
-    localizer.localize_anywhere(frames[0])
-    rows: dict[str, list[dict[str, Any]]] = {TRACKED: [], SEARCHED: []}
-    for k, frame in enumerate(frames):
-        guess = disturbed(frame.T_world_cam, start, (args.seed, k))
-        for name, found in ((TRACKED, localizer.localize(frame, guess)),
-                            (SEARCHED, localizer.localize_anywhere(frame))):
-            rows[name].append({**one_row(frame, found.T_world_cam, found.seconds),
-                               'verdict': found.verdict})
+    warm_up(list(by_way.values()), frames[0])
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for way, localizer in by_way.items():
+        localizer.localize_anywhere(frames[0])
+        for k, frame in enumerate(frames):
+            guess = disturbed(frame.T_world_cam, start, (args.seed, k))
+            for name, found in ((TRACKED, localizer.localize(frame, guess)),
+                                (SEARCHED, localizer.localize_anywhere(frame))):
+                rows.setdefault(name + way, []).append(
+                    {**one_row(frame, found.T_world_cam, found.seconds),
+                     'verdict': found.verdict})
     facts = {'build_seconds': radiance_map.info.seconds, 'size_bytes': path.stat().st_size}
     return {name: {'frames': part, **facts} for name, part in rows.items()}
 

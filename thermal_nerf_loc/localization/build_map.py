@@ -7,7 +7,8 @@ Build a map to localize in: train, then add uncertainty, calibration and panoram
 3. Uncertainty: where the training images do not constrain the map; points there have less weight
    in an alignment, also during the calibration.
 4. Calibration on held-out views: the scale of covariances, then the confidence of wrong poses.
-5. Panoramas for a search without a guess.
+5. Landmarks: keypoints that the training images share.
+6. Panoramas for a search without a guess.
 
 Held-out views are needed only by the calibration; without 8 of them a map has none.
 
@@ -29,6 +30,8 @@ from thermal_nerf_loc.localization.confidence.covariance_calibration import cali
 from thermal_nerf_loc.localization.confidence.false_positives import measure_tails
 from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, least_confidence
 from thermal_nerf_loc.localization.held_out_poses import poses_of, with_held_out
+from thermal_nerf_loc.mapping.camera_poses.landmark_points import find_landmarks
+from thermal_nerf_loc.mapping.map.landmarks import Landmarks
 from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, Panoramas
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import uncertainty_of
@@ -105,11 +108,20 @@ def build_map(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progr
     calibrated = replace(weighed, calibration=calibrate(
         weighed, frames, progress=progress, seconds=_share_left(ends, _CALIBRATING)))
     complete = replace(
-        calibrated, false_positive_tails=measure_tails(
+        calibrated, landmarks=_landmarks(trained, refined, config, progress),
+        false_positive_tails=measure_tails(
             calibrated, frames, progress=progress, seconds=_share_left(ends, _TAILS)),
         panoramas=_panoramas(calibrated, refined, config, progress))
     return BuiltMap(complete, refined, result.steps, result.seconds, result.rays_per_second,
                     result.peak_memory_mb, result.backend)
+
+
+def _landmarks(trained: RadianceMap, scene: Scene, config: TrainConfig, progress: Progress,
+               ) -> dict[str, Landmarks]:
+    """Landmarks of the modalities that have enough."""
+    found = {name: find_landmarks(scene, name, config.landmarks, progress)
+             for name in trained.modalities}
+    return {name: landmarks for name, landmarks in found.items() if landmarks is not None}
 
 
 def build_map_file(scene: Scene, path: Path, config: TrainConfig = TrainConfig(),

@@ -7,7 +7,7 @@ iNeRF. Without a guess the whole map is searched (`global_search`): candidates a
 verified against the images, refined, and judged (`confidence`) against their rivals.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 import time
 from types import MappingProxyType
@@ -24,6 +24,8 @@ from thermal_nerf_loc.localization.confidence.fit_statistics import FitStatistic
 from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, PoseVerdict
 from thermal_nerf_loc.localization.global_search import verification
 from thermal_nerf_loc.localization.global_search.candidates import Candidate, CandidateSource
+from thermal_nerf_loc.localization.global_search.landmark_pose import (
+    LandmarkLocalizer, LandmarkPose)
 from thermal_nerf_loc.localization.global_search.panorama_retrieval import PanoramaRetrieval
 from thermal_nerf_loc.localization.global_search.verification import GlobalSearchConfig, SAME_BASIN
 from thermal_nerf_loc.localization.pose_estimate import PoseEstimate
@@ -39,9 +41,11 @@ from thermal_nerf_loc.sensing.frame import Frame
 
 Array = NDArray[np.float64]
 
+ALWAYS, SEARCH, NEVER = 'always', 'search', 'never'  # when landmarks are matched
 _RIVAL_SHARE = 0.85  # of the best's coarse score: a rival is refined before the best is accepted
 _MAX_REMAINING_PX = 3.0  # how far from the aligner's optimum iNeRF may end
 _MAX_EXACT_SIGMAS = 6.0  # how far an exact round may move a pose: beyond, it went astray
+_MAX_GUESS_SIGMAS = 4.0  # how far from a guess a pose by landmarks may lie
 _BOUNDS_MARGIN = 0.25  # of the map's size: a guess may lie so far outside
 
 
@@ -58,12 +62,16 @@ class LocalizerConfig:
     refinement: RefinementConfig = setting(RefinementConfig(), 'from a guess to the pose, by the '
                                            'aligner', formerly='descent')
     confidence: ConfidenceConfig = setting(ConfidenceConfig(), 'when a pose is accepted')
+    landmarks: str = setting(SEARCH, 'matched keypoints beside rendering: always (sharper, some '
+                             'tenths of a second), search (frames without a guess), or never',
+                             choices=(ALWAYS, SEARCH, NEVER))
     inerf: InerfConfig = setting(InerfConfig(), 'the published method')
     global_search: GlobalSearchConfig = setting(GlobalSearchConfig(), 'finding a frame without a '
                                                 'guess', formerly='relocalize')
 
 
 _Estimate = tuple[PoseEstimate, tuple[Array, ...]]  # with the poses of its rivals
+_Estimator = Callable[[CoarseToFine, Frame, LandmarkPose | None], _Estimate]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +90,7 @@ class Localization:
     ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why
     partial: bool = False  # agrees with the map, but can only confirm a pose that is known already
     rivals: tuple[Array, ...] = ()  # other poses that fit nearly as well, found by a search
+    landmarks: LandmarkPose | None = None  # the pose by matched keypoints, where it was used
 
     def __post_init__(self) -> None:
         """Freeze what is mutable."""
@@ -102,6 +111,7 @@ class Localizer:
         self.renderer = renderer
         self._given_source = self._source = source
         self._panoramas: Panoramas | None = None
+        self._landmarks: LandmarkLocalizer | None = None
         self.config = LocalizerConfig() if config is None else config
         check(self.config, 'localizer')
         sigmas_px = self.config.refinement.sigmas_px
@@ -123,9 +133,12 @@ class Localizer:
         T_guess = self._checked_guess(T_world_cam_guess)
         sigma_m, sigma_rad = self._guess_sigmas(guess_covariance)
 
-        def estimate(refiner: CoarseToFine, frame: Frame) -> _Estimate:
+        def estimate(refiner: CoarseToFine, frame: Frame, found: LandmarkPose | None) -> _Estimate:
             if self.config.method == 'inerf':
                 return self._refine_by_inerf(refiner, T_guess), ()
+            by_landmarks = self._refine_found(refiner, found, T_guess, (sigma_m, sigma_rad))
+            if by_landmarks is not None:
+                return by_landmarks, ()
             return self._refine_guess(refiner, T_guess, sigma_m, sigma_rad), ()
 
         return self._localize_by(estimate, frame, T_guess)
@@ -137,27 +150,32 @@ class Localizer:
                              expected='T_world_cam_guess, 4x4',
                              hint='Without one, use the method align.')
 
-        def estimate(refiner: CoarseToFine, frame: Frame) -> _Estimate:
-            return self._search_map(refiner, frame, hints)
+        def estimate(refiner: CoarseToFine, frame: Frame, found: LandmarkPose | None) -> _Estimate:
+            by_landmarks = () if found is None else (found.T_world_cam,)
+            return self._search_map(refiner, frame, (*hints, *by_landmarks))
 
         return self._localize_by(estimate, frame)
 
-    def _localize_by(self, estimate: Callable[[CoarseToFine, Frame], _Estimate], frame: Frame,
-                     T_guess: Array | None = None) -> Localization:
+    def _localize_by(self, estimate: _Estimator, frame: Frame, T_guess: Array | None = None,
+                     ) -> Localization:
         """Prepare the images, estimate the pose, and put the result together."""
         started = time.perf_counter()
         frame = self._without_flat_field(frame.only(*self._modalities(frame)))
         images, ignored = observe(frame, self.renderer.modalities, self.config.images)
         refiner = CoarseToFine(self.renderer, self.config.refinement, images, self.config.seed)
-        best, rivals = estimate(refiner, frame) if images else (
+        found = self._found_by_landmarks(frame, images, T_guess) if images else None
+        best, rivals = estimate(refiner, frame, found) if images else (
             pose_estimate.unknown('; '.join(ignored.values()), self.config.confidence, T_guess),
             ())
         if self.config.method == 'align' and self.config.refinement.exact.rays > 0:
             best = self._made_exact(refiner, best, frame)
+        if found is not None:
+            best = pose_estimate.with_landmarks(best, found, lambda T: self._judge(
+                refiner, refiner.measure(T)[0], searched=True))
         return Localization(
             frame.stamp_ns, best.T_world_cam, best.covariance, best.verdict.confidence,
             best.verdict.verdict, best.verdict.reason, time.perf_counter() - started,
-            refiner.rays, best.fits, ignored, best.verdict.partial, rivals)
+            refiner.rays, best.fits, ignored, best.verdict.partial, rivals, found)
 
     @property
     def source(self) -> CandidateSource:
@@ -172,7 +190,7 @@ class Localizer:
     def with_config(self, config: LocalizerConfig) -> 'Localizer':
         """Return a localizer with other settings that shares the map and its panoramas."""
         other = Localizer(self.renderer, config, self._given_source)
-        other._panoramas = self._panoramas
+        other._panoramas, other._landmarks = self._panoramas, self._landmarks
         return other
 
     def _refine_guess(self, refiner: CoarseToFine, T: Array, sigma_m: float, sigma_rad: float,
@@ -254,6 +272,32 @@ class Localizer:
         if found.failed or step @ np.linalg.solve(best.covariance, step) > _MAX_EXACT_SIGMAS**2:
             return best
         return replace(best, T_world_cam=found.T_world_cam)
+
+    def _found_by_landmarks(self, frame: Frame, images: Collection[str], T_guess: Array | None,
+                            ) -> LandmarkPose | None:
+        """The pose by matched keypoints of the usable images, where it is asked for."""
+        when = self.config.landmarks
+        if (self.config.method != 'align' or when == NEVER or not self.renderer.landmarks
+                or (when == SEARCH and T_guess is not None)):
+            return None
+        if self._landmarks is None:
+            self._landmarks = LandmarkLocalizer(self.renderer.landmarks)
+        return self._landmarks.locate({name: frame.images[name] for name in images})
+
+    def _refine_found(self, refiner: CoarseToFine, found: LandmarkPose | None, T_guess: Array,
+                      guess_sigmas: tuple[float, float]) -> PoseEstimate | None:
+        """Refine a pose by landmarks near the guess; None where rendering does not accept it."""
+        if found is None:
+            return None
+        off_m, off_deg = se3.distance(found.T_world_cam, T_guess)
+        sigma_m, sigma_rad = guess_sigmas
+        if (off_m > _MAX_GUESS_SIGMAS * sigma_m
+                or np.deg2rad(off_deg) > _MAX_GUESS_SIGMAS * sigma_rad):
+            return None
+        wide_m, wide_deg = verdict.sigmas(found.covariance)
+        best = self._best_of(refiner, refiner.hypotheses(
+            found.T_world_cam, wide_m, float(np.deg2rad(wide_deg))))
+        return best if best.accepted else None
 
     def _refine_by_inerf(self, refiner: CoarseToFine, T: Array) -> PoseEstimate:
         """Run iNeRF, then measure the fit at its pose, and whether it has converged."""

@@ -6,20 +6,24 @@ A rival is another pose that fits nearly as well but lies elsewhere: then the im
 and the verdict is `ambiguous`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.geometry.pose_gaussian import PoseGaussian
 from thermal_nerf_loc.geometry.pose_separation import SAME_ANSWER
 from thermal_nerf_loc.localization.confidence.fit_statistics import FitStatistics
 from thermal_nerf_loc.localization.confidence.verdict import (
     ConfidenceConfig, covariance_of, PoseVerdict, VERDICT_AMBIGUOUS, VERDICT_LOST, VERDICT_OK)
+from thermal_nerf_loc.localization.global_search.landmark_pose import LandmarkPose
 
 Array = NDArray[np.float64]
 
 _CLEARLY_WORSE = 0.9  # of the best confidence: a pose below is no rival
+_CONTRADICTS = 30.0  # chi-square with 6 degrees of freedom: 1 in 25,000 by chance
+_CERTAIN, _CERTAIN_SHARE = 50, 0.5  # landmarks, and share of the matches, that need no rendering
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +70,30 @@ def better_of_rivals(best: PoseEstimate, other: PoseEstimate) -> PoseEstimate:
     first, second = sorted((best, other), key=lambda one: -one.verdict.confidence)
     clear = second.verdict.confidence < _CLEARLY_WORSE * first.verdict.confidence
     return first if clear else _ambiguous(first, _fit_as_well(1))
+
+
+def with_landmarks(best: PoseEstimate, found: LandmarkPose,
+                   judge_at: Callable[[Array], PoseEstimate]) -> PoseEstimate:
+    """
+    The pose by rendering and the one by landmarks as one; `judge_at` a pose tells how it fits.
+
+    Where both agree they are fused by their covariances. Where they do not, landmarks win if the
+    images fit there about as well; and alone they carry a pose if very many agree.
+    """
+    rendered = PoseGaussian(best.T_world_cam, best.covariance)
+    matched = PoseGaussian(found.T_world_cam, found.covariance)
+    if best.verdict.verdict == VERDICT_LOST:
+        certain = found.inliers >= max(_CERTAIN, _CERTAIN_SHARE * found.matched)
+        return replace(best, T_world_cam=matched.T, covariance=matched.P, verdict=PoseVerdict(
+            1.0 - 1.0 / found.inliers, VERDICT_OK,
+            f'{found.inliers} landmarks agree')) if certain else best
+    if rendered.disagreement(matched) <= _CONTRADICTS:
+        fused = rendered.fused(matched)
+        return replace(best, T_world_cam=fused.T, covariance=fused.P)
+    there = judge_at(found.T_world_cam)
+    if there.verdict.confidence < _CLEARLY_WORSE * best.verdict.confidence:
+        return best
+    return replace(there, T_world_cam=found.T_world_cam)
 
 
 def without_features(best: PoseEstimate, noise_floors: Mapping[str, float]) -> PoseEstimate:

@@ -51,3 +51,21 @@ def test_an_image_that_shows_nothing_has_no_keypoint() -> None:
     """Without contrast and without noise."""
     flat = [SensorImage(CAMERA, np.full((120, 160, 1), 20.0, np.float32), 0, np.eye(4))] * 2
     assert found(flat) == 0
+
+
+@pytest.mark.parametrize('width', [160, 320, 1920])
+def test_a_keypoint_lies_where_its_blob_does(width: int) -> None:
+    """Also after the detector has doubled or shrunk the image: pixel centres are at +0.5."""
+    rng, camera = np.random.default_rng(0), Camera.from_fov(width, 3 * width // 4, 60.0)
+    unit = width / 320
+    at = np.stack(np.meshgrid(np.arange(30, 300, 40), np.arange(30, 220, 40)), axis=-1)
+    at = (at.reshape(-1, 2) + rng.uniform(-1.0, 1.0, (35, 2))) * unit
+    x, y = np.meshgrid(np.arange(camera.width) + 0.5, np.arange(camera.height) + 0.5)
+    grey = sum(np.exp(-((x - u)**2 + (y - v)**2) / (2.0 * (4.0 * unit)**2)) for u, v in at)
+    values = np.repeat((0.2 + 0.6 * grey)[..., None], 3, axis=2).astype(np.float32)
+    image = SensorImage(camera, values, 0, np.eye(4))
+    found = detect_features('rgb', 1, lambda _: image)[0].uv
+    off = found[:, None] - at[None]
+    nearest = np.linalg.norm(off, axis=2).argmin(axis=0)
+    off = off[nearest, np.arange(len(at))]
+    assert np.abs(np.median(off, axis=0)).max() < 0.05 * unit

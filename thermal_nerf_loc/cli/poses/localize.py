@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--exact-rays', type=int, metavar='N', help='most rays for each image '
                         'that make the pose exact in the end; 0: as fast as the node (default: '
                         f'{EXACT_RAYS}, or what --config says)')
+    parser.add_argument('--landmarks', choices=('always', 'search', 'never'),
+                        help='when keypoints are matched with those of the map: always, only in '
+                        'a search of the whole map, or never (default: always, or what --config '
+                        'says)')
     parser.add_argument('--init', choices=('perturb', 'global'), default='perturb',
                         help='perturb: start near the true pose; global: search the whole map '
                         '(default: %(default)s)')
@@ -147,14 +151,16 @@ def _configured(args: argparse.Namespace) -> Any:
     from dataclasses import replace
 
     from thermal_nerf_loc.common.config import check, load_yaml
-    from thermal_nerf_loc.localization.localizer import LocalizerConfig
+    from thermal_nerf_loc.localization.localizer import ALWAYS, LocalizerConfig
 
     base = load_yaml(LocalizerConfig, args.config) if args.config else LocalizerConfig()
     exact_rays = args.exact_rays
     if exact_rays is None:
         exact_rays = base.refinement.exact.rays if args.config else EXACT_RAYS
     refinement = replace(base.refinement, exact=replace(base.refinement.exact, rays=exact_rays))
-    config = replace(base, refinement=refinement, method=args.method, seed=args.seed,
+    landmarks = args.landmarks or (base.landmarks if args.config else ALWAYS)
+    config = replace(base, refinement=refinement, landmarks=landmarks, method=args.method,
+                     seed=args.seed,
                      guess_sigma_m=args.perturb_m, guess_sigma_deg=args.perturb_deg)
     check(config, 'option')
     return config
@@ -227,6 +233,9 @@ def _pose_figures(found: Any) -> dict[str, Any]:
         'seconds': found.seconds, 'rays': found.rays,
         'T_world_cam': found.T_world_cam.tolist(), 'covariance': found.covariance.tolist(),
         'rivals': [format_pose(T) for T in found.rivals]}
+    if found.landmarks is not None:
+        figures['landmarks'] = {name: getattr(found.landmarks, name)
+                                for name in ('matched', 'inliers', 'residual_px')}
     return figures | ({'ignored': dict(found.ignored)} if found.ignored else {})
 
 

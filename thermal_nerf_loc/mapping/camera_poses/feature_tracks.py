@@ -8,7 +8,7 @@ the lens that was found.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -37,6 +37,8 @@ class Tracks:
     point: NDArray[np.int64]  # (n,) 0 to points - 1
     xy: Array  # (n, 2) in focal lengths from the centre, as the (distorted) image shows it
     points: int
+    keypoint: NDArray[np.int64] = field(  # (n,) index among the keypoints of all images
+        default_factory=lambda: np.empty(0, np.int64))
 
 
 class FeatureMatches:
@@ -162,4 +164,5 @@ def _joined(edges: NDArray[np.int64], image: NDArray[np.int64], xy: Array) -> Tr
     good = (size >= 2) & ~np.isin(np.arange(len(size)), bad)
     chosen = good[label]
     names, point = np.unique(label[chosen], return_inverse=True)
-    return Tracks(image[chosen].astype(np.int64), point.astype(np.int64), xy[chosen], len(names))
+    return Tracks(image[chosen].astype(np.int64), point.astype(np.int64), xy[chosen], len(names),
+                  np.flatnonzero(chosen))

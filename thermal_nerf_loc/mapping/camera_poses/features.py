@@ -99,7 +99,7 @@ def _features(image: SensorImage, detector: _ThermalDetector | None, count: int)
     if image.valid is not None:
         mask = cv2.resize(image.valid.astype(np.uint8), pixels.shape[::-1],
                           interpolation=cv2.INTER_NEAREST)
-    sift = cv2.SIFT.create(nfeatures=count, contrastThreshold=0.01)
+    sift = cv2.SIFT.create(nfeatures=count, contrastThreshold=0.01, enable_precise_upscale=True)
     keypoints, descriptors = sift.detectAndCompute(pixels, mask)
     if not keypoints:
         return ImageFeatures(np.empty((0, 2)), np.empty((0, 128), np.float32), image.camera)

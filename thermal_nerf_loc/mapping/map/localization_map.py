@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # torch and cv2 take seconds to load, and a world needs neith
     from torch import Tensor
 
     from thermal_nerf_loc.mapping.map.keyframes import Keyframes
+    from thermal_nerf_loc.mapping.map.landmarks import Landmarks
     from thermal_nerf_loc.mapping.map.uncertainty import Uncertainty
 
 Array = NDArray[np.float64]
@@ -93,6 +94,11 @@ class LocalizationMap(Renderer, Protocol):
     def panoramas(self) -> Panoramas | None:
         """Panoramas from free space, for a search without a guess; None: not rendered yet."""
         return None
+
+    @property
+    def landmarks(self) -> 'Mapping[str, Landmarks]':
+        """Points that feature detectors find again, by modality."""
+        return _NONE
 
     @property
     def uncertainty(self) -> 'Uncertainty | None':
@@ -178,6 +184,11 @@ class WrappedMap(LocalizationMap):
     def panoramas(self) -> Panoramas | None:
         """Those given, else the inner map's."""
         return self._inner.panoramas if self._panoramas is None else self._panoramas
+
+    @property
+    def landmarks(self) -> 'Mapping[str, Landmarks]':
+        """Those of the wrapped map."""
+        return self._inner.landmarks
 
     @property
     def uncertainty(self) -> 'Uncertainty | None':

@@ -2,11 +2,11 @@
 """
 A map's content and its file.
 
-One safetensors file holds weights, density grids, keyframes, panoramas and uncertainty, and as
-metadata one JSON text with the format version, every setting, the scene's space, the temperature
-range and a checksum. Density grids are kept as 16-bit logarithms (off by 0.4 % at most): they
-only place samples. Loading executes nothing and trusts nothing: each tensor's name, type and shape
-is checked against what the settings imply.
+One safetensors file holds weights, density grids, keyframes, landmarks, panoramas and uncertainty,
+and as metadata one JSON text with the format version, every setting, the scene's space, the
+temperature range and a checksum. Density grids are kept as 16-bit logarithms (off by 0.4 % at
+most): they only place samples. Loading executes nothing and trusts nothing: each tensor's name,
+type and shape is checked against what the settings imply.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,9 @@ from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.density_grid import Array32, DensityGrid, SamplingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 from thermal_nerf_loc.io.atomic_files import write_atomically
+from thermal_nerf_loc.mapping.map import landmarks as landmark_tensors
 from thermal_nerf_loc.mapping.map.keyframes import Keyframes
+from thermal_nerf_loc.mapping.map.landmarks import Landmarks
 from thermal_nerf_loc.mapping.map.localization_map import CovarianceScale, MapInfo, Tail
 from thermal_nerf_loc.mapping.map.panoramas import Panoramas
 from thermal_nerf_loc.mapping.map.uncertainty import Uncertainty
@@ -61,11 +63,12 @@ class MapContent:
     uncertainty: Uncertainty | None = None
     calibration: Mapping[str, CovarianceScale] = field(default_factory=dict)
     false_positive_tails: Mapping[str, Tail] = field(default_factory=dict)
+    landmarks: Mapping[str, Landmarks] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Freeze mappings and weights."""
         object.__setattr__(self, 'name', self.name or self.info.scene_name)
-        for member in ('flat_fields', 'calibration', 'false_positive_tails'):
+        for member in ('flat_fields', 'calibration', 'false_positive_tails', 'landmarks'):
             object.__setattr__(self, member, MappingProxyType(dict(getattr(self, member))))
         for learner in self.learners:
             learner.field.requires_grad_(False)
@@ -77,7 +80,7 @@ Content = TypeVar('Content', bound=MapContent)
 def save(content: MapContent, path: Path) -> None:
     """Write the file beside `path`, then rename."""
     tensors = _tensors(content.learners, content.keyframes, content.panoramas,
-                       content.uncertainty, content.flat_fields)
+                       content.uncertainty, content.flat_fields, content.landmarks)
     first, celsius = content.learners[0], content.temperature_range
     facts = {'format': FORMAT, 'version': VERSION, 'name': content.name,
              'info': _info_facts(content.info), 'space': asdict(first.field.space),
@@ -117,9 +120,10 @@ def _members(facts: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> d
     uncertainty = (Uncertainty(tensors['uncertainty'].float().numpy(), space)
                    if 'uncertainty' in tensors else None)
     flat_fields = _under('flat_field.', tensors)
+    landmarks = landmark_tensors.from_tensors(_under('landmarks.', tensors))
     expected = {_FORMER_GRID.sub('log_grid', name) for name in tensors}
     if not learners or expected != set(_tensors(learners, keyframes, panoramas, uncertainty,
-                                                flat_fields)):
+                                                flat_fields, landmarks)):
         raise ValueError('weights and settings tell of different fields')
     flat_fields |= {name: radial(*pair)  # of earlier maps
                     for name, pair in facts.get('vignetting', {}).items()}
@@ -128,7 +132,7 @@ def _members(facts: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> d
             'temperature_range': TemperatureRange(**celsius) if celsius else None,
             'info': _info_from(facts['info']), 'keyframes': keyframes, 'name': facts['name'],
             'flat_fields': {name: _flat_field(image) for name, image in flat_fields.items()},
-            'panoramas': panoramas, 'uncertainty': uncertainty,
+            'panoramas': panoramas, 'uncertainty': uncertainty, 'landmarks': landmarks,
             'calibration': {name: _calibration(pair)
                             for name, pair in facts.get('calibration', {}).items()},
             'false_positive_tails': {name: _tail(values) for name, values
@@ -194,11 +198,13 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray[A
 
 def _tensors(learners: tuple[Learner, ...], keyframes: Keyframes, panoramas: Panoramas | None,
              uncertainty: Uncertainty | None, flat_fields: Mapping[str, Array32],
-             ) -> dict[str, Tensor]:
+             landmarks: Mapping[str, Landmarks]) -> dict[str, Tensor]:
     """Everything in the file by name; the panoramas' prefix is `places.`."""
     out = {'keyframes.poses': torch.from_numpy(keyframes.poses)}
     out |= {f'flat_field.{name}': torch.from_numpy(image).half()
             for name, image in flat_fields.items()}
+    out |= {f'landmarks.{name}': torch.from_numpy(part)
+            for name, part in landmark_tensors.tensors_of(landmarks).items()}
     if uncertainty is not None:
         out['uncertainty'] = torch.from_numpy(uncertainty.values).half()
     if panoramas is not None:

@@ -15,6 +15,7 @@ from thermal_nerf_loc.field.kernels.grid_levels import NOMINAL_LOG2_ROWS
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.depth_maps import AUTO, SOURCES
 from thermal_nerf_loc.mapping.camera_poses.features import FeatureConfig
+from thermal_nerf_loc.mapping.map.landmarks import LandmarkConfig
 from thermal_nerf_loc.mapping.map.panoramas import PanoramaConfig
 from thermal_nerf_loc.mapping.stereo.stereo import StereoConfig
 
@@ -183,6 +184,7 @@ class TrainConfig:
                                         'trained', formerly='places')
     refine: RefineConfig = setting(RefineConfig(), 'poses and rig')
     stereo: StereoConfig = setting(StereoConfig(), 'depth between the images')
+    landmarks: LandmarkConfig = setting(LandmarkConfig(), 'points that keypoints find again')
 
     @property
     def planned_steps(self) -> int:
