@@ -3,7 +3,8 @@
 Images on disk: colour, thermal counts, depth and masks.
 
 EXIF orientation is ignored on purpose: poses and intrinsics belong to the sensor's own rows and
-columns. A file that is cut short is refused; OpenCV would return a half-grey image.
+columns. A file that is cut short is refused; OpenCV would return a half-grey image. Of a
+radiometric JPEG, `read_counts` takes the counts, not the preview.
 """
 
 import functools
@@ -17,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.io import radiometric_jpeg
 from thermal_nerf_loc.io.atomic_files import read_bytes, write_atomically
+from thermal_nerf_loc.io.image_size import check_size, JPEG, NPY, PNG, size_of, TIFF
 
-_PNG = b'\x89PNG\r\n\x1a\n'
-_JPEG = b'\xff\xd8'
-_TIFF = (b'II*\x00', b'MM\x00*', b'II+\x00', b'MM\x00+')
-_NPY = b'\x93NUMPY'
+_PREVIEW = ('This JPEG is a picture without raw counts: take the radiometric JPEG as the camera '
+            'wrote it, or export 16-bit TIFFs, or record in grey (palette white hot).')
 
 DEPTH_UNIT_M = 1e-3  # nerfstudio's default: one count is a millimetre
 
@@ -57,16 +58,29 @@ def read_rgb(path: Path) -> RgbImage:
 
 
 def read_counts(path: Path) -> CountImage:
-    """Read the counts of a thermal image; three equal channels are one."""
-    counts, valid = _split_alpha(read_image(path))
-    return CountImage(single_channel(
-        counts, path, 'Export the raw (radiometric) or the grey-scale image.'), valid)
+    """
+    Read the counts of a thermal image; three equal channels are one.
+
+    Of radiometric JPEGs, FLIR's give deg C as floats, DJI's counts.
+    """
+    data = read_bytes(path)
+    if radiometric_jpeg.maker_of(data) is not None:
+        return CountImage(radiometric_jpeg.decode(data, path), None)
+    counts, valid = _split_alpha(decode_file(data, path))
+    return CountImage(single_channel(counts, path, _PREVIEW if data.startswith(JPEG) else
+                                     'Export the raw (radiometric) or the grey-scale image.'),
+                      valid)
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """Width and height of an image file."""
-    height, width = read_image(path).shape[:2]
-    return width, height
+    data = read_bytes(path)
+    size = size_of(data)
+    if size is None:
+        height, width = decode_file(data, path).shape[:2]
+        return width, height
+    check_size(size, path)
+    return size
 
 
 def rgb_values(pixels: NDArray[Any]) -> NDArray[np.float32]:
@@ -132,13 +146,14 @@ def decode_file(data: bytes, where: object) -> NDArray[Any]:
     """Decode an image file's content; `where` names it in errors."""
     if not data:
         raise InputError('is an empty file', where=where, expected='an image')
-    if data.startswith(_NPY):
+    check_size(size_of(data), where)
+    if data.startswith(NPY):
         return _decode_npy(data, where)
-    if data.startswith(_TIFF):
+    if data.startswith(TIFF):
         return _decode_tiff(data, where)
-    if data.startswith(_PNG):
+    if data.startswith(PNG):
         _check_png(data, where)
-    elif data.startswith(_JPEG):
+    elif data.startswith(JPEG):
         _check_jpeg(data, where)
     return _decode_opencv(data, where)
 
@@ -233,7 +248,7 @@ def _without_single_axes(image: NDArray[Any]) -> NDArray[Any]:
 
 def _check_png(data: bytes, where: object) -> None:
     """Refuse a PNG with a cut or damaged chunk, or without its last chunk, IEND."""
-    position = len(_PNG)
+    position = len(PNG)
     while position + 12 <= len(data):
         end = position + 12 + int.from_bytes(data[position:position + 4], 'big')
         if end > len(data):
