@@ -6,7 +6,8 @@ from typing import Any
 
 # Names of `sensing.thermal_cameras.KNOWN_CAMERAS`, which would load numpy; a test compares them.
 THERMAL_CAMERAS = ('flir-boson', 'flir-lepton', 'flir-lepton-0.1k', 'flir-a-series',
-                   'flir-a-series-100mk', 'flir-ax5', 'flir-ax5-low', 'optris-pi', 'seek')
+                   'flir-a-series-100mk', 'flir-ax5', 'flir-ax5-low', 'optris-pi', 'dji-m2ea',
+                   'seek')
 CAMERA_FILE = 'docs/reference/file_formats.md, camera file'  # where its keys are described
 
 

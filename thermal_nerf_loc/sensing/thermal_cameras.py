@@ -50,6 +50,7 @@ KNOWN_CAMERAS: Mapping[str, KnownCamera] = MappingProxyType({
     'flir-ax5-low': KnownCamera(_kelvin(0.4), 'the same, resolution Low'),
     'optris-pi': KnownCamera(LinearRadiometry(0.1, -100.0),
                              'PI and Xi, temperature output, one decimal'),
+    'dji-m2ea': KnownCamera(_kelvin(1.0 / 64.0), 'raw counts of R-JPEGs; plausible, unverified'),
     'seek': KnownCamera(LinearRadiometry(1.0 / 64.0, -40.0), 'SDK format THERMOGRAPHY_FIXED_10_6'),
 })
 

@@ -10,16 +10,19 @@ from typing import Any
 from thermal_nerf_loc.cli.options import add_thermal, CAMERA_FILE, radiometry_from
 
 _EPILOG = """\
-DIR holds RGB images, or the folders rgb/ and thermal/. Poses are found by pycolmap (pip install
-'pycolmap>=4.0') from the RGB images; --poses takes others. Without --camera-positions, --distance
-or --tag-size the scale is arbitrary."""
+DIR holds RGB images, or the folders rgb/ and thermal/, or thermal images alone: the folder
+thermal/, radiometric JPEGs (FLIR, DJI), a TIFF stack or a video, which DIR may also be itself.
+Poses are found by pycolmap (pip install 'pycolmap>=4.0') from the RGB images, or from the thermal
+ones alone; --poses takes others. Without --camera-positions, --distance or --tag-size the scale is
+that of positions in the images' headers (GPS, RTK), else arbitrary."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare; what is not given keeps the default of `ImageImportConfig`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument('dir', type=Path, metavar='DIR', help='folder with images')
+    parser.add_argument('dir', type=Path, metavar='DIR',
+                        help='folder with images, or a thermal video or stack')
     parser.add_argument('out', type=Path, help='folder to make: a data set for `train`')
     images = parser.add_argument_group('images')
     images.add_argument('--rgb', type=Path, metavar='FOLDER', help='in DIR or elsewhere '
@@ -29,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     images.add_argument('--pair', choices=('auto', 'name', 'order'), help='RGB and thermal '
                         'images by name or by order (default: by name, else by order)')
     images.add_argument('--cameras', type=Path, metavar='FILE', help='lenses, rig and thermal '
-                        f'scale in YAML (see {CAMERA_FILE}); the thermal lens must be in it')
+                        f'scale in YAML (see {CAMERA_FILE}); beside RGB images the thermal lens '
+                        'must be in it')
+    images.add_argument('--every', type=float, metavar='S', help='of a thermal video: one image '
+                        'in so many seconds, the sharpest (default: 0.2)')
+    images.add_argument('--max-images', type=int, metavar='N', help='of thermal images alone: of '
+                        'more, so many of the sharpest (default: 400)')
     images.add_argument('--hold-out', type=int, metavar='N',
                         help='every Nth frame is held out (default: 8)')
     _add_poses(parser.add_argument_group('poses'))
@@ -40,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_poses(group: Any) -> None:
     group.add_argument('--poses', type=Path, metavar='FILE', help='of the RGB camera, instead of '
                        "pycolmap's: a TUM file, or the folder of a COLMAP model")
-    group.add_argument('--lens', metavar='MODEL', help='lens model to estimate: OPENCV (default), '
+    group.add_argument('--lens', metavar='MODEL', help='lens model to estimate: OPENCV (default; '
+                       'thermal images alone: RADIAL, of fewer than 30 SIMPLE_RADIAL), '
                        'OPENCV_FISHEYE, PINHOLE, RADIAL, SIMPLE_PINHOLE, SIMPLE_RADIAL')
     group.add_argument('--matching', choices=('auto', 'all', 'neighbours'), help='which images '
                        'are compared (default: all pairs of up to 150 images, else neighbours)')
@@ -79,7 +88,8 @@ def configure(args: argparse.Namespace) -> Any:
     given = {'rgb': args.rgb, 'thermal': args.thermal, 'pair': args.pair, 'cameras': args.cameras,
              'poses': args.poses, 'lens': args.lens, 'matching': args.matching,
              'positions': args.camera_positions, 'tag_size_m': args.tag_size,
-             'tag_family': args.tag_family, 'hold_out': args.hold_out}
+             'tag_family': args.tag_family, 'hold_out': args.hold_out, 'every_s': args.every,
+             'max_images': args.max_images}
     return ImageImportConfig(
         **{name: value for name, value in given.items() if value is not None},
         distances=tuple(map(_distance, args.distance)), radiometry=radiometry_from(args),

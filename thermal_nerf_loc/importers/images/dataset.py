@@ -44,7 +44,7 @@ class ImageFolder:
                            camera_mask_path=self.mask_path)
 
 
-def write_image_set(out: Path, rgb: ImageFolder, thermal: ImageFolder | None,
+def write_image_set(out: Path, rgb: ImageFolder | None, thermal: ImageFolder | None,
                     partner: Mapping[str, str], poses: Mapping[str, Array],
                     stamps_ns: Mapping[str, int], hold_out: int, remarks: Mapping[str, Any],
                     report_count: Callable[[int], None]) -> dict[str, int]:
@@ -52,12 +52,14 @@ def write_image_set(out: Path, rgb: ImageFolder, thermal: ImageFolder | None,
     Decode, check and write each image that has a pose; returns counts of frames.
 
     `poses` and `stamps_ns` are by RGB file name; `partner` is the thermal file name by RGB file
-    name. JPEGs stay JPEGs. `remarks` are further keys of the file.
+    name. JPEGs stay JPEGs. `remarks` are further keys of the file. Without RGB images all names
+    are those of thermal ones.
     """
     is_jpeg = all(Path(name).suffix.lower() in _JPEG for name in poses)
-    folders = {RGB: rgb, **({} if thermal is None else {THERMAL: thermal})}
+    folders = {modality: folder for modality, folder in ((RGB, rgb), (THERMAL, thermal))
+               if folder is not None}
     files = {name: {RGB: name, **({THERMAL: partner[name]} if thermal and name in partner else {})}
-             for name in poses}
+             if rgb is not None else {THERMAL: name} for name in poses}
     used = {modality for modalities in files.values() for modality in modalities}
     cameras = {modality: folder.camera for modality, folder in folders.items()
                if modality in used}

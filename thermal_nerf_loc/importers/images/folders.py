@@ -9,7 +9,9 @@ import re
 from typing import Any
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.io.atomic_files import reading
+from thermal_nerf_loc.io.atomic_files import read_bytes, reading
+from thermal_nerf_loc.io.image_series import is_series, VIDEOS
+from thermal_nerf_loc.io.radiometric_jpeg import maker_of
 
 RGB_FOLDERS = ('rgb', 'color', 'colour', 'visible', 'images')
 THERMAL_FOLDERS = ('thermal', 'infrared', 'ir', 'lwir')
@@ -35,31 +37,56 @@ class Pairing:
 
 
 def find_folders(root: Path, rgb: Path | None, thermal: Path | None,
-                 ) -> tuple[Path, Path | None]:
-    """The folders named (inside `root`, or anywhere), else those with a usual name in `root`."""
+                 ) -> tuple[Path | None, Path | None]:
+    """
+    The folders named (inside `root`, or anywhere), else those with a usual name in `root`.
+
+    None for RGB where all images are thermal: `root` is a video or a stack, holds radiometric
+    JPEGs, or nothing but the folder of thermal images.
+    """
+    if root.is_file():
+        return None, root
     with reading(root):
         inside = sorted(entry for entry in root.iterdir() if entry.is_dir())
     found: dict[str, Path | None] = {}
     for option, given, usual in (('--rgb', rgb, RGB_FOLDERS),
                                  ('--thermal', thermal, THERMAL_FOLDERS)):
         if given is not None:
-            found[option] = root / given if (root / given).is_dir() else given
+            found[option] = root / given if (root / given).exists() else given
             continue
         named = [folder for folder in inside if folder.name.lower() in usual]
         if len(named) > 1:
             raise InputError('several folders may be meant', where=root, expected=option,
                              got=', '.join(folder.name for folder in named))
         found[option] = named[0] if named else None
-    return found['--rgb'] or root, found['--thermal']
+    if found['--rgb'] is not None:
+        return found['--rgb'], found['--thermal']
+    if found['--thermal'] is not None:
+        return (root if _image_names(root, _RGB_SUFFIXES) else None), found['--thermal']
+    return (None, root) if _is_thermal(root) else (root, None)
+
+
+def _is_thermal(folder: Path) -> bool:
+    """Whether a folder holds radiometric JPEGs, or a series without other images."""
+    with reading(folder):
+        files = sorted(path for path in folder.iterdir() if path.is_file()
+                       and path.suffix.lower() in (*_RGB_SUFFIXES, *VIDEOS))
+    series = [path for path in files if is_series(path)]
+    return bool(files) and (len(series) == len(files) or all(
+        maker_of(read_bytes(path)) is not None for path in files))
+
+
+def _image_names(folder: Path, suffixes: Sequence[str]) -> list[str]:
+    with reading(folder):
+        return [entry.name for entry in folder.iterdir()
+                if entry.is_file() and entry.suffix.lower() in suffixes
+                and not entry.name.startswith('.')]
 
 
 def list_images(folder: Path, thermal: bool = False) -> list[str]:
     """Image files of a folder in the order of their names, in which 2 comes before 10."""
     suffixes = _THERMAL_SUFFIXES if thermal else _RGB_SUFFIXES
-    with reading(folder):
-        names = [entry.name for entry in folder.iterdir()
-                 if entry.is_file() and entry.suffix.lower() in suffixes
-                 and not entry.name.startswith('.')]
+    names = _image_names(folder, suffixes)
     if not names:
         raise InputError('folder has no image', where=folder,
                          expected='files that end in ' + ' '.join(suffixes))

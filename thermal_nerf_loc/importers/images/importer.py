@@ -27,6 +27,7 @@ from thermal_nerf_loc.importers.images.metric_scale import Distance, Metric
 from thermal_nerf_loc.importers.images.poses import from_model, ImagePoses, read_poses
 from thermal_nerf_loc.importers.images.structure_from_motion import (
     LENSES, reconstruct, require_pycolmap)
+from thermal_nerf_loc.importers.images.thermal_importer import import_thermal
 from thermal_nerf_loc.importers.options import ImportOptions, ImportResult, some_of
 from thermal_nerf_loc.io.atomic_files import check_vacant
 from thermal_nerf_loc.io.datasets.camera_file import read_rig
@@ -50,11 +51,17 @@ class ImageImportConfig(ImportOptions):
     pair: str = setting('auto', 'how thermal images find their RGB ones', choices=PAIRINGS)
     poses: Path | None = None
     max_gap_s: float = setting(0.5, 'between two given poses that are interpolated', 1e-3, 3600.0)
-    lens: str = setting('OPENCV', 'lens model to find', choices=LENSES)
+    lens: str = setting('auto', 'lens model to find (auto: OPENCV for RGB images; for '
+                        'thermal ones RADIAL, for few of them SIMPLE_RADIAL)',
+                        choices=('auto', *LENSES))
     matching: str = setting('auto', 'which images are compared',
                             choices=('auto', 'all', 'neighbours'))
     feature_px: int = setting(1600, 'longer side of the images in which features are detected',
                               64, 100_000)
+    every_s: float = setting(0.2, 'of a thermal video: one image in so many seconds, the sharpest',
+                             1e-3, 3600.0)
+    max_images: int = setting(400, 'of thermal images alone: of more, so many of the sharpest', 2,
+                              1_000_000)
     positions: Path | None = None
     distances: tuple[Distance, ...] = ()
     tag_size_m: float | None = None
@@ -76,20 +83,24 @@ def import_images(root: Path, out: Path, config: ImageImportConfig = ImageImport
                   progress: Progress = silent) -> ImportResult:
     """Read folders of images and write a data set."""
     check_vacant(out)
-    job = _ImageImport(root, out, config, progress)
+    rgb, thermal = find_folders(root, config.rgb, config.thermal)
+    job = None if rgb is None else _ImageImport(rgb, thermal, out, config, progress)
     if config.poses is None:
         require_pycolmap()
-    return job.run()
+    if job is not None:
+        return job.run()
+    assert thermal is not None
+    return import_thermal(thermal, out, config, progress)
 
 
 class _ImageImport:
     """An import of one folder; `run` has its steps."""
 
-    def __init__(self, root: Path, out: Path, config: ImageImportConfig,
+    def __init__(self, rgb: Path, thermal: Path | None, out: Path, config: ImageImportConfig,
                  progress: Progress) -> None:
         self._out, self._config, self._progress = out, config, progress
         self._rig_file = read_rig(config.cameras)
-        self._rgb, self._thermal = find_folders(root, config.rgb, config.thermal)
+        self._rgb, self._thermal = rgb, thermal
         self._names = list_images(self._rgb)
         if len(self._names) < 2:
             raise InputError('one image is not enough', where=self._rgb,
@@ -169,7 +180,8 @@ class _ImageImport:
         config = self._config
         if config.poses is not None:
             return read_poses(config.poses, self._names, round(1e9 * config.max_gap_s))
-        found = reconstruct(self._rgb, self._names, self._rig_file[RGB].camera, config.lens,
+        found = reconstruct(self._rgb, self._names, self._rig_file[RGB].camera,
+                            'OPENCV' if config.lens == 'auto' else config.lens,
                             config.matching, config.feature_px,
                             lambda done, total, message='': self._progress(
                                 _CHECKED + (_POSED - _CHECKED) * done / total, 1.0, message))

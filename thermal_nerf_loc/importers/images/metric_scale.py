@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.geometry.geodesy import GeoAnchor
 from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama, upright_similarity
 from thermal_nerf_loc.io.atomic_files import read_text
+from thermal_nerf_loc.io.geotags import GeoTag, RTK
 
 Array = NDArray[np.float64]
 Poses = Mapping[str, Array]
 
 _USUAL_DEPTH = 3.0  # median, in the units of a map whose scale is arbitrary
+_GEOTAG_MISFIT = 0.2  # rms over extent: beyond, a receiver's noise would make the scale
 _MAX_POINTS = 4000  # of which the median depth is taken
 
 
@@ -29,6 +32,7 @@ class Metric(NamedTuple):
     source: str
     figures: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    geo_anchor: GeoAnchor | None = None  # of the frame that the similarity leads to
 
 
 class Distance(NamedTuple):
@@ -49,7 +53,37 @@ def from_positions(poses: Poses, path: Path) -> Metric:
                          expected='three or more of images that have a pose',
                          got=f'{len(named)} of {len(known)} names, the images are '
                              f'{", ".join(list(poses)[:3])}, ...')
-    names = [name for name in named if name is not None]
+    return _fitted(poses, {name: position for name, position in named.items() if name}, path)
+
+
+def from_geotags(poses: Poses, tags: Mapping[str, GeoTag]) -> tuple[Metric | None, str]:
+    """
+    Fit camera positions to those in the images' headers: metres, and a geo-anchor.
+
+    The frame is east, north, up from the first image's position. Where plain GPS is too coarse for
+    the path, or the path is a line, there is none; then a note says why.
+    """
+    if len(tags) < 3:
+        return None, ''
+    first = next(iter(tags.values()))
+    anchor = GeoAnchor(*first[:3])
+    positions = anchor.enu([tag[:3] for tag in tags.values()])
+    extent = float(np.linalg.norm(positions - positions.mean(axis=0), axis=1).max())
+    try:
+        metric = _fitted(poses, dict(zip(tags, positions)), 'positions in the images')
+    except InputError as error:
+        return None, f'positions in the images are not used: they lie on a line ({error.got})'
+    rms = metric.figures['positions_rms_m']
+    if rms > _GEOTAG_MISFIT * extent:
+        return None, (f'positions in the images are not used: they are met to {rms:.2f} m only, '
+                      f'on a path that reaches {extent:.1f} m from its middle')
+    kind = RTK if all(tag.source == RTK for tag in tags.values()) else first.source
+    return metric._replace(source=f'{len(tags)} positions in the images ({kind})',
+                           geo_anchor=anchor), ''
+
+
+def _fitted(poses: Poses, named: Mapping[str, Array], path: object) -> Metric:
+    names = list(named)
     x, y = np.stack([poses[name][:3, 3] for name in names]), np.stack(list(named.values()))
     try:
         similarity = umeyama(x, y, with_scale=True)

@@ -14,6 +14,7 @@ from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.atomic_files import write_atomically, writing
 from thermal_nerf_loc.io.datasets.colmap_model import camera_to_colmap, ColmapModel, read_model
+from thermal_nerf_loc.io.images import read_size
 
 INSTALL = "pip install 'pycolmap>=4.0'"  # the extra `sfm`
 LENSES = ('OPENCV', 'OPENCV_FISHEYE', 'PINHOLE', 'RADIAL', 'SIMPLE_PINHOLE', 'SIMPLE_RADIAL')
@@ -51,13 +52,15 @@ def require_pycolmap() -> Any:
 
 
 def reconstruct(folder: Path, names: Sequence[str], camera: Camera | None, lens: str,
-                matching: str, feature_px: int, progress: Progress = silent) -> Reconstruction:
+                matching: str, feature_px: int, progress: Progress = silent,
+                guess_px: float | None = None) -> Reconstruction:
     """
     Find the poses of the images `names` in `folder`, all taken by one camera.
 
     A `camera` that is given is kept as it is; else one of the model `lens` is found. `matching`
     is 'all' pairs, 'neighbours' (in the order of names) or 'auto'. Features are detected in images
-    that are scaled down to `feature_px` pixels on their longer side.
+    that are scaled down to `feature_px` pixels on their longer side. A lens is found from the
+    focal length `guess_px`, where it is given.
     """
     colmap = require_pycolmap()
     if matching == 'auto':
@@ -67,7 +70,7 @@ def reconstruct(folder: Path, names: Sequence[str], camera: Camera | None, lens:
     with _colmap_errors(folder), tempfile.TemporaryDirectory(prefix='colmap-') as scratch:
         work = Path(scratch)
         links = _link(folder, names, work / 'images')
-        _extract(colmap, work, list(links), camera, lens, feature_px,
+        _extract(colmap, work, list(links), camera, lens, feature_px, guess_px,
                  lambda done, text: progress(0.25 * done, 1.0, text))
         _match(colmap, work, list(links), pairs,
                lambda done, text: progress(0.25 + 0.45 * done, 1.0, text))
@@ -118,13 +121,17 @@ def _link(folder: Path, names: Sequence[str], into: Path) -> dict[str, str]:
 
 
 def _extract(colmap: Any, work: Path, names: Sequence[str], camera: Camera | None, lens: str,
-             feature_px: int, report: Any) -> None:
+             feature_px: int, guess_px: float | None, report: Any) -> None:
     reader, options = colmap.ImageReaderOptions(), colmap.FeatureExtractionOptions()
     options.use_gpu, options.max_image_size = False, feature_px
     reader.camera_model = lens
     if camera is not None:
         reader.camera_model, params = camera_to_colmap(camera)
         reader.camera_params = ','.join(repr(float(value)) for value in params)
+    elif guess_px is not None:
+        width, height = read_size(work / 'images' / names[0])
+        reader.camera_params = colmap.Camera.create_from_model_name(
+            1, lens, guess_px, width, height).params_to_string()
     for start in range(0, len(names), _IMAGES_PER_CALL):
         colmap.extract_features(
             work / 'database.db', work / 'images',
