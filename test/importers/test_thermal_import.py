@@ -97,7 +97,7 @@ def test_what_is_no_series_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match='false colours'):
         list(read_series(video(tmp_path / 'c.mp4', colours, 'mp4v')))
     (tmp_path / 'b.mkv').write_bytes(b'no video')
-    with pytest.raises(InputError, match='no video that can be read.*ffmpeg'):
+    with pytest.raises(InputError, match=r'no video that can be read.*ffmpeg'):
         list(read_series(tmp_path / 'b.mkv'))
 
 

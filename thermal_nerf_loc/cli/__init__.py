@@ -32,6 +32,7 @@ STAGES = {  # folder of cli/: what the stage is about, its commands
         'eval-map': 'compare a map with the images of a data set',
         'render': 'render a camera path through a map as a video: colour, temperature, depth',
         'export': "write a map's surface as a PLY file: points with temperature, or a mesh",
+        'info': 'tell what a map file or a data set holds, and where on earth it lies',
         'view': 'walk through a map in a browser: points, cameras, trajectories, live view'}),
     'poses': ('localize in a map', {
         'localize': 'find the camera poses of a data set, or of single images, in a map',

@@ -79,7 +79,13 @@ def from_geotags(poses: Poses, tags: Mapping[str, GeoTag]) -> tuple[Metric | Non
                       f'on a path that reaches {extent:.1f} m from its middle')
     kind = RTK if all(tag.source == RTK for tag in tags.values()) else first.source
     return metric._replace(source=f'{len(tags)} positions in the images ({kind})',
-                           geo_anchor=anchor), ''
+                           geo_anchor=anchor,
+                           notes=(*metric.notes, _written(anchor))), ''
+
+
+def _written(anchor: GeoAnchor) -> str:
+    return (f'the world is east, north, up from {anchor.latitude_deg:.7f} deg north, '
+            f'{anchor.longitude_deg:.7f} deg east, {anchor.height_m:.2f} m')
 
 
 def _fitted(poses: Poses, named: Mapping[str, Array], path: object) -> Metric:

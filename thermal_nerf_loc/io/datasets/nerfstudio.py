@@ -28,6 +28,8 @@ Further keys at the top level:
     rolling_shutter_s               readout time of the RGB camera; in the thermal block that of
                                     the thermal camera: see `rolling_shutter.py`
     scale                           with `metric` false: lengths are no metres
+    geo_anchor                      latitude_deg, longitude_deg and height_m of the origin; the
+                                    world's x points east, y north, z up
     ground_truth                    true `poses` by file name and `transform_rgb_thermal`, of a
                                     simulation whose given poses are perturbed
     depth_is_truth                  true for a simulation: its depth maps are for evaluation; a
@@ -49,6 +51,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.geometry.geodesy import GeoAnchor
 from thermal_nerf_loc.geometry.se3 import pose_from_rows
 from thermal_nerf_loc.io.atomic_files import read_json, reading
 from thermal_nerf_loc.io.datasets.intrinsics import camera_from_keys, INTRINSIC_KEYS
@@ -104,7 +107,7 @@ def load_scene(path: Path) -> Scene:
                                       if isinstance(frame, UnposedFrame)])
     posed, without_sweep = with_sweeps([frame for _, frame in present], (train, test))
     scene = Scene(file.parent, posed, train, test, reader.notices(len(unposed), without_sweep),
-                  unposed)
+                  unposed, _geo_anchor(content, file))
     for notice in scene.notices:
         _log.warning(notice)
     _decode_first_images(scene)
@@ -255,6 +258,18 @@ class _Reader:
                 return path
         self.missing.append((kind, path))
         return None
+
+
+def _geo_anchor(content: Mapping[str, Any], file: Path) -> GeoAnchor | None:
+    if content.get('geo_anchor') is None:
+        return None
+    block = _mapping(content['geo_anchor'], f'{file} geo_anchor')
+    values = [block.get(name) for name in GeoAnchor._fields]
+    if (not all(isinstance(value, (int, float)) and np.isfinite(value) for value in values)
+            or abs(values[0]) > 90.0 or abs(values[1]) > 180.0):
+        raise InputError('geo_anchor is no position', where=file,
+                         expected=', '.join(GeoAnchor._fields), got=dict(block))
+    return GeoAnchor(*map(float, values))
 
 
 def _decode_first_images(scene: Scene) -> None:

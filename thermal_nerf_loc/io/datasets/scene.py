@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.geometry.geodesy import GeoAnchor
 from thermal_nerf_loc.io.images import (
     CountImage, DEPTH_UNIT_M, read_confidence, read_counts, read_depth, read_mask, read_rgb)
 from thermal_nerf_loc.sensing.frame import fill_unknown, Frame, RGB, SensorImage
@@ -87,6 +88,7 @@ class Scene:
     test: tuple[int, ...]
     notices: tuple[str, ...] = ()
     unposed: tuple[UnposedFrame, ...] = ()
+    geo_anchor: GeoAnchor | None = None  # then the world is east, north, up
 
     @property
     def modalities(self) -> tuple[str, ...]:

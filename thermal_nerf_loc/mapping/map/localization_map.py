@@ -50,6 +50,8 @@ class MapInfo:
     refinement: Mapping[str, Any] = field(default_factory=dict)  # `CameraOptimizer.facts`
     temperature_offset: Mapping[str, float] = field(default_factory=dict)  # `camera_response.py`
     geometry: Mapping[str, Any] = field(default_factory=dict)  # `SceneDepth.facts`
+    # latitude_deg, longitude_deg and height_m of the origin of a frame that is east, north, up
+    geo_anchor: Mapping[str, float] = field(default_factory=dict)
 
 
 class LocalizationMap(Renderer, Protocol):

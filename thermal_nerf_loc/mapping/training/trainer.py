@@ -107,7 +107,8 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
         temperatures = temperatures.moved(zero.celsius) if zero else temperatures
     info = MapInfo(scene_name=scene.root.name, training=asdict(config), steps=trainer.steps,
                    seconds=seconds, refinement=facts, geometry=depth.facts(),
-                   temperature_offset=zero._asdict() if zero else {})
+                   temperature_offset=zero._asdict() if zero else {},
+                   geo_anchor=scene.geo_anchor._asdict() if scene.geo_anchor else {})
     radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(refined),
                                flat_fields=trainer.objective.flat_fields(temperatures))
     return TrainingResult(radiance_map, trainer.steps, seconds,
