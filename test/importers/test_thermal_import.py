@@ -13,9 +13,12 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.geodesy import ecef, GeoAnchor
 from thermal_nerf_loc.geometry.similarity import umeyama
+from thermal_nerf_loc.importers.bags.importer import import_bag, ImportConfig
+from thermal_nerf_loc.importers.bags.pose_choice import PoseOptions
 from thermal_nerf_loc.importers.images.importer import ImageImportConfig, import_images
 from thermal_nerf_loc.importers.images.metric_scale import from_geotags
 from thermal_nerf_loc.importers.images.thermal_series import open_series
+from thermal_nerf_loc.io.bags.reader import BagWriter
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.geotags import GeoTag, GPS
 from thermal_nerf_loc.io.image_series import is_series, read_series
@@ -179,3 +182,39 @@ def test_heat_alone_gives_poses(tmp_path: Path):
         assert metres < 0.03
         assert degrees < 1.0
     assert abs(done.figures['focal_px'] / CAMERA.fx - 1.0) < 0.05
+
+
+def write_bag(path: Path, count: int) -> Path:
+    """A thermal topic and its lens, twice a second; no poses."""
+    with BagWriter(path, 'mcap') as bag:
+        for index, image in enumerate(heat(count)):
+            stamp = 10**18 + index * 500_000_000
+            bag.image('/thermal/image_raw', stamp, 'thermal_optical', image, '16UC1')
+            bag.camera_info('/thermal/camera_info', stamp, 'thermal_optical', CAMERA)
+    return path
+
+
+def test_a_bag_without_poses_says_how_to_get_them(tmp_path: Path):
+    bag = write_bag(tmp_path / 'bag', 2)
+    with pytest.raises(InputError, match=r'no poses.*--poses-from-images'):
+        import_bag(bag, tmp_path / 'out')
+    with pytest.raises(InputError, match='one place only'):
+        PoseOptions(topic='/odom', from_images=True)
+
+
+@pytest.mark.slow
+def test_a_thermal_topic_alone_gives_poses(tmp_path: Path):
+    pytest.importorskip('pycolmap', reason='needs pycolmap: pip install .[sfm]')
+    done = import_bag(write_bag(tmp_path / 'bag', 9), tmp_path / 'out',
+                      ImportConfig(poses=PoseOptions(from_images=True)))
+    scene = load_scene(tmp_path / 'out')
+    assert scene.modalities == ('thermal',) and 'arbitrary' in scene.notices[0]
+    assert len(scene.frames) >= 8
+    assert 'structure from motion' in done.figures['poses']
+    T = np.stack([frame.T_world_cam for frame in scene.frames])
+    true = corner_poses(9)[[(frame.stamp_ns - 10**18) // 500_000_000 for frame in scene.frames]]
+    fit = umeyama(T[:, :3, 3], true[:, :3, 3], with_scale=True)
+    for moved, pose in zip(fit.apply(T), true):
+        metres, degrees = se3.distance(moved, pose)
+        assert metres < 0.03
+        assert degrees < 1.0

@@ -49,6 +49,8 @@ def _add_poses(group: Any) -> None:
     group.add_argument('--world-frame', metavar='F', help='root of the tf chain to the cameras')
     group.add_argument('--pose-frame', metavar='F', help='frame whose poses a file or topic holds '
                        '(default: child_frame_id of Odometry, else base_link)')
+    group.add_argument('--poses-from-images', action='store_true', help='by structure from motion '
+                       '(pycolmap); the scale is arbitrary')
     group.add_argument('--max-gap', type=float, metavar='S', help='images between poses further '
                        'apart in time are left out (default: 0.5)')
 
@@ -105,7 +107,8 @@ def configure(args: argparse.Namespace) -> Any:
         **given(modality='modality', cameras='cameras', max_skew_s='max_skew',
                 hold_out='hold_out', **{name: name for name in topics}),
         poses=PoseOptions(**given(file='poses', topic='pose_topic', world='world_frame',
-                                  frame='pose_frame', max_gap_s='max_gap')),
+                                  frame='pose_frame', max_gap_s='max_gap'),
+                          from_images=args.poses_from_images),
         keyframes=KeyframeRule(**given(min_m='min_m', min_deg='min_deg',
                                        max_frames='max_frames')),
         rectify=args.rectify, radiometry=radiometry_from(args),

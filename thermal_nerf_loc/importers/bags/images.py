@@ -77,6 +77,18 @@ class ImageDecoder:
                              hint='Give the lens for this resolution by --cameras FILE.')
         return pixels
 
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the images have colours."""
+        return self._modality == RGB
+
+    def for_features(self, message: Any) -> NDArray[Any]:
+        """Pixels with the lens's own distortion: 8-bit colours, or one thermal channel."""
+        pixels = self.pixels(message)
+        if not self.is_rgb:
+            return _thermal_channel(pixels, self._modality)
+        return np.rint(255.0 * _colour(pixels)).astype(np.uint8)
+
     def _thermal(self, pixels: NDArray[Any]) -> tuple[Array32, bool]:
         """Values (h, w, 1) and whether they are deg C."""
         channel = _thermal_channel(pixels, self._modality)

@@ -20,6 +20,7 @@ from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.importers.bags.frames import FrameReader, MovingRig
+from thermal_nerf_loc.importers.bags.image_poses import find_poses
 from thermal_nerf_loc.importers.bags.images import ImageDecoder
 from thermal_nerf_loc.importers.bags.keyframe_selection import choose_windows, KeyframeRule
 from thermal_nerf_loc.importers.bags.pose_choice import choose_source, PoseOptions
@@ -66,7 +67,7 @@ def import_bag(bag: Path, out: Path, config: ImportConfig = ImportConfig(),
             reader, bag, {RGB: config.rgb_topic, THERMAL: config.thermal_topic},
             {RGB: config.rgb_info_topic, THERMAL: config.thermal_info_topic},
             (RGB, THERMAL) if config.modality == 'both' else (config.modality,))
-        pose_candidates = ([] if config.poses.file else
+        pose_candidates = ([] if config.poses.file or config.poses.from_images else
                            pose_topics(reader, bag, config.poses.topic))
         survey = survey_bag(reader, topics, pose_candidates, lenses, bag, progress)
         return _BagImport(bag, out, config, rig, reader, survey).run(pose_candidates, progress)
@@ -81,18 +82,18 @@ class _BagImport:
         self._reader, self._logs, self._survey = reader, survey.cameras, survey
         self._reference = RGB if RGB in self._logs else THERMAL
         self._notes: list[str] = []
+        self._placed: NDArray[np.int64] | None = None  # stamps that structure from motion placed
 
     def run(self, pose_candidates: Sequence[str], progress: Progress) -> ImportResult:
         """Choose poses and keyframes, read the images, write the data set."""
-        config, log = self._config, self._logs[self._reference]
+        config = self._config
         for name in self._logs:
             self._check_images(name)
-        source = choose_source(self._bag, config.poses, self._survey, pose_candidates, log.frame,
-                               self._reader)
-        rig = MovingRig(source, {name: log.frame for name, log in self._logs.items()},
-                        self._rig_file[THERMAL].T_rgb_sensor)
         decoders = {name: self._decoder(name) for name in self._logs}
         self._prepare(decoders)
+        source = self._source(pose_candidates, decoders, progress)
+        rig = MovingRig(source, {name: log.frame for name, log in self._logs.items()},
+                        self._rig_file[THERMAL].T_rgb_sensor)
         stamps, poses, unposed = self._posed(rig)
         windows = [stamps[list(window)] for window in choose_windows(poses, config.keyframes)]
         frames = FrameReader(self._reader, self._logs, decoders, rig, self._reference,
@@ -101,6 +102,19 @@ class _BagImport:
         counts = self._write(frames.frames(windows, by_stamp, progress), decoders, rig, stamps)
         self._notes += frames.notes
         return self._result(source, decoders, stamps, unposed, {**counts, **frames.counts})
+
+    def _source(self, pose_candidates: Sequence[str], decoders: Mapping[str, ImageDecoder],
+                progress: Progress) -> PoseSource:
+        """The poses of the bag, or those that its images give."""
+        log = self._logs[self._reference]
+        if not self._config.poses.from_images:
+            return choose_source(self._bag, self._config.poses, self._survey, pose_candidates,
+                                 log.frame, self._reader)
+        found = find_poses(self._reader, log, decoders[self._reference],
+                           self._lens(self._reference), self._survey.tree, progress)
+        self._notes += found.notes
+        self._placed = found.stamps
+        return found.source
 
     def _check_images(self, name: str) -> None:
         log = self._logs[name]
@@ -138,6 +152,8 @@ class _BagImport:
     def _posed(self, rig: MovingRig) -> tuple[NDArray[np.int64], Array, NDArray[np.int64]]:
         """Stamps that have a pose, these poses, and the stamps without a pose."""
         stamps = self._logs[self._reference].sorted_stamps()
+        if self._placed is not None:
+            stamps = self._placed
         found = [rig.T_world(self._reference, int(stamp)) for stamp in stamps]
         is_posed = np.array([T is not None for T in found], dtype=np.bool_)
         if not is_posed.any():
@@ -157,8 +173,11 @@ class _BagImport:
             mountings = (rig.between(int(stamp), int(stamp)) for stamp in stamps)
             T_rgb_thermal = next((T for T in mountings if T is not None), None)
         scale = decoders[THERMAL].radiometry if THERMAL in decoders else None
+        remarks = ({'scale': {'metric': False, 'from': 'arbitrary'}}
+                   if self._placed is not None else {})
         counts = {'train': 0, 'test': 0}
-        with SceneWriter(self._out, cameras, T_rgb_thermal, scale, rig_per_frame=True) as writer:
+        with SceneWriter(self._out, cameras, T_rgb_thermal, scale, rig_per_frame=True,
+                         remarks=remarks) as writer:
             for frame in frames:
                 split = split_of(sum(counts.values()), self._config.hold_out)
                 writer.add(frame, split)

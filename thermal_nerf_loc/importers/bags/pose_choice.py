@@ -22,6 +22,7 @@ class PoseOptions:
     file: Path | None = None  # TUM
     topic: str = ''
     world: str = ''  # tf frame
+    from_images: bool = False  # structure from motion
     frame: str = ''  # tf frame whose poses a file or a topic holds
     max_gap_s: float = setting(MAX_GAP_S, 'between two poses that are interpolated', 1e-3, 3600.0)
 
@@ -29,7 +30,8 @@ class PoseOptions:
         """Check the ranges, and that only one source is named."""
         check(self, 'poses')
         named = [option for option, value in (('--poses', self.file), ('--pose-topic', self.topic),
-                                              ('--world-frame', self.world)) if value]
+                                              ('--world-frame', self.world),
+                                          ('--poses-from-images', self.from_images)) if value]
         if len(named) > 1:
             raise InputError('poses can come from one place only', expected='one of them',
                              got=' and '.join(named))
@@ -69,7 +71,7 @@ def choose_source(bag: Path, options: PoseOptions, survey: Survey,
                          expected='tf from map or odom to the camera, nav_msgs/Odometry or '
                                   'geometry_msgs/PoseStamped', got=reader.listing(),
                          hint='Give them by --poses FILE.tum, or --world-frame for another root '
-                              'of tf.')
+                              'of tf, or pass --poses-from-images.')
     return found
 
 
