@@ -35,7 +35,7 @@ class ThermalSeries:
         return read_counts(self.folder / name).counts
 
 
-class _Image(NamedTuple):
+class _NamedImage(NamedTuple):
     name: str
     pixels: NDArray[Any]
     stamp_ns: int | None
@@ -99,10 +99,10 @@ def _unpacked(path: Path, scratch: Path, every_s: float, max_images: int,
     """Write the sharpest image of each step."""
     total = count_images(path)
     freeze, frozen, received = FreezeDetector(), 0, 0
-    best: tuple[float, _Image] | None = None
+    best: tuple[float, _NamedImage] | None = None
     window, names, stamps = -1, [], {}
 
-    def keep(image: _Image) -> None:
+    def keep(image: _NamedImage) -> None:
         names.append(_write(scratch, image))
         if image.stamp_ns is not None:
             stamps[names[-1]] = image.stamp_ns
@@ -130,12 +130,12 @@ def _unpacked(path: Path, scratch: Path, every_s: float, max_images: int,
                          received - frozen - len(names))
 
 
-def _images(path: Path) -> Iterator[_Image]:
+def _images(path: Path) -> Iterator[_NamedImage]:
     for index, frame in enumerate(read_series(path)):
-        yield _Image(f'frame{index:06d}', frame.pixels, frame.since_start_ns)
+        yield _NamedImage(f'frame{index:06d}', frame.pixels, frame.since_start_ns)
 
 
-def _write(folder: Path, image: _Image) -> str:
+def _write(folder: Path, image: _NamedImage) -> str:
     if image.pixels.dtype in (np.uint8, np.uint16):
         name = f'{image.name}.png'
         write_inside(folder / name, encode(image.pixels, '.png'))
