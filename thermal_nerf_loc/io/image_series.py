@@ -80,12 +80,17 @@ def _stack(path: Path) -> Iterator[SeriesFrame]:
     with tifffile.TiffFile(data) as file:
         for index in range(shape[0]):
             try:
-                yield SeriesFrame(np.asarray(file.series[0].asarray(key=index)
-                                             if len(file.series[0].pages) == 1
-                                             else file.series[0].pages[index].asarray()), None)
+                yield SeriesFrame(_of_stack(file, index), None)
             except Exception as error:  # tifffile lets many errors escape
                 raise InputError('TIFF stack is not whole', where=path,
                                  got=f'image {index} of {shape[0]}: {error}') from error
+
+
+def _of_stack(file: Any, index: int) -> NDArray[Any]:
+    """One image, of a page of its own or of the only page (ImageJ)."""
+    series = file.series[0]
+    return np.asarray(series.asarray()[index] if len(series.pages) == 1
+                      else series.pages[index].asarray())
 
 
 def _video(path: Path) -> Iterator[SeriesFrame]:

@@ -42,7 +42,9 @@ def learn_pattern(images: Sequence[NDArray[Any]]) -> FixedPattern:
         return FixedPattern(None, 0.0)
     middle = len(images) // 2
     halves = [_parts(images[:middle]), _parts(images[middle:])]
-    image = np.sum([_agreed(a, b) for a, b in zip(*halves)], axis=0, dtype=np.float32)
+    image = np.zeros_like(halves[0][0])
+    for first, second in zip(*halves):
+        image = image + _agreed(first, second)
     rms = float(np.sqrt(np.mean(image**2)))
     return FixedPattern(image if rms > 0.0 else None, rms)
 

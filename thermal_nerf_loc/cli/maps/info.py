@@ -38,13 +38,11 @@ def _of_map(path: Path) -> dict[str, Any]:
     found = RadianceMap.load(path)
     bounds = found.bounds
     info = found.info
-    anchor = dict(info.geo_anchor) if info else {}
+    anchor = dict(info.geo_anchor)
     return {'map': str(path), 'modalities': ', '.join(found.modalities),
             'radiometric': found.radiometric if 'thermal' in found.modalities else None,
-            'scene': info.scene_name if info else None, 'steps': info.steps if info else None,
-            'training_seconds': info.seconds if info else None,
-            'made_by': info.made_by if info else None,
-            'extent_m': None if bounds is None else [float(v) for v in bounds[1] - bounds[0]],
+            'scene': info.scene_name, 'steps': info.steps, 'training_seconds': info.seconds,
+            'made_by': info.made_by, 'extent_m': [float(v) for v in bounds[1] - bounds[0]],
             'geo_anchor': anchor or None, 'geo_anchor_is': _written(anchor)}
 
 

@@ -87,7 +87,7 @@ class ImageDecoder:
         pixels = self.pixels(message)
         if not self.is_rgb:
             return _thermal_channel(pixels, self._modality)
-        return np.rint(255.0 * _colour(pixels)).astype(np.uint8)
+        return np.asarray(np.rint(255.0 * _colour(pixels)), np.uint8)
 
     def _thermal(self, pixels: NDArray[Any]) -> tuple[Array32, bool]:
         """Values (h, w, 1) and whether they are deg C."""

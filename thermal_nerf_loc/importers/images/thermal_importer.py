@@ -26,7 +26,7 @@ from thermal_nerf_loc.importers.options import ImportOptions, ImportResult, some
 from thermal_nerf_loc.io.atomic_files import read_bytes
 from thermal_nerf_loc.io.datasets.camera_file import read_rig
 from thermal_nerf_loc.io.geotags import read_geotag
-from thermal_nerf_loc.io.images import write_png
+from thermal_nerf_loc.io.images import read_counts, write_png
 from thermal_nerf_loc.io.radiometric_jpeg import camera_model, DJI, maker_of
 from thermal_nerf_loc.sensing.contrast import learn_pattern, stretched
 from thermal_nerf_loc.sensing.frame import THERMAL
@@ -69,7 +69,8 @@ class _ThermalImport:
         """Read, choose the scale, pose, scale, write."""
         config = self._config
         series = self._series()
-        size = check_sizes(series.folder, series.names, series.counts, lambda count: None)
+        size = check_sizes(series.folder, series.names,
+                           lambda path: read_counts(path).counts, lambda count: None)
         scale, lens = self._scale(series), self._lens(series, size)
         rms = self._write_contrast(series)
         found = self._poses(series, lens)

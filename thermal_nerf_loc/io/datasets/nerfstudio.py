@@ -264,12 +264,12 @@ def _geo_anchor(content: Mapping[str, Any], file: Path) -> GeoAnchor | None:
     if content.get('geo_anchor') is None:
         return None
     block = _mapping(content['geo_anchor'], f'{file} geo_anchor')
-    values = [block.get(name) for name in GeoAnchor._fields]
+    values: list[Any] = [block.get(name) for name in GeoAnchor._fields]
     if (not all(isinstance(value, (int, float)) and np.isfinite(value) for value in values)
             or abs(values[0]) > 90.0 or abs(values[1]) > 180.0):
         raise InputError('geo_anchor is no position', where=file,
                          expected=', '.join(GeoAnchor._fields), got=dict(block))
-    return GeoAnchor(*map(float, values))
+    return GeoAnchor(*(float(value) for value in values))
 
 
 def _decode_first_images(scene: Scene) -> None:
