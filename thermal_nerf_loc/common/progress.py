@@ -13,3 +13,10 @@ class Progress(Protocol):
 
 def silent(done: float, total: float, message: str = '') -> None:
     """Ignore the report."""
+
+
+def prefixed(progress: Progress, prefix: str) -> Progress:
+    """Put a text before every message of a part of a job."""
+    def report(done: float, total: float, message: str = '') -> None:
+        progress(done, total, prefix + message)
+    return report

@@ -24,7 +24,7 @@ import torch
 from torch import nn, Tensor
 
 from thermal_nerf_loc.common.errors import InputError, RunError
-from thermal_nerf_loc.common.progress import Progress, silent
+from thermal_nerf_loc.common.progress import prefixed, Progress, silent
 from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
 from thermal_nerf_loc.field.native.adam import TableAdam
 from thermal_nerf_loc.io.datasets.depth_maps import NONE
@@ -162,15 +162,9 @@ def _initialize_rig(trainer: 'Trainer', scene: Scene, progress: Progress) -> Non
     assert optimizer is not None  # `RefineConfig`: edges refine the rig
     colour = Trainer(trainer.config.of_colour_map(), {RGB: trainer.sources[RGB]}, scene,
                      trainer.processes, trainer.learners[0].field.space)
-    _run(colour, scene, _prefixed(progress, 'colour map, '), None, time.monotonic())
+    _run(colour, scene, prefixed(progress, 'colour map, '), None, time.monotonic())
     known = colour.camera_optimizer.applied(scene) if colour.camera_optimizer else scene
     initialize_rig_by_edges(optimizer, known, colour.learners, progress)
-
-
-def _prefixed(progress: Progress, prefix: str) -> Progress:
-    def report(done: float, total: float, message: str = '') -> None:
-        progress(done, total, prefix + message)
-    return report
 
 
 def _resume(trainer: 'Trainer', checkpoint: Checkpoint | None) -> float:
