@@ -215,7 +215,8 @@ def test_the_command_takes_depth(room, tmp_path, capsys, monkeypatch):
     seen = []
     monkeypatch.setattr('thermal_nerf_loc.cli.maps.train.train_map',
                         lambda scene, path, config, *rest: seen.append((scene, config)) or {
-                            'geometry': {'source': 'none'}, 'geometry_check': {'seconds': 0.0}})
+                            'test': {}, 'geometry': {'source': 'none'},
+                            'geometry_check': {'seconds': 0.0}})
     command = ['train', str(room.root), '--map', str(tmp_path / 'm')]
     for options, weight, camera in (
             ([], 0.1, 'none'), (['--depth-from', 'measured'], 0.1, None),

@@ -34,10 +34,11 @@ class Rays(LocalizationMap):
 def test_what_renders_rays_is_a_map():
     """All else has a default that says: not known."""
     rays = Rays()
-    assert len(MEMBERS) == 15
+    assert len(MEMBERS) == 16
     for name in ('info', 'bounds', 'keyframes', 'panoramas', 'uncertainty'):
         assert getattr(rays, name) is None
-    assert rays.calibration == {} == rays.false_positive_tails and rays.radiometric
+    assert rays.calibration == {} == rays.false_positive_tails == rays.landmarks
+    assert rays.radiometric
     assert rays.viewpoints.shape == (0, 4, 4) and (rays.name, rays.scene_name) == ('', '')
     assert rays.flat_field_offset('thermal', (4, 3)) is None
     with pytest.raises(InputError, match='cannot be differentiated'):

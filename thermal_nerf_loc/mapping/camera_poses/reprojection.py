@@ -145,10 +145,10 @@ class Reprojection:
         d, _ = obs.lenses.unproject(obs.q, self.lens_rows(cameras)[obs.sensor])
         d = np.einsum('nij,nj->ni', T[:, :3, :3], d)
         perpendicular = np.eye(3) - d[:, :, None] * d[:, None, :]
-        weight, near = np.ones(len(d)), np.ones(len(d))
+        weight = np.ones(len(d))
         for _ in range(_TRIANGULATION_ROUNDS):
             A, b = np.zeros((obs.points, 3, 3)), np.zeros((obs.points, 3))
-            weighed = perpendicular * (weight * near)[:, None, None]
+            weighed = perpendicular * weight[:, None, None]
             np.add.at(A, obs.point, weighed)
             np.add.at(b, obs.point, np.einsum('nij,nj->ni', weighed, T[:, :3, 3]))
             points = np.linalg.solve(A + np.eye(3) * 1e-9, b[..., None])[..., 0]
@@ -157,8 +157,6 @@ class Reprojection:
             range_m = np.maximum(np.linalg.norm(from_camera, axis=1), 1e-9)
             distance_px = obs.focal * np.linalg.norm(off_ray, axis=1) / range_m
             weight = 1.0 / (1.0 + (distance_px / (0.3 * tolerance_px))**2)
-            near = 1.0 / range_m**2  # what counts are angles
-            near *= len(near) / near.sum()
         count = np.maximum(np.bincount(obs.point, minlength=obs.points), 1)
         has_depth = np.linalg.eigvalsh(A)[:, 0] / count > _LEAST_PARALLAX
         return np.asarray(points, np.float64), has_depth
