@@ -69,7 +69,9 @@ def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
     """Load and warm up the map."""
     if not config.map:
         raise InputError('no map given', where='parameter map', expected='a map file',
-                         hint='Make one: thermal-nerf-loc train DATA --map FILE')
+                         hint='Make one: thermal-nerf-loc train DATA --map FILE. If one was '
+                              'given: an empty `map` in a parameter file that comes after it '
+                              'wins; give the file first.')
     path = Path(config.map)
     with compiled_in_background():
         renderer = SharedMap(load_map(path))
