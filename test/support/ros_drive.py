@@ -225,11 +225,11 @@ class Drive:
         distances_m = [se3.distance(self._T(k / IMAGE_HZ), T)[0] for k in range(len(self.frames))]
         self._standing_s = int(np.argmin(distances_m)) / IMAGE_HZ
 
-    def call(self, kind, service, patience_s=20.0):
+    def call(self, kind, service, patience_s=20.0, request=None):
         """Call a service of the node."""
         client = self.node.create_client(kind, f'{self.node_name}/{service}')
         assert client.wait_for_service(patience_s), f'no service {service}'
-        return self._answer(client, kind.Request(), patience_s)
+        return self._answer(client, request or kind.Request(), patience_s)
 
     def set(self, name, value, patience_s=20.0):
         """Set one parameter; returns the result with its reason."""

@@ -19,10 +19,11 @@ from rcl_interfaces.msg import SetParametersResult
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.localization.localizer import Localizer
+from thermal_nerf_loc.ros.managed_node import ManagedNode
 from thermal_nerf_loc.ros.message_conversion import diagnostics_message
 from thermal_nerf_loc.ros.parameters import declare_config
 from thermal_nerf_loc.ros.publishers import Publishers
@@ -41,7 +42,7 @@ Array = NDArray[np.float64]
 _LOG_PERIOD_S = 5.0  # problems are logged once in so many seconds
 
 
-class LocalizerNode(LifecycleNode):
+class LocalizerNode(ManagedNode):
     """Connects subscribers, tracking thread, publishers and services around a `Session`."""
 
     def __init__(self, load_map: LoadMap = load_radiance_map) -> None:
@@ -78,6 +79,7 @@ class LocalizerNode(LifecycleNode):
             self.failure = error
             if rclpy.ok():
                 self.get_logger().fatal(_describe(error))
+            self._session = None
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
@@ -115,6 +117,16 @@ class LocalizerNode(LifecycleNode):
         """End in any state."""
         self.stop()
         return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition raised an error: begin anew, unconfigured."""
+        self.stop()
+        self._session = None
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_fault(self, error: Exception) -> None:
+        """A callback raised an error; it must not end the node."""
+        self._on_problem(error)
 
     def stop(self) -> None:
         """Unsubscribe, stop tracking and save the last pose."""
@@ -302,7 +314,7 @@ def main(args: list[str] | None = None, load_map: LoadMap = load_radiance_map) -
         executor.add_node(node)
         if node.config.autostart and not _autostart(node):
             return getattr(node.failure, 'exit_code', 1) if rclpy.ok() else 0
-        executor.spin()
+        node.spin(executor)
     except UserError as error:
         rclpy.logging.get_logger('localizer').fatal(str(error))
         return error.exit_code

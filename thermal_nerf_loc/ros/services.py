@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 import threading
 from typing import Any
 
-from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 from std_srvs.srv import Empty, Trigger
 
 from thermal_nerf_loc.common.errors import UserError
+from thermal_nerf_loc.ros.managed_node import ManagedNode
 
 Action = Callable[[], str]  # returns what was done, or raises a `UserError`
 
@@ -17,7 +17,7 @@ Action = Callable[[], str]  # returns what was done, or raises a `UserError`
 class Services:
     """Offers actions as services; an action's error becomes the answer."""
 
-    def __init__(self, node: LifecycleNode) -> None:
+    def __init__(self, node: ManagedNode) -> None:
         """Start without services."""
         self._node = node
 
@@ -46,6 +46,9 @@ class Services:
             except UserError as error:
                 response.success, response.message = False, str(error)
                 self._node.get_logger().error(f'{name}: {error}')
+            except Exception as error:  # no request may end the node
+                response.success, response.message = False, f'failed: {error!r}'
+                self._node.on_fault(error)
             return response
 
         self._node.create_service(Trigger, f'~/{name}', answer)
@@ -56,11 +59,14 @@ class Services:
         except UserError as error:
             self._node.get_logger().error(f'{name}: {error}')
             return False, str(error)
+        except Exception as error:  # no request may end the node
+            self._node.on_fault(error)
+            return False, f'failed: {error!r}'
         self._node.get_logger().info(f'{name}: {done}')
         return True, done
 
 
-def run_in_thread(node: LifecycleNode, work: Callable[[], Any]) -> Future:
+def run_in_thread(node: ManagedNode, work: Callable[[], Any]) -> Future:
     """Run `work` beside the executor; await the future for its result, or the error it raised."""
     executor, future = node.executor, Future()
 

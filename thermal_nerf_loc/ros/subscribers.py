@@ -15,7 +15,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tf2_msgs.msg import TFMessage
 
-from thermal_nerf_loc.common.errors import InputError, UserError
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.io.bags import messages
 from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import frame_name, TransformUnavailable
@@ -93,7 +93,7 @@ class Subscribers:
         def guarded(message: Any) -> None:
             try:
                 callback(message)
-            except UserError as error:
+            except Exception as error:  # no message may end the node
                 self._callbacks.on_problem(error)
 
         subscriptions.append(self._node.create_subscription(kind, topic, guarded, qos))
@@ -117,7 +117,7 @@ class Subscribers:
             try:
                 if self._transforms.add_transform(transform, static):
                     self._callbacks.on_odometry(messages.stamp_ns(transform.header.stamp))
-            except UserError as error:  # the message's other transforms are taken all the same
+            except Exception as error:  # the message's other transforms are taken all the same
                 self._callbacks.on_problem(error)
         self._callbacks.on_data()
 
