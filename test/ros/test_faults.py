@@ -296,6 +296,21 @@ def test_a_busy_node_ends_within_seconds(recorded, number):
         assert not process.output.has('Traceback'), str(process.output)
 
 
+@pytest.mark.parametrize('seconds', [0.0, 0.3, 0.6, 0.9])
+def test_a_node_that_searches_in_compiled_code_ends_well(recorded, seconds):
+    domain = ros_drive.other_domain()
+    process = ros_drive.start('diagnostics_period_s:=0.2', map_name='room.torch', domain=domain)
+    with ros_drive.ended(process), ros_drive.Drive(recorded, domain=domain) as drive:
+        process.output = ros_drive.Output(process)
+        assert drive.until(lambda: int(drive.status.get('thermal_received', 0)) > 2, 60.0, process)
+        drive.wait(seconds)  # nobody gave a start: it searches
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)  # as a terminal and ros2 launch do
+        assert process.wait(60) == 0, str(process.output)
+        assert not process.output.has('terminate called'), str(process.output)
+        assert not process.output.has('Traceback'), str(process.output)
+
+
 @pytest.mark.parametrize('content, told', [
     (None, 'no such map file'), (b'', 'truncated, corrupt or no map'),
     (b'\x08\x00\x00\x00\x00\x00\x00\x00{}      ', 'no radiance map')])

@@ -2,7 +2,8 @@
 """
 The real node with the exact simulated world in place of a trained map: `map:=room`.
 
-`map:=room.thermal` is a map of the same room with thermal images only.
+`map:=room.thermal` is a map of the same room with thermal images only; that of `map:=room.torch`
+spends time in torch with every rendering, as a trained map does.
 """
 
 from pathlib import Path
@@ -21,10 +22,18 @@ class WorldMap(StandInMap):
 
     def __init__(self, path: Path) -> None:
         """Build the world that the file name says."""
-        world, only = make_world(path.stem), path.suffix[1:]
+        world, only = make_world(path.stem), path.suffix[1:].replace('torch', '')
         super().__init__(modalities=(only,) if only else world.modalities, scene_name=path.stem,
                          render_rays=world.render_rays, bounds=world.bounds)
+        if path.suffix == '.torch':
+            self.render_rays = self._render_by_torch
+        self._world = world
         self.panoramas = find_panoramas(self, world.viewpoints, COARSE)
+
+    def _render_by_torch(self, modality, origins, directions):
+        import torch
+        torch.ones(700, 700) @ torch.ones(700, 700)
+        return self._world.render_rays(modality, origins, directions)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,8 @@ from typing import TypeVar
 In = TypeVar('In')
 Out = TypeVar('Out')
 
+JOIN_S = 5.0  # longest wait for a thread that was told to end
+
 
 class _ThreadState(threading.local):
     has_low_priority = False

@@ -9,6 +9,7 @@ one fails.
 
 from functools import partial
 import gc
+import signal
 import traceback
 from typing import Any
 
@@ -20,6 +21,7 @@ import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.signals import uninstall_signal_handlers
 
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.localization.localizer import Localizer
@@ -27,7 +29,7 @@ from thermal_nerf_loc.ros.managed_node import ManagedNode
 from thermal_nerf_loc.ros.message_conversion import diagnostics_message
 from thermal_nerf_loc.ros.parameters import declare_config
 from thermal_nerf_loc.ros.publishers import Publishers
-from thermal_nerf_loc.ros.services import run_in_thread, Services
+from thermal_nerf_loc.ros.services import Services
 from thermal_nerf_loc.ros.subscribers import Subscribers
 from thermal_nerf_loc.ros.tf_buffer import make_buffer
 from thermal_nerf_loc.ros.visualization import MapVisualization
@@ -142,6 +144,16 @@ class LocalizerNode(ManagedNode):
         self._configured_session().synchronizer.clear()
         self._save_pose()
 
+    def close(self) -> None:
+        """Stop, and end every thread in order: those that work with the map first."""
+        if self._subscribers is not None:
+            self._subscribers.stop()
+        if self._session is not None:
+            self._session.close()
+        self.stop()
+        self.join_threads()
+        self.destroy_node()
+
     # Callbacks of the subscribers (executor's thread).
 
     def on_data(self) -> None:
@@ -240,7 +252,8 @@ class LocalizerNode(ManagedNode):
             raise RunError('a map is being loaded already')
         self._reloading, config = True, self.config
         try:
-            outcome = await run_in_thread(self, partial(load, config, self._load_map))
+            outcome = await self.run_in_thread(
+                partial(load, config, self._load_map))
         finally:
             self._reloading = False
         if isinstance(outcome, Exception):
@@ -324,10 +337,11 @@ def main(args: list[str] | None = None, load_map: LoadMap = load_radiance_map) -
         if rclpy.ok():  # else the signal came first, and all that needs the context fails
             raise
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending; Ctrl-C twice is usual
         if node is not None:
-            node.stop()
-            node.destroy_node()
+            node.close()
         rclpy.try_shutdown()
+        uninstall_signal_handlers()  # which ends their thread
         gc.freeze()  # collecting what torch and numba made would take a second
     return 0
 

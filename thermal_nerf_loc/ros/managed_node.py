@@ -9,12 +9,16 @@ state are logged, too.
 
 from collections.abc import Callable
 from functools import partial
+import threading
 from typing import Any
 
 from lifecycle_msgs.srv import ChangeState
 import rclpy
 from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNode
+from rclpy.task import Future
+
+from thermal_nerf_loc.common.threads import JOIN_S
 
 _HINT = {'configure': "the node configures itself unless it is started with 'autostart:=false'"}
 
@@ -25,6 +29,7 @@ class ManagedNode(LifecycleNode):
     def __init__(self, name: str) -> None:
         """Guard the services that every lifecycle node has."""
         super().__init__(name)
+        self._threads: list[threading.Thread] = []
         for service in self.services:
             guarded = (self._change_state if service.srv_type is ChangeState
                        else partial(self._answer, service.srv_name))
@@ -48,6 +53,34 @@ class ManagedNode(LifecycleNode):
                 if not rclpy.ok():  # the signal came first, and all that needs the context fails
                     return
                 self.on_fault(error)
+
+    def run_in_thread(self, work: Callable[[], Any]) -> Future:
+        """Run `work` beside the executor; await the future for its result, or its error."""
+        executor, future = self.executor, Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:  # returned to the caller, who awaits it
+                future.set_result(error)
+            if rclpy.ok():
+                executor.wake()
+
+        thread = threading.Thread(target=run, name='lengthy service', daemon=True)
+        self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+        thread.start()
+        return future
+
+    def join_threads(self) -> None:
+        """
+        Wait for the threads of `run_in_thread`.
+
+        A thread in C++ code when the interpreter ends (torch, DDS) aborts the process: Python
+        unwinds it through code that must not throw, `terminate called without an active
+        exception`. So whoever ends the process joins every thread first.
+        """
+        for thread in self._threads:
+            thread.join(JOIN_S)
 
     def _change_state(self, change: Callable[[Any, Any], Any], request: Any,
                       response: Any) -> Any:

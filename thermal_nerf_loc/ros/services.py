@@ -2,10 +2,8 @@
 """Services of the node, on std_srvs; names as in nav2_amcl where it has them."""
 
 from collections.abc import Awaitable, Callable
-import threading
 from typing import Any
 
-from rclpy.task import Future
 from std_srvs.srv import Empty, Trigger
 
 from thermal_nerf_loc.common.errors import UserError
@@ -64,18 +62,3 @@ class Services:
             return False, f'failed: {error!r}'
         self._node.get_logger().info(f'{name}: {done}')
         return True, done
-
-
-def run_in_thread(node: ManagedNode, work: Callable[[], Any]) -> Future:
-    """Run `work` beside the executor; await the future for its result, or the error it raised."""
-    executor, future = node.executor, Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:  # returned to the caller, who awaits it
-            future.set_result(error)
-        executor.wake()
-
-    threading.Thread(target=run, name='lengthy service', daemon=True).start()
-    return future

@@ -16,6 +16,7 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import Image, PointCloud2, PointField
 
+from thermal_nerf_loc.common.threads import JOIN_S
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.ros.message_conversion import image_to_message, stamp_from_ns
 from thermal_nerf_loc.ros.publishers import LATCHED
@@ -99,8 +100,10 @@ class SurfaceThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; `done` is not called afterwards."""
+        """Stop, and wait for the thread; `done` is not called afterwards."""
         self._stopped.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(JOIN_S)
 
     def _run(self) -> None:
         try:

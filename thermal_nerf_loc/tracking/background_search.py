@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError, RunError
-from thermal_nerf_loc.common.threads import lower_priority
+from thermal_nerf_loc.common.threads import JOIN_S, lower_priority
 from thermal_nerf_loc.geometry.pose_gaussian import PoseGaussian
 from thermal_nerf_loc.localization.confidence.verdict import VERDICT_AMBIGUOUS, VERDICT_OK
 from thermal_nerf_loc.localization.localizer import Localization
@@ -75,6 +75,7 @@ class ThreadRunner:
         self._number = 0  # of the task whose outcome is wanted
         self._outcome: Localization | InputError | None = None
         self._working = threading.Lock()
+        self._threads: list[threading.Thread] = []
 
     def begin(self, task: Task, urgent: bool) -> None:
         """See `SearchRunner`; it starts after a dropped task has ended."""
@@ -82,8 +83,10 @@ class ThreadRunner:
             self._number += 1
             self._outcome = None
             number = self._number
-        threading.Thread(target=self._work, args=(task, urgent, number), name='search',
-                         daemon=True).start()
+        thread = threading.Thread(target=self._work, args=(task, urgent, number), name='search',
+                                  daemon=True)
+        self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+        thread.start()
 
     def outcome(self) -> Localization | InputError | None:
         """See `SearchRunner`."""
@@ -96,6 +99,12 @@ class ThreadRunner:
         with self._lock:
             self._number += 1
             self._outcome = None
+
+    def close(self, timeout_s: float = JOIN_S) -> None:
+        """Discard all tasks, and wait for their threads."""
+        self.drop()
+        for thread in self._threads:
+            thread.join(timeout_s)
 
     def _work(self, task: Task, urgent: bool, number: int) -> None:
         with self._working:

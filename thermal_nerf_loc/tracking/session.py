@@ -13,7 +13,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from thermal_nerf_loc.common.errors import InputError, UserError
+from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.atomic_files import check_writable
 from thermal_nerf_loc.io.bags.transform_tree import TfBuffer
@@ -42,10 +42,17 @@ class SharedMap(WrappedMap):
         """Wrap `inner`, which must only be rendered through this object from now on."""
         super().__init__(inner)
         self._lock = threading.Lock()
+        self._closed = False
+
+    def close(self) -> None:
+        """Render nothing any more, so that threads which work with the map end soon."""
+        self._closed = True
 
     def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
         """Render as soon as no other thread does."""
         with self._lock:
+            if self._closed:
+                raise RunError('the map is closed')
             return super().render_rays(modality, origins, directions)
 
 
@@ -92,8 +99,8 @@ class Session:
             check_writable(Path(config.pose_file))
         self._saved_ns = 0
         self._localizer = Localizer(loaded.renderer, config.localizer)
-        tracker = Tracker(self._localizer, config.tracker,
-                          BackgroundSearch(ThreadRunner(on_fault)))
+        self._searches = ThreadRunner(on_fault)
+        tracker = Tracker(self._localizer, config.tracker, BackgroundSearch(self._searches))
         self.robot = RobotTracker(tracker, self._initial_pose(warn))
         self.synchronizer = FrameSynchronizer(
             config.synchronizer, tf, loaded.modalities, config.thermal_scale.radiometry(),
@@ -135,6 +142,11 @@ class Session:
         self._saved_ns = last.stamp_ns
         save_pose(Path(self._config.pose_file), self.loaded.identity, last.T_map_base,
                   last.stamp_ns)
+
+    def close(self) -> None:
+        """End what works with the map; the session is of no use afterwards."""
+        self.loaded.renderer.close()
+        self._searches.close()
 
     def _use_cameras(self, modalities: tuple[str, ...]) -> bool:
         self.loaded = replace(self.loaded, modalities=modalities)

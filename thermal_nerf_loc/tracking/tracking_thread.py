@@ -5,7 +5,7 @@ from collections.abc import Callable
 import threading
 import time
 
-from thermal_nerf_loc.common.errors import UserError
+from thermal_nerf_loc.common.threads import JOIN_S
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, RobotFrame
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
@@ -67,7 +67,7 @@ class TrackingThread:
         """Track the next frame, even while paused."""
         self._track_once = True
 
-    def stop(self, timeout_s: float = 1.0) -> None:
+    def stop(self, timeout_s: float = JOIN_S) -> None:
         """End after the step at hand; as a daemon the thread cannot keep the process alive."""
         self._stopped.set()
         self._data_arrived.set()
@@ -79,10 +79,11 @@ class TrackingThread:
             self._data_arrived.clear()
             try:
                 self._step()
-            except UserError as error:  # a bad frame; the next one may be good
-                self._on_problem(error)
-            except Exception as error:  # reported as a fault, with a trace; the node lives on
-                self._on_problem(error)
+            except Exception as error:
+                # A bad frame (`UserError`; the next one may be good), or a fault that is reported
+                # with a trace: the node lives on. In a step that `stop` cut short it is neither.
+                if not self._stopped.is_set():
+                    self._on_problem(error)
 
     def _step(self) -> None:
         if not (self._running.is_set() or self._track_once):
