@@ -18,6 +18,8 @@ pytestmark = pytest.mark.ros
 
 import ros_drive  # noqa: E402, I202
 
+from thermal_nerf_loc.geometry import se3  # noqa: E402
+
 pytest_plugins = ('ros_fixtures',)
 
 WRONG_M, WRONG_DEG = 0.15, 5.0  # far beyond what noise does here
@@ -358,3 +360,16 @@ def test_two_robots_share_a_machine(recorded):
         for process in processes:
             process.kill()
             process.wait(10)
+
+
+def test_a_wrong_click_in_rviz_does_not_mute_the_robot(drive, node):
+    T = drive.here()
+    T[2, 3] = 0.0  # RViz clicks on the floor of its grid
+    T = T @ se3.exp([0.0, 0.0, 0.0, 0.0, 0.0, np.deg2rad(60.0)])
+    mark = drive.mark()
+    drive.start_at(T, variances=(0.25, 0.25, 0.0, 0.0, 0.0, 0.0685))
+    assert drive.until(lambda: len(drive.tf_since(mark + 0.5)) > 3, 10.0, node), drive.status
+    T[0, 3] = 1e300
+    lines = len(node.output.lines)
+    drive.start_at(T)
+    assert drive.until(lambda: node.output.has('out of this world', lines), 10.0, node)

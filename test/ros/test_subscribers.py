@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_drive import RGB, START_NS, T_odom_base, write_drive
 
+from thermal_nerf_loc.common.errors import UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
@@ -176,3 +177,41 @@ def test_an_initial_pose_comes_with_odometry_of_its_stamp(bag):
     np.testing.assert_allclose(T_odom, T_odom_base(10**9), atol=1e-9)
     assert covariance is None
     assert 'another frame' in str(heard.problems[0])
+
+
+def test_a_variance_of_zero_means_unknown():
+    from thermal_nerf_loc.ros.subscribers import start_covariance
+    from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
+    rviz = np.diag([0.25, 0.25, 0.0, 0.0, 0.0, 0.0685])
+    P = start_covariance(rviz.ravel(), TrackerConfig())
+    assert np.diag(P)[[0, 1, 5]].tolist() == [0.25, 0.25, 0.0685]
+    assert P[2, 2] == 1.0 and np.allclose(np.diag(P)[3:5], np.deg2rad(10.0)**2)
+    assert start_covariance(np.zeros(36), TrackerConfig()) is None
+    for bad in (np.nan, np.inf, 1e300):
+        with pytest.raises(UserError, match='covariance'):
+            start_covariance(np.full(36, bad), TrackerConfig())
+
+
+class StrictBuffer(TransformBuffer):
+    """Refuses negative stamps as tf2 does."""
+
+    def lookup_transform(self, target, source, stamp_ns=None):
+        if stamp_ns is not None and stamp_ns < 0:
+            raise ValueError('Nanoseconds value must not be negative')
+        return super().lookup_transform(target, source, stamp_ns)
+
+
+def test_an_initial_pose_of_a_negative_stamp_holds_for_the_newest_odometry():
+    from geometry_msgs.msg import PoseWithCovarianceStamped
+    node, heard, config = FakeNode(), Heard(), NodeConfig()
+    synchronizer = FrameSynchronizer(config.synchronizer, StrictBuffer(), MODALITIES)
+    Subscribers(node, config, synchronizer, heard)
+    synchronizer.tf.set_transform('odom', 'base_link', np.eye(4), 10**9)
+    start = PoseWithCovarianceStamped()
+    start.header.frame_id, start.header.stamp.sec = 'map', -5
+    start.pose.pose.orientation.w = 1.0
+    node.callbacks['/initialpose'](start)
+    assert not heard.problems and heard.starts[0][1] is not None
+    start.pose.pose.position.z = 1e300
+    node.callbacks['/initialpose'](start)
+    assert 'out of this world' in str(heard.problems[0]) and len(heard.starts) == 1

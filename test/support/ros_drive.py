@@ -191,12 +191,12 @@ class Drive:
                 T, self.prefix + 'base_link', self.prefix + OPTICAL[m], 0)
             for m, T in self.robot.rig.T_base_sensor.items() if m not in self.without_mount]))
 
-    def start_at(self, T, sigma_m=0.2, sigma_deg=8.0):
+    def start_at(self, T, sigma_m=0.2, sigma_deg=8.0, variances=None):
         """Publish an initial pose, for the newest odometry."""
         message = PoseWithCovarianceStamped()
         message.header.frame_id = 'map'
         message.pose.pose = message_conversion.matrix_to_pose(T)
-        message.pose.covariance = np.diag(np.repeat(
+        message.pose.covariance = np.diag(variances or np.repeat(
             (sigma_m**2, np.deg2rad(sigma_deg)**2), 3)).ravel()
         self.initial.publish(message)
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -22,8 +22,13 @@ from thermal_nerf_loc.io.bags.transform_tree import frame_name, TransformUnavail
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 from thermal_nerf_loc.tracking.odometry import ODOMETRY_TOPIC, TransformInput
+from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
 Array = NDArray[np.float64]
+
+
+_FARTHEST_M = 1e6  # of an initial pose; no map is larger
+_UNKNOWN_HEIGHT_M = 1.0  # standard deviation of a position of which nothing is said
 
 
 class SubscriberCallbacks(Protocol):
@@ -129,19 +134,40 @@ class Subscribers:
         if frame_name(message.header.frame_id) != frame_name(self._config.map_frame):
             raise InputError('initial pose is in another frame', where='initialpose',
                              expected=self._config.map_frame, got=message.header.frame_id)
-        T_map_base = messages.matrix_from_pose(message.pose.pose)
-        covariance = np.reshape(message.pose.covariance, (6, 6))
+        T_map_base = messages.matrix_from_pose(message.pose.pose, 'initialpose')
+        if not np.abs(T_map_base[:3, 3]).max() <= _FARTHEST_M:
+            raise InputError('initial pose is out of this world', where='initialpose',
+                             expected=f'within {_FARTHEST_M:g} m', got=T_map_base[:3, 3].tolist())
+        covariance = start_covariance(message.pose.covariance, self._config.tracker)
         stamp_ns = messages.stamp_ns(message.header.stamp)
-        self._callbacks.on_initial_pose(T_map_base, self._odometry_at(stamp_ns),
-                                        covariance if covariance.any() else None)
+        self._callbacks.on_initial_pose(T_map_base, self._odometry_at(stamp_ns), covariance)
 
     def _odometry_at(self, stamp_ns: int) -> Array | None:
-        """Odometry at a stamp (0: the newest), else the newest, else none."""
+        """Odometry at a stamp (0 or below: the newest), else the newest, else none."""
         frames = self._synchronizer.config
-        for requested_ns in (stamp_ns or None, None):
+        for requested_ns in (stamp_ns if stamp_ns > 0 else None, None):
             try:
                 return self._synchronizer.tf.lookup_transform(frames.odom_frame,
                                                               frames.base_frame, requested_ns)
             except TransformUnavailable:
                 continue
         return None
+
+
+def start_covariance(values: ArrayLike, config: TrackerConfig) -> Array | None:
+    """
+    The covariance (6, 6) of an initial pose; None: nothing is said of it.
+
+    A variance of zero means unknown, not certain: RViz' 2D Pose Estimate leaves those of z, roll
+    and pitch at zero.
+    """
+    P = np.array(values, dtype=np.float64).reshape(6, 6)
+    if not np.abs(P).max() <= _FARTHEST_M**2:
+        raise InputError('covariance is none', where='initialpose', expected='36 finite numbers')
+    if not P.any():
+        return None
+    unknown = np.diag(P) == 0.0
+    P[unknown, :] = P[:, unknown] = 0.0
+    turned = np.deg2rad(config.initial_sigma_deg)
+    P[unknown, unknown] = np.repeat((_UNKNOWN_HEIGHT_M**2, turned**2), 3)[unknown]
+    return P

@@ -39,6 +39,8 @@ class Tf2Buffer:
         parent, child = parent.lstrip('/'), child.lstrip('/')
         if parent == child:
             raise InputError('a frame cannot be its own parent', where=f'tf frame {child!r}')
+        if stamp_ns < 0:
+            raise InputError('stamp is negative', where=f'tf {parent} -> {child}', got=stamp_ns)
         T = se3.check_pose(T_parent_child, where=f'tf {parent} -> {child}')
         message = matrix_to_transform(T, parent, child, stamp_ns)
         if static:
@@ -50,6 +52,8 @@ class Tf2Buffer:
     def lookup_transform(self, target: str, source: str, stamp_ns: int | None = None) -> Array:
         """`T_target_source`; raises `TransformUnavailable` as our own buffer does."""
         target, source = target.lstrip('/'), source.lstrip('/')
+        if stamp_ns is not None and stamp_ns < 0:  # tf2 raises ValueError
+            raise TransformUnavailable(f'tf has nothing of {stamp_ns} ns')
         try:
             found = self._buffer.lookup_transform_core(target, source, _time(stamp_ns))
         except self._tf2.ExtrapolationException as error:
