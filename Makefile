@@ -11,7 +11,7 @@ ARGS ?=
 READY := $(VENV)/.ready-$(ROS)-$(or $(ROS_DISTRO),unsourced)$(if $(PYTHON),-$(subst /,_,$(PYTHON)))
 PLACE := $(abspath $(VENV))
 BIN := $(PLACE)/bin
-INPUTS := constraints.txt setup.py setup.cfg pyproject.toml package.xml \
+INPUTS := constraints.txt setup.py setup.cfg pyproject.toml package.xml $(wildcard thermal_nerf_loc/field/native/*.cpp thermal_nerf_loc/field/native/*.h) \
 	$(wildcard environment/* environment/tf2_msgs/* environment/tf2_msgs/msg/* config/* launch/*)
 
 # Another environment of ROS wheels leaves these behind in its children.
