@@ -144,10 +144,10 @@ def network_rates(rates: dict[str, float]) -> tuple[float, float]:
 def render_stages(radiance_map: Any, scene: Any, modality: str, rates: dict[str, float],
                   ) -> list[Stage]:
     """What each part of a rendered ray needs at least."""
-    from thermal_nerf_loc.mapping.map import radiance_map
+    from thermal_nerf_loc.mapping.map.radiance_map import RENDER_SAMPLES
 
     learner = next(x for x in radiance_map.learners if modality in x.modalities)
-    config, samples = learner.field.config, radiance_map.RENDER_SAMPLES
+    config, samples = learner.field.config, RENDER_SAMPLES
     bins = learner.grid.config.bins
     rows = 8 * config.encoding.levels * samples
     kept = kept_samples(radiance_map, scene, modality)
@@ -195,12 +195,12 @@ def kept_samples(radiance_map: Any, scene: Any, modality: str) -> float:
     import torch
 
     from thermal_nerf_loc.field.volume_rendering import composite, NEGLIGIBLE_WEIGHT
-    from thermal_nerf_loc.mapping.map import radiance_map
+    from thermal_nerf_loc.mapping.map.radiance_map import RENDER_EXPLORING, RENDER_SAMPLES
 
     learner = next(x for x in radiance_map.learners if modality in x.modalities)
     origins, directions = camera_rays(scene, scene.test[:1], modality)
-    t, width = learner.grid.sample(origins, directions, radiance_map.RENDER_SAMPLES,
-                                   radiance_map.RENDER_EXPLORING)
+    t, width = learner.grid.sample(origins, directions, RENDER_SAMPLES,
+                                   RENDER_EXPLORING)
     points = torch.from_numpy((origins[:, None] + t[..., None] * directions[:, None])
                               .reshape(-1, 3))
     with torch.no_grad():

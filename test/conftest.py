@@ -24,6 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `make test` say that there is a ROS 2 here."""
     parser.addoption('--require-ros', action='store_true',
                      help='stop if rclpy and tf2_msgs are missing, rather than skip tests')
+    parser.addoption('--benchmarks', action='store_true',
+                     help='run every benchmark with --quick, too')
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every benchmark that needs no network, no real data and no ROS runs with --quick to its end."""
+"""
+Every benchmark that needs no network, no real data and no ROS runs with --quick to its end.
+
+All of them take minutes: `make test ARGS=--benchmarks`. A few always run.
+"""
 
 import ast
 import importlib
@@ -15,6 +19,7 @@ FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 ELSEWHERE = {'kidnapped': 'needs ROS', 'ros_live': 'needs ROS', 'real_rig': 'needs real images',
              'pose_real_sets': 'needs real images'}
 NEEDS = {'against_sfm': 'pycolmap', 'agreement': 'transforms3d'}
+ALWAYS = ('depth_start', 'rendering_speed', 'training_throughput')
 PROGRAMS = sorted(path.stem for path in FOLDER.glob('[a-z]*.py'))
 
 
@@ -23,7 +28,8 @@ def test_what_benchmarks_import_is_there() -> None:
     missing = []
     for path in sorted(FOLDER.glob('*.py')):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or '').startswith(PACKAGE):
+            if (isinstance(node, ast.ImportFrom) and node.module is not None
+                    and node.module.startswith(PACKAGE)):
                 module = importlib.import_module(node.module)
                 missing += [f'{path.name}:{node.lineno}: {alias.name}' for alias in node.names
                             if not hasattr(module, alias.name)
@@ -41,8 +47,10 @@ def is_module(name: str) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [name for name in PROGRAMS if name not in ELSEWHERE])
-def test_a_quick_run_ends_well(name: str, tmp_path: Path) -> None:
+def test_a_quick_run_ends_well(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """And says on what machine it ran."""
+    if name not in ALWAYS and not request.config.getoption('--benchmarks'):
+        pytest.skip('only with --benchmarks, as all of them take minutes')
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
     done = subprocess.run([sys.executable, str(FOLDER / f'{name}.py'), '--quick', '--json',
