@@ -181,3 +181,24 @@ def test_motion_is_odometrys_else_that_of_constant_velocity_else_unknown():
     motion = CameraMotion.predicted(config, 0.5, None, None, None)
     np.testing.assert_array_equal(motion.delta, np.eye(4))
     assert sigmas(motion) == pytest.approx((0.25, 5.0))  # v t
+
+
+@pytest.mark.parametrize('source', ['tf', 'topic', 'none'])
+@pytest.mark.parametrize('edges, root', [
+    ([], 'base_link'), ([('odom', 'base_link')], 'odom'),
+    ([('base_footprint', 'base_link')], 'base_footprint'),
+    ([('odom', 'base_footprint'), ('base_footprint', 'base_link')], 'odom'),
+    ([('map', 'odom'), ('odom', 'base_link')], 'odom'), ([('map', 'base_link')], 'base_link')])
+def test_the_map_is_the_parent_of_a_frame_that_has_no_other(source, edges, root):
+    from types import SimpleNamespace as Message
+    synchronizer = FrameSynchronizer(SynchronizerConfig(), TransformBuffer(), ('rgb',))
+    transforms = TransformInput(source, 'map', synchronizer)
+    for parent, child in edges:
+        stamp = Message(sec=1, nanosec=0)
+        transforms.add_transform(Message(
+            header=Message(frame_id=parent, stamp=stamp), child_frame_id=child,
+            transform=Message(translation=Message(x=1.0, y=0.0, z=0.0),
+                              rotation=Message(x=0.0, y=0.0, z=0.0, w=1.0))), False)
+    found, T = transforms.root_of_base(2 * 10**9)
+    steps = [edge for edge in edges if edge[0] != 'map']
+    assert found == root and T[0, 3] == len(steps)

@@ -56,7 +56,7 @@ class LocalizerNode(ManagedNode):
         self._session: Session | None = None  # from configure to cleanup
         self._subscribers: Subscribers | None = None  # from activate to deactivate
         self._reloading = False
-        self._odometry_on_tf = False
+        self._root = ''  # the frame whose parent on tf is the map
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._published_state = ''  # the last one in diagnostics
         self.add_on_set_parameters_callback(self._check_parameters)
@@ -162,7 +162,6 @@ class LocalizerNode(ManagedNode):
 
     def on_odometry(self, stamp_ns: int) -> None:
         """`odom -> base` arrived on tf."""
-        self._odometry_on_tf = True
         self._pose_publishers.repeat_map_to_odom(stamp_ns)
 
     def on_initial_pose(self, T_map_base: Array, T_odom_base: Array | None,
@@ -186,7 +185,11 @@ class LocalizerNode(ManagedNode):
 
     def _on_update(self, update: RobotUpdate, robot_frame: RobotFrame, step_s: float) -> None:
         session = self._configured_session()
-        self._pose_publishers.publish_update(update, self._odometry_on_tf)
+        if self._subscribers is None:
+            return
+        root, T_root_base = self._subscribers.root_of_base(update.stamp_ns)
+        self._tell_root(root)
+        self._pose_publishers.publish_update(update, root, T_root_base)
         now_ns = self.get_clock().now().nanoseconds
         session.health.note_update(update, (now_ns - update.stamp_ns) / 1e9, step_s)
         if update.state != self._published_state:  # a change is published at once
@@ -194,6 +197,13 @@ class LocalizerNode(ManagedNode):
             self._publish_diagnostics()
         for problem in robot_frame.problems:
             self._on_problem(InputError(problem))
+
+    def _tell_root(self, root: str) -> None:
+        if root != self._root and self.config.publish_tf:
+            self._root, frames = root, self.config.synchronizer
+            why = (f'others publish {root} -> {frames.base_frame}' if root != frames.base_frame
+                   else f'no other parent of {root} is on tf')
+            self.get_logger().info(f'publishes {self.config.map_frame} -> {root}: {why}')
 
     def _after_update(self, update: RobotUpdate, robot_frame: RobotFrame, step_s: float) -> None:
         self._visualization.show_overlay(self._configured_session().loaded, self.config, update,

@@ -15,6 +15,8 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from tf2_msgs.msg import TFMessage
 
+from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags.transform_tree import frame_name
 from thermal_nerf_loc.ros.message_conversion import (matrix_to_pose, matrix_to_transform,
                                                      stamp_from_ns)
 from thermal_nerf_loc.tracking.node_config import NodeConfig
@@ -45,19 +47,29 @@ class Publishers:
         self._odometry = node.create_lifecycle_publisher(Odometry, '~/odometry', 10)
         self._tf = node.create_lifecycle_publisher(TFMessage, '/tf', 100)
 
-    def publish_update(self, update: RobotUpdate, odometry_on_tf: bool) -> None:
-        """Publish an update; without a pose the transform is not repeated any more."""
+    def publish_update(self, update: RobotUpdate, root: str, T_root_base: Array | None,
+                       ) -> None:
+        """
+        Publish an update; without a pose the transform is not repeated any more.
+
+        `root` is the frame that gets the map for its parent: see `TransformInput.root_of_base`.
+        """
+        is_odom = root == frame_name(self.config.synchronizer.odom_frame)
+        T_map_root = (None if update.T_map_base is None or T_root_base is None
+                      else update.T_map_base @ se3.inverse(T_root_base))
         with self._lock:
-            self._T_map_odom = update.T_map_odom if odometry_on_tf else None
+            self._T_map_odom = None
+            if is_odom:
+                self._T_map_odom = T_map_root
             self._update_ns = update.stamp_ns
-        if update.T_map_base is None:
+        if update.T_map_base is not None:
+            self._publish_pose(update, update.T_map_base)
+        if T_map_root is None:
             return
-        self._publish_pose(update, update.T_map_base)
-        if not odometry_on_tf:
-            self._publish_transform(update.T_map_base, self.config.synchronizer.base_frame,
-                                    update.stamp_ns)
-        elif update.T_map_odom is not None:
+        if is_odom:
             self.repeat_map_to_odom(update.stamp_ns)
+            return
+        self._publish_transform(T_map_root, root, update.stamp_ns)
 
     def repeat_map_to_odom(self, stamp_ns: int) -> None:
         """

@@ -88,6 +88,10 @@ class Subscribers:
             subscribe(Image if raw else CompressedImage, images,
                       partial(self._on_image, modality), sensor)
 
+    def root_of_base(self, stamp_ns: int) -> tuple[str, Array | None]:
+        """The frame to publish in the map, and the base in it."""
+        return self._transforms.root_of_base(stamp_ns)
+
     def stop(self) -> None:
         """Unsubscribe from everything."""
         self._unsubscribe(self._camera_subscriptions)

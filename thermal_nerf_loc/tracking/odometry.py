@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.pose_gaussian import diagonal
 from thermal_nerf_loc.io.bags.messages import matrix_from_pose, matrix_from_transform, stamp_ns
-from thermal_nerf_loc.io.bags.transform_tree import frame_name
+from thermal_nerf_loc.io.bags.transform_tree import (frame_name, TransformBuffer,
+                                                     TransformUnavailable)
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, JUMP_BACK_NS
 from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
@@ -43,15 +44,46 @@ class TransformInput:
         self._source, self._map_frame = source, frame_name(map_frame)
         self._synchronizer, self._on_time_jump = synchronizer, on_time_jump
         self._newest_ns: int | None = None
+        self._on_tf = TransformBuffer()  # all that others publish, also what is not taken
+        self._newest_on_tf_ns = 0
+        self._parents: dict[str, str] = {}
+
+    def root_of_base(self, stamp_ns: int) -> tuple[str, Array | None]:
+        """
+        The frame to publish in the map, and the base in it: a frame has one parent on tf only.
+
+        Odometry's frame where others publish the way from it to the base, even if that is not
+        taken; else whatever frame the base hangs under (base_footprint); else the base itself.
+        None: tf does not have it now.
+        """
+        odom_frame, base_frame = self._frames()
+        root, seen = base_frame, {base_frame}
+        while root != odom_frame and self._parents.get(root, root) not in seen:
+            root = self._parents[root]
+            seen.add(root)
+        for at_ns in (stamp_ns, None):
+            try:
+                return root, self._on_tf.lookup_transform(root, base_frame, at_ns)
+            except TransformUnavailable:
+                continue
+        return root, np.eye(4) if root == base_frame else None
 
     def add_transform(self, transform: Any, static: bool) -> bool:
         """Take a geometry_msgs/TransformStamped; True where it is odometry's."""
         parent, child = map(frame_name, (transform.header.frame_id, transform.child_frame_id))
-        odom_frame, base_frame = self._frames()
-        if parent == self._map_frame or (self._source != 'tf' and child == base_frame):
+        odom_frame, _ = self._frames()
+        if parent == self._map_frame:
             return False
         stamp = stamp_ns(transform.header.stamp)
         T = matrix_from_transform(transform.transform)
+        if parent == odom_frame and not static:
+            if stamp < self._newest_on_tf_ns - JUMP_BACK_NS:
+                self._on_tf.clear()
+            self._newest_on_tf_ns = stamp
+        self._on_tf.set_transform(parent, child, T, stamp, static)
+        self._parents[child] = parent
+        if self._is_left_out(parent, child):
+            return parent == odom_frame
         if parent == odom_frame and not static:
             self._check_time_jump(stamp)
         self._synchronizer.tf.set_transform(parent, child, T, stamp, static)
@@ -63,6 +95,10 @@ class TransformInput:
         self._check_time_jump(stamp)
         self._synchronizer.tf.set_transform(*self._frames(), matrix_from_pose(message.pose.pose),
                                             stamp)
+
+    def _is_left_out(self, parent: str, child: str) -> bool:
+        odom_frame, base_frame = self._frames()
+        return self._source != 'tf' and (child == base_frame or parent == odom_frame)
 
     def _frames(self) -> tuple[str, str]:
         config = self._synchronizer.config
