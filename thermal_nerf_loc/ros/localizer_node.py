@@ -193,7 +193,10 @@ class LocalizerNode(ManagedNode):
         now_ns = self.get_clock().now().nanoseconds
         session.health.note_update(update, (now_ns - update.stamp_ns) / 1e9, step_s)
         if update.state != self._published_state:  # a change is published at once
-            self._published_state = update.state
+            before, self._published_state = self._published_state, update.state
+            reason = f' ({update.reason})' if update.reason else ''
+            self.get_logger().info(f'state: {before or "waiting for images"} -> '
+                                   f'{update.state}{reason}')
             self._publish_diagnostics()
         for problem in robot_frame.problems:
             self._on_problem(InputError(problem))
@@ -221,6 +224,11 @@ class LocalizerNode(ManagedNode):
 
     def _publish_diagnostics(self) -> None:
         session = self._configured_session()
+        for topic in self._subscribers.silent_topics() if self._subscribers is not None else ():
+            publishers = self.count_publishers(topic)
+            hint = ('its quality of service does not fit, or it sends nothing' if publishers
+                    else 'nobody publishes on it; is it remapped rightly?')
+            self.get_logger().warning(f'no message on {topic} so far: {hint}')
         figures = session.health.figures(session.synchronizer.counts,
                                          self.config.tracker.lost_after_s)
         self._diagnostics.publish(diagnostics_message(

@@ -27,6 +27,8 @@ from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 Array = NDArray[np.float64]
 
 
+_SILENT_S = 5.0  # without a message since the subscription: said in the log
+_OPTIONAL = ('initialpose', '/tf')  # nobody need publish on these
 _FARTHEST_M = 1e6  # of an initial pose; no map is larger
 _UNKNOWN_HEIGHT_M = 1.0  # standard deviation of a position of which nothing is said
 
@@ -63,6 +65,7 @@ class Subscribers:
                                           callbacks.on_time_jump)
         self._subscriptions: list[Any] = []
         self._camera_subscriptions: list[Any] = []
+        self._silent: dict[str, float] = {}  # topics that nothing came on, and since when
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         subscribe = partial(self._subscribe, self._subscriptions)
         subscribe(TFMessage, '/tf_static', partial(self._on_tf, static=True), latched)
@@ -75,6 +78,8 @@ class Subscribers:
     def subscribe_to_cameras(self) -> None:
         """Subscribe to the cameras that the synchronizer uses, and to no others."""
         self._unsubscribe(self._camera_subscriptions)
+        others = ('/tf_static', ODOMETRY_TOPIC)
+        self._silent = {topic: s for topic, s in self._silent.items() if topic in others}
         sensor = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE
                             if self._config.reliable_images else ReliabilityPolicy.BEST_EFFORT)
         subscribe = partial(self._subscribe, self._camera_subscriptions)
@@ -92,6 +97,15 @@ class Subscribers:
         """The frame to publish in the map, and the base in it."""
         return self._transforms.root_of_base(stamp_ns)
 
+    def silent_topics(self) -> list[str]:
+        """Full names of topics that nothing came on for some seconds; each is named once."""
+        now_s = time.monotonic()
+        silent = [topic for topic, since_s in list(self._silent.items())
+                  if now_s - since_s > _SILENT_S]
+        for topic in silent:
+            self._silent.pop(topic, None)
+        return [self._node.resolve_topic_name(topic) for topic in silent]
+
     def stop(self) -> None:
         """Unsubscribe from everything."""
         self._unsubscribe(self._camera_subscriptions)
@@ -100,11 +114,14 @@ class Subscribers:
     def _subscribe(self, subscriptions: list[Any], kind: Any, topic: str,
                    callback: Callable[[Any], None], qos: Any) -> None:
         def guarded(message: Any) -> None:
+            self._silent.pop(topic, None)
             try:
                 callback(message)
             except Exception as error:  # no message may end the node
                 self._callbacks.on_problem(error)
 
+        if topic not in _OPTIONAL:
+            self._silent[topic] = time.monotonic()
         subscriptions.append(self._node.create_subscription(kind, topic, guarded, qos))
 
     def _unsubscribe(self, subscriptions: list[Any]) -> None:

@@ -77,7 +77,7 @@ class NodeHealth:
         if self.paused:
             return PAUSED, 'call ~/resume to go on'
         if last is None:
-            return WAITING, ''
+            return WAITING, self._problem  # why none of those that came counts
         silent_s = time.monotonic() - self._times_s[-1]
         if silent_s > min(_SILENT_S, silent_limit_s):
             state = LOST if silent_s > silent_limit_s else DEGRADED
