@@ -30,3 +30,16 @@ def test_a_silent_topic_is_named_and_refused_images_say_why(recorded):
         assert drive.until(lambda: output.has('state: waiting for images -> '), 40.0, process)
         drive.start_at(drive.here())
         assert drive.until(lambda: output.has('-> tracking'), 40.0, process), str(output)
+
+
+@pytest.mark.parametrize('rule, topic', [
+    ('rgb/image_raw:=/front/image_raw', '/front/image_raw/compressed'),
+    ('rgb/image_raw/compressed:=/front/jpeg', '/front/jpeg')])
+def test_compressed_images_follow_the_remapped_topic(recorded, rule, topic):
+    domain = ros_drive.other_domain()
+    process = ros_drive.start('diagnostics_period_s:=0.2', 'map_points:=false',
+                              'rgb_transport:=compressed', remappings=(rule,), domain=domain)
+    with ros_drive.ended(process), ros_drive.Drive(recorded, domain=domain) as drive:
+        process.output = ros_drive.Output(process)
+        assert drive.until(lambda: drive.node.count_subscribers(topic) == 1, 60.0, process)
+        assert not drive.node.count_subscribers('/rgb/image_raw/compressed')

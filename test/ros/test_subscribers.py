@@ -32,7 +32,9 @@ class FakeNode:
     def __init__(self, **remapped):
         self.callbacks, self.remapped = {}, remapped
 
-    def resolve_topic_name(self, name):
+    def resolve_topic_name(self, name, *, only_expand=False):
+        if only_expand:
+            return '/' + name.lstrip('/')
         return self.remapped.get(name.replace('/', '_'), '/' + name.lstrip('/'))
 
     def create_subscription(self, kind, topic, callback, qos):

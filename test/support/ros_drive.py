@@ -34,7 +34,7 @@ IMAGE_HZ, ODOMETRY_HZ, SECONDS = 8, 40, 6
 MAX_PATIENCE = 10.0  # largest factor on time limits, on a busy machine
 
 
-def start(*arguments, namespace='', map_name='room', domain=None):
+def start(*arguments, namespace='', map_name='room', domain=None, remappings=()):
     """Start the real node with the exact world as its map; its output is a file."""
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(
         filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))), PYTHONUNBUFFERED='1')
@@ -45,6 +45,8 @@ def start(*arguments, namespace='', map_name='room', domain=None):
         words += ['-r', f'__ns:=/{namespace}']
     for argument in arguments:
         words += ['-p', argument]
+    for rule in remappings:
+        words += ['-r', rule]
     return subprocess.Popen(words, env=env, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT)
 

@@ -85,13 +85,24 @@ class Subscribers:
         subscribe = partial(self._subscribe, self._camera_subscriptions)
         for modality in self._synchronizer.modalities:
             raw = getattr(self._config, f'{modality}_transport') == 'raw'
-            images = f'{modality}/image_raw' + ('' if raw else '/compressed')
+            images = self._image_topic(modality, raw)
             # Images remapped to image_rect have the lens of the rectified image.
             rectified = CameraTopics(self._node.resolve_topic_name(images), '').is_rectified
             subscribe(CameraInfo, f'{modality}/camera_info',
                       partial(self._on_camera_info, modality, rectified), sensor)
             subscribe(Image if raw else CompressedImage, images,
                       partial(self._on_image, modality), sensor)
+
+    def _image_topic(self, modality: str, raw: bool) -> str:
+        """Compressed images lie below the raw topic, also a remapped one (image_transport)."""
+        topic = f'{modality}/image_raw'
+        if raw:
+            return topic
+        below = f'{topic}/compressed'
+        resolve = self._node.resolve_topic_name
+        if resolve(below) != resolve(below, only_expand=True):  # remapped by its own name
+            return below
+        return f'{resolve(topic)}/compressed'
 
     def root_of_base(self, stamp_ns: int) -> tuple[str, Array | None]:
         """The frame to publish in the map, and the base in it."""
