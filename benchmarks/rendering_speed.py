@@ -44,6 +44,7 @@ def main() -> int:
         rays = camera_rays(scene, scene.test[:1], modality)
         seconds = interleaved(
             {'kernels': functools.partial(radiance_map.render_rays, modality, *rays),
+             'numba and torch': functools.partial(staged(radiance_map, modality), *rays),
              'torch path': functools.partial(torch_path, radiance_map, modality, *rays)},
             2 if args.quick else args.runs)
         medians = {way: statistics.median(times) for way, times in seconds.items()}
@@ -65,6 +66,23 @@ def samples_of() -> int:
     """The number of samples a ray that maps are rendered with."""
     from thermal_nerf_loc.mapping.map import radiance_map
     return int(radiance_map.RENDER_SAMPLES)
+
+
+def staged(radiance_map: Any, modality: str) -> Any:
+    """Rendering where there are no compiled kernels: numba, and torch for the networks."""
+    import numpy as np
+
+    from thermal_nerf_loc.field.cpu_renderer import CpuRenderer
+    from thermal_nerf_loc.mapping.map.radiance_map import RENDER_EXPLORING, RENDER_SAMPLES
+
+    learner = radiance_map.learner(modality)
+    renderer = CpuRenderer(learner.field, learner.grid, modality, fused=False)
+
+    def render(origins: Any, directions: Any) -> None:
+        renderer.render(*(np.ascontiguousarray(part, np.float32)
+                          for part in (origins, directions)), RENDER_SAMPLES, RENDER_EXPLORING)
+
+    return render
 
 
 def torch_path(radiance_map: Any, modality: str, origins: Any, directions: Any) -> Any:
