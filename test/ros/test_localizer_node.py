@@ -113,7 +113,8 @@ def test_replay_through_ros(bag, tmp_path, capsys, monkeypatch):
     assert len(read_tum(tmp_path / 'trajectory.tum')) == told['matched']
 
 
-def test_without_odometry_the_base_itself_is_on_tf(bag, truth):
+def test_without_odometry_the_base_is_on_tf(bag, truth):
+    """Others publish odom -> base: the map becomes the parent of odom, not a second of base."""
     from thermal_nerf_loc.evaluation.study.live_replay import LiveRun, run_live
     recording, log = run_live(LiveRun(
         Path('room'), bag, [pose_parameter(truth.poses[0]), 'odometry:=none',
@@ -121,7 +122,8 @@ def test_without_odometry_the_base_itself_is_on_tf(bag, truth):
         ['rgb/image_raw/compressed:=/rgb/image_raw/compressed'],
         ['/rgb/image_raw/compressed', '/thermal/image_raw/compressed'], 4.0, node=(NODE,)), silent)
     assert len(recording.updates) > 5, log
-    assert set(recording.tf.stamps_ns) == set(recording.updates.stamps_ns)
+    on_tf = np.isin(recording.updates.stamps_ns, recording.tf.stamps_ns)
+    assert on_tf.mean() > 0.7  # not before odometry has come
     errors = [se3.distance(T, truth.at(int(t)))[0]
               for t, T in zip(recording.tf.stamps_ns, recording.tf.poses)]
     assert np.median(errors) < 0.05
