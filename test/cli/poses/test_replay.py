@@ -327,7 +327,7 @@ def test_through_ros_is_refused_where_there_is_none(bag, tmp_path, capsys, monke
 def test_the_demo_without_ros_says_so_and_leaves_everything(world_as_map, tmp_path, capsys,
                                                             monkeypatch):
     monkeypatch.setattr(live_replay, 'ros_is_here', lambda: False)
-    monkeypatch.setattr(demo, 'QUICK', demo.Size(frames=6, training_s=2.0, bag_s=1.5))
+    monkeypatch.setattr(demo, 'QUICK', demo.Size(frames=6, steps=30, bag_s=1.5))
     out = tmp_path / 'demo'
     for _ in range(2):  # a second demo may write over the first
         assert cli.main(['demo', '--quick', '--out', str(out)]) == 0, capsys.readouterr().err
