@@ -32,7 +32,8 @@ def test_another_process_compiles_what_this_one_needs(tmp_path):
             'with warm_up.compiled_in_background():\n    pass\n'
             'assert warm_up.kernels_are_compiled()\n'
             'warm_up.compile_kernels()\n'
-            'stats = warm_up.gauss_newton.minimize.stats\n'
+            'from thermal_nerf_loc.localization.refinement import gauss_newton\n'
+            'stats = gauss_newton.minimize.stats\n'
             'assert stats.cache_hits and not stats.cache_misses, stats\n')
     environment = os.environ | {'NUMBA_CACHE_DIR': str(tmp_path),
                                 'PYTHONPATH': os.pathsep.join(filter(None, sys.path))}
