@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.mapping.camera_poses.feature_tracks import image_rays
+from thermal_nerf_loc.mapping.camera_poses.feature_tracks import image_rays, mutual_matches
 from thermal_nerf_loc.mapping.camera_poses.features import detect_features, FeatureConfig
 from thermal_nerf_loc.mapping.map.landmarks import Landmarks
 from thermal_nerf_loc.sensing.frame import SensorImage
@@ -88,7 +88,7 @@ class _Matched:
            descriptors: NDArray[np.float32]) -> '_Matched':
         """Mutual and distinct matches."""
         features = detect_features(modality, 1, lambda _: image, _QUERY)[0]
-        rows, columns = _mutual(features.descriptors, descriptors)
+        rows, columns = mutual_matches(features.descriptors, descriptors, _RATIO).T
         rays = image_rays(image.camera, features.uv[rows])[:, :2]
         ahead = np.isfinite(rays).all(axis=1)
         return cls(points[columns[ahead]], rays[ahead], image.camera.fx, image.camera.width,
@@ -126,22 +126,6 @@ class _Matched:
         bad = ~np.isfinite(residual).all(axis=1)
         residual[bad], J[bad] = np.inf, 0.0
         return residual, J
-
-
-def _mutual(query: NDArray[np.float32], stored: NDArray[np.float32],
-            ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of both that are each other's best match, and clearly better than the second best."""
-    if not len(query) or len(stored) < 2:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    similarity = query @ stored.T
-    rows = np.arange(len(query))
-    best = similarity.argmax(axis=1)
-    first = similarity[rows, best]
-    mutual = similarity.argmax(axis=0)[best] == rows
-    similarity[rows, best] = -1.0
-    distinct = 2.0 - 2.0 * first < _RATIO**2 * (2.0 - 2.0 * similarity.max(axis=1))
-    chosen = np.flatnonzero(mutual & distinct)
-    return chosen, best[chosen].astype(np.int64)
 
 
 def _refined(cameras: list[_Matched], T: Array, matched: int) -> LandmarkPose | None:

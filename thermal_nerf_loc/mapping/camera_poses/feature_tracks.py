@@ -20,6 +20,7 @@ from thermal_nerf_loc.mapping.camera_poses.features import FeatureConfig, ImageF
 from thermal_nerf_loc.mapping.camera_poses.lens import adjusted_camera, image_points, LENS_SIZE
 
 Array = NDArray[np.float64]
+Array32 = NDArray[np.float32]
 Pair = tuple[int, int]
 
 NOMINAL_WIDTH_PX = 160  # tolerances and residuals are in pixels of images of this width
@@ -48,7 +49,7 @@ class FeatureMatches:
                  config: FeatureConfig = FeatureConfig()) -> None:
         """Match the images of every pair."""
         self.features, self.config = list(features), config
-        self.alike = {(a, b): _mutual(self.features[a], self.features[b], config.ratio)
+        self.alike = {(a, b): _matched(self.features[a], self.features[b], config.ratio)
                       for a, b in pairs}
 
     def verified(self, lens: Array | None = None, slack: float = 1.0,
@@ -124,12 +125,11 @@ def _view_costs(views: Array, poses: Array) -> Array:
     return np.where(angle > _WIDEST_RAD, np.inf, cost)
 
 
-def _mutual(a: ImageFeatures, b: ImageFeatures, ratio: float) -> NDArray[np.int64]:
-    """Indices (n, 2) of keypoints that match mutually and distinctly; none where they are few."""
-    nothing = np.empty((0, 2), np.int64)
-    if min(len(a.uv), len(b.uv)) < _FEWEST_MATCHES:
-        return nothing
-    similarity = a.descriptors @ b.descriptors.T
+def mutual_matches(a: Array32, b: Array32, ratio: float) -> NDArray[np.int64]:
+    """Rows (n, 2) of unit descriptors that are each other's best match, and distinct (Lowe)."""
+    if not len(a) or len(b) < 2:
+        return np.empty((0, 2), np.int64)
+    similarity = a @ b.T
     best = similarity.argmax(axis=1)
     rows = np.arange(len(best))
     first = similarity[rows, best]
@@ -138,6 +138,13 @@ def _mutual(a: ImageFeatures, b: ImageFeatures, ratio: float) -> NDArray[np.int6
     second = 2.0 - 2.0 * similarity.max(axis=1)  # squared distances of unit vectors
     chosen = np.flatnonzero(mutual & (2.0 - 2.0 * first < ratio**2 * second))
     return np.stack([chosen, best[chosen]], axis=1).astype(np.int64)
+
+
+def _matched(a: ImageFeatures, b: ImageFeatures, ratio: float) -> NDArray[np.int64]:
+    """Indices (n, 2) of keypoints of two images that match; none where keypoints are few."""
+    if min(len(a.uv), len(b.uv)) < _FEWEST_MATCHES:
+        return np.empty((0, 2), np.int64)
+    return mutual_matches(a.descriptors, b.descriptors, ratio)
 
 
 def _epipolar_inliers(a: Array, b: Array, tolerance: float) -> NDArray[np.bool_]:
