@@ -20,8 +20,10 @@ def check_python() -> str:
     for name in LIBRARIES:
         importlib.import_module(name)
     import torch
+    from thermal_nerf_loc.field.native.library import instruction_set
     device = 'CUDA' if torch.cuda.is_available() else 'CPU'
-    return f'Python {platform.python_version()}, torch {torch.__version__} on {device}'
+    return (f'Python {platform.python_version()}, torch {torch.__version__} on {device}, '
+            f'compiled kernels: {instruction_set() or "none, numba and torch serve"}')
 
 
 def check_ros() -> str:

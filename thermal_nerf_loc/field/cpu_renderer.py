@@ -27,6 +27,8 @@ RayArrays = tuple[Array32, Array32, Array32, Array32]  # values, distance, sprea
 
 def processor_has_bfloat16() -> bool:
     """True where the CPU multiplies bfloat16 natively; elsewhere it would be slower."""
+    if torch.backends.cpu.get_cpu_capability() != 'AVX512':  # torch may be told to use less
+        return False
     checks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
     return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
 

@@ -23,7 +23,7 @@ from thermal_nerf_loc.sensing.rendering import Array32, RayRendering
 Array = NDArray[np.float64]
 
 RENDER_SAMPLES, RENDER_EXPLORING = 16, 0.05
-_CHUNK_RAYS = 8192  # what lies between grid and networks then stays near the processor
+CHUNK_RAYS = 8192  # what lies between grid and networks then stays near the processor
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +91,8 @@ class RadianceMap(map_file.MapContent, LocalizationMap):
 
     def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
         """Render along unit rays (n, 3); see `Renderer`."""
-        pieces = range(0, max(len(origins), 1), _CHUNK_RAYS)
-        chunks = [self._render(modality, *(np.ascontiguousarray(rays[i:i + _CHUNK_RAYS],
+        pieces = range(0, max(len(origins), 1), CHUNK_RAYS)
+        chunks = [self._render(modality, *(np.ascontiguousarray(rays[i:i + CHUNK_RAYS],
                                                                 np.float32)
                                            for rays in (origins, directions))) for i in pieces]
         values, distance, spread, opacity = (np.concatenate(part)
