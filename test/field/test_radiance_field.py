@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
-from thermal_nerf_loc.field.cpu_renderer import render_torch, StagedBranch
+from thermal_nerf_loc.field.cpu_renderer import (
+    processor_has_bfloat16, render_torch, StagedBranch)
 from thermal_nerf_loc.field.density_grid import DensityGrid, DepthFusion, SamplingConfig
 from thermal_nerf_loc.field.kernels import torch_reference as torch_reference
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
@@ -89,6 +90,12 @@ def test_staged_rendering_equals_torch_rendering(modality: str, bfloat16: bool,
     for ours, theirs, tolerance in zip(fast, slow[:3], (3e-3, 2e-3, 2e-2), strict=True):
         limit = looser * tolerance * np.maximum(1.0, np.abs(theirs).max())
         assert np.abs(ours - theirs).max() < limit
+
+
+def test_no_bfloat16_where_torch_is_told_to_use_less(monkeypatch) -> None:
+    """With ATEN_CPU_CAPABILITY=avx2 torch would emulate it, whatever the processor has."""
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
+    assert not processor_has_bfloat16()
 
 
 def test_samples_are_sorted_and_find_the_dense_place() -> None:

@@ -5,6 +5,7 @@ import ast
 import importlib.util
 import os
 from pathlib import Path
+import platform
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import zipfile
 import pytest
 
 import thermal_nerf_loc
+from thermal_nerf_loc.field.native.library import SETS
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = 'thermal_nerf_loc'
@@ -35,7 +37,7 @@ def sources(tmp_path_factory):
     for name in (NAME, 'resource', 'config', 'launch', 'environment'):
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, copy / name,
-                            ignore=shutil.ignore_patterns('__pycache__', '.*'))
+                            ignore=shutil.ignore_patterns('__pycache__', '.*', '*.so'))
     shutil.copy(ROOT / 'environment/tf2_msgs/COLCON_IGNORE', copy / 'environment/tf2_msgs')
     return copy
 
@@ -140,6 +142,22 @@ def test_wheel_holds_programs_and_shared_files(sources, wheel):
     modules = {name for name in wheel.namelist()
                if name.endswith('.py') and not name.startswith(data)}
     assert modules == {str(path.relative_to(sources)) for path in (sources / NAME).rglob('*.py')}
+    # Sources of the compiled kernels, and the kernels where a compiler is.
+    native = f'{NAME}/field/native/'
+    assert {name for name in wheel.namelist() if name.endswith(('.cpp', '.h'))} == {
+        str(path.relative_to(sources)) for end in ('cpp', 'h')
+        for path in (sources / native).glob(f'*.{end}')}
+    if shutil.which('c++') and platform.machine() == 'x86_64':
+        assert {f'{native}kernels_{name}.so' for name in SETS} <= set(wheel.namelist())
+
+
+@pytest.mark.skipif(platform.machine() != 'x86_64', reason='no compiled kernels but on x86-64')
+@pytest.mark.parametrize('compiler', ['no-such-compiler', 'false'])
+def test_without_a_compiler_it_installs_and_says_so(sources, tmp_path, compiler):
+    built = _run([sys.executable, 'setup.py', '--quiet', 'build_ext', '--build-lib', tmp_path],
+                 cwd=sources, env=os.environ | {'CXX': compiler})
+    assert 'installed without kernels_avx2.so' in built.stdout
+    assert not list(tmp_path.rglob('*.so'))
 
 
 @pytest.mark.slow

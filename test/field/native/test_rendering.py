@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rendering by the compiled kernels equals the torch reference; what serves without them."""
 
+from concurrent.futures import ThreadPoolExecutor
 import shutil
 import warnings
 
 import numpy as np
 import pytest
 from small_fields import made, SHAPES, SPACE
+import torch
 
 from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch, StagedBranch
 from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
+from thermal_nerf_loc.field.kernels import torch_reference
 from thermal_nerf_loc.field.native import library as native
 from thermal_nerf_loc.field.native import rendering
 from thermal_nerf_loc.field.native.rendering import FusedBranch
@@ -45,6 +48,66 @@ def test_one_pass_equals_torch(shape, modality, exploring):
     assert (off > 1e-5).mean() < 0.01 and off.max() < 1e-3
     for ours, theirs in zip(fused[1:], slow[1:3], strict=True):
         assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(slow[1]).max()
+
+
+@needs_library
+@pytest.mark.parametrize('shape', SHAPES)
+def test_every_instruction_set_gives_the_same(shape, monkeypatch):
+    """Each library that this processor can run, values to 1e-5."""
+    field, grid, origins, directions, samples = scene(shape)
+    found = {}
+    for name in native.processor_sets():
+        monkeypatch.setenv(native.VARIABLE, name)
+        native.library.cache_clear()
+        assert native.instruction_set() == name
+        found[name] = FusedBranch(field, 'rgb').render(grid, origins, directions, samples, 0.1)[0]
+    native.library.cache_clear()
+    first, *others = found.values()
+    for other in others:
+        off = np.abs(other - first).max(axis=1)
+        assert (off > 1e-5).mean() < 0.01 and off.max() < 1e-3
+
+
+@needs_library
+@pytest.mark.parametrize(('exploring', 'jittered', 'samples'), [
+    (0.1, False, 16), (0.1, True, 24), (0.0, True, 5), (1.0, True, 7)])
+def test_samples_lie_where_torch_places_them(exploring, jittered, samples):
+    """Distances and lengths to 1e-4 of the distance; a sum rounded otherwise moves few of them."""
+    _, grid, origins, directions, _ = scene('room', bins=50)  # no multiple of the vector's lanes
+    rng = np.random.default_rng(1) if jittered else None
+    ours = grid.sample(origins, directions, samples, exploring, rng)
+    jitter = (np.random.default_rng(1).random(ours[0].shape, dtype=np.float32) if jittered
+              else np.full(ours[0].shape, 0.5, np.float32))
+    scale, config = SPACE.scale_m, grid.config
+    theirs = torch_reference.propose(
+        torch.from_numpy(origins), torch.from_numpy(directions), torch.from_numpy(grid.values),
+        SPACE, config.near * SPACE.least_m, 2.0 * scale, config.far * scale, config.bins,
+        exploring, torch.from_numpy(jitter))
+    for own, expected in zip(ours, theirs, strict=True):
+        off = np.abs(own - expected.numpy()) / np.maximum(ours[0], 1.0)
+        assert (off > 1e-4).mean() < 0.02
+
+
+@needs_library
+def test_several_threads_render_at_a_time():
+    """The pool of threads serves callers side by side."""
+    field, grid, origins, directions, samples = scene('room')
+    renderer = CpuRenderer(field, grid, 'rgb', fused=True)
+    many = [np.tile(rays, (40, 1)) for rays in (origins, directions)]
+    expected = renderer.render(*many, samples, 0.1)[0]
+    with ThreadPoolExecutor(4) as pool:
+        for values, *_ in pool.map(lambda _: renderer.render(*many, samples, 0.1), range(12)):
+            np.testing.assert_array_equal(values, expected)
+
+
+@needs_library
+@pytest.mark.parametrize('bad', [np.nan, np.inf, 1e30])
+def test_points_that_are_no_numbers_read_inside_the_tables(bad):
+    """A pose that is NaN must not end the program."""
+    field, grid, origins, directions, samples = scene('room')
+    renderer = CpuRenderer(field, grid, 'rgb', fused=True)
+    values = renderer.render(np.full_like(origins, bad), directions, samples, 0.1)[0]
+    assert values.shape == (len(origins), 3)
 
 
 @needs_library
