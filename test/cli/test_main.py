@@ -28,9 +28,9 @@ class FakeCommand:
         return self.outcome
 
 
-def run(monkeypatch, outcome, *arguments):
+def run(monkeypatch, outcome, *arguments, command='train'):
     monkeypatch.setattr(cli, '_load', lambda name: FakeCommand(outcome))
-    return cli.main(['train', *arguments])
+    return cli.main([command, *arguments])
 
 
 @pytest.mark.parametrize('error, code', [
@@ -76,15 +76,28 @@ def test_wrong_arguments_are_input_errors(monkeypatch, capsys, arguments):
 
 
 def test_figures_are_shown_and_written(monkeypatch, capsys, tmp_path):
-    figures = {'seconds': 1.25, 'test': {'rgb_psnr': 26.5, 'depth': None}, 'frames': [1, 2]}
+    figures = {'wait_s': 1.25, 'test': {'an_own_psnr': 26.5, 'depth': None}, 'frames': [1, 2]}
     target = tmp_path / 'new' / 'figures.json'
     assert run(monkeypatch, figures, '--json', str(target)) == 0
     assert json.loads(target.read_text()) == figures
     out = capsys.readouterr().out
-    assert 'test.rgb_psnr' in out
+    assert 'test.an_own_psnr' in out
     assert '26.5' in out
     assert 'frames' not in out
     assert list(target.parent.iterdir()) == [target]  # nothing half-written lies about
+
+
+def test_headlines_are_in_words_and_the_rest_is_a_flag_away(monkeypatch, capsys):
+    figures = {'ate_rmse_m': 0.0052, 'success_5cm_5deg': 0.985, 'rpe_rmse_m': 0.00777,
+               'latency_p95_s': None}
+    assert run(monkeypatch, figures, command='replay') == 0
+    out = ' '.join(capsys.readouterr().out.split())
+    assert 'position error, RMSE │ 0.52 cm' in out
+    assert 'poses within 5 cm and 5 deg │ 98.5 %' in out
+    assert '7.77' not in out
+    assert '--verbose shows all 4 figures' in out
+    assert run(monkeypatch, figures, '--verbose', command='replay') == 0
+    assert 'rpe_rmse_m │ 0.00777' in ' '.join(capsys.readouterr().out.split())
 
 
 def test_figures_that_cannot_be_written_are_an_error(monkeypatch, capsys, tmp_path):

@@ -129,7 +129,7 @@ def _run(arguments: list[str]) -> int:
     if args.json is not None:
         from thermal_nerf_loc.io.atomic_files import write_json
         write_json(args.json, dict(figures))
-    output.show_figures(args.command, figures)
+    output.show_figures(args.command, figures, everything=args.verbose)
     return 0
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from thermal_nerf_loc.cli.headlines import headlines
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.evaluation.report.page import flatten
 
@@ -49,13 +50,22 @@ def show_note(message: str) -> None:
     Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
 
 
-def show_figures(title: str, figures: Mapping[str, Any]) -> None:
-    """Print the figures of a command as a table; lists are left to the JSON file."""
-    table = Table(title=title, title_justify='left', header_style='bold')
+def show_figures(command: str, figures: Mapping[str, Any], everything: bool = True) -> None:
+    """
+    Print the figures of a command as a table; lists are left to the JSON file.
+
+    Without `everything`, a command that has headlines shows only those, in words.
+    """
+    found = dict(flatten(figures))
+    chosen = {} if everything else dict(headlines(command, found))
+    table = Table(title=command, title_justify='left', show_header=not chosen,
+                  header_style='bold', caption_justify='left')
     table.add_column('figure')
     table.add_column('value', justify='right', overflow='fold')
-    for name, value in flatten(figures):
-        table.add_row(name, _format(value))
+    for name, value in (chosen or {n: _format(v) for n, v in found.items()}).items():
+        table.add_row(name, value)
+    if chosen:
+        table.caption = f'--verbose shows all {len(found)} figures, --json FILE writes them'
     if table.row_count:
         Console().print(table)
 

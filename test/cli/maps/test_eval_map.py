@@ -76,7 +76,7 @@ def test_figures_sheet_and_views_of_a_map(place: Path, capsys: pytest.CaptureFix
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     figures = json.loads((place / 'eval.json').read_text())
-    assert 'depth_within_5cm' in out and 'thermal_mae_celsius' in out
+    assert 'depth error, median' in out and 'temperature error, mean' in out
     views = figures['views']
     assert len(views) == 2 * figures['frames'] > 2
     for name in ('rgb', 'thermal'):

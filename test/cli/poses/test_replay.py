@@ -11,8 +11,10 @@ import pytest
 from small_drive import renamed
 
 from thermal_nerf_loc import cli
+from thermal_nerf_loc.cli.headlines import HEADLINES
 from thermal_nerf_loc.cli.poses import demo
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.evaluation.report.page import flatten
 from thermal_nerf_loc.evaluation.study import drive_replay, live_replay
 from thermal_nerf_loc.evaluation.study.drive_replay import ReplayRequest
 from thermal_nerf_loc.evaluation.study.ground_truth import find_truth
@@ -78,7 +80,8 @@ def test_a_bag_becomes_a_trajectory_and_a_report(world_as_map, bag, tmp_path, ca
     assert told['time_lost_s'] < 0.5
     assert told['relocalization_median_s'] is None
     assert told['latency_median_s'] <= told['latency_p95_s'] <= told['latency_max_s']
-    assert 'ate_rmse_m' in capsys.readouterr().out
+    assert 'position error, RMSE' in capsys.readouterr().out
+    assert set(HEADLINES['replay']) <= set(told)
 
 
 def test_the_same_bag_twice_gives_the_same_file(world_as_map, short_bag, tmp_path):
@@ -334,6 +337,7 @@ def test_the_demo_without_ros_says_so_and_leaves_everything(world_as_map, tmp_pa
         assert 'replayed offline' in ' '.join(capsys.readouterr().err.split())
     told = json.loads((out / 'metrics.json').read_text())
     assert set(told) >= PROMISED
+    assert set(HEADLINES['demo']) <= set(dict(flatten(told)))
     assert told['map']['steps'] > 0
     assert (out / 'map.safetensors').stat().st_size > 1000
     assert {p.name for p in out.glob('*.png')} == {'trajectory.png', 'errors.png', 'renders.png'}
