@@ -50,7 +50,8 @@ def kidnappings(count: int) -> list[dict[str, Any]]:
     """Metres and seconds of each."""
     root = Path(__file__).resolve().parents[1]
     sys.path.insert(0, str(root / 'test'))
-    os.environ.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', str(root / 'config/fastdds.xml'))
+    from thermal_nerf_loc.evaluation.study.live_replay import dds_profile
+    os.environ.update(dds_profile())
     import ros_drive
 
     domain = ros_drive.other_domain()

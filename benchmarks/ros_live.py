@@ -167,7 +167,7 @@ def cold_start(args: argparse.Namespace, bag: Path) -> dict[str, Any]:
 
 def seconds_to_first_pose(args: argparse.Namespace, bag: Path, cache: str) -> float:
     """From the start of the node's process until its first pose arrives here."""
-    from thermal_nerf_loc.evaluation.study.live_replay import find_shared
+    from thermal_nerf_loc.evaluation.study.live_replay import dds_profile
     from thermal_nerf_loc.common.errors import RunError
     from thermal_nerf_loc.io.bags.reader import BagReader
     from thermal_nerf_loc.ros.recorder import Recorder
@@ -177,8 +177,7 @@ def seconds_to_first_pose(args: argparse.Namespace, bag: Path, cache: str) -> fl
         start = start_near(read_truth(reader))
     domain = 1 + os.getpid() % 100
     env = {'NUMBA_CACHE_DIR': cache, 'ROS_DOMAIN_ID': str(domain),
-           'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-           'FASTRTPS_DEFAULT_PROFILES_FILE': str(find_shared('config/fastdds.xml'))}
+           'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', **dds_profile()}
     os.environ.update(env)
     map_ = Path(args.map).resolve() if args.map else args.scene
     node = [sys.executable, *node_words(args), '--ros-args', '-p', f'map:={map_}', '-p',

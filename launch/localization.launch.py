@@ -3,19 +3,22 @@
 
 from pathlib import Path
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PythonExpression
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 SHARE = Path(__file__).resolve().parents[1]  # the package's share folder, or its sources
-PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+PROFILES = ('FASTRTPS_DEFAULT_PROFILES_FILE',  # Fast DDS 2: Humble, Jazzy
+            'FASTDDS_DEFAULT_PROFILES_FILE')  # Fast DDS 3: Kilted, Rolling
 ARGUMENTS = (
     ('map', None, 'map file to localize in'),
     ('params_file', str(SHARE / 'config' / 'localizer.yaml'), 'parameters of the node'),
     ('namespace', '', 'of the node, for several robots'),
+    ('tf', 'tf', 'tf topic: in the namespace, as in nav2_bringup; /tf: one for all robots'),
+    ('tf_static', 'tf_static', 'the same for static transforms'),
     ('use_sim_time', 'false', 'take time from /clock'),
     ('rgb_image', 'rgb/image_raw', 'RGB image topic'),
     ('rgb_camera_info', 'rgb/camera_info', 'camera_info of the RGB camera'),
@@ -28,20 +31,25 @@ ARGUMENTS = (
 )
 
 
+def use_profile(context: LaunchContext) -> list[SetEnvironmentVariable]:
+    """Set the profile of Fast DDS under both names; one that the user has chosen is respected."""
+    chosen = [context.environment[name] for name in PROFILES if context.environment.get(name)]
+    profile = chosen[0] if chosen else str(SHARE / 'config' / 'fastdds.xml')
+    return [SetEnvironmentVariable(name, profile) for name in PROFILES]
+
+
 def generate_launch_description() -> LaunchDescription:
     """Describe the node, with a DDS profile that does not lose images, and RViz on request."""
     use_sim_time = ParameterValue(LaunchConfiguration('use_sim_time'), value_type=bool)
     remappings = [(f'{camera}/{inside}', LaunchConfiguration(f'{camera}_{outside}'))
                   for camera in ('rgb', 'thermal')
                   for inside, outside in (('image_raw', 'image'), ('camera_info', 'camera_info'))]
+    remappings += [('/tf', LaunchConfiguration('tf')),
+                   ('/tf_static', LaunchConfiguration('tf_static'))]
     return LaunchDescription([
         *(DeclareLaunchArgument(name, default_value=default, description=text)
           for name, default, text in ARGUMENTS),
-        # A profile that the user has chosen is respected.
-        SetEnvironmentVariable(
-            PROFILE, str(SHARE / 'config' / 'fastdds.xml'), condition=IfCondition(
-                PythonExpression(["'", EnvironmentVariable(PROFILE, default_value=''),
-                                  "' == ''"]))),
+        OpaqueFunction(function=use_profile),
         Node(
             package='thermal_nerf_loc', executable='localizer_node', name='localizer',
             namespace=LaunchConfiguration('namespace'), output='screen',

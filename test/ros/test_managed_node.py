@@ -105,3 +105,33 @@ def test_hostile_requests_and_messages_leave_the_node_alive(robot, node):
     mark = robot.mark()
     assert robot.until(lambda: robot.diagnostics_since(mark + 0.3), 20.0, node)
     robot.start_afresh(node)  # an image of the year 1901 was a jump of time
+
+
+@pytest.mark.parametrize('has_post_callback', [True, False])
+def test_parameters_change_also_where_ros_has_no_post_set_callback(monkeypatch,
+                                                                   has_post_callback):
+    import rclpy
+    from rclpy.node import Node
+    from rclpy.parameter import Parameter as Setting
+
+    from thermal_nerf_loc.ros.managed_node import ManagedNode
+    if not has_post_callback:  # as on Humble
+        monkeypatch.delattr(Node, 'add_post_set_parameters_callback')
+    from rcl_interfaces.msg import SetParametersResult
+    context, applied = rclpy.Context(), []
+    rclpy.init(context=context)
+    node = None
+    try:
+        node = ManagedNode('parameters', context)
+        node.declare_parameter('length', 1.0)
+        node.on_parameter_changes(
+            lambda parameters: SetParametersResult(successful=parameters[0].value < 2.0),
+            lambda parameters: applied.append(parameters[0].value))
+        assert node.set_parameters([Setting('length', value=1.5)])[0].successful
+        assert not node.set_parameters([Setting('length', value=2.5)])[0].successful
+        assert applied == [1.5]
+        assert node.get_parameter('length').value == 1.5
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.shutdown(context=context)

@@ -99,12 +99,12 @@ def record_drive(**settings):
 class Drive:
     """Drives a path back and forth; publishes images and odometry, records the node's answers."""
 
-    def __init__(self, recorded, namespace='', prefix_frames='', domain=None):
+    def __init__(self, recorded, namespace='', prefix_frames='', domain=None, tf='/tf'):
         self.domain = domain
         self.robot, self.frames = recorded
         self.namespace = namespace
         self.node_name = f'/{namespace}/localizer' if namespace else '/localizer'
-        self.prefix = prefix_frames
+        self.prefix, self.tf_topic = prefix_frames, tf
         self.T0 = self.robot.T_world_base(0)  # of odom in the map: odometry has no error
         self.reset_faults()
         self.offset_ns = 0
@@ -161,13 +161,13 @@ class Drive:
         self.node = rclpy.create_node('robot', context=self.context, namespace=self.namespace)
         latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         create = self.node.create_publisher
-        self.tf, self.tf_static = create(TFMessage, '/tf', 100), create(
-            TFMessage, '/tf_static', latched)
+        self.tf, self.tf_static = create(TFMessage, self.tf_topic, 100), create(
+            TFMessage, f'{self.tf_topic}_static', latched)
         self.images = {m: create(Image, f'{m}/image_raw', 5) for m in ('rgb', 'thermal')}
         self.infos = {m: create(CameraInfo, f'{m}/camera_info', 5) for m in ('rgb', 'thermal')}
         self.initial = create(PoseWithCovarianceStamped, 'initialpose', 5)
         listen = self.node.create_subscription
-        listen(TFMessage, '/tf', self._on_tf, 200)
+        listen(TFMessage, self.tf_topic, self._on_tf, 200)
         listen(PoseWithCovarianceStamped, f'{self.node_name}/pose', self._on_pose, 50)
         listen(DiagnosticArray, '/diagnostics', self._on_status, 10)
         self.executor = SingleThreadedExecutor(context=self.context)

@@ -59,8 +59,7 @@ class LocalizerNode(ManagedNode):
         self._root = ''  # the frame whose parent on tf is the map
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._published_state = ''  # the last one in diagnostics
-        self.add_on_set_parameters_callback(self._check_parameters)
-        self.add_post_set_parameters_callback(self._apply_parameters)
+        self.on_parameter_changes(self._check_parameters, self._apply_parameters)
         services = Services(self)
         services.offer_empty('reinitialize_global_localization', self._search_everywhere)
         services.offer_empty('request_nomotion_update', self._track_once)

@@ -13,7 +13,9 @@ import threading
 from typing import Any
 
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import SetParametersResult
 import rclpy
+from rclpy.context import Context
 from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
@@ -26,9 +28,9 @@ _HINT = {'configure': "the node configures itself unless it is started with 'aut
 class ManagedNode(LifecycleNode):
     """Refuses and logs where `LifecycleNode` would raise out of the executor."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, context: Context | None = None) -> None:
         """Guard the services that every lifecycle node has."""
-        super().__init__(name)
+        super().__init__(name, context=context)
         self._threads: list[threading.Thread] = []
         for service in self.services:
             guarded = (self._change_state if service.srv_type is ChangeState
@@ -39,6 +41,23 @@ class ManagedNode(LifecycleNode):
     def lifecycle_state(self) -> str:
         """Label of the state; rclpy has no public access."""
         return str(self._state_machine.current_state[1])
+
+    def on_parameter_changes(self, check: Callable[[list[Any]], SetParametersResult],
+                             apply: Callable[[list[Any]], None]) -> None:
+        """Call `check` before parameters change, and `apply` with those that did."""
+        if hasattr(self, 'add_post_set_parameters_callback'):
+            self.add_on_set_parameters_callback(check)
+            self.add_post_set_parameters_callback(apply)
+            return
+
+        # Humble lacks it: there `check` is the last that may refuse, and what it lets pass is set.
+        def check_and_apply(parameters: list[Any]) -> SetParametersResult:
+            result = check(parameters)
+            if result.successful:
+                apply(parameters)
+            return result
+
+        self.add_on_set_parameters_callback(check_and_apply)
 
     def on_fault(self, error: Exception) -> None:
         """An error came out of a callback."""

@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 _PATH_STEP_M = 0.02  # a path's poses lie at least so far apart
 _PATH_PERIOD_S = 0.5
 
+# Absolute, as tf2_ros has them: in a namespace Nav2 remaps `/tf:=tf` and `/tf_static:=tf_static`.
+TF, TF_STATIC = '/tf', '/tf_static'
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -45,7 +47,7 @@ class Publishers:
         self._pose = node.create_lifecycle_publisher(PoseWithCovarianceStamped, '~/pose', LATCHED)
         self._path = node.create_lifecycle_publisher(Path, '~/path', LATCHED)
         self._odometry = node.create_lifecycle_publisher(Odometry, '~/odometry', 10)
-        self._tf = node.create_lifecycle_publisher(TFMessage, '/tf', 100)
+        self._tf = node.create_lifecycle_publisher(TFMessage, TF, 100)
 
     def publish_update(self, update: RobotUpdate, root: str, T_root_base: Array | None,
                        ) -> None:

@@ -25,6 +25,7 @@ from tf2_msgs.msg import TFMessage
 
 from thermal_nerf_loc.io.bags.messages import matrix_from_pose, matrix_from_transform, stamp_ns
 from thermal_nerf_loc.io.trajectory import Trajectory
+from thermal_nerf_loc.ros.publishers import TF
 from thermal_nerf_loc.tracking.bag_replay import rising_trajectory
 
 Array = NDArray[np.float64]
@@ -45,9 +46,10 @@ class Recorder:
     """Records from `__enter__` to `result`; runs beside the caller in a thread."""
 
     def __init__(self, domain_id: int, node_name: str = '/localizer', map_frame: str = 'map',
-                 odom_frame: str = 'odom', base_frame: str = 'base_link') -> None:
-        """Name the localizer's DDS domain, node and frames."""
-        self._domain_id, self._node_name = domain_id, node_name
+                 odom_frame: str = 'odom', base_frame: str = 'base_link',
+                 tf_topic: str = TF) -> None:
+        """Name the localizer's DDS domain, node, frames and tf topic."""
+        self._domain_id, self._node_name, self._tf_topic = domain_id, node_name, tf_topic
         self._frames = map_frame, odom_frame, base_frame
         self._lock = threading.Lock()
         self._tf: list[tuple[int, Array]] = []
@@ -65,7 +67,8 @@ class Recorder:
         self._node = rclpy.create_node('recorder', context=self._context)
         lossy = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         for kind, topic, callback, qos in (
-                (TFMessage, '/tf', self._on_tf, 200), (Clock, '/clock', self._on_clock, lossy),
+                (TFMessage, self._tf_topic, self._on_tf, 200),
+                (Clock, '/clock', self._on_clock, lossy),
                 (Odometry, f'{self._node_name}/odometry', self._on_update, 50),
                 (DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)):
             self._node.create_subscription(kind, topic, callback, qos)

@@ -19,6 +19,7 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.io.bags import messages
 from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import frame_name, TransformUnavailable
+from thermal_nerf_loc.ros.publishers import TF, TF_STATIC
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 from thermal_nerf_loc.tracking.odometry import ODOMETRY_TOPIC, TransformInput
@@ -28,7 +29,7 @@ Array = NDArray[np.float64]
 
 
 _SILENT_S = 5.0  # without a message since the subscription: said in the log
-_OPTIONAL = ('initialpose', '/tf')  # nobody need publish on these
+_OPTIONAL = ('initialpose', TF)  # nobody need publish on these
 _FARTHEST_M = 1e6  # of an initial pose; no map is larger
 _UNKNOWN_HEIGHT_M = 1.0  # standard deviation of a position of which nothing is said
 
@@ -68,8 +69,8 @@ class Subscribers:
         self._silent: dict[str, float] = {}  # topics that nothing came on, and since when
         latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         subscribe = partial(self._subscribe, self._subscriptions)
-        subscribe(TFMessage, '/tf_static', partial(self._on_tf, static=True), latched)
-        subscribe(TFMessage, '/tf', self._on_tf, 100)
+        subscribe(TFMessage, TF_STATIC, partial(self._on_tf, static=True), latched)
+        subscribe(TFMessage, TF, self._on_tf, 100)
         subscribe(PoseWithCovarianceStamped, 'initialpose', self._on_initial_pose, 5)
         if config.odometry == 'topic':
             subscribe(Odometry, ODOMETRY_TOPIC, self._on_odometry, 50)
@@ -78,7 +79,7 @@ class Subscribers:
     def subscribe_to_cameras(self) -> None:
         """Subscribe to the cameras that the synchronizer uses, and to no others."""
         self._unsubscribe(self._camera_subscriptions)
-        others = ('/tf_static', ODOMETRY_TOPIC)
+        others = (TF_STATIC, ODOMETRY_TOPIC)
         self._silent = {topic: s for topic, s in self._silent.items() if topic in others}
         sensor = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE
                             if self._config.reliable_images else ReliabilityPolicy.BEST_EFFORT)

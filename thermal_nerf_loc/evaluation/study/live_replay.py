@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _START_PATIENCE_S = 120.0  # a first start compiles kernels
 _STOP_PATIENCE_S = 10.0
 _LOG_LINES = 400
-_PROFILE = 'FASTRTPS_DEFAULT_PROFILES_FILE'
+# Fast DDS 2 (Humble, Jazzy) reads the first, 3 (Kilted, Rolling) the second.
+_PROFILES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 _DOMAINS = 100  # domains above 101 may collide with ephemeral ports
 
 
@@ -132,9 +133,15 @@ def find_shared(name: str) -> Path:
 
 def _settings(domain_id: int) -> dict[str, str]:
     """Environment: a DDS domain of its own, and a profile that passes large images."""
-    profile = os.environ.get(_PROFILE) or str(find_shared('config/fastdds.xml'))
     return {'ROS_DOMAIN_ID': str(domain_id), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-            'PYTHONUNBUFFERED': '1', _PROFILE: profile}
+            'PYTHONUNBUFFERED': '1', **dds_profile()}
+
+
+def dds_profile() -> dict[str, str]:
+    """The variables that name Fast DDS' profile: the user's, else that of config/."""
+    chosen = [os.environ[name] for name in _PROFILES if os.environ.get(name)]
+    profile = chosen[0] if chosen else str(find_shared('config/fastdds.xml'))
+    return dict.fromkeys(_PROFILES, profile)
 
 
 @contextmanager
