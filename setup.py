@@ -122,7 +122,8 @@ setup(
         'flir': ['flyr>=5.1'],  # FLIR's radiometric JPEGs
         'view': ['viser>=1.1'],  # the interactive page
         'docs': ['latex2mathml', 'mkdocs-material>=9.5'],
-        'colcon': ['colcon-core', 'colcon-package-information', 'colcon-ros'],
+        'colcon': ['colcon-core', 'colcon-package-information', 'colcon-package-selection',
+                   'colcon-ros'],
         'lint': ['codespell', 'flake8', 'flake8-import-order', 'mypy', 'pre-commit',
                  'pre-commit-hooks', 'ruff', 'types-PyYAML'],
     },

@@ -7,6 +7,7 @@ ros2 launch thermal_nerf_loc build_map.launch.py data:=DIR_OR_BAG map:=FILE
 
 from pathlib import Path
 import shlex
+import shutil
 import sys
 
 from launch import LaunchContext, LaunchDescription
@@ -23,7 +24,6 @@ ARGUMENTS = (
     ('steps', '', 'training steps'),
     ('max_seconds', '', 'time limit'),
 )
-PROGRAM = (sys.executable, '-m', 'thermal_nerf_loc.cli')
 CUT_SHORT = 3  # exit code of import-bag: a part of the bag is lost, but the data set is complete
 
 
@@ -48,19 +48,33 @@ def build(context: LaunchContext) -> list[ExecuteProcess]:
             return [train(dataset, given)]
         return [Shutdown(reason='the bag could not be imported')]
 
-    command = [*PROGRAM, 'import-bag', given['data'], dataset,
+    command = [*program(), 'import-bag', given['data'], dataset,
                *shlex.split(given['import_options'])]
     return [ExecuteProcess(cmd=command, output='screen', name='import_bag', on_exit=train_next)]
 
 
 def train(data: str, given: dict[str, str]) -> ExecuteProcess:
     """Train from a data set."""
-    command = [*PROGRAM, 'train', data, '--map', given['map']]
+    command = [*program(), 'train', data, '--map', given['map']]
     for name in ('strategy', 'steps', 'max_seconds'):
         if given[name]:
             command += [f'--{name.replace("_", "-")}', given[name]]
     return ExecuteProcess(cmd=command, output='screen', name='train',
                           on_exit=Shutdown(reason='the training has ended'))
+
+
+def program() -> list[str]:
+    """
+    Find the installed program; its own first line names the Python that has the package.
+
+    That of `ros2 launch` may lack it: the package's Python may be a virtual environment's.
+    """
+    prefix = Path(__file__).absolute().parents[3]  # this is PREFIX/share/thermal_nerf_loc/launch/
+    for folder in (prefix / 'lib' / 'thermal_nerf_loc', prefix / 'bin'):
+        if (folder / 'thermal-nerf-loc').is_file():
+            return [str(folder / 'thermal-nerf-loc')]
+    found = shutil.which('thermal-nerf-loc')
+    return [found] if found else [sys.executable, '-m', 'thermal_nerf_loc.cli']
 
 
 def _is_bag(path: Path) -> bool:

@@ -6,6 +6,7 @@ ros2 launch thermal_nerf_loc replay_evaluation.launch.py bag:=BAG map:=FILE out:
 """
 
 from pathlib import Path
+import shutil
 import sys
 
 from launch import LaunchContext, LaunchDescription
@@ -36,13 +37,26 @@ def replay(context: LaunchContext) -> list[ExecuteProcess]:
     """Make the process to run; launch ends when it has ended."""
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     through_ros = _flag('through_ros', given['through_ros'])
-    command = [sys.executable, '-m', 'thermal_nerf_loc.cli', 'replay', given['map'], given['bag'],
-               '--out', given['out'], '--modality', given['modality'],
-               '--params-file', given['params_file']]
+    command = [*program(), 'replay', given['map'], given['bag'], '--out', given['out'],
+               '--modality', given['modality'], '--params-file', given['params_file']]
     if through_ros:
         command += ['--through-ros', '--rate', given['rate']]
     return [ExecuteProcess(cmd=command, output='screen', name='replay',
                            on_exit=Shutdown(reason='the replay has ended'))]
+
+
+def program() -> list[str]:
+    """
+    Find the installed program; its own first line names the Python that has the package.
+
+    That of `ros2 launch` may lack it: the package's Python may be a virtual environment's.
+    """
+    prefix = Path(__file__).absolute().parents[3]  # this is PREFIX/share/thermal_nerf_loc/launch/
+    for folder in (prefix / 'lib' / 'thermal_nerf_loc', prefix / 'bin'):
+        if (folder / 'thermal-nerf-loc').is_file():
+            return [str(folder / 'thermal-nerf-loc')]
+    found = shutil.which('thermal-nerf-loc')
+    return [found] if found else [sys.executable, '-m', 'thermal_nerf_loc.cli']
 
 
 def _flag(name: str, text: str) -> bool:

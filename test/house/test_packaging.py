@@ -65,7 +65,10 @@ def prefix(request, sources):
     assert listed.stdout.split() == [NAME, f'src/{NAME}', '(ros.ament_python)']
     bases = [f'--{base}-base={workspace / request.param / base}' for base in ('build', 'install')]
     links = ['--symlink-install'] if request.param == 'linked' else []
-    _run([sys.executable, '-m', 'colcon', 'build', *bases, *links], cwd=workspace, env=environment)
+    chosen = ([f'--packages-select={NAME}']
+              if importlib.util.find_spec('colcon_package_selection') else [])
+    _run([sys.executable, '-m', 'colcon', 'build', *chosen, *bases, *links], cwd=workspace,
+         env=environment)
     return workspace / request.param / 'install' / NAME
 
 
@@ -116,6 +119,24 @@ def test_constraints_pin_every_direct_dependency():
     for name in {name for name, _ in pins}:
         conditions = sorted(condition for other, condition in pins if other == name)
         assert conditions in ([''], ["python_version < '3.11'", "python_version >= '3.11'"]), name
+
+
+def test_manifest_names_no_ros_package_in_vain():
+    manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
+    declared = {tag.text for tag in manifest if tag.tag == 'exec_depend'}
+    text = ''.join(path.read_text(encoding='utf-8') for path in [
+        *(ROOT / NAME / 'ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')])
+    unused = {name for name in declared if not name.startswith('python3-')
+              and not re.search(rf'(from|import) {name}\b|package=.{name}\b', text)}
+    assert unused == set()
+
+
+def test_the_packages_for_a_workspace_are_those_of_setup():
+    setup = (ROOT / 'setup.py').read_text(encoding='utf-8')
+    block = setup[setup.index('install_requires='):setup.index('extras_require=')]
+    listed = (ROOT / 'environment/python-packages.txt').read_text(encoding='utf-8').splitlines()
+    assert [line for line in listed if not line.startswith('#')] == re.findall(
+        r"'([\w.><=-]+)'", block)
 
 
 @pytest.mark.parametrize('target', PROGRAMS.values())

@@ -140,6 +140,7 @@ def stand_in(monkeypatch):
         lambda name: SimpleNamespace(perform=lambda context: context[name]))
     given = {'data': 'd', 'map': 'm', 'dataset': '', 'import_options': '', 'strategy': '',
              'steps': '', 'max_seconds': ''}
+    monkeypatch.setenv('PATH', '')  # nothing is installed: the program is that of the sources
     return lambda **changes: load('build_map').build({**given, **changes})[0]
 
 
@@ -161,6 +162,21 @@ def test_a_bag_is_imported_before_the_training(stand_in):
                                  '50']
     (after,) = process.on_exit(SimpleNamespace(returncode=2), None)
     assert type(after).__name__ == 'Shutdown'
+
+
+@pytest.mark.parametrize('place', ['lib/thermal_nerf_loc', 'bin'])
+def test_launch_files_start_the_installed_program(stand_in, tmp_path, place):
+    share, program = tmp_path / 'share/thermal_nerf_loc/launch', tmp_path / place
+    for folder in (share, program):
+        folder.mkdir(parents=True)
+    (program / 'thermal-nerf-loc').touch()
+    for name in ('build_map', 'replay_evaluation'):
+        file = share / f'{name}.launch.py'
+        file.symlink_to(ROOT / 'launch' / file.name)  # as --symlink-install does
+        spec = importlib.util.spec_from_file_location(name, file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert module.program() == [str(program / 'thermal-nerf-loc')]
 
 
 def test_the_description_names_what_there_is():
