@@ -56,19 +56,22 @@ def _room() -> Layout:
                       pattern='checker', scale_m=0.15)
     solids = (
         room((0.0, 0.0, 0.0), high, *walls),
-        box((0.10, 0.20, 0.0), (0.90, 1.10, 0.75), cloth),  # armchair
-        box((0.10, 0.20, 0.75), (0.30, 1.10, 1.15), replace(cloth, celsius=22.5)),
+        box((0.10, 0.20, 0.0), (0.90, 1.10, 0.75), cloth, name='armchair'),
+        box((0.10, 0.20, 0.75), (0.30, 1.10, 1.15), replace(cloth, celsius=22.5),
+            name='armchair'),
         box((2.95, 3.00, 0.0), (3.95, 3.80, 0.95), wood),  # cupboard
-        box((3.10, 3.15, 0.95), (3.65, 3.30, 1.35), screen),
-        box((2.85, 0.0, 0.0), (3.75, 0.45, 1.85), books),  # shelf
+        box((3.10, 3.15, 0.95), (3.65, 3.30, 1.35), screen, name='screen'),
+        box((2.85, 0.0, 0.0), (3.75, 0.45, 1.85), books, name='shelf'),
         box((0.0, 2.75, 0.0), (0.32, 3.65, 1.90), replace(books, scale_m=0.19, celsius=20.8)),
-        box((0.0, 1.35, 0.95), (0.03, 2.45, 2.05), glass),  # window, radiator below
-        box((0.0, 1.40, 0.12), (0.12, 2.40, 0.72), metal),
+        box((0.0, 1.35, 0.95), (0.03, 2.45, 2.05), glass, name='window'),
+        box((0.0, 1.40, 0.12), (0.12, 2.40, 0.72), metal, name='radiator'),
         box((1.3, 3.97, 1.0), (2.1, 4.0, 1.9), poster),
         box((3.97, 1.2, 1.0), (4.0, 2.1, 1.75), picture),
         box((1.2, 0.0, 1.0), (1.9, 0.03, 1.9), replace(picture, scale_m=0.11)),
-        sphere((1.75, 3.50, 0.40), 0.40, replace(cloth, colour=(0.20, 0.45, 0.30), celsius=24.5)),
-        sphere((3.55, 1.60, 0.28), 0.28, replace(cloth, pattern='stripes', celsius=26.0)),
+        sphere((1.75, 3.50, 0.40), 0.40, replace(cloth, colour=(0.20, 0.45, 0.30), celsius=24.5),
+               'cushion'),
+        sphere((3.55, 1.60, 0.28), 0.28, replace(cloth, pattern='stripes', celsius=26.0),
+               'ball'),
         sphere((3.45, 3.50, 1.15), 0.20, replace(poster, celsius=32.0, texture_celsius=1.0)),
         cylinder('z', (0.55, 3.80), 0.12, 0.0, 1.5, replace(wood, celsius=25.0)),
     )
@@ -78,7 +81,8 @@ def _room() -> Layout:
     lamps = (Lamp((2.0, 2.0, 2.4), 0.6), Lamp((0.6, 1.9, 1.5), 0.25))
     loop = tuple((2.0 + 0.75 * math.cos(a), 1.9 + 0.75 * math.sin(a), 1.25)
                  for a in (2 * math.pi * i / 8 for i in range(8)))
-    return Layout('room', solids, spots, lamps, 0.45, loop, gaze_rad=0.7)
+    return Layout('room', solids, spots, lamps, 0.45, loop, gaze_rad=0.7,
+                  loose=('armchair', 'shelf', 'cushion', 'ball'))
 
 
 def _hall() -> Layout:
@@ -138,14 +142,14 @@ def _machine_room() -> Layout:
         room((0.0, 0.0, 0.0), (8.0, 6.0, 3.0), block, wall, block, wall, floor, wall),
         cylinder('z', (1.0, 1.0), 0.55, 0.0, 2.3, replace(steel, celsius=78.0, rise_celsius=3.0)),
         cylinder('z', (1.0, 2.6), 0.55, 0.0, 2.3, replace(steel, celsius=55.0, rise_celsius=8.0)),
-        sphere((7.0, 0.9, 0.8), 0.6, replace(steel, celsius=46.0)),
+        sphere((7.0, 0.9, 0.8), 0.6, replace(steel, celsius=46.0), 'vessel'),
         cylinder('x', (4.1, 0.6), 0.40, 3.4, 5.0, replace(steel, celsius=67.0, scale_m=0.2)),
         box((3.5, 3.75, 0.0), (4.9, 4.45, 0.25), replace(wall, celsius=38.0)),  # its skid
-        box((5.0, 3.85, 0.2), (5.5, 4.35, 0.95), replace(cabinet, celsius=52.0)),  # motor
+        box((5.0, 3.85, 0.2), (5.5, 4.35, 0.95), replace(cabinet, celsius=52.0), name='motor'),
         box((7.5, 2.2, 0.0), (8.0, 4.6, 2.0), cabinet),
-        box((0.0, 4.3, 0.0), (0.5, 5.6, 1.9), replace(cabinet, celsius=29.0)),
+        box((0.0, 4.3, 0.0), (0.5, 5.6, 1.9), replace(cabinet, celsius=29.0), name='locker'),
         box((2.6, 5.6, 0.9), (4.2, 6.0, 1.6), replace(cabinet, celsius=40.0, scale_m=0.2)),
-        box((2.8, 0.0, 0.0), (4.4, 0.6, 1.0), replace(cabinet, celsius=36.0)),
+        box((2.8, 0.0, 0.0), (4.4, 0.6, 1.0), replace(cabinet, celsius=36.0), name='bench'),
         cylinder('x', (0.30, 2.65), 0.10, 0.0, 8.0, replace(steel, celsius=83.0, scale_m=1.3)),
         cylinder('x', (0.62, 2.72), 0.07, 0.0, 8.0, replace(steel, celsius=30.0, scale_m=1.3)),
         cylinder('x', (5.75, 2.60), 0.12, 0.0, 8.0, replace(steel, celsius=71.0, scale_m=1.7)),
@@ -166,7 +170,7 @@ def _machine_room() -> Layout:
                                (6.4, 4.6, 1.3), (4.6, 5.05, 1.3), (2.8, 4.9, 1.3),
                                (2.2, 3.4, 1.3))
     return Layout('machine_room', tuple(solids), spots, lamps, 0.45, loop, speed_m_per_s=0.45,
-                  gaze_rad=0.4)
+                  gaze_rad=0.4, loose=('locker', 'bench', 'vessel'))
 
 
 LAYOUTS = {'room': _room, 'hall': _hall, 'machine_room': _machine_room}

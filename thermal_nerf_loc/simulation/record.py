@@ -2,7 +2,7 @@
 """Drive a simulated robot through a world, and record a data set or a rosbag2."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 import functools
 import heapq
 from pathlib import Path
@@ -26,6 +26,7 @@ from thermal_nerf_loc.simulation.paths import (
     IDEAL_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry, Stations, survey)
 from thermal_nerf_loc.simulation.perturbations import (
     lacks_pose, PerturbationConfig, perturbed_pose, rig_error)
+from thermal_nerf_loc.simulation.scene_changes import changed_world, CHANGES, SceneChange
 from thermal_nerf_loc.simulation.sensors import (
     IDEAL_RGB, IDEAL_THERMAL, RgbCamera, RgbSensor, ThermalCamera, ThermalSensor)
 from thermal_nerf_loc.simulation.world import World
@@ -73,6 +74,8 @@ class SimulationConfig:
     rgb: RgbSensor = setting(RgbSensor(), 'the RGB camera')
     thermal: ThermalSensor = setting(ThermalSensor(), 'the thermal camera')
     odometry: OdometryNoise = setting(OdometryNoise(), 'drift of the odometry in a bag')
+    later: tuple[str, ...] = setting((), 'what has changed since another set with the same seed: '
+                                     'heat, light, furniture, people')
     spoil: PerturbationConfig = setting(PerturbationConfig(), 'errors of the poses and the rig '
                                         'in a data set')
     thermal_offset_m: tuple[float, ...] = setting(
@@ -90,6 +93,9 @@ class SimulationConfig:
             if size is not None and (len(size) != 2 or not all(8 <= n <= 8192 for n in size)):
                 raise InputError('image size is impossible', where=f'simulation.{name}',
                                  expected='two numbers from 8 to 8192', got=size)
+        if unknown := sorted(set(self.later).difference(CHANGES)):
+            raise InputError('no such change of the scene', where='simulation.later',
+                             expected='some of ' + ', '.join(CHANGES), got=', '.join(unknown))
         for name in ('thermal_offset_m', 'thermal_tilt_deg'):
             if len(getattr(self, name)) != 3:
                 raise InputError('mounting of the thermal camera is impossible',
@@ -159,10 +165,12 @@ class Robot:
 
     def __init__(self, settings: SimulationConfig, held_out: bool, seed: int) -> None:
         """Build world, rig, motion and sensors."""
-        self.settings, self.world = settings, make_world(settings.scene)
+        self.settings, before = settings, make_world(settings.scene)
+        self.world, self.changes = (changed_world(before, settings.later, settings.seed)
+                                    if settings.later else (before, ()))
         self.rig = make_rig(settings)
         self.motion: Motion = make_motion(
-            self.world, settings.trajectory, settings.seed, held_out=held_out,
+            before, settings.trajectory, settings.seed, held_out=held_out,
             speed_m_per_s=settings.speed_m_per_s, mast_m=_MAST_M[settings.trajectory])
         self.path: Motion | Stations = self.motion
         rgb = RgbSensor(**{**_fields(IDEAL_RGB), 'darkness': settings.rgb.darkness})
@@ -199,6 +207,13 @@ class Robot:
                      self.T_world_base(elapsed_ns) @ self.rig.T_base_sensor[RGB], name)
 
 
+def scene_changes(settings: SimulationConfig) -> tuple[SceneChange, ...]:
+    """What has changed in the scene, where it is simulated `later`."""
+    if not settings.later:
+        return ()
+    return changed_world(make_world(settings.scene), settings.later, settings.seed)[1]
+
+
 def simulate_dataset(out: Path, settings: SimulationConfig = SimulationConfig(),
                      progress: Progress = silent) -> None:
     """Write a posed image set: a mapping drive to train on, another path held out."""
@@ -208,6 +223,8 @@ def simulate_dataset(out: Path, settings: SimulationConfig = SimulationConfig(),
     T_rgb_thermal = rig.T_rgb_thermal @ rig_error(errors, settings.seed)
     truth: dict[str, Any] = {'transform_rgb_thermal': rig.T_rgb_thermal.tolist(), 'poses': {}}
     remarks: dict[str, Any] = {'depth_is_truth': True}
+    if settings.later:
+        remarks['changes'] = [asdict(change) for change in scene_changes(settings)]
     if errors.is_active:
         remarks['ground_truth'] = truth
     with SceneWriter(out, rig.cameras, T_rgb_thermal, RADIOMETRY,

@@ -8,7 +8,7 @@ exact world too. Axes: x, y on the floor, z up; metres, deg C, sRGB.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import functools
 import os
 from typing import NamedTuple
@@ -58,6 +58,35 @@ class Solid:
     kind: int  # ray_casting.ROOM, BOX, SPHERE or CYLINDER
     shape: tuple[float, ...]
     faces: tuple[Material, ...]
+    name: str = ''  # of the thing that it belongs to
+
+    @property
+    def kind_name(self) -> str:
+        """What it is."""
+        return ('room', 'box', 'ball', 'pipe')[self.kind]
+
+    @property
+    def corners(self) -> tuple[Point, Point]:
+        """Lowest and highest corner of the box around it."""
+        g = self.shape
+        if self.kind in (_ROOM, _BOX):
+            return (g[0], g[1], g[2]), (g[3], g[4], g[5])
+        if self.kind == _SPHERE:
+            x, y, z, r = g
+            return (x - r, y - r, z - r), (x + r, y + r, z + r)
+        low, high, axis = [0.0] * 3, [0.0] * 3, int(g[5])
+        for k, centre in enumerate(g[:2]):
+            low[(axis + 1 + k) % 3], high[(axis + 1 + k) % 3] = centre - g[2], centre + g[2]
+        low[axis], high[axis] = g[3], g[4]
+        return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
+    def moved(self, x_m: float, y_m: float) -> 'Solid':
+        """The same, somewhere else on the floor; a pipe has to stand upright."""
+        shape = list(self.shape)
+        for k in (0, 3) if self.kind == _BOX else (0,):
+            shape[k] += x_m
+            shape[k + 1] += y_m
+        return replace(self, shape=tuple(shape))
 
 
 def room(low: Point, high: Point, *faces: Material) -> Solid:
@@ -65,20 +94,21 @@ def room(low: Point, high: Point, *faces: Material) -> Solid:
     return Solid(_ROOM, (*low, *high), faces)
 
 
-def box(low: Point, high: Point, *faces: Material) -> Solid:
+def box(low: Point, high: Point, *faces: Material, name: str = '') -> Solid:
     """Build an axis-aligned box."""
-    return Solid(_BOX, (*low, *high), faces)
+    return Solid(_BOX, (*low, *high), faces, name)
 
 
-def sphere(centre: Point, radius_m: float, face: Material) -> Solid:
+def sphere(centre: Point, radius_m: float, face: Material, name: str = '') -> Solid:
     """Build a ball."""
-    return Solid(_SPHERE, (*centre, radius_m), (face,))
+    return Solid(_SPHERE, (*centre, radius_m), (face,), name)
 
 
 def cylinder(axis: str, centre: tuple[float, float], radius_m: float, low: float, high: float,
-             face: Material) -> Solid:
+             face: Material, name: str = '') -> Solid:
     """Build a capped pipe along x, y or z; `centre` in the two other axes, cyclic (y: z, x)."""
-    return Solid(_CYLINDER, (*centre, radius_m, low, high, float('xyz'.index(axis))), (face,))
+    shape = (*centre, radius_m, low, high, float('xyz'.index(axis)))
+    return Solid(_CYLINDER, shape, (face,), name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +140,7 @@ class Layout:
     waypoints: tuple[Point, ...]  # a closed loop through free space, for trajectories
     speed_m_per_s: float = 0.3  # of robots on the loop
     gaze_rad: float = 0.0  # of robots, to the left of the direction in which they move
+    loose: tuple[str, ...] = ()  # names of things that people move
 
 
 class Hits(NamedTuple):

@@ -3,7 +3,7 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 import time
 from typing import Any
@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='how the robot moves (default: drone)')
     parser.add_argument('--survey', action='store_true', default=None,
                         help='train on views from everywhere in free space, in all directions')
+    parser.add_argument('--later', nargs='?', const='all', metavar='WHAT',
+                        help='the same scene and paths some time later: heat, light, furniture, '
+                        'people, or some of them with commas (default: all)')
     parser.add_argument('--distorted', action='store_true', default=None,
                         help='give the RGB camera a lens with distortion')
     parser.add_argument('--clean', action='store_true', default=None,
@@ -67,7 +70,8 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.common.config import load_yaml
     from thermal_nerf_loc.simulation.record import (
-        held_out_frames, simulate_bag, simulate_dataset, SimulationConfig)
+        held_out_frames, scene_changes, simulate_bag, simulate_dataset, SimulationConfig)
+    from thermal_nerf_loc.simulation.scene_changes import CHANGES
 
     settings = load_yaml(SimulationConfig, args.config) if args.config else SimulationConfig()
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
@@ -77,15 +81,20 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
                              **_chosen(args, {name: name for name in _PERTURBATIONS}))
     given['thermal'] = replace(settings.thermal, **_chosen(args, {
         'vignetting': 'vignetting_celsius', 'drift': 'drift_celsius_per_s'}))
+    if args.later is not None:
+        given['later'] = CHANGES if args.later == 'all' else tuple(args.later.split(','))
     settings = replace(settings, **given)
     start = time.monotonic()
     with progress_bar('simulate a mapping') as progress:
         simulate_dataset(args.out, settings, progress)
     frames, held_out = settings.frames, held_out_frames(settings)
     seconds = time.monotonic() - start
-    figures = {'data': str(args.out), 'scene': settings.scene, 'train_frames': frames,
-               'test_frames': held_out, 'seconds': seconds,
-               'frames_per_second': (frames + held_out) / seconds}
+    figures: dict[str, Any] = {
+        'data': str(args.out), 'scene': settings.scene, 'train_frames': frames,
+        'test_frames': held_out, 'seconds': seconds,
+        'frames_per_second': (frames + held_out) / seconds}
+    if settings.later:
+        figures['changes'] = [asdict(change) for change in scene_changes(settings)]
     if args.bag:
         with progress_bar('simulate a drive') as progress:
             simulate_bag(args.out / 'bag', settings, progress)
