@@ -119,7 +119,7 @@ setup(
                  'pycolmap>=4.0; platform_machine == "x86_64"'],
         'sfm': ['pycolmap>=4.0'],  # camera poses from images
         'onnx': ['onnxruntime>=1.17'],  # depth networks that teach
-        'flir': ['flyr>=5.1'],  # FLIR's radiometric JPEGs
+        'phone': ['lzfse>=0.4'],  # depth in Record3D's recordings
         'view': ['viser>=1.1'],  # the interactive page
         'docs': ['latex2mathml', 'mkdocs-material>=9.5'],
         'colcon': ['colcon-core', 'colcon-package-information', 'colcon-package-selection',

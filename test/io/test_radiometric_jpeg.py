@@ -3,13 +3,13 @@
 
 from pathlib import Path
 import struct
-import sys
-from types import SimpleNamespace
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+from radiometric_files import (
+    AIR, dji_jpeg, flir_jpeg, HUMIDITY, OFFSET, PLANCK, preview, R2, SCENE)
 import tifffile
 
 from thermal_nerf_loc.common.errors import InputError
@@ -17,42 +17,6 @@ from thermal_nerf_loc.io import images, radiometric_jpeg
 from thermal_nerf_loc.io.image_size import size_of
 
 SIZE = 160, 120
-XMP = b'http://ns.adobe.com/xap/1.0/\x00<x tiff:Make="DJI" tiff:Model="M2EA"/>'
-
-
-def segment(marker: int, content: bytes) -> bytes:
-    return bytes([0xff, marker]) + (len(content) + 2).to_bytes(2, 'big') + content
-
-
-def preview(size: tuple[int, int] = SIZE) -> bytes:
-    rng = np.random.default_rng(3)
-    colours = rng.integers(0, 255, (*size[::-1], 3)).astype(np.uint8)
-    return bytes(cv2.imencode('.jpg', colours)[1])
-
-
-def dji_jpeg(counts: np.ndarray) -> bytes:
-    data, jpeg = counts.astype('<u2').tobytes(), preview()
-    parts = [data[start:start + 65_532] for start in range(0, len(data), 65_532)]
-    return jpeg[:2] + segment(0xe1, XMP) + b''.join(
-        segment(0xe3, part) for part in parts) + jpeg[2:]
-
-
-def flir_jpeg(counts: np.ndarray) -> bytes:
-    """Records as ExifTool documents them: raw data (1) and camera (0x20), in one segment APP1."""
-    height, width = counts.shape
-    raw = struct.pack('<3H', 2, width, height).ljust(32, b'\0') + counts.astype('<u2').tobytes()
-    camera = bytearray(900)
-    for at, values in ((32, (1.0, 1.0, 293.15, 293.15, 293.15, 1.0)), (60, (0.5,)),
-                       (88, (16_000.0, 1430.0, 1.0)), (112, (0.006569, 0.01262, -0.002276,
-                                                             -0.00667, 1.9)), (780, (0.0125,))):
-        struct.pack_into(f'<{len(values)}f', camera, at, *values)
-    struct.pack_into('<i', camera, 776, -7000)
-    start = 64 + 4 * 32  # two entries are unused, as in cameras' files
-    entries = (struct.pack('>HHIIII', 1, 1, 100, 1, start, len(raw)).ljust(32, b'\0')
-               + struct.pack('>HHIIII', 0x20, 1, 100, 2, start + len(raw), 900).ljust(96, b'\0'))
-    head = (b'FFF\0'.ljust(20, b'\0') + struct.pack('>III', 100, 64, 4)).ljust(64, b'\0')
-    records, jpeg = head + entries + raw + bytes(camera), preview()
-    return jpeg[:2] + segment(0xe1, b'FLIR\0\x01\0\0' + records) + jpeg[2:]
 
 
 @pytest.fixture
@@ -63,44 +27,43 @@ def counts() -> np.ndarray:
 def test_dji_counts_are_those_of_the_segments(tmp_path: Path, counts: np.ndarray):
     (tmp_path / 'a.JPG').write_bytes(dji_jpeg(counts))
     np.testing.assert_array_equal(images.read_counts(tmp_path / 'a.JPG').counts, counts)
-    assert radiometric_jpeg.camera_model(dji_jpeg(counts)) == 'M2EA'
+    assert radiometric_jpeg.camera_of(dji_jpeg(counts)) == ('M2EA', 0.0)
     assert images.read_rgb(tmp_path / 'a.JPG').values.shape == (120, 160, 3)  # the preview
 
 
-def test_flir_counts_become_celsius(tmp_path: Path):
-    """At emissivity 1 and (nearly) no air, Planck's law with the constants of the file."""
-    pytest.importorskip('flyr', reason='needs flyr: pip install .[flir]')
-    counts = np.full((60, 80), 13_500, np.uint16)
-    (tmp_path / 'a.jpg').write_bytes(flir_jpeg(counts))
+def raw_to_celsius(raw: np.ndarray, scene: tuple[float, ...] = SCENE) -> np.ndarray:
+    """Temperatures by the steps of the R package Thermimage, with one path of air."""
+    emissivity, distance, reflected, air, window, through = scene
+    (R1, B, F), (a1, a2, b1, b2, x) = PLANCK, AIR
+    t = air - 273.15
+    water = HUMIDITY * np.exp(1.5587 + 0.06939 * t - 0.00027816 * t**2 + 0.00000068455 * t**3)
+    tau = (x * np.exp(-np.sqrt(distance) * (a1 + b1 * np.sqrt(water)))
+           + (1 - x) * np.exp(-np.sqrt(distance) * (a2 + b2 * np.sqrt(water))))
+    def raw_of(kelvin: float) -> float:
+        return R1 / (R2 * (np.exp(B / kelvin) - F)) - OFFSET
+    own = (raw / through / emissivity / tau
+           - (1 - through) / through / emissivity / tau * raw_of(window)
+           - (1 - emissivity) / emissivity * raw_of(reflected)
+           - (1 - tau) / emissivity / tau * raw_of(air))
+    return B / np.log(R1 / (R2 * (own + OFFSET)) + F) - 273.15
+
+
+@pytest.mark.parametrize('kind', ['raw', 'png', 'png-right'])
+@pytest.mark.parametrize('scene', [SCENE, (0.7, 1.0, 293.15, 293.15, 310.15, 0.8)])
+def test_flir_counts_become_celsius(tmp_path: Path, kind: str, scene: tuple[float, ...]):
+    """Grey body, air and window; in one segment or in many; a PNG in either byte order."""
+    raw = np.add.outer(np.arange(60) * 7, np.arange(80) * 5) + 16_200
+    (tmp_path / 'a.jpg').write_bytes(flir_jpeg(raw, kind, scene, part=3000))
     found = images.read_counts(tmp_path / 'a.jpg').counts
-    expected = 1430.0 / np.log(16_000.0 / (0.0125 * (13_500 - 7000)) + 1.0) - 273.15
-    assert found.shape == (60, 80)
-    np.testing.assert_allclose(found, expected, atol=0.5)
+    np.testing.assert_allclose(found, raw_to_celsius(raw, scene), atol=2e-3)
+    assert 0.0 < found.min() < found.max() < 60.0
+    camera = radiometric_jpeg.camera_of((tmp_path / 'a.jpg').read_bytes())
+    assert camera == ('FLIR AX8', pytest.approx(47.9))
 
 
-def test_flir_without_its_package_says_how_to_get_it(tmp_path: Path, monkeypatch):
-    (tmp_path / 'a.jpg').write_bytes(flir_jpeg(np.zeros((60, 80), np.uint16)))
-    monkeypatch.setitem(sys.modules, 'flyr', None)
-    with pytest.raises(InputError, match=r'needs the package flyr.*pip install'):
-        images.read_counts(tmp_path / 'a.jpg')
-
-
-@pytest.mark.parametrize('error', [KeyError(1), struct.error('x'), IndexError(), TypeError()])
-def test_broken_flir_records_are_one_error(tmp_path: Path, monkeypatch, error: Exception):
-    def fail(stream: object) -> None:
-        raise error
-    (tmp_path / 'a.jpg').write_bytes(flir_jpeg(np.zeros((60, 80), np.uint16)))
-    monkeypatch.setitem(sys.modules, 'flyr', SimpleNamespace(unpack=fail))
-    with pytest.raises(InputError, match=r'a\.jpg: thermal record .* is not whole'):
-        images.read_counts(tmp_path / 'a.jpg')
-
-
-@pytest.mark.parametrize('cut', range(20))
-def test_a_cut_dji_file_is_one_error(tmp_path: Path, counts: np.ndarray, cut: int):
-    data = dji_jpeg(counts)
-    end = 200 + (39_000 - 200) * cut // 20  # within the raw counts
-    (tmp_path / 'a.jpg').write_bytes(data[:end])
-    with pytest.raises(InputError):
+def test_impossible_constants_are_named(tmp_path: Path):
+    (tmp_path / 'a.jpg').write_bytes(flir_jpeg(np.full((60, 80), 16_500), scene=(0.0, *SCENE[1:])))
+    with pytest.raises(InputError, match=r'a\.jpg: calibration .* emissivity is out of range'):
         images.read_counts(tmp_path / 'a.jpg')
 
 

@@ -2,28 +2,25 @@
 """
 Radiometric JPEGs: what one sees is a preview in false colours, the counts are in the header.
 
-FLIR's: records in segments APP1. The package `flyr` (an optional dependency) reads them, and
-gives deg C by the camera's own calibration, emissivity and surroundings.
+FLIR's: records in segments APP1 (`flir_records`), which give deg C by the camera's own calibration,
+emissivity and surroundings.
 
 DJI's: 16-bit counts, little endian, row by row, in the segments APP3, joined. Their scale is not
 documented (only DJI's closed SDK knows it), so they are no temperatures unless a scale is given.
 """
 
-from io import BytesIO
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError
-from thermal_nerf_loc.io.image_size import check_size, JPEG, jpeg_segments, size_of
+from thermal_nerf_loc.io import flir_records
+from thermal_nerf_loc.io.image_size import JPEG, jpeg_segments, size_of
 
 FLIR, DJI = 'FLIR', 'DJI'
-INSTALL = "pip install 'flyr>=5.1'"  # the extra `flir`
-
 _APP1, _APP3 = 0xe1, 0xe3
-_FLIR_HEAD = b'FLIR\x00'
 _DETECTORS = (640, 512), (336, 256), (256, 192), (160, 120)  # of drones whose preview is larger
 
 
@@ -33,7 +30,7 @@ def maker_of(data: bytes) -> str | None:
         return None
     is_dji, has_counts = False, False
     for segment in jpeg_segments(data):
-        if segment.marker == _APP1 and segment.content.startswith(_FLIR_HEAD):
+        if segment.marker == _APP1 and segment.content.startswith(flir_records.HEAD):
             return FLIR
         is_dji |= segment.marker == _APP1 and b'DJI' in segment.content
         has_counts |= segment.marker == _APP3
@@ -45,10 +42,19 @@ def decode(data: bytes, where: object) -> NDArray[Any]:
     return _flir_celsius(data, where) if maker_of(data) == FLIR else _dji_counts(data, where)
 
 
-def camera_model(data: bytes) -> str:
-    """The camera's name in the XMP text of a JPEG; '' where there is none."""
+class CameraName(NamedTuple):
+    """The camera's name ('' where unknown), and its horizontal field of view (0 where unknown)."""
+
+    model: str
+    view_deg: float = 0.0
+
+
+def camera_of(data: bytes, where: object = None) -> CameraName:
+    """The camera by FLIR's records, or by the XMP text of a JPEG."""
+    if maker_of(data) == FLIR:
+        return CameraName(*flir_records.read_camera(_flir_records(data, where), where)[:2])
     found = re.search(rb'tiff:Model(?:="|>)([^"<]*)', data[:2**18])
-    return found[1].decode('latin1').strip() if found else ''
+    return CameraName(found[1].decode('latin1').strip() if found else '')
 
 
 def _dji_counts(data: bytes, where: object) -> NDArray[np.uint16]:
@@ -65,20 +71,16 @@ def _dji_counts(data: bytes, where: object) -> NDArray[np.uint16]:
 
 
 def _flir_celsius(data: bytes, where: object) -> NDArray[np.float32]:
-    try:
-        import flyr
-    except ImportError as error:
-        raise InputError("FLIR's radiometric JPEG needs the package flyr, which does not import "
-                         'here', where=where, got=str(error),
-                         hint=f"{INSTALL}, or export 16-bit TIFFs with FLIR's tools.") from None
-    try:
-        celsius = np.asarray(flyr.unpack(BytesIO(data)).celsius, dtype=np.float32)
-    except Exception as error:  # flyr checks nothing: KeyError, struct.error, ValueError, ...
-        raise InputError("thermal record of FLIR's JPEG is not whole", where=where,
-                         got=' '.join(str(error).split()) or type(error).__name__,
-                         hint='Copy the file from the camera again.') from error
-    if celsius.ndim != 2 or not np.isfinite(celsius).any():
+    records = _flir_records(data, where)
+    celsius = flir_records.read_camera(records, where).to_celsius(
+        flir_records.read_raw(records, where))
+    if not np.isfinite(celsius).any():
         raise InputError("thermal record of FLIR's JPEG holds no temperatures", where=where,
-                         got=f'shape {celsius.shape}')
-    check_size((celsius.shape[1], celsius.shape[0]), where)
+                         expected='counts within the range of its calibration')
     return celsius
+
+
+def _flir_records(data: bytes, where: object) -> bytes:
+    return flir_records.join_segments(
+        [segment for segment in jpeg_segments(data) if segment.marker == _APP1
+         and segment.content.startswith(flir_records.HEAD)], where)

@@ -6,6 +6,7 @@ COLMAP gets copies of the images with even contrast, without the pattern that al
 the data set gets the values as they were recorded.
 """
 
+import math
 from pathlib import Path
 import tempfile
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from thermal_nerf_loc.io.atomic_files import read_bytes
 from thermal_nerf_loc.io.datasets.camera_file import read_rig
 from thermal_nerf_loc.io.geotags import read_geotag
 from thermal_nerf_loc.io.images import read_counts, write_png
-from thermal_nerf_loc.io.radiometric_jpeg import camera_model, DJI, maker_of
+from thermal_nerf_loc.io.radiometric_jpeg import camera_of, DJI, maker_of
 from thermal_nerf_loc.sensing.contrast import learn_pattern, stretched
 from thermal_nerf_loc.sensing.frame import THERMAL
 from thermal_nerf_loc.sensing.thermal_cameras import choose_scale, ChosenScale
@@ -144,9 +145,13 @@ class _ThermalImport:
                                  got=f'{size[0]}x{size[1]}',
                                  hint='Intrinsics belong to one resolution.')
             return _Lens(known, known.fx, 'given')
-        model = camera_model(read_bytes(series.folder / series.names[0]))
+        first = series.folder / series.names[0]
+        model, view_deg = camera_of(read_bytes(first), first)
         share = _FOCAL.get(model, _USUAL_FOCAL)
         start = f'the data sheet of {model}' if model in _FOCAL else 'a usual one'
+        if view_deg:
+            share = 0.5 / math.tan(math.radians(0.5 * view_deg))
+            start = f'the {view_deg:.1f} deg of view in the file'
         self._notes.append(f'the lens is found, starting from {start} ({share * size[0]:.0f} px); '
                            'a calibrated one by --cameras FILE is safer')
         return _Lens(None, share * size[0], f'found from {start}')
