@@ -47,7 +47,7 @@ def flir_camera(scene: tuple[float, ...] = SCENE, size: int = 1000) -> bytes:
 
 
 def flir_raw(counts: np.ndarray, kind: str = 'raw') -> bytes:
-    """Record 1: `raw`, `png` (bytes in the wrong order, as most cameras have it) or `png-right`."""
+    """Record 1: `raw`, `png` (bytes in the wrong order, as in most cameras) or `png-right`."""
     height, width = counts.shape
     head = struct.pack('<3H', 2, width, height).ljust(32, b'\0')
     if kind == 'raw':

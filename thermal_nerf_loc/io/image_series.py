@@ -22,8 +22,9 @@ from thermal_nerf_loc.io.images import opencv, single_channel
 VIDEOS = ('.mkv', '.avi', '.mp4', '.mov', '.m4v', '.webm')
 STACKS = ('.tif', '.tiff')
 
-_CHROMA = 12  # counts: compressed grey is not quite grey
-_COLOURED_SHARE = 1e-2  # of the pixels: more are false colours
+_PALETTE = ('Record with a grey palette (white hot), or as raw 16 bits; colours of a palette are '
+            'no temperatures.')
+_MIN_SHARE = 0.9  # of the frames that the header promises; a guess for some containers
 _FFMPEG = ('ffmpeg -i {} -pix_fmt gray16be frames/%06d.png makes 16-bit images of a raw video; '
            'import that folder.')
 
@@ -112,11 +113,22 @@ def _video(path: Path) -> Iterator[SeriesFrame]:
                 break
             at_ns = round(1e6 * reader.get(cv2.CAP_PROP_POS_MSEC))  # of the image just read
             count += 1
-            yield SeriesFrame(pixels.squeeze() if deep else _grey(pixels, path), max(at_ns, 0))
-        if count == 0:
-            raise InputError('video has no frame', where=path, hint=_FFMPEG.format(path.name))
+            yield SeriesFrame(pixels.squeeze() if deep else single_channel(pixels, path, _PALETTE),
+                              max(at_ns, 0))
+        _check_count(count, int(reader.get(cv2.CAP_PROP_FRAME_COUNT)), path)
     finally:
         reader.release()
+
+
+def _check_count(count: int, promised: int, path: Path) -> None:
+    """Refuse a video without frames, and one that ends before its header says."""
+    if count == 0:
+        raise InputError('video has no frame', where=path, hint=_FFMPEG.format(path.name))
+    if count < _MIN_SHARE * promised - 1:
+        raise InputError('video is cut short or damaged', where=path,
+                         expected=f'about {promised} frames, by its header',
+                         got=f'{count} that can be read',
+                         hint=f'ffmpeg -i {path.name} -c copy whole.mkv keeps what is readable.')
 
 
 def _is_deep(reader: Any, path: Path) -> bool:
@@ -130,14 +142,3 @@ def _is_deep(reader: Any, path: Path) -> bool:
         raise InputError(f'grey video of {name[3]} bits cannot be read by this OpenCV', where=path,
                          expected='16 bits', hint=_FFMPEG.format(path.name))
     return True
-
-
-def _grey(pixels: NDArray[Any], path: Path) -> NDArray[Any]:
-    """One channel of 8 bits; false colours are refused."""
-    if pixels.ndim == 2:
-        return pixels
-    spread = pixels.max(axis=2).astype(np.int16) - pixels.min(axis=2)
-    if float((spread > _CHROMA).mean()) > _COLOURED_SHARE:
-        return single_channel(pixels, path, 'Record with a grey palette (white hot), or as raw '
-                                            '16 bits; colours of a palette are no temperatures.')
-    return np.asarray(pixels[..., 1])

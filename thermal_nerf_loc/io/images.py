@@ -21,6 +21,7 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.io import radiometric_jpeg
 from thermal_nerf_loc.io.atomic_files import read_bytes, write_atomically
 from thermal_nerf_loc.io.image_size import check_size, JPEG, NPY, PNG, size_of, TIFF
+from thermal_nerf_loc.sensing.false_colour import is_coloured
 
 _PREVIEW = ('This JPEG is a picture without raw counts: take the radiometric JPEG as the camera '
             'wrote it, or export 16-bit TIFFs, or record in grey (palette white hot).')
@@ -95,13 +96,17 @@ def rgb_values(pixels: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def single_channel(pixels: NDArray[Any], where: object, hint: str) -> NDArray[Any]:
-    """The one channel (h, w) of a thermal image; false colours are refused."""
-    if pixels.ndim == 2:
-        return pixels
-    if pixels.shape[2] > 1 and (pixels[..., :3] != pixels[..., :1]).any():
+    """
+    The one channel (h, w) of a thermal image; false colours are refused.
+
+    Three channels are one where they hardly differ: compressed grey, or a small coloured overlay.
+    """
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return pixels if pixels.ndim == 2 else pixels[..., 0]
+    if is_coloured(pixels[..., :3]):
         raise InputError('thermal image is in false colours', where=where, expected='one channel',
                          got='three differing channels', hint=hint)
-    return pixels[..., 0]
+    return np.asarray(pixels[..., 1])
 
 
 def read_depth(path: Path, unit_m: float = DEPTH_UNIT_M) -> NDArray[np.float32]:

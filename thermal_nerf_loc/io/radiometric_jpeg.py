@@ -2,8 +2,8 @@
 """
 Radiometric JPEGs: what one sees is a preview in false colours, the counts are in the header.
 
-FLIR's: records in segments APP1 (`flir_records`), which give deg C by the camera's own calibration,
-emissivity and surroundings.
+FLIR's: records in segments APP1 (`flir_records`), which give deg C by the camera's own
+calibration, emissivity and surroundings.
 
 DJI's: 16-bit counts, little endian, row by row, in the segments APP3, joined. Their scale is not
 documented (only DJI's closed SDK knows it), so they are no temperatures unless a scale is given.

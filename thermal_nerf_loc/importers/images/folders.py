@@ -72,8 +72,15 @@ def _is_thermal(folder: Path) -> bool:
         files = sorted(path for path in folder.iterdir() if path.is_file()
                        and path.suffix.lower() in (*_RGB_SUFFIXES, *VIDEOS))
     series = [path for path in files if is_series(path)]
-    return bool(files) and (len(series) == len(files) or all(
-        maker_of(read_bytes(path)) is not None for path in files))
+    radiometric = [path for path in files if path.suffix.lower() not in VIDEOS
+                   and maker_of(read_bytes(path)) is not None]
+    if radiometric and len(radiometric) < len(files):
+        other = next(path for path in files if path not in radiometric)
+        raise InputError('radiometric images and others lie in one folder', where=folder,
+                         expected='thermal images in thermal/, photographs in rgb/',
+                         got=f'{len(radiometric)} radiometric of {len(files)}; '
+                             f'{radiometric[0].name} is, {other.name} is not')
+    return bool(files) and len(files) in (len(series), len(radiometric))
 
 
 def _image_names(folder: Path, suffixes: Sequence[str]) -> list[str]:

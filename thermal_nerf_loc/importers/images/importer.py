@@ -31,13 +31,15 @@ from thermal_nerf_loc.importers.images.thermal_importer import import_thermal
 from thermal_nerf_loc.importers.options import ImportOptions, ImportResult, some_of
 from thermal_nerf_loc.io.atomic_files import check_vacant
 from thermal_nerf_loc.io.datasets.camera_file import read_rig
-from thermal_nerf_loc.io.images import read_counts, read_image
+from thermal_nerf_loc.io.images import read_counts, read_image, read_rgb
+from thermal_nerf_loc.sensing.false_colour import is_false_colour
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal_cameras import choose_scale, ChosenScale
 
 Array = NDArray[np.float64]
 
 _NAMES_IN_NOTES = 10  # of images that were left out
+_COLOUR_SAMPLE, _FALSE_SHARE = 12, 0.6  # images that are looked at, and how many are too many
 # Shares of the work that are done after each stage, for progress reports.
 _CHECKED, _POSED, _SCALED = 0.05, 0.85, 0.9
 
@@ -150,11 +152,26 @@ class _ImageImport:
         thermal = list_images(self._thermal, thermal=True) if self._thermal is not None else []
         report_count = self._stage(0.0, _CHECKED, 'checking', len(self._names) + len(thermal))
         sizes = {RGB: check_sizes(self._rgb, self._names, read_image, report_count)}
+        if self._config.rgb is None:
+            self._check_colours()
         if self._thermal is not None:
             sizes[THERMAL] = check_sizes(
                 self._thermal, thermal, lambda path: read_counts(path).counts,
                 lambda count: report_count(len(self._names) + count))
         return sizes
+
+    def _check_colours(self) -> None:
+        """Refuse pictures of a thermal camera in a folder that nobody called RGB."""
+        step = max(1, len(self._names) // _COLOUR_SAMPLE)
+        some = self._names[::step]
+        false = [name for name in some if is_false_colour(read_rgb(self._rgb / name).values)]
+        if len(false) > _FALSE_SHARE * len(some):
+            raise InputError(
+                'images look like the false colours of a thermal camera', where=self._rgb,
+                expected='photographs, or thermal images in grey or radiometric',
+                got=f'{len(false)} of {len(some)} in a palette, such as {false[0]}',
+                hint='Take the radiometric JPEGs as the camera wrote them, export 16-bit TIFFs, '
+                     'or record in white hot. If they are photographs: --rgb FOLDER.')
 
     def _thermal_lens(self, size: tuple[int, int]) -> Camera:
         lens = self._rig_file[THERMAL].camera
