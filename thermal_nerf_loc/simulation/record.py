@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Drive a simulated robot through a world, and record a data set or a rosbag2."""
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 import functools
 import heapq
+from multiprocessing import get_context
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,7 @@ from thermal_nerf_loc.simulation.paths import (
     IDEAL_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry, Stations, survey)
 from thermal_nerf_loc.simulation.perturbations import (
     lacks_pose, PerturbationConfig, perturbed_pose, rig_error)
+from thermal_nerf_loc.simulation.plant import make_plant, PLANT, PlantConfig
 from thermal_nerf_loc.simulation.scene_changes import changed_world, CHANGES, SceneChange
 from thermal_nerf_loc.simulation.sensors import (
     IDEAL_RGB, IDEAL_THERMAL, RgbCamera, RgbSensor, ThermalCamera, ThermalSensor)
@@ -41,6 +46,7 @@ OPTICAL = {RGB: 'rgb_optical_frame', THERMAL: 'thermal_optical_frame'}
 
 _FORWARD_M = 0.08  # of the RGB camera before the body's centre
 _MAST_M = {'drone': 0.04, 'planar': 0.55}  # of the RGB camera above the body's centre
+_PIECE, _MANY_FRAMES = 16, 200  # frames of a process at a time; that several processes take
 _DISTORTION = (-0.18, 0.05, 0.0008, -0.0005)  # k1 k2 p1 p2 of a `distorted` RGB camera
 
 
@@ -48,7 +54,8 @@ _DISTORTION = (-0.18, 0.05, 0.0008, -0.0005)  # k1 k2 p1 p2 of a `distorted` RGB
 class SimulationConfig:
     """Settings of a simulation."""
 
-    scene: str = setting('room', 'the world', choices=WORLD_NAMES)
+    scene: str = setting('room', 'the world', choices=(*WORLD_NAMES, PLANT))
+    plant: PlantConfig = setting(PlantConfig(), 'size of the scene plant')
     seed: int = setting(0, 'of paths and sensors; the world itself never changes', 0, 2**31)
     frames: int = setting(80, 'training frames of a data set, besides the held-out ones', 2,
                           100_000)
@@ -84,6 +91,8 @@ class SimulationConfig:
     thermal_tilt_deg: tuple[float, ...] = setting(
         (0.6, -1.0, 0.4), 'rotation vector of the thermal camera in the RGB camera')
     held_out_share: float = setting(0.2, 'held-out frames for each training frame', 0, 10)
+    processes: int = setting(0, 'that take images of a data set; 0: one a core for many images',
+                             0, 1000)
 
     def __post_init__(self) -> None:
         """Check what the ranges of single fields cannot say."""
@@ -96,6 +105,9 @@ class SimulationConfig:
         if unknown := sorted(set(self.later).difference(CHANGES)):
             raise InputError('no such change of the scene', where='simulation.later',
                              expected='some of ' + ', '.join(CHANGES), got=', '.join(unknown))
+        if self.scene == PLANT and self.trajectory == 'planar' and self.plant.floors > 1:
+            raise InputError('a ground robot climbs no stairs', where='simulation.trajectory',
+                             expected='drone, or plant.floors: 1', got=self.trajectory)
         for name in ('thermal_offset_m', 'thermal_tilt_deg'):
             if len(getattr(self, name)) != 3:
                 raise InputError('mounting of the thermal camera is impossible',
@@ -160,12 +172,16 @@ def _rotated(T: Array, directions: Array) -> Array:
     return np.asarray(np.einsum('nj,ij->ni', directions, T[:3, :3]))
 
 
+def _world_of(settings: SimulationConfig) -> World:
+    return make_plant(settings.plant) if settings.scene == PLANT else make_world(settings.scene)
+
+
 class Robot:
     """A robot with its cameras on a path; images are taken in the order of time."""
 
     def __init__(self, settings: SimulationConfig, held_out: bool, seed: int) -> None:
         """Build world, rig, motion and sensors."""
-        self.settings, before = settings, make_world(settings.scene)
+        self.settings, before = settings, _world_of(settings)
         self.world, self.changes = (changed_world(before, settings.later, settings.seed)
                                     if settings.later else (before, ()))
         self.rig = make_rig(settings)
@@ -257,14 +273,47 @@ def held_out_frames(settings: SimulationConfig) -> int:
 
 
 def _drive(settings: SimulationConfig, split: str, count: int) -> Iterator[Frame]:
-    """Frames at equal steps of time; while the shutter is closed, at its opening."""
-    robot = Robot(settings, held_out=split == 'test', seed=2 * settings.seed + (split == 'test'))
+    """Frames at equal steps of time; with many, taken by several processes."""
+    pieces = [(begin, min(begin + _PIECE, count)) for begin in range(0, count, _PIECE)]
+    processes = settings.processes or (
+        len(os.sched_getaffinity(0)) if count >= _MANY_FRAMES else 1)
+    _robot_of.cache_clear()  # a camera does not go back in time
+    if min(processes, len(pieces)) < 2:
+        for piece in pieces:
+            yield from (Frame(*parts) for parts in _taken(settings, split, count, *piece))
+        return
+    first, *pieces = pieces  # taken here: kernels are compiled once
+    yield from (Frame(*parts) for parts in _taken(settings, split, count, *first))
+    with ProcessPoolExecutor(processes, get_context('spawn')) as pool:
+        waiting = deque(pool.submit(_taken, settings, split, count, *piece)
+                        for piece in pieces[:2 * processes])
+        for following in [*pieces[2 * processes:], *[None] * len(waiting)]:
+            yield from (Frame(*parts) for parts in waiting.popleft().result())
+            if following is not None:  # few are under way: frames wait in memory
+                waiting.append(pool.submit(_taken, settings, split, count, *following))
+
+
+def _taken(settings: SimulationConfig, split: str, count: int, begin: int, end: int,
+           ) -> list[tuple[int, dict[str, SensorImage], Array | None, str]]:
+    """Members of some frames, to be sent; while the shutter is closed, at its opening."""
+    robot = _robot_of(settings, split, count)
     span_ns = settings.laps * robot.motion.lap_s * 1e9
+    stamps_ns = [robot.thermal.next_open_ns(round((i + 0.5) / count * span_ns))
+                 for i in range(begin, end)]
+    frames = (robot.frame(elapsed_ns, f'{split}_{i:05d}')
+              for i, elapsed_ns in enumerate(stamps_ns, begin))
+    return [(frame.stamp_ns, dict(frame.images), frame.T_world_cam, frame.name)
+            for frame in frames]
+
+
+@functools.lru_cache(maxsize=2)
+def _robot_of(settings: SimulationConfig, split: str, count: int) -> Robot:
+    """The robot of a split, kept while its frames are taken in pieces."""
+    robot = Robot(settings, held_out=split == 'test', seed=2 * settings.seed + (split == 'test'))
     if settings.survey and split == 'train':
-        robot.path = survey(robot.world, count, 1e-9 * span_ns, settings.trajectory, settings.seed)
-    for i in range(count):
-        elapsed_ns = robot.thermal.next_open_ns(round((i + 0.5) / count * span_ns))
-        yield robot.frame(elapsed_ns, f'{split}_{i:05d}')
+        span_s = settings.laps * robot.motion.lap_s
+        robot.path = survey(robot.world, count, span_s, settings.trajectory, settings.seed)
+    return robot
 
 
 def simulate_bag(out: Path, settings: SimulationConfig = SimulationConfig(),

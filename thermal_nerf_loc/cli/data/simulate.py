@@ -9,9 +9,12 @@ import time
 from typing import Any
 
 from thermal_nerf_loc.cli.options import image_size
+from thermal_nerf_loc.common.errors import InputError
 
 _OPTIONS = ('scene', 'seed', 'frames', 'size', 'thermal_size', 'trajectory', 'seconds', 'storage',
-            'clean', 'distorted', 'supersampling', 'survey')
+            'clean', 'distorted', 'supersampling', 'survey', 'processes')
+_PLANT = {'area': 'area', 'floors': 'floors', 'plant_seed': 'seed', 'outdoors': 'outdoors'}
+_FRAMES_PER_M2 = 1.5  # of a plant, unless --frames is given
 _PERTURBATIONS = {
     'pose_deg': ('DEG', 'RMS rotation error of the poses in the data set (default: 0)'),
     'pose_m': ('M', 'RMS position error of these poses, metres (default: 0)'),
@@ -25,10 +28,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare; what is not given keeps the default of `SimulationConfig`."""
     parser.add_argument('out', type=Path, help='folder to make; the bag becomes OUT/bag')
     parser.add_argument('--scene', metavar='NAME',
-                        help='room, hall or machine_room (default: room)')
+                        help='room, hall, machine_room, or plant: floors of rooms and corridors '
+                        '(default: room)')
+    parser.add_argument('--area', type=_area, metavar='LxW',
+                        help='size of a floor of the plant, metres (default: 40x25)')
+    parser.add_argument('--floors', type=int, metavar='N', help='of the plant (default: 1)')
+    parser.add_argument('--plant-seed', type=int, metavar='N',
+                        help='what the plant is drawn from (default: 0)')
+    parser.add_argument('--outdoors', action='store_true', default=None,
+                        help='in the plant: a way along the facade as well')
+    parser.add_argument('--processes', type=int, metavar='N',
+                        help='that take images (default: one a core for many images)')
     parser.add_argument('--seed', type=int, help='seed of paths and sensor noise (default: 0)')
     parser.add_argument('--frames', type=int, metavar='N',
-                        help='training frames; a fifth as many are held out besides (default: 80)')
+                        help='training frames; a fifth as many are held out besides (default: 80; '
+                        f'in a plant {_FRAMES_PER_M2} for each square metre)')
     parser.add_argument('--size', type=image_size, metavar='WxH',
                         help='RGB image size (default: 160x120)')
     parser.add_argument('--thermal-size', type=image_size, metavar='WxH',
@@ -77,6 +91,16 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     given = {name: getattr(args, name) for name in _OPTIONS if getattr(args, name) is not None}
     if args.darkness is not None:
         given['rgb'] = replace(settings.rgb, darkness=args.darkness)
+    plant = {field: getattr(args, option) for option, field in _PLANT.items()
+             if getattr(args, option) is not None}
+    if plant and given.get('scene', settings.scene) != 'plant':
+        raise InputError('only a plant has a size', where='simulate',
+                         expected='--scene plant beside --area, --floors, --outdoors or '
+                         '--plant-seed')
+    given['plant'] = replace(settings.plant, **plant)
+    if given.get('scene', settings.scene) == 'plant' and args.frames is None:
+        length, width = given['plant'].area
+        given['frames'] = max(40, round(_FRAMES_PER_M2 * length * width * given['plant'].floors))
     given['spoil'] = replace(settings.spoil,
                              **_chosen(args, {name: name for name in _PERTURBATIONS}))
     given['thermal'] = replace(settings.thermal, **_chosen(args, {
@@ -101,6 +125,14 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         figures |= {'bag': str(args.out / 'bag'), 'bag_seconds': settings.seconds,
                     'bag_realtime_factor': settings.seconds / (time.monotonic() - start - seconds)}
     return figures
+
+
+def _area(text: str) -> tuple[float, float]:
+    try:
+        length, width = (float(side) for side in text.lower().split('x'))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is no area such as 40x25') from None
+    return length, width
 
 
 def _chosen(args: argparse.Namespace, fields: Mapping[str, str]) -> dict[str, float]:
