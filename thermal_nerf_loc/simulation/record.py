@@ -227,7 +227,7 @@ def scene_changes(settings: SimulationConfig) -> tuple[SceneChange, ...]:
     """What has changed in the scene, where it is simulated `later`."""
     if not settings.later:
         return ()
-    return changed_world(make_world(settings.scene), settings.later, settings.seed)[1]
+    return changed_world(_world_of(settings), settings.later, settings.seed)[1]
 
 
 def simulate_dataset(out: Path, settings: SimulationConfig = SimulationConfig(),

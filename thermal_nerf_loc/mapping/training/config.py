@@ -49,9 +49,9 @@ class ScheduleConfig:
                                0)
     depth_until: float = setting(0.5, 'share of the training at which the weight of depth has '
                                  'faded; 1: it stays', 0.0, 1.0)
-    depth_floor: float = setting(0.02, 'share of the weight of depth that stays: it holds surfaces '
-                                 'where images are flat, and gives way to all that they show',
-                                 0.0, 1.0)
+    depth_floor: float = setting(0.02, 'share of the weight of depth that stays: it holds '
+                                 'surfaces where images are flat, and gives way to all that they '
+                                 'show', 0.0, 1.0)
 
     def uniform_until(self, steps: float, known: bool = True) -> float:
         """Last uniform step, at most a fifth of the run; `known`: of rays of known depth."""
