@@ -12,7 +12,7 @@ from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.simulation.paths import CLEARANCE_M, make_motion
 from thermal_nerf_loc.simulation.plant import make_plant, PlantConfig
-from thermal_nerf_loc.simulation.record import SimulationConfig
+from thermal_nerf_loc.simulation.record import Robot, SimulationConfig
 from thermal_nerf_loc.simulation.world import World
 
 SMALL = PlantConfig((16.0, 10.0))
@@ -102,3 +102,13 @@ def test_several_processes_take_the_same_frames(tmp_path):
 def test_a_size_without_a_plant_is_refused(tmp_path, capsys):
     assert main(['simulate', str(tmp_path / 'x'), '--area', '30x30']) == 2
     assert '--scene plant' in capsys.readouterr().err
+
+
+def test_a_plant_some_time_later_keeps_its_rooms():
+    settings = SimulationConfig(scene='plant', plant=PlantConfig(area=(16.0, 12.0)), frames=4,
+                                later=('light', 'heat'))
+    before, after = Robot(replace(settings, later=()), False, 0), Robot(settings, False, 0)
+    assert after.changes
+    assert type(after.world) is type(before.world)
+    T = before.path.poses(np.array([0.0]))[0]
+    assert np.allclose(T, after.path.poses(np.array([0.0]))[0])

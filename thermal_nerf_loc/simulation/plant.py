@@ -70,6 +70,7 @@ class PlantWorld(World):
         from thermal_nerf_loc.simulation.solid_grid import SolidGrid
 
         super().__init__(layout)
+        self._rooms = zones
         self._grid = SolidGrid.over(self._kinds, self._shapes, _CELL_M)
         self._low = self._shapes[0, :3].copy()
         size = np.ceil((self._shapes[0, 3:] - self._low) / (_RASTER_M, _RASTER_M, FLOOR_M))
@@ -81,6 +82,10 @@ class PlantWorld(World):
             self._zone[a[0]:b[0], a[1]:b[1], floor] = number
         self._lamps_of = self._by_zone(self._lamps, len(zones))
         self._spots_of = self._by_zone(self._spots, len(zones))
+
+    def with_layout(self, layout: Layout) -> 'PlantWorld':
+        """The same rooms with other things in them."""
+        return PlantWorld(layout, self._rooms)
 
     def _by_zone(self, rows: Array, zones: int) -> list[Array]:
         """Rows whose centre lies in each room; the last entry: in none."""

@@ -64,7 +64,7 @@ def changed_world(world: World, kinds: Collection[str], seed: int,
             rng = np.random.default_rng([seed, 31, number])
             layout, made = _CHANGE[kind](layout, _Room(world, seed), rng)
             changes += [SceneChange(kind, what, change) for what, change in made]
-    return World(layout), tuple(changes)
+    return world.with_layout(layout), tuple(changes)
 
 
 class _Room:

@@ -211,6 +211,10 @@ class World(LocalizationMap):
         """Nearest surfaces along rays with unit directions, (n, 3) each."""
         return self._trace(origins, directions, None)[0]
 
+    def with_layout(self, layout: Layout) -> 'World':
+        """A world of the same kind with other things in it."""
+        return World(layout)
+
     def clearance_m(self, points: ArrayLike) -> Array:
         """Signed distance from points (n, 3) to the nearest surface; negative inside solids."""
         points = np.asarray(points, dtype=np.float64)
