@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`import-images DIR OUT`: make a data set of folders of RGB and thermal images."""
+"""`import-images DIR OUT`: make a data set of image folders, thermal series, phones."""
 
 import argparse
 from collections.abc import Mapping
@@ -11,7 +11,9 @@ from thermal_nerf_loc.cli.options import add_thermal, CAMERA_FILE, radiometry_fr
 
 _EPILOG = """\
 DIR holds RGB images, or the folders rgb/ and thermal/, or thermal images alone: the folder
-thermal/, radiometric JPEGs (FLIR, DJI), a TIFF stack or a video, which DIR may also be itself.
+thermal/, radiometric JPEGs (FLIR, DJI), a TIFF stack or a video, which DIR may also be itself. Or
+DIR is a phone's recording with poses and depth: Record3D's FILE.r3d, Polycam's raw data, or a
+transforms.json; --thermal FOLDER adds a thermal camera's images by the time in their names.
 Poses are found by pycolmap (pip install 'pycolmap>=4.0') from the RGB images, or from the thermal
 ones alone; --poses takes others. Without --camera-positions, --distance or --tag-size the scale is
 that of positions in the images' headers (GPS, RTK), else arbitrary."""
@@ -22,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument('dir', type=Path, metavar='DIR',
-                        help='folder with images, or a thermal video or stack')
+                        help='folder with images, a thermal video or stack, or a '
+                        "phone's recording")
     parser.add_argument('out', type=Path, help='folder to make: a data set for `train`')
     images = parser.add_argument_group('images')
     images.add_argument('--rgb', type=Path, metavar='FOLDER', help='in DIR or elsewhere '
@@ -36,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'must be in it')
     images.add_argument('--every', type=float, metavar='S', help='of a thermal video: one image '
                         'in so many seconds, the sharpest (default: 0.2)')
-    images.add_argument('--max-images', type=int, metavar='N', help='of thermal images alone: of '
-                        'more, so many of the sharpest (default: 400)')
+    images.add_argument('--max-images', type=int, metavar='N', help='of thermal images alone, or '
+                        'of a phone: of more, so many of the sharpest (default: 400)')
     images.add_argument('--hold-out', type=int, metavar='N',
                         help='every Nth frame is held out (default: 8)')
     _add_poses(parser.add_argument_group('poses'))

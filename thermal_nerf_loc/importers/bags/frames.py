@@ -8,6 +8,7 @@ nearest in time.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,11 @@ class MovingRig:
     source: PoseSource
     frames: Mapping[str, str]  # tf frame by modality
     T_rgb_thermal: Array | None = None  # of a camera file; None: tf holds it
+    offsets_ns: Mapping[str, int] = MappingProxyType({})  # added to stamps, by modality
 
     def T_world(self, modality: str, stamp_ns: int) -> Array | None:
         """Pose of a camera; None in a gap."""
+        stamp_ns += self.offsets_ns.get(modality, 0)
         if modality == THERMAL and self.T_rgb_thermal is not None and RGB in self.frames:
             T = self.source.at(self.frames[RGB], stamp_ns)
             return None if T is None else T @ self.T_rgb_thermal

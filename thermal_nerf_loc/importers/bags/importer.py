@@ -93,7 +93,8 @@ class _BagImport:
         self._prepare(decoders)
         source = self._source(pose_candidates, decoders, progress)
         rig = MovingRig(source, {name: log.frame for name, log in self._logs.items()},
-                        self._rig_file[THERMAL].T_rgb_sensor)
+                        self._rig_file[THERMAL].T_rgb_sensor,
+                        {name: camera.time_offset_ns for name, camera in self._rig_file.items()})
         stamps, poses, unposed = self._posed(rig)
         windows = [stamps[list(window)] for window in choose_windows(poses, config.keyframes)]
         frames = FrameReader(self._reader, self._logs, decoders, rig, self._reference,

@@ -29,6 +29,7 @@ from thermal_nerf_loc.importers.images.structure_from_motion import (
     LENSES, reconstruct, require_pycolmap)
 from thermal_nerf_loc.importers.images.thermal_importer import import_thermal
 from thermal_nerf_loc.importers.options import ImportOptions, ImportResult, some_of
+from thermal_nerf_loc.importers.phones.importer import import_phone, open_phone
 from thermal_nerf_loc.io.atomic_files import check_vacant
 from thermal_nerf_loc.io.datasets.camera_file import read_rig
 from thermal_nerf_loc.io.images import read_counts, read_image, read_rgb
@@ -62,7 +63,7 @@ class ImageImportConfig(ImportOptions):
                               64, 100_000)
     every_s: float = setting(0.2, 'of a thermal video: one image in so many seconds, the sharpest',
                              1e-3, 3600.0)
-    max_images: int = setting(400, 'of thermal images alone: of more, so many of the sharpest', 2,
+    max_images: int = setting(400, 'of thermal images alone, or of a phone: at most so many', 2,
                               1_000_000)
     positions: Path | None = None
     distances: tuple[Distance, ...] = ()
@@ -83,8 +84,12 @@ class ImageImportConfig(ImportOptions):
 
 def import_images(root: Path, out: Path, config: ImageImportConfig = ImageImportConfig(),
                   progress: Progress = silent) -> ImportResult:
-    """Read folders of images and write a data set."""
+    """Read folders of images, or a phone's recording, and write a data set."""
     check_vacant(out)
+    if config.poses is None and config.rgb is None:
+        recording = open_phone(root)
+        if recording is not None:
+            return import_phone(recording, out, config, progress)
     rgb, thermal = find_folders(root, config.rgb, config.thermal)
     job = None if rgb is None else _ImageImport(rgb, thermal, out, config, progress)
     if config.poses is None:

@@ -63,7 +63,7 @@ def from_model(model: ColmapModel, names: Sequence[str], where: object) -> Image
 def _from_trajectory(trajectory: Trajectory, names: Sequence[str], path: Path,
                      max_gap_ns: int) -> ImagePoses:
     """Assign poses by the stamps in file names, else one to each image, in order."""
-    stamps = [_stamp_ns(name) for name in names]
+    stamps = [stamp_of(name) for name in names]
     poses = {name: trajectory.at(stamp, max_gap_ns) for name, stamp in zip(names, stamps)
              if stamp is not None}
     found = {name: T for name, T in poses.items() if T is not None}
@@ -85,7 +85,8 @@ def _from_trajectory(trajectory: Trajectory, names: Sequence[str], path: Path,
                       dict(zip(names, map(int, trajectory.stamps_ns))), True)
 
 
-def _stamp_ns(name: str) -> int | None:
+def stamp_of(name: str) -> int | None:
+    """The stamp (ns) that a file name holds, in seconds or nanoseconds; None where it is none."""
     try:
         value = Decimal(Path(name).stem)
     except InvalidOperation:

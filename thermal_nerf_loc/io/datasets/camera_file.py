@@ -15,6 +15,8 @@ The cameras of a rig in one YAML file: lenses, mounting, thermal scale and masks
       celsius_offset: -273.15
       transform_rgb_thermal: [[..], ..]       p_rgb = transform_rgb_thermal @ p_thermal, OpenCV
                                               axes, metres; the identity where it is missing
+    rgb_time_offset_s: 0.0                    seconds added to the stamps of that camera
+    thermal_time_offset_s: 0.012
 
 The reference camera is the RGB camera, or, without an extrinsic, the thermal one. A size that is
 not given is taken from the image. `read_rig` gives the cameras alone, `load_frame` a frame of
@@ -44,6 +46,7 @@ from thermal_nerf_loc.sensing.thermal import Radiometry, radiometry_from_mapping
 _EXTRINSIC, _MASK = 'transform_rgb_thermal', 'mask_path'
 _KNOWN_KEYS = {RGB: (*INTRINSIC_KEYS, _MASK),
                THERMAL: (*INTRINSIC_KEYS, _MASK, _EXTRINSIC, *RADIOMETRY_KEYS)}
+_OFFSETS = {modality: f'{modality}_time_offset_s' for modality in _KNOWN_KEYS}
 
 
 class RigCamera(NamedTuple):
@@ -53,21 +56,27 @@ class RigCamera(NamedTuple):
     T_rgb_sensor: NDArray[np.float64] | None = None
     radiometry: Radiometry | None = None
     mask_path: Path | None = None
+    time_offset_ns: int = 0  # added to the camera's stamps
 
 
 def read_rig(path: Path | None) -> dict[str, RigCamera]:
     """Cameras by modality; those that the file does not have, or without a file, are empty."""
-    blocks = {} if path is None else _read_blocks(path)
-    return {RGB: RigCamera(), THERMAL: RigCamera(),
-            **{modality: _rig_camera(path, modality, block)
-               for modality, block in blocks.items() if path is not None}}
+    if path is None:
+        return {RGB: RigCamera(), THERMAL: RigCamera()}
+    content = _read_content(path)
+    blocks = _blocks_of(content, path)
+    cameras = {RGB: RigCamera(), THERMAL: RigCamera(),
+               **{modality: _rig_camera(path, modality, block)
+                  for modality, block in blocks.items()}}
+    return {modality: camera._replace(time_offset_ns=_offset_ns(content, modality, path))
+            for modality, camera in cameras.items()}
 
 
 def load_frame(cameras: Path, images: Mapping[str, Path]) -> Frame:
     """Read images (path by modality) that the cameras of a YAML file took at one time."""
     if not images:
         raise InputError('no image', expected='an RGB or a thermal image, or both')
-    blocks = _read_blocks(cameras)
+    blocks = _blocks_of(_read_content(cameras), cameras)
     loaded = {}
     for modality, path in images.items():
         if modality not in blocks:
@@ -84,8 +93,8 @@ def load_frame(cameras: Path, images: Mapping[str, Path]) -> Frame:
     return Frame(0, loaded, name=next(iter(images.values())).name)
 
 
-def _read_blocks(path: Path) -> dict[str, dict[str, Any]]:
-    """Keys of each camera by modality; unknown ones are refused."""
+def _read_content(path: Path) -> dict[str, Any]:
+    """The file; unknown keys are refused."""
     try:
         content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
@@ -93,14 +102,28 @@ def _read_blocks(path: Path) -> dict[str, dict[str, Any]]:
     if not isinstance(content, dict) or not content:
         raise InputError('is no camera file', where=path, expected='blocks "rgb" and "thermal"',
                          got=f'a {type(content).__name__}' if content else 'nothing')
-    _check_keys(content, tuple(_KNOWN_KEYS), str(path))
-    for modality, block in content.items():
+    _check_keys(content, (*_KNOWN_KEYS, *_OFFSETS.values()), str(path))
+    return content
+
+
+def _blocks_of(content: Mapping[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """Keys of each camera by modality; unknown ones are refused."""
+    blocks = {modality: content[modality] for modality in _KNOWN_KEYS if modality in content}
+    for modality, block in blocks.items():
         where = f'{path} {modality}'
         if not isinstance(block, dict):
             raise InputError('block holds no keys', where=where, expected='w, h, fl_x, ...',
                              got=repr(block))
         _check_keys(block, _KNOWN_KEYS[modality], where)
-    return content
+    return blocks
+
+
+def _offset_ns(content: Mapping[str, Any], modality: str, path: Path) -> int:
+    value = content.get(_OFFSETS[modality], 0.0)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e11:
+        raise InputError('time offset is no number', where=f'{path} {_OFFSETS[modality]}',
+                         expected='seconds', got=repr(value))
+    return round(1e9 * value)
 
 
 def _rig_camera(file: Path, modality: str, block: Mapping[str, Any],

@@ -39,14 +39,15 @@ class SceneWriter:
     frame's reference camera, None that of the first thermal image. `radiometry` turns deg C into
     16-bit counts, None: 0.01 kelvin a count; images that are not radiometric are stored as 16-bit
     fractions of 1. With `rig_per_frame` a thermal image may have a pose other than
-    `T_cam_thermal`, because the robot moved between the RGB image and it; with `poses_may_lack` a
-    frame may have no pose. `remarks` are further keys of the file.
+    `T_cam_thermal`, because the robot moved between the RGB image and it; with `camera_per_frame`
+    RGB images may have lenses of their own (autofocus); with `poses_may_lack` a frame may have no
+    pose. `remarks` are further keys of the file.
     """
 
     def __init__(self, root: Path, cameras: Mapping[str, Camera],
                  T_cam_thermal: ArrayLike | None = None, radiometry: Radiometry | None = None, *,
                  rgb_format: str = 'png', rig_per_frame: bool = False,
-                 poses_may_lack: bool = False,
+                 camera_per_frame: bool = False, poses_may_lack: bool = False,
                  remarks: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Check the arguments; nothing is written yet."""
         if not cameras or set(cameras) - set(_PREFIX):
@@ -57,7 +58,7 @@ class SceneWriter:
         self._root, self._cameras = root, dict(cameras)
         self._radiometry, self._rgb_format = radiometry, rgb_format
         self._rig_per_frame, self._remarks = rig_per_frame, dict(remarks)
-        self._poses_may_lack = poses_may_lack
+        self._camera_per_frame, self._poses_may_lack = camera_per_frame, poses_may_lack
         self._T_cam_sensor = {RGB: np.eye(4)}
         if T_cam_thermal is not None:
             self._T_cam_sensor[THERMAL] = check_pose(T_cam_thermal, 'T_cam_thermal')
@@ -124,7 +125,9 @@ class SceneWriter:
                   files: dict[str, Pixels]) -> None:
         """Add one image's keys to `entry` and its pixels, by path, to `files`."""
         camera = self._cameras[modality]
-        if image.camera != camera:
+        if modality == RGB and self._camera_per_frame and image.camera != camera:
+            entry.update(keys_from_camera(image.camera))
+        elif image.camera != camera:
             raise InputError(f'{modality} image has another camera than its data set', where=name,
                              expected=camera, got=image.camera)
         T_cam_sensor = self._T_cam_sensor.setdefault(modality, image.T_cam_sensor)
