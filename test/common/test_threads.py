@@ -2,6 +2,8 @@
 """Parallel work: results keep their order, errors reach the caller."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -55,3 +57,22 @@ def test_a_thread_of_low_priority_leaves_the_pool_alone():
     assert seen['alone'] == [seen['own']] * 4
     assert seen['own'][0] not in {name for name, _ in seen['pool']}
     assert threading.get_native_id() not in {name for name, _ in parallel_map(work, range(4))}
+
+
+def test_a_limit_holds_for_kernels_of_every_thread_and_for_the_pool():
+    code = ('import threading\n'
+            'from thermal_nerf_loc.common import threads\n'
+            'threads.limit_threads(1)\n'
+            'import torch\n'
+            'found = [threads.kernel_threads(), torch.get_num_threads(),\n'
+            '         threads._pool()._max_workers]\n'
+            'def work():\n'
+            '    threads.adopt_limit()\n'
+            '    found.append(threads.kernel_threads())\n'
+            'thread = threading.Thread(target=work)\n'
+            'thread.start()\n'
+            'thread.join()\n'
+            'print(found)\n')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=True, env={**os.environ, 'NUMBA_NUM_THREADS': '2'})
+    assert done.stdout.strip() == '[1, 1, 1, 1]'

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 from small_drive import RGB, START_NS, T_odom_base, write_drive
 
-from thermal_nerf_loc.common.errors import UserError
-from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.tracking.bag_replay import find_odometry, find_replay_cameras, Replay
@@ -49,16 +47,13 @@ class Heard:
     """The node's callbacks: counts them."""
 
     def __init__(self):
-        self.odometry, self.jumps, self.problems, self.starts = [], 0, [], []
+        self.odometry, self.jumps, self.problems = [], 0, []
 
     def on_data(self):
         pass
 
     def on_odometry(self, stamp_ns):
         self.odometry.append(stamp_ns)
-
-    def on_initial_pose(self, *start):
-        self.starts.append(start)
 
     def on_time_jump(self):
         self.jumps += 1
@@ -158,42 +153,6 @@ def test_images_remapped_to_image_rect_have_the_rectified_lens():
     assert lenses['rgb'].distortion == ()
 
 
-def test_an_initial_pose_comes_with_odometry_of_its_stamp(bag):
-    from geometry_msgs.msg import PoseWithCovarianceStamped
-
-    from thermal_nerf_loc.ros.message_conversion import matrix_to_pose, stamp_from_ns
-    node, heard, config = FakeNode(), Heard(), NodeConfig()
-    Subscribers(node, config, make_synchronizer(config), heard)
-    with BagReader(bag) as reader:
-        for topic, _, message in reader.messages(['/tf', '/tf_static']):
-            node.callbacks[topic](message)
-    T, stamp_ns = se3.exp([1.0, 2.0, 0.0, 0.0, 0.0, 0.3]), START_NS + 10**9
-    message = PoseWithCovarianceStamped()
-    message.header.frame_id, message.header.stamp = 'map', stamp_from_ns(stamp_ns)
-    message.pose.pose = matrix_to_pose(T)
-    node.callbacks['/initialpose'](message)
-    message.header.frame_id = 'odom'
-    node.callbacks['/initialpose'](message)
-    ((T_map_base, T_odom, covariance),) = heard.starts
-    np.testing.assert_allclose(T_map_base, T, atol=1e-9)
-    np.testing.assert_allclose(T_odom, T_odom_base(10**9), atol=1e-9)
-    assert covariance is None
-    assert 'another frame' in str(heard.problems[0])
-
-
-def test_a_variance_of_zero_means_unknown():
-    from thermal_nerf_loc.ros.subscribers import start_covariance
-    from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
-    rviz = np.diag([0.25, 0.25, 0.0, 0.0, 0.0, 0.0685])
-    P = start_covariance(rviz.ravel(), TrackerConfig())
-    assert np.diag(P)[[0, 1, 5]].tolist() == [0.25, 0.25, 0.0685]
-    assert P[2, 2] == 1.0 and np.allclose(np.diag(P)[3:5], np.deg2rad(10.0)**2)
-    assert start_covariance(np.zeros(36), TrackerConfig()) is None
-    for bad in (np.nan, np.inf, 1e300):
-        with pytest.raises(UserError, match='covariance'):
-            start_covariance(np.full(36, bad), TrackerConfig())
-
-
 class StrictBuffer(TransformBuffer):
     """Refuses negative stamps as tf2 does."""
 
@@ -203,17 +162,39 @@ class StrictBuffer(TransformBuffer):
         return super().lookup_transform(target, source, stamp_ns)
 
 
-def test_an_initial_pose_of_a_negative_stamp_holds_for_the_newest_odometry():
-    from geometry_msgs.msg import PoseWithCovarianceStamped
-    node, heard, config = FakeNode(), Heard(), NodeConfig()
+@pytest.mark.parametrize('stamp_ns, found_ns', [(-5 * 10**9, 2 * 10**9), (0, 2 * 10**9),
+                                                (15 * 10**8, 15 * 10**8), (10**12, 2 * 10**9)])
+def test_odometry_is_found_for_the_stamp_of_an_initial_pose(stamp_ns, found_ns):
+    config = NodeConfig()
     synchronizer = FrameSynchronizer(config.synchronizer, StrictBuffer(), MODALITIES)
+    subscribers = Subscribers(FakeNode(), config, synchronizer, Heard())
+    assert subscribers.odometry_at(stamp_ns) is None
+    for ns in (10**9, 2 * 10**9):
+        T = np.eye(4)
+        T[0, 3] = ns / 1e9
+        synchronizer.tf.set_transform('odom', 'base_link', T, ns)
+    assert subscribers.odometry_at(stamp_ns)[0, 3] == pytest.approx(found_ns / 1e9)
+
+
+def test_floods_on_tf_are_refused_and_the_rest_is_taken():
+    from tf2_msgs.msg import TFMessage
+
+    from thermal_nerf_loc.io.bags.message_limits import MAX_FRAMES, MAX_TRANSFORMS
+    from thermal_nerf_loc.ros.message_conversion import matrix_to_transform
+    node, heard, config = FakeNode(), Heard(), NodeConfig()
+    synchronizer = make_synchronizer(config)
     Subscribers(node, config, synchronizer, heard)
-    synchronizer.tf.set_transform('odom', 'base_link', np.eye(4), 10**9)
-    start = PoseWithCovarianceStamped()
-    start.header.frame_id, start.header.stamp.sec = 'map', -5
-    start.pose.pose.orientation.w = 1.0
-    node.callbacks['/initialpose'](start)
-    assert not heard.problems and heard.starts[0][1] is not None
-    start.pose.pose.position.z = 1e300
-    node.callbacks['/initialpose'](start)
-    assert 'out of this world' in str(heard.problems[0]) and len(heard.starts) == 1
+
+    def publish(*children):
+        node.callbacks['/tf'](TFMessage(transforms=[
+            matrix_to_transform(np.eye(4), 'odom', child, 10**9) for child in children]))
+    publish('f' * 1000, 'base_link')
+    assert 'too long a name' in str(heard.problems[0])
+    assert synchronizer.tf.lookup_transform('odom', 'base_link') is not None
+    publish(*(f'a{k}' for k in range(MAX_TRANSFORMS + 1)))
+    assert 'too many transforms' in str(heard.problems[-1])
+    for k in range(MAX_FRAMES + 100):
+        publish(f'flood{k}')
+    assert 'too many frames' in str(heard.problems[-1])
+    assert len(synchronizer.tf.frames) <= MAX_FRAMES + 1
+    assert synchronizer.tf.lookup_transform('odom', 'base_link') is not None

@@ -34,10 +34,12 @@ IMAGE_HZ, ODOMETRY_HZ, SECONDS = 8, 40, 6
 MAX_PATIENCE = 10.0  # largest factor on time limits, on a busy machine
 
 
-def start(*arguments, namespace='', map_name='room', domain=None, remappings=()):
+def start(*arguments, namespace='', map_name='room', domain=None, remappings=(), extra_env=()):
     """Start the real node with the exact world as its map; its output is a file."""
     env = dict(os.environ, PYTHONPATH=os.pathsep.join(
         filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))), PYTHONUNBUFFERED='1')
+    for name, value in dict(extra_env).items():
+        env[name] = os.pathsep.join((value, env[name])) if name == 'PYTHONPATH' else value
     if domain is not None:
         env['ROS_DOMAIN_ID'] = str(domain)
     words = [sys.executable, WORLD_NODE, '--ros-args', '-p', f'map:={map_name}']

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairing images, odometry and camera_info into frames; it needs no ROS."""
 
-from image_streams import (camera_info, drain, feed, image, make_synchronizer, MS, odometry, play,
-                           T_BASE_RGB, T_BASE_THERMAL)
+import struct
+from types import SimpleNamespace
+import zlib
+
+from image_streams import (camera_info, drain, feed, header, image, make_synchronizer, MS,
+                           odometry, play, T_BASE_RGB, T_BASE_THERMAL)
 import numpy as np
 import pytest
 
-from thermal_nerf_loc.common.errors import RunError
+from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
+from thermal_nerf_loc.tracking import frame_synchronizer
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, SynchronizerConfig
 
 
@@ -212,3 +217,86 @@ def test_other_cameras_may_be_listened_to():
     synchronizer.use_cameras(('rgb', 'thermal'))
     (seen,) = play(synchronizer, ('thermal', 200), ('rgb', 200))
     assert set(seen.frame.images) == {'rgb', 'thermal'}
+
+
+@pytest.mark.parametrize('hz, cap, expected_hz', [(30, 10.0, 10.0), (15, 10.0, 10.0),
+                                                  (10, 30.0, 10.0), (30, 0.0, 30.0)])
+def test_frames_beyond_the_largest_rate_are_left_out(hz, cap, expected_hz):
+    synchronizer = make_synchronizer(odometry_until_ms=6100)
+    synchronizer.max_rate_hz = cap
+    found = []
+    for k in range(6 * hz):
+        stamp = round(k * 1e9 / hz)
+        for modality in ('rgb', 'thermal'):
+            synchronizer.add_image(modality, image(modality, stamp, k % 200), stamp)
+        found += drain(synchronizer)
+    assert len(found) == pytest.approx(6 * expected_hz, abs=2)
+    assert synchronizer.counts['frames_beyond_rate'] == 6 * hz - len(found)
+    assert synchronizer.counts['frames_dropped'] == 0
+    assert synchronizer.frame_period_s == pytest.approx(1.0 / expected_hz, abs=0.5 / hz)
+
+
+def test_a_time_offset_moves_a_cameras_stamps():
+    synchronizer = make_synchronizer(odometry_until_ms=300)
+    synchronizer.time_offsets_s = {'thermal': -0.08}
+    feed(synchronizer, ('rgb', 100), ('thermal', 180))  # taken at one moment, stamped 80 ms late
+    (seen,) = drain(synchronizer)
+    assert seen.frame.stamp_ns == 100 * MS
+    assert seen.frame.images['thermal'].stamp_ns == 100 * MS
+    np.testing.assert_allclose(seen.T_odom_base, odometry(100 * MS), atol=1e-9)
+    np.testing.assert_allclose(seen.frame.images['thermal'].T_cam_sensor,
+                               np.linalg.inv(T_BASE_RGB) @ T_BASE_THERMAL, atol=1e-12)
+
+
+def large(kind, side=20000):
+    """A file of some hundred bytes that says it is 400 million pixels."""
+    if kind == 'png':
+        ihdr = struct.pack('>IIBBBBB', side, side, 8, 0, 0, 0, 0)
+        chunk = struct.pack('>I', 13) + b'IHDR' + ihdr + struct.pack('>I', zlib.crc32(
+            b'IHDR' + ihdr))
+        return b'\x89PNG\r\n\x1a\n' + chunk
+    return (b'\xff\xd8\xff\xc0' + struct.pack('>HBHHB', 11, 8, side, side, 1) + b'\x01\x11\x00'
+            + b'\xff\xd9')
+
+
+@pytest.mark.parametrize('kind', ['png', 'jpeg'])
+@pytest.mark.parametrize('side', [20000, 4000])
+def test_compressed_images_of_another_size_are_refused_before_decoding(monkeypatch, kind, side):
+    def decode(*_):
+        raise AssertionError('decoded')
+    monkeypatch.setattr(frame_synchronizer, 'values_from_message', decode)
+    synchronizer = make_synchronizer(odometry_until_ms=100)
+    synchronizer.use_cameras(('thermal',))
+    message = SimpleNamespace(header=header(50 * MS, 'thermal'), format=kind,
+                              data=large(kind, side))
+    synchronizer.add_image('thermal', message, 50 * MS)
+    with pytest.raises(RunError, match=f'differ in size.*{side}x{side}'):
+        synchronizer.next_frame(10**12, newest=True)
+    assert synchronizer.counts['thermal_rejected'] == 1
+
+
+@pytest.mark.parametrize('spoil, told', [
+    ({'height': 60000, 'width': 60000}, 'too large'), ({'encoding': 'x' * 10**6}, 'encoding'),
+    ({'header': SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0), frame_id='f' * 10**6)},
+     'too long a name')])
+def test_images_that_would_cost_memory_are_not_kept(spoil, told):
+    synchronizer = make_synchronizer()
+    message = image('thermal', 50 * MS)
+    message.__dict__.update(spoil)
+    with pytest.raises(InputError, match=told) as refused:
+        synchronizer.add_image('thermal', message, 0)
+    assert len(str(refused.value)) < 300
+    assert drain(synchronizer) == [] and synchronizer.counts['thermal_rejected'] == 1
+
+
+def test_a_lens_of_a_size_that_no_camera_has_is_refused():
+    synchronizer = make_synchronizer(infos=())
+    info = camera_info('rgb')
+    info.width, info.height = 2**31, 2
+    with pytest.raises(InputError, match='too large'):
+        synchronizer.add_camera_info('rgb', info)
+    info = camera_info('rgb')
+    info.d = np.ones(10**6)
+    with pytest.raises(InputError, match='too many distortion') as refused:
+        synchronizer.add_camera_info('rgb', info)
+    assert len(str(refused.value)) < 300

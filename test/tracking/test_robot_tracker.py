@@ -142,6 +142,7 @@ def test_an_update_says_which_modality_carried_it():
     tracker = FakeTracker()
     step = tracker.step
     found = SimpleNamespace(fits={'rgb': fit(0.9, 3.0), 'thermal': fit(0.5, 1.0)}, seconds=0.1,
+                            rays=0,
                             ignored={'depth': 'none'}, confidence=0.8)
     tracker.step = lambda *args: SimpleNamespace(**{**vars(step(*args)), 'localization': found})
     update = RobotTracker(tracker).step(observe())
@@ -170,3 +171,36 @@ def test_a_damaged_pose_file_is_refused(tmp_path, change, told):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match=told):
         read_pose(path, 'room')
+
+
+def test_a_planar_robot_is_held_to_its_floor():
+    from thermal_nerf_loc.tracking.robot_tracker import held_to_floor, on_floor
+    level = se3.exp([1.0, 2.0, 0.0, 0.0, 0.0, 0.0]) @ se3.exp([0.0, 0.0, 0.0, 0.0, 0.0, 0.7])
+    level[2, 3] = 0.3
+    np.testing.assert_allclose(on_floor(level, 0.3), level, atol=1e-12)
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(6, 6))
+    P = 1e-4 * (A @ A.T + np.eye(6))
+    off = se3.from_parts(se3.so3_exp(np.array([0.02, -0.03, 0.01])) @ level[:3, :3],
+                         level[:3, 3] + [0.02, 0.01, 0.05])
+    T, held = held_to_floor(off, P, 0.3)
+    assert T[2, 3] == 0.3
+    np.testing.assert_allclose(T[:3, 2], [0.0, 0.0, 1.0], atol=1e-12)
+    # By conditioning of the joint Gaussian, with the floor's noise.
+    noise = np.diag([0.01**2, *2 * [np.deg2rad(0.3)**2]])
+    mean_off = np.array([0.05, 0.02, -0.03])  # z and tilt, nearly: 0.01 of yaw is small
+    step = -P[:, 2:5] @ np.linalg.solve(P[2:5, 2:5] + noise, mean_off)
+    np.testing.assert_allclose(T[:2, 3], off[:2, 3] + step[:2], atol=1e-3)
+    assert np.all(np.diag(held) < np.diag(P))
+    assert np.sqrt(held[2, 2]) < 0.01 and np.linalg.eigvalsh(held)[0] > 0.0
+    bare, nothing = held_to_floor(off, None, 0.3)
+    assert nothing is None and bare[2, 3] == 0.3
+
+
+def test_a_planar_tracker_publishes_poses_on_the_floor():
+    robot = RobotTracker(FakeTracker(), floor_z_m=-0.2)
+    update = robot.step(observe())
+    assert update.T_map_base[2, 3] == -0.2
+    np.testing.assert_allclose(update.T_map_base[2, :3], [0.0, 0.0, 1.0], atol=1e-12)
+    np.testing.assert_allclose(update.T_map_odom @ se3.inverse(update.T_map_odom), np.eye(4),
+                               atol=1e-12)

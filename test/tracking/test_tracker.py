@@ -28,6 +28,7 @@ class FakeLocalizer:
     def __init__(self):
         self.truth, self.verdict, self.error = np.eye(4), 'ok', np.zeros(6)
         self.guesses, self.covariances, self.frames = [], [], []
+        self.confidence = 0.9
 
     def localize(self, frame, T_world_cam_guess=None, guess_covariance=None):
         self.guesses.append(np.array(T_world_cam_guess))
@@ -38,7 +39,8 @@ class FakeLocalizer:
                                 0.01, 0)
         reason = '' if self.verdict == 'ok' else 'told so'
         return Localization(frame.stamp_ns, se3.plus(self.truth, self.error),
-                            SIGMA**2 * np.eye(6), 0.9, self.verdict, reason, 0.01, 100)
+                            SIGMA**2 * np.eye(6), self.confidence, self.verdict, reason, 0.01,
+                            100)
 
 
 class Drive:
@@ -574,3 +576,29 @@ def test_slow_divergence_is_noticed_by_a_check():
         update = drive.step()
     assert update.state == 'tracking'
     assert drive.error(update)[0] < 0.02
+
+
+def test_a_start_that_images_plainly_refute_is_searched_for_at_once():
+    drive = drive_without_start()
+    drive.tracker.initialize(se3.plus(np.eye(4), (2.0, 0, 0, 0, 1.0, 0)))
+    drive.fake.confidence = 0.1
+    drive.step('lost')
+    assert drive.fake.searches == []
+    update = drive.step('lost')
+    assert update.searched == 'found'  # 0.1 s after the click, not `search_after_s`
+    update = drive.step()
+    assert update.state == 'tracking' and drive.error(update)[0] < 0.02
+
+
+@pytest.mark.parametrize('verdict, confidence', [('blind', 0.0), ('ambiguous', 0.4),
+                                                 ('lost', 0.4)])
+def test_a_start_that_images_only_doubt_has_its_time(verdict, confidence):
+    drive = drive_without_start(search_after_s=1.0)
+    drive.tracker.initialize(se3.plus(np.eye(4), (0.1, 0, 0, 0, 0.0, 0)))
+    drive.fake.confidence = confidence
+    for _ in range(10):
+        drive.step(verdict)
+    assert drive.fake.searches == []
+    drive.step(verdict)
+    drive.step(verdict)
+    assert len(drive.fake.searches) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Threads for compiled work that releases the GIL: a pool on all cores, and low priority."""
+"""Threads for compiled work that releases the GIL: a pool on the cores, limits, low priority."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +11,7 @@ from typing import TypeVar
 In = TypeVar('In')
 Out = TypeVar('Out')
 
+_limit = 0  # threads that compute; 0: one for each core
 JOIN_S = 5.0  # longest wait for a thread that was told to end
 
 
@@ -20,6 +21,27 @@ class _ThreadState(threading.local):
 
 
 _this_thread = _ThreadState()
+
+
+def limit_threads(count: int) -> None:
+    """
+    Compute with so many threads at most, in the whole process; 0: one for each core.
+
+    Before the first use of the pool. Threads that are started later call `adopt_limit`.
+    """
+    global _limit
+    _limit = count
+    if count:
+        import torch
+        torch.set_num_threads(count)
+    adopt_limit()
+
+
+def adopt_limit() -> None:
+    """Let the calling thread keep to the limit: numba's number of threads is a thread's own."""
+    if _limit:
+        import numba
+        numba.set_num_threads(min(_limit, numba.config.NUMBA_NUM_THREADS))
 
 
 def lower_priority(nice: int) -> None:
@@ -53,7 +75,8 @@ def kernel_threads() -> int:
 @lru_cache(maxsize=1)
 def _pool() -> ThreadPoolExecutor:
     """One pool for the whole process: every new thread would have a heap of its own."""
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix='parallel-map',
+    cores = len(os.sched_getaffinity(0))
+    return ThreadPoolExecutor(min(_limit or cores, cores), thread_name_prefix='parallel-map',
                               initializer=_become_worker)
 
 

@@ -10,7 +10,6 @@ one fails.
 from functools import partial
 import gc
 import signal
-import traceback
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -24,9 +23,12 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.signals import uninstall_signal_handlers
 
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
+from thermal_nerf_loc.common.threads import limit_threads
 from thermal_nerf_loc.localization.localizer import Localizer
-from thermal_nerf_loc.ros.managed_node import ManagedNode
+from thermal_nerf_loc.ros.managed_node import describe, ManagedNode
 from thermal_nerf_loc.ros.message_conversion import diagnostics_message
+from thermal_nerf_loc.ros.nav2.bond import Bond
+from thermal_nerf_loc.ros.nav2.initial_pose import InitialPoseInput, offer_service
 from thermal_nerf_loc.ros.parameters import declare_config
 from thermal_nerf_loc.ros.publishers import Publishers
 from thermal_nerf_loc.ros.services import Services
@@ -60,7 +62,10 @@ class LocalizerNode(ManagedNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self._published_state = ''  # the last one in diagnostics
         self.on_parameter_changes(self._check_parameters, self._apply_parameters)
-        services = Services(self)
+        self._initial_pose: InitialPoseInput | None = None  # from configure to cleanup
+        services = Services(self, self.config.amcl_names)
+        offer_service(self, services.names('set_initial_pose'), lambda: self._initial_pose,
+                      self._on_problem)
         services.offer_empty('reinitialize_global_localization', self._search_everywhere)
         services.offer_empty('request_nomotion_update', self._track_once)
         services.offer_trigger('pause', self._pause)
@@ -71,15 +76,19 @@ class LocalizerNode(ManagedNode):
         """Load the map and compile the kernels, so that the first frame is no slower."""
         try:
             self.get_logger().info(f'loading map {self.config.map}')
+            limit_threads(self.config.threads)
             loaded = load(self.config, self._load_map)
             self._session = Session(self.config, loaded, make_buffer(), self._warn,
                                     self._on_problem)
             self._pose_publishers = Publishers(self, self.config)
             self._visualization = MapVisualization(self, self._on_problem)
+            self._initial_pose = InitialPoseInput(self, self.config, self._on_initial_pose,
+                                                  self._on_problem)
+            self._bond = Bond(self, self.config.bond_heartbeat_period)
         except Exception as error:
             self.failure = error
             if rclpy.ok():
-                self.get_logger().fatal(_describe(error))
+                self.get_logger().fatal(describe(error))
             self._session = None
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
@@ -97,6 +106,7 @@ class LocalizerNode(ManagedNode):
             self.config.pose_save_period_s, self._save_pose, clock=steady)
         outcome = super().on_activate(state)
         self._thread.start()
+        self._bond.start()
         self._visualization.show_map(session.loaded, self.config)
         self.get_logger().info(f'active with {" and ".join(session.synchronizer.modalities)}; '
                                'waiting for images')
@@ -110,8 +120,11 @@ class LocalizerNode(ManagedNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Release the map."""
         self._session = None
-        self._pose_publishers.destroy()
-        self._visualization.destroy()
+        self._root = ''
+        parts = self._initial_pose, self._bond, self._pose_publishers, self._visualization
+        for part in filter(None, parts):
+            part.destroy()
+        self._initial_pose = None
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -135,6 +148,8 @@ class LocalizerNode(ManagedNode):
             return
         self._subscribers.stop()
         self._subscribers = None
+        if rclpy.ok():
+            self._bond.stop()
         self.destroy_timer(self._diagnostics_timer)
         self.destroy_timer(self._save_timer)
         self._visualization.stop()
@@ -163,12 +178,15 @@ class LocalizerNode(ManagedNode):
         """`odom -> base` arrived on tf."""
         self._pose_publishers.repeat_map_to_odom(stamp_ns)
 
-    def on_initial_pose(self, T_map_base: Array, T_odom_base: Array | None,
-                        covariance: Array | None) -> None:
+    def _on_initial_pose(self, T_map_base: Array, stamp_ns: int, covariance: Array | None,
+                         ) -> None:
         """An initial pose was given: poses published before no longer hold."""
-        self._configured_session().robot.set_initial_pose(T_map_base, T_odom_base, covariance)
+        session, subscribers = self._configured_session(), self._subscribers
+        T_odom_base = None if subscribers is None else subscribers.odometry_at(stamp_ns)
+        session.robot.set_initial_pose(T_map_base, T_odom_base, covariance)
         self._retract_pose()
-        self.get_logger().info(f'initial pose set to {_position(T_map_base)}')
+        since = ' and kept until the node is active' if subscribers is None else ''
+        self.get_logger().info(f'initial pose set to {_position(T_map_base)}{since}')
 
     def on_time_jump(self) -> None:
         """Time jumped back: nothing older may be published."""
@@ -190,7 +208,7 @@ class LocalizerNode(ManagedNode):
         self._tell_root(root)
         self._pose_publishers.publish_update(update, root, T_root_base)
         now_ns = self.get_clock().now().nanoseconds
-        session.health.note_update(update, (now_ns - update.stamp_ns) / 1e9, step_s)
+        session.note_step(update, (now_ns - update.stamp_ns) / 1e9, step_s)
         if update.state != self._published_state:  # a change is published at once
             before, self._published_state = self._published_state, update.state
             reason = f' ({update.reason})' if update.reason else ''
@@ -203,9 +221,11 @@ class LocalizerNode(ManagedNode):
     def _tell_root(self, root: str) -> None:
         if root != self._root and self.config.publish_tf:
             self._root, frames = root, self.config.synchronizer
+            transform = f'{self.config.map_frame} -> {root}'
+            self._configured_session().health.facts['publishes'] = transform
             why = (f'others publish {root} -> {frames.base_frame}' if root != frames.base_frame
                    else f'no other parent of {root} is on tf')
-            self.get_logger().info(f'publishes {self.config.map_frame} -> {root}: {why}')
+            self.get_logger().info(f'publishes {transform}: {why}')
 
     def _after_update(self, update: RobotUpdate, robot_frame: RobotFrame, step_s: float) -> None:
         self._visualization.show_overlay(self._configured_session().loaded, self.config, update,
@@ -217,7 +237,7 @@ class LocalizerNode(ManagedNode):
             session.health.note_problem('problems' if isinstance(error, UserError) else 'faults',
                                         str(error))
         if rclpy.ok():
-            self.get_logger().warning(_describe(error), throttle_duration_sec=_LOG_PERIOD_S)
+            self.get_logger().warning(describe(error), throttle_duration_sec=_LOG_PERIOD_S)
 
     # Timers.
 
@@ -306,6 +326,8 @@ class LocalizerNode(ManagedNode):
         if self._session is None:
             return
         self._pose_publishers.config = self.config
+        if self._initial_pose is not None:
+            self._initial_pose.config = self.config
         cameras_changed = self._session.reconfigure(self.config)
         if self._subscribers is not None:
             if cameras_changed:
@@ -366,13 +388,6 @@ def main(args: list[str] | None = None, load_map: LoadMap = load_radiance_map) -
 def _autostart(node: LocalizerNode) -> bool:
     return all(step() == TransitionCallbackReturn.SUCCESS
                for step in (node.trigger_configure, node.trigger_activate))
-
-
-def _describe(error: Exception) -> str:
-    """One line for a user's mistake, a trace for a fault of the program."""
-    if isinstance(error, UserError):
-        return str(error)
-    return ''.join(traceback.format_exception(error)).rstrip()
 
 
 def _position(T: Array) -> str:

@@ -10,6 +10,7 @@ state are logged, too.
 from collections.abc import Callable
 from functools import partial
 import threading
+import traceback
 from typing import Any
 
 from lifecycle_msgs.srv import ChangeState
@@ -20,8 +21,10 @@ from rclpy.executors import Executor
 from rclpy.lifecycle import LifecycleNode
 from rclpy.task import Future
 
+from thermal_nerf_loc.common.errors import UserError
 from thermal_nerf_loc.common.threads import JOIN_S
 
+_LONGEST_LINE = 1000  # characters: messages that are refused may hold anything
 _HINT = {'configure': "the node configures itself unless it is started with 'autostart:=false'"}
 
 
@@ -126,6 +129,13 @@ class ManagedNode(LifecycleNode):
         except Exception as error:
             self.on_fault(error)
             return response
+
+
+def describe(error: Exception) -> str:
+    """One line for a user's mistake, a trace for a fault of the program."""
+    if isinstance(error, UserError):
+        return str(error)[:_LONGEST_LINE]
+    return ''.join(traceback.format_exception(error)).rstrip()
 
 
 def _transition_name(transition: Any) -> str:

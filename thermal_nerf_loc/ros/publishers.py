@@ -46,6 +46,8 @@ class Publishers:
         self._path_published_s = -1.0
         self._pose = node.create_lifecycle_publisher(PoseWithCovarianceStamped, '~/pose', LATCHED)
         self._path = node.create_lifecycle_publisher(Path, '~/path', LATCHED)
+        self._amcl_pose = (node.create_lifecycle_publisher(
+            PoseWithCovarianceStamped, 'amcl_pose', LATCHED) if config.amcl_names else None)
         self._odometry = node.create_lifecycle_publisher(Odometry, '~/odometry', 10)
         self._tf = node.create_lifecycle_publisher(TFMessage, TF, 100)
 
@@ -100,7 +102,8 @@ class Publishers:
 
     def destroy(self) -> None:
         """Destroy the publishers."""
-        for publisher in (self._pose, self._path, self._odometry, self._tf):
+        publishers = self._pose, self._amcl_pose, self._path, self._odometry, self._tf
+        for publisher in filter(None, publishers):
             self._node.destroy_lifecycle_publisher(publisher)
 
     def _publish_transform(self, T_map_child: Array, child: str, stamp_ns: int) -> None:
@@ -119,6 +122,8 @@ class Publishers:
             message.pose.pose = matrix_to_pose(T_map_base)
             message.pose.covariance = covariance
         self._pose.publish(pose)
+        if self._amcl_pose is not None:
+            self._amcl_pose.publish(pose)
         self._odometry.publish(odometry)
         self._extend_path(pose)
 

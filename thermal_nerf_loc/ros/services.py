@@ -15,17 +15,22 @@ Action = Callable[[], str]  # returns what was done, or raises a `UserError`
 class Services:
     """Offers actions as services; an action's error becomes the answer."""
 
-    def __init__(self, node: ManagedNode) -> None:
-        """Start without services."""
-        self._node = node
+    def __init__(self, node: ManagedNode, amcl_names: bool = False) -> None:
+        """Start without services; `amcl_names`: those of AMCL also where AMCL has them."""
+        self._node, self._amcl_names = node, amcl_names
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """Where a service of AMCL is offered: below the node, and beside it."""
+        return (f'~/{name}', name) if self._amcl_names else (f'~/{name}',)
 
     def offer_empty(self, name: str, action: Action) -> None:
-        """Offer an action whose outcome is only logged (std_srvs/Empty has no answer)."""
+        """Offer one of AMCL's: its outcome is only logged (std_srvs/Empty has no answer)."""
         def answer(request: Any, response: Any) -> Any:
             self._perform(name, action)
             return response
 
-        self._node.create_service(Empty, f'~/{name}', answer)
+        for full_name in self.names(name):
+            self._node.create_service(Empty, full_name, answer)
 
     def offer_trigger(self, name: str, action: Action) -> None:
         """Offer an action that answers whether it worked."""

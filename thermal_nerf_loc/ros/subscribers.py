@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Subscriptions of the node: images, camera_info, tf, odometry and initial poses."""
+"""Subscriptions of an active node: images, camera_info, tf and odometry."""
 
 from collections.abc import Callable
 from functools import partial
 import time
 from typing import Any, Protocol
 
-from geometry_msgs.msg import PoseWithCovarianceStamped
 from nav_msgs.msg import Odometry
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -17,21 +16,19 @@ from tf2_msgs.msg import TFMessage
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.io.bags import messages
+from thermal_nerf_loc.io.bags.message_limits import MAX_TRANSFORMS
 from thermal_nerf_loc.io.bags.topics import CameraTopics
-from thermal_nerf_loc.io.bags.transform_tree import frame_name, TransformUnavailable
+from thermal_nerf_loc.io.bags.transform_tree import TransformUnavailable
 from thermal_nerf_loc.ros.publishers import TF, TF_STATIC
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 from thermal_nerf_loc.tracking.odometry import ODOMETRY_TOPIC, TransformInput
-from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
 Array = NDArray[np.float64]
 
 
 _SILENT_S = 5.0  # without a message since the subscription: said in the log
-_OPTIONAL = ('initialpose', TF)  # nobody need publish on these
-_FARTHEST_M = 1e6  # of an initial pose; no map is larger
-_UNKNOWN_HEIGHT_M = 1.0  # standard deviation of a position of which nothing is said
+_OPTIONAL = (TF,)  # nobody need publish on these
 
 
 class SubscriberCallbacks(Protocol):
@@ -42,10 +39,6 @@ class SubscriberCallbacks(Protocol):
 
     def on_odometry(self, stamp_ns: int) -> None:
         """`odom -> base` arrived on tf."""
-
-    def on_initial_pose(self, T_map_base: Array, T_odom_base: Array | None,
-                        covariance: Array | None) -> None:
-        """An initial pose arrived, with odometry of its stamp."""
 
     def on_time_jump(self) -> None:
         """Time jumped back."""
@@ -71,7 +64,6 @@ class Subscribers:
         subscribe = partial(self._subscribe, self._subscriptions)
         subscribe(TFMessage, TF_STATIC, partial(self._on_tf, static=True), latched)
         subscribe(TFMessage, TF, self._on_tf, 100)
-        subscribe(PoseWithCovarianceStamped, 'initialpose', self._on_initial_pose, 5)
         if config.odometry == 'topic':
             subscribe(Odometry, ODOMETRY_TOPIC, self._on_odometry, 50)
         self.subscribe_to_cameras()
@@ -151,6 +143,9 @@ class Subscribers:
             self._synchronizer.add_camera_info(modality, message, rectified)
 
     def _on_tf(self, message: Any, static: bool = False) -> None:
+        if len(message.transforms) > MAX_TRANSFORMS:
+            raise InputError('too many transforms in one message', where='tf',
+                             expected=f'at most {MAX_TRANSFORMS}', got=len(message.transforms))
         for transform in message.transforms:
             try:
                 if self._transforms.add_transform(transform, static):
@@ -163,19 +158,7 @@ class Subscribers:
         self._transforms.add_odometry(message)
         self._callbacks.on_data()
 
-    def _on_initial_pose(self, message: Any) -> None:
-        if frame_name(message.header.frame_id) != frame_name(self._config.map_frame):
-            raise InputError('initial pose is in another frame', where='initialpose',
-                             expected=self._config.map_frame, got=message.header.frame_id)
-        T_map_base = messages.matrix_from_pose(message.pose.pose, 'initialpose')
-        if not np.abs(T_map_base[:3, 3]).max() <= _FARTHEST_M:
-            raise InputError('initial pose is out of this world', where='initialpose',
-                             expected=f'within {_FARTHEST_M:g} m', got=T_map_base[:3, 3].tolist())
-        covariance = start_covariance(message.pose.covariance, self._config.tracker)
-        stamp_ns = messages.stamp_ns(message.header.stamp)
-        self._callbacks.on_initial_pose(T_map_base, self._odometry_at(stamp_ns), covariance)
-
-    def _odometry_at(self, stamp_ns: int) -> Array | None:
+    def odometry_at(self, stamp_ns: int) -> Array | None:
         """Odometry at a stamp (0 or below: the newest), else the newest, else none."""
         frames = self._synchronizer.config
         for requested_ns in (stamp_ns if stamp_ns > 0 else None, None):
@@ -185,22 +168,3 @@ class Subscribers:
             except TransformUnavailable:
                 continue
         return None
-
-
-def start_covariance(values: ArrayLike, config: TrackerConfig) -> Array | None:
-    """
-    The covariance (6, 6) of an initial pose; None: nothing is said of it.
-
-    A variance of zero means unknown, not certain: RViz' 2D Pose Estimate leaves those of z, roll
-    and pitch at zero.
-    """
-    P = np.array(values, dtype=np.float64).reshape(6, 6)
-    if not np.abs(P).max() <= _FARTHEST_M**2:
-        raise InputError('covariance is none', where='initialpose', expected='36 finite numbers')
-    if not P.any():
-        return None
-    unknown = np.diag(P) == 0.0
-    P[unknown, :] = P[:, unknown] = 0.0
-    turned = np.deg2rad(config.initial_sigma_deg)
-    P[unknown, unknown] = np.repeat((_UNKNOWN_HEIGHT_M**2, turned**2), 3)[unknown]
-    return P

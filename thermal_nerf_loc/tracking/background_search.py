@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError, RunError
-from thermal_nerf_loc.common.threads import JOIN_S, lower_priority
+from thermal_nerf_loc.common.threads import adopt_limit, JOIN_S, lower_priority
 from thermal_nerf_loc.geometry.pose_gaussian import PoseGaussian
 from thermal_nerf_loc.localization.confidence.verdict import VERDICT_AMBIGUOUS, VERDICT_OK
 from thermal_nerf_loc.localization.localizer import Localization
@@ -110,6 +110,7 @@ class ThreadRunner:
         with self._working:
             if number != self._number:
                 return
+            adopt_limit()
             lower_priority(_URGENT_NICE if urgent else _CHECK_NICE)
             outcome: Localization | InputError
             try:

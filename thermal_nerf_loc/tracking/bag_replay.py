@@ -104,7 +104,13 @@ class Replay:
         return inputs
 
     def _image_input(self, modality: str) -> Callable[[Any, int], None]:
-        return lambda message, now_ns: self.synchronizer.add_image(modality, message, now_ns)
+        def add(message: Any, now_ns: int) -> None:
+            try:
+                self.synchronizer.add_image(modality, message, now_ns)
+            except UserError as error:
+                self.problems.append(str(error))
+
+        return add
 
     def _info_input(self, modality: str, rectified: bool) -> Callable[[Any, int], None]:
         return lambda message, now_ns: self.synchronizer.add_camera_info(modality, message,

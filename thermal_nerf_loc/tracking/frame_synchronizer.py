@@ -20,6 +20,7 @@ from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError, RunError, UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.io.bags.message_limits import check_image, check_name, declared_size
 from thermal_nerf_loc.io.bags.messages import camera_from_info, stamp_ns, values_from_message
 from thermal_nerf_loc.io.bags.transform_tree import TfBuffer, TransformUnavailable
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
@@ -29,6 +30,7 @@ from thermal_nerf_loc.sensing.thermal import Radiometry
 Array = NDArray[np.float64]
 
 _QUEUE = 8  # pairs that may wait for odometry
+_PERIODS = 30  # between frames, of which the median is told
 JUMP_BACK_NS = 1_000_000_000  # a stamp older by this much: the bag was restarted
 
 
@@ -89,6 +91,8 @@ class FrameSynchronizer:
     radiometry: Radiometry | None = None
     counts: Counter[str] = field(default_factory=Counter)
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)  # False on the robot
+    time_offsets_s: Mapping[str, float] = field(default_factory=dict)  # added to a camera's stamps
+    max_rate_hz: float = 0.0  # frames beyond it are left out; 0: none
     _streams: dict[str, _Stream] = field(init=False)
     _known: dict[str, _Stream] = field(default_factory=dict)  # also cameras not in use
     _ready: deque[dict[str, _Image]] = field(default_factory=deque)
@@ -96,6 +100,8 @@ class FrameSynchronizer:
     _reference: str | None = None
     _first_ns: int | None = None
     _emitted_ns: int | None = None
+    _due_ns: int | None = None  # of the next frame, where the rate is limited
+    _periods_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_PERIODS))
     _restarted: bool = False
 
     def __post_init__(self) -> None:
@@ -104,15 +110,21 @@ class FrameSynchronizer:
 
     def add_camera_info(self, modality: str, info: Any, rectified: bool = False) -> None:
         """Take a camera's lens; `rectified`: that of image_rect topics."""
+        check_name(info.header.frame_id, f'{modality} camera_info')
         camera = camera_from_info(info, f'{modality} camera_info', rectified)
         with self._lock:
             self._streams[modality].camera = camera
             self._streams[modality].frame_id = info.header.frame_id
-            self._pair(stamp_ns(info.header.stamp))
+            self._pair(self._stamp_ns(modality, info))
 
     def add_image(self, modality: str, message: Any, now_ns: int) -> None:
         """Take an image; it makes a frame once every camera that is sending has one."""
-        image = _Image(message, stamp_ns(message.header.stamp), now_ns,
+        try:
+            check_image(message, f'{modality} image')
+        except UserError:
+            self.counts[f'{modality}_rejected'] += 1
+            raise
+        image = _Image(message, self._stamp_ns(modality, message), now_ns,
                        message.header.frame_id)
         with self._lock:
             stream = self._streams[modality]
@@ -137,6 +149,13 @@ class FrameSynchronizer:
         pair = self._next_pair(now_ns, newest)
         return None if pair is None else self._make_frame(pair)
 
+    @property
+    def frame_period_s(self) -> float | None:
+        """Median time between the stamps of the last frames, tracked or not; None: not known."""
+        with self._lock:
+            periods_ns = sorted(self._periods_ns)
+        return periods_ns[len(periods_ns) // 2] / 1e9 if periods_ns else None
+
     def use_cameras(self, modalities: tuple[str, ...]) -> None:
         """Take images of these cameras from now on; what is known of a camera stays."""
         with self._lock:
@@ -156,6 +175,11 @@ class FrameSynchronizer:
         with self._lock:
             self._clear()
 
+    def _stamp_ns(self, modality: str, message: Any) -> int:
+        """The stamp of a camera's message, with the camera's time offset."""
+        offset_s = self.time_offsets_s.get(modality, 0.0)
+        return stamp_ns(message.header.stamp) + round(offset_s * 1e9)
+
     def _check_time_jump(self, stream: _Stream, stamp_ns: int) -> None:
         """
         Restart where a camera's own stamps jump back.
@@ -173,7 +197,7 @@ class FrameSynchronizer:
 
     def _clear(self) -> None:
         self._ready.clear()
-        self._first_ns = self._emitted_ns = None
+        self._first_ns = self._emitted_ns = self._due_ns = None
         for stream in self._streams.values():
             stream.waiting = stream.newest_ns = None
             stream.freeze.reset()
@@ -204,11 +228,28 @@ class FrameSynchronizer:
         if self._emitted_ns is not None and stamp_ns <= self._emitted_ns:
             self.counts['images_unpaired'] += len(pair)
             return
+        if self._is_early(stamp_ns):
+            self.counts['frames_beyond_rate'] += 1
+            return
+        if self._emitted_ns is not None:
+            self._periods_ns.append(stamp_ns - self._emitted_ns)
         self._emitted_ns = stamp_ns
         self._ready.append(pair)
         if len(self._ready) > _QUEUE:
             self._ready.popleft()
             self.counts['frames_dropped'] += 1
+
+    def _is_early(self, stamp_ns: int) -> bool:
+        """Whether a frame would exceed `max_rate_hz`, by stamps: alike live and in a replay."""
+        if self.max_rate_hz <= 0.0:
+            return False
+        period_ns = round(1e9 / self.max_rate_hz)
+        due_ns = stamp_ns if self._due_ns is None else self._due_ns
+        if stamp_ns < due_ns:
+            return True
+        self._due_ns = due_ns + period_ns if stamp_ns < due_ns + period_ns else (
+            stamp_ns + period_ns)
+        return False
 
     def _is_awaited(self, stream: _Stream, now_ns: int) -> bool:
         """Whether to wait for a camera (or its camera_info) that has sent nothing new."""
@@ -267,10 +308,14 @@ class FrameSynchronizer:
         camera = self._streams[modality].camera
         if camera is None:
             raise InputError('no camera_info yet', where=f'{modality} camera')
-        values, radiometric = values_from_message(image.message, modality, self.radiometry)
-        if values.shape[:2] != (camera.height, camera.width):
+        width, height = declared_size(image.message, f'{modality} image')  # before decoding
+        if (width, height) != camera.size:
             raise InputError('image and camera_info differ in size', where=f'{modality} camera',
-                             expected=f'{camera.width}x{camera.height}',
+                             expected=f'{camera.width}x{camera.height}', got=f'{width}x{height}')
+        values, radiometric = values_from_message(image.message, modality, self.radiometry)
+        if values.shape[:2] != (height, width):
+            raise InputError('image is of another size than it says', where=f'{modality} camera',
+                             expected=f'{width}x{height}',
                              got=f'{values.shape[1]}x{values.shape[0]}')
         valid = None
         if not math.isfinite(float(values.sum())):  # quick; no temperature has such a count

@@ -13,6 +13,7 @@ from thermal_nerf_loc.tracking.robot_tracker import RobotUpdate
 from thermal_nerf_loc.tracking.tracker_config import CONFIRMED, DEGRADED, LOST
 
 _WINDOW = 200  # updates that rates and latencies are taken over
+_LONGEST_PROBLEM = 400  # characters
 _SILENT_S = 2.5  # without an update for so long, tracking is degraded
 
 WAITING, PAUSED = 'waiting for images', 'paused'
@@ -25,11 +26,15 @@ class NodeHealth:
         """Start with nothing counted."""
         self.map_name = map_name
         self.paused = False
+        self.effort = 1.0  # share of the configured rays that a frame costs
+        self.facts: dict[str, str] = {}  # what was chosen: odometry, and the transform published
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._latencies_s: deque[float] = deque(maxlen=_WINDOW)
         self._steps_s: deque[float] = deque(maxlen=_WINDOW)
         self._times_s: deque[float] = deque(maxlen=_WINDOW)
+        self._rays: deque[float] = deque(maxlen=_WINDOW)
+        self._cost = _Cost()
         self._last: RobotUpdate | None = None
         self._problem = ''
 
@@ -43,13 +48,14 @@ class NodeHealth:
             self._latencies_s.append(latency_s)
             self._steps_s.append(step_s)
             self._times_s.append(time.monotonic())
+            self._rays.append(update.rays)
             self._last = update
 
     def note_problem(self, kind: str, text: str) -> None:
         """Count something that went wrong and keep its text."""
         with self._lock:
             self._counts[kind] += 1
-            self._problem = text
+            self._problem = text[:_LONGEST_PROBLEM]
 
     def figures(self, synchronizer_counts: Mapping[str, int], silent_limit_s: float,
                 ) -> dict[str, str]:
@@ -68,10 +74,19 @@ class NodeHealth:
                 'latency_median_s': _quantile(self._latencies_s, 0.5),
                 'latency_p95_s': _quantile(self._latencies_s, 0.95),
                 'step_median_s': _quantile(self._steps_s, 0.5),
+                **self._costs(synchronizer_counts.get('frames_dropped', 0)), **self.facts,
                 **{name: str(count) for name, count in sorted(self._counts.items())},
                 **{name: str(count) for name, count in sorted(
                     {'frames_dropped': 0, **synchronizer_counts}.items())},
                 'last_problem': self._problem}
+
+    def _costs(self, dropped: int) -> dict[str, str]:
+        """What frames cost: since the last figures, but for the rays."""
+        cores, frame_cpu_s, dropped_share = self._cost.since_last(self._counts['updates'], dropped)
+        return {'frame_rays': f'{np.median(self._rays):.0f}' if self._rays else '',
+                'frame_cpu_s': '' if frame_cpu_s is None else f'{frame_cpu_s:.4f}',
+                'cores_used': f'{cores:.2f}', 'effort': f'{self.effort:.0%}',
+                'frames_dropped_share': '' if dropped_share is None else f'{dropped_share:.0%}'}
 
     def _state(self, last: RobotUpdate | None, silent_limit_s: float) -> tuple[str, str]:
         if self.paused:
@@ -84,6 +99,21 @@ class NodeHealth:
             had_pose = last.state in CONFIRMED
             return state if had_pose else last.state, f'no usable image for {silent_s:.1f} s'
         return last.state, last.reason
+
+
+class _Cost:
+    """Computing time of the whole process, and what became of frames, between two figures."""
+
+    def __init__(self) -> None:
+        self._before = time.monotonic(), time.process_time(), 0, 0
+
+    def since_last(self, updates: int, dropped: int) -> tuple[float, float | None, float | None]:
+        """Cores in use, CPU seconds for each frame, and the share of frames dropped."""
+        now = time.monotonic(), time.process_time(), updates, dropped
+        wall_s, cpu_s, tracked, lost = (a - b for a, b in zip(now, self._before))
+        self._before = now
+        return (cpu_s / wall_s if wall_s > 0.0 else 0.0, cpu_s / tracked if tracked else None,
+                lost / (tracked + lost) if tracked + lost else None)
 
 
 def _quantile(values: deque[float], share: float) -> str:

@@ -17,6 +17,7 @@ from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
 _PRIOR_DECADES = 3.0  # robots are seldom carried: odds of one to a thousand
 _MAX_DECADES_PER_IMAGE = 2.0  # no single image decides
+_PLAIN_CONFIDENCE = 0.2  # of a pose near a start: below, it is plainly none
 _NS = 1e-9
 
 
@@ -61,3 +62,8 @@ def contradicts(found: Localization, config: TrackerConfig) -> bool:
     sigma_m, sigma_deg = sigmas(found.covariance)
     return (found.verdict == VERDICT_LOST and sigma_m <= config.lost_sigma_m
             and sigma_deg <= config.lost_sigma_deg)
+
+
+def plainly_contradicts(found: Localization, config: TrackerConfig) -> bool:
+    """Whether one frame is enough to doubt a given start: the best pose near it does not fit."""
+    return contradicts(found, config) and found.confidence < _PLAIN_CONFIDENCE

@@ -30,6 +30,7 @@ from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 TRANSPORTS = ('raw', 'compressed')
 _LINEAR_KEYS = ('celsius_per_count', 'celsius_offset')
 _QUATERNION_TOLERANCE = 0.01  # typed by hand
+_LONGEST_TEXT, _LONGEST_LIST = 4096, 100  # of a parameter
 
 _SUBSCRIPTIONS = 'topics are subscribed to when the node is activated'
 _FRAMES = 'frames are fixed while the node is configured'
@@ -43,6 +44,7 @@ FIXED = {
     'initial_pose': f'{_START}; publish on `initialpose` instead',
     'rgb_mask': _START, 'thermal_mask': _START, 'pose_file': _START, 'autostart': _START,
     'path_poses': _START, 'map_points': _START, 'map_points_spacing_m': _START,
+    'threads': _START, 'bond_heartbeat_period': _START, 'amcl_names': _START,
 }
 
 
@@ -110,12 +112,23 @@ class NodeConfig:
     rgb_mask: str = setting(
         '', 'image file that is 0 where the RGB camera sees the robot itself; empty: none')
     thermal_mask: str = setting('', 'the same for the thermal camera')
+    rgb_time_offset_s: float = setting(
+        0.0, 'seconds added to the stamps of RGB images; of a camera that stamps late: negative',
+        -10.0, 10.0)
+    thermal_time_offset_s: float = setting(0.0, 'the same for thermal images', -10.0, 10.0)
+    max_rate_hz: float = setting(0.0, 'most frames tracked in a second; 0: all', 0.0, 1000.0)
+    threads: int = setting(0, 'most threads that compute; 0: one for each core', 0, 1024)
+    adaptive_effort: bool = setting(
+        True, 'render fewer rays for each frame before frames have to be dropped')
     map_frame: str = setting('map', 'frame of the map')
     odometry: str = setting(
         'tf', 'where odometry comes from: tf, the topic `odom`, or nowhere',
         choices=('tf', 'topic', 'none'))
     initial_pose: tuple[float, ...] = setting(
         (), 'pose of the base in the map at the start: x y z qx qy qz qw; empty: unknown')
+    planar: bool = setting(
+        False, 'the robot stays on a level floor: z, roll and pitch are held to it')
+    planar_z_m: float = setting(0.0, 'height of base_frame in the map then', -1e4, 1e4)
     publish_tf: bool = setting(True, 'broadcast map -> odom (or map -> base)')
     transform_tolerance_s: float = setting(
         0.2, 'how far ahead map -> odom is stamped, as in AMCL', 0.0, 10.0)
@@ -130,6 +143,12 @@ class NodeConfig:
     map_points_spacing_m: float = setting(0.05, 'edge of a cell that holds one point', 0.005, 10.)
     diagnostics_period_s: float = setting(1.0, 'between two diagnostics', 0.05, 60.0)
     autostart: bool = setting(True, 'configure and activate without a lifecycle manager')
+    bond_heartbeat_period: float = setting(
+        0.25, 'seconds between heartbeats for a lifecycle manager, where bond_core is installed; '
+        '0: none', 0.0, 3600.0)
+    amcl_names: bool = setting(
+        False, "also have AMCL's services at its own names, in the node's namespace, and publish "
+        'the pose on amcl_pose')
     synchronizer: SynchronizerConfig = setting(
         SynchronizerConfig(), 'pairing of images and transforms', formerly='intake')
     localizer: LocalizerConfig = setting(LocalizerConfig(), 'alignment of a frame with the map')
@@ -144,6 +163,15 @@ class NodeConfig:
         if self.initial_pose and not abs(norm - 1.0) < _QUATERNION_TOLERANCE:
             raise InputError('initial pose has no unit quaternion', where='initial_pose',
                              expected='qx qy qz qw of norm 1', got=f'norm {norm:.4g}')
+
+    def time_offsets_s(self) -> dict[str, float]:
+        """Seconds added to the stamps of each camera."""
+        return {RGB: self.rgb_time_offset_s, THERMAL: self.thermal_time_offset_s}
+
+    @property
+    def floor_z_m(self) -> float | None:
+        """Height of the base in the map; None: the robot is not held to a floor."""
+        return self.planar_z_m if self.planar else None
 
     def masks(self) -> dict[str, NDArray[np.bool_]]:
         """Pixels that count, of the cameras that see the robot's own body."""
@@ -208,7 +236,7 @@ def changed_config(config: NodeConfig, parameters: Iterable[Any], configured: bo
             group = group.get(name, {})
         if key not in group:
             continue  # rclpy's own, such as use_sim_time
-        value = _plain(parameter.value, group[key])
+        value = _plain(parameter.value, group[key], parameter.name)
         if configured and parameter.name in FIXED and value != group[key]:
             reason = FIXED[parameter.name]
             raise InputError('cannot change while the node runs',
@@ -219,8 +247,12 @@ def changed_config(config: NodeConfig, parameters: Iterable[Any], configured: bo
     return from_mapping(NodeConfig, values, 'parameter')
 
 
-def _plain(value: Any, current: Any) -> Any:
-    """Arrays, and YAML's empty list, as tuples."""
+def _plain(value: Any, current: Any, name: str) -> Any:
+    """Arrays, and YAML's empty list, as tuples; what would only cost memory is refused."""
+    longest = _LONGEST_TEXT if isinstance(current, str) else _LONGEST_LIST
+    if hasattr(value, '__len__') and len(value) > longest:
+        raise InputError('value is too long', where=f'parameter {name}',
+                         expected=f'at most {longest}', got=len(value))
     if isinstance(current, tuple):
         return () if value is None else tuple(value)
     return value

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.pose_gaussian import diagonal
+from thermal_nerf_loc.io.bags.message_limits import check_name, MAX_FRAMES
 from thermal_nerf_loc.io.bags.messages import matrix_from_pose, matrix_from_transform, stamp_ns
 from thermal_nerf_loc.io.bags.transform_tree import (frame_name, TransformBuffer,
                                                      TransformUnavailable)
@@ -74,6 +76,7 @@ class TransformInput:
         odom_frame, _ = self._frames()
         if parent == self._map_frame:
             return False
+        self._check_frames(parent, child)
         stamp = stamp_ns(transform.header.stamp)
         T = matrix_from_transform(transform.transform)
         if parent == odom_frame and not static:
@@ -95,6 +98,14 @@ class TransformInput:
         self._check_time_jump(stamp)
         self._synchronizer.tf.set_transform(*self._frames(), matrix_from_pose(message.pose.pose),
                                             stamp)
+
+    def _check_frames(self, parent: str, child: str) -> None:
+        """Refuse floods of frames: each would be kept."""
+        for name in (parent, child):
+            check_name(name, 'tf')
+        if child not in self._parents and len(self._parents) >= MAX_FRAMES:
+            raise InputError('tf has too many frames', where=f'tf {parent} -> {child}',
+                             expected=f'at most {MAX_FRAMES}')
 
     def _is_left_out(self, parent: str, child: str) -> bool:
         odom_frame, base_frame = self._frames()

@@ -27,6 +27,7 @@ from thermal_nerf_loc.tracking.tracker_config import CONFIRMED, TrackerConfig
 Array = NDArray[np.float64]
 
 _FORMAT = 'thermal_nerf_loc last pose'
+_FLOOR_SIGMA_M, _FLOOR_SIGMA_DEG = 0.01, 0.3  # of a floor, its map, and a robot's suspension
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +48,7 @@ class RobotUpdate:
     ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why it was of no use
     confidence: float | None = None  # of the localizer in this frame alone
     searched: str = ''  # outcome of a search of the whole map: see `TrackerUpdate`
+    rays: int = 0  # rendered for this frame
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,9 +68,15 @@ class RobotTracker:
     the next frame.
     """
 
-    def __init__(self, tracker: Tracker, initial_pose: Array | None = None) -> None:
-        """Start at `T_map_base`, where given, and again whenever time starts over."""
+    def __init__(self, tracker: Tracker, initial_pose: Array | None = None,
+                 floor_z_m: float | None = None) -> None:
+        """
+        Start at `T_map_base`, where given, and again whenever time starts over.
+
+        `floor_z_m`: height of the base in the map, of a robot that is level and stays there.
+        """
         self._tracker, self._initial_pose = tracker, initial_pose
+        self.floor_z_m = floor_z_m
         self._start = None if initial_pose is None else _InitialPose(initial_pose, None, None)
         self._change: tuple[FrameLocalizer, TrackerConfig] | None = None
         self._last: RobotUpdate | None = None
@@ -126,16 +134,19 @@ class RobotTracker:
         T_map_base = T_map_odom = covariance = None
         if update.T_world_cam is not None and update.state in CONFIRMED:
             T_map_base = update.T_world_cam @ se3.inverse(T_base_cam)
-            if T_odom_base is not None:
-                T_map_odom = T_map_base @ se3.inverse(T_odom_base)
             if update.covariance is not None:
                 covariance = covariance_for_ros(update.covariance, T_map_base, T_base_cam)
+            if self.floor_z_m is not None:
+                T_map_base, covariance = held_to_floor(T_map_base, covariance, self.floor_z_m)
+            if T_odom_base is not None:
+                T_map_odom = T_map_base @ se3.inverse(T_odom_base)
         found = update.localization
         robot_update = RobotUpdate(
             robot_frame.frame.stamp_ns, update.state, update.reason, T_map_base, T_map_odom,
             covariance, found.seconds if found is not None else 0.0,
             tuple(robot_frame.frame.images), update.T_world_cam, *_evidence(found),
-            found.confidence if found is not None else None, update.searched)
+            found.confidence if found is not None else None, update.searched,
+            found.rays if found is not None else 0)
         if T_map_base is not None:
             with self._lock:
                 self._last = robot_update
@@ -179,6 +190,37 @@ def covariance_for_ros(covariance: Array, T_map_base: Array, T_base_cam: Array) 
     J = _to_ros(T_map_base, T_base_cam)
     out = J @ covariance @ J.T
     return np.asarray(0.5 * (out + out.T))
+
+
+def on_floor(T_map_base: Array, z_m: float) -> Array:
+    """The pose with its height and tilt those of a robot on a level floor; x, y and yaw stay."""
+    forward = T_map_base[:3, 0]
+    yaw = np.arctan2(forward[1], forward[0])
+    return se3.from_parts(se3.so3_exp(np.array([0.0, 0.0, yaw])),
+                          np.array([*T_map_base[:2, 3], z_m]))
+
+
+def held_to_floor(T_map_base: Array, covariance: Array | None, z_m: float,
+                  ) -> tuple[Array, Array | None]:
+    """
+    The pose of a robot on a level floor, and its covariance as ROS has it.
+
+    That z, roll and pitch are known is one more measurement (Kalman update): where their errors
+    go along with those of x, y and yaw, it corrects these, too.
+    """
+    if covariance is None:
+        return on_floor(T_map_base, z_m), None
+    axis = np.cross(np.array([0.0, 0.0, 1.0]), T_map_base[:3, 2])  # of the tilt
+    sine = float(np.linalg.norm(axis))
+    tilt = axis * (np.arctan2(sine, T_map_base[2, 2]) / max(sine, 1e-12))
+    held = [2, 3, 4]
+    off = np.array([T_map_base[2, 3] - z_m, tilt[0], tilt[1]])
+    noise = np.diag((_FLOOR_SIGMA_M**2, *2 * [np.deg2rad(_FLOOR_SIGMA_DEG)**2]))
+    gain = covariance[:, held] @ np.linalg.inv(covariance[np.ix_(held, held)] + noise)
+    step = -gain @ off
+    P = covariance - gain @ covariance[held]
+    T = se3.from_parts(se3.so3_exp(step[3:]) @ T_map_base[:3, :3], T_map_base[:3, 3] + step[:3])
+    return on_floor(T, z_m), np.asarray(0.5 * (P + P.T))
 
 
 def _evidence(found: Localization | None,

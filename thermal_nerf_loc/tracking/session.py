@@ -18,6 +18,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.atomic_files import check_writable
 from thermal_nerf_loc.io.bags.transform_tree import TfBuffer
 from thermal_nerf_loc.localization.localizer import Localizer
+from thermal_nerf_loc.localization.ray_budget import RayBudget
 from thermal_nerf_loc.localization.warm_up import (
     compiled_in_background, render_from_middle, warm_up_localizer)
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap, WrappedMap
@@ -26,7 +27,8 @@ from thermal_nerf_loc.tracking.background_search import BackgroundSearch, Thread
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
 from thermal_nerf_loc.tracking.health import NodeHealth
 from thermal_nerf_loc.tracking.node_config import NodeConfig
-from thermal_nerf_loc.tracking.robot_tracker import read_pose, RobotTracker, save_pose
+from thermal_nerf_loc.tracking.robot_tracker import (read_pose, RobotTracker, RobotUpdate,
+                                                     save_pose)
 from thermal_nerf_loc.tracking.tracker import Tracker
 from thermal_nerf_loc.tracking.tracker_config import TRACKING
 
@@ -101,19 +103,29 @@ class Session:
         self._localizer = Localizer(loaded.renderer, config.localizer)
         self._searches = ThreadRunner(on_fault)
         tracker = Tracker(self._localizer, config.tracker, BackgroundSearch(self._searches))
-        self.robot = RobotTracker(tracker, self._initial_pose(warn))
+        self.robot = RobotTracker(tracker, self._initial_pose(warn), config.floor_z_m)
         self.synchronizer = FrameSynchronizer(
             config.synchronizer, tf, loaded.modalities, config.thermal_scale.radiometry(),
-            masks=config.masks())
+            masks=config.masks(), time_offsets_s=config.time_offsets_s(),
+            max_rate_hz=config.max_rate_hz)
         self.health = NodeHealth(loaded.name)
+        self.health.facts['odometry'] = config.odometry
+        self._budget = RayBudget()
+        self._lock = threading.Lock()  # settings come from one thread, what frames cost from one
 
     def reconfigure(self, config: NodeConfig) -> bool:
         """Use other settings from the next frame on; returns whether the cameras changed."""
-        self._config = config
-        self._localizer = self._localizer.with_config(config.localizer)
-        self.robot.reconfigure(self._localizer, config.tracker)
+        with self._lock:
+            self._config = config
+            if not config.adaptive_effort:
+                self._budget.reset()
+            self._use_localizer(self._localizer.with_config(self._budget.apply(
+                config.localizer)))
+        self.robot.floor_z_m = config.floor_z_m
         self.synchronizer.config = config.synchronizer
         self.synchronizer.radiometry = config.thermal_scale.radiometry()
+        self.synchronizer.time_offsets_s = config.time_offsets_s()
+        self.synchronizer.max_rate_hz = config.max_rate_hz
         return self._use_cameras(config.chosen_modalities(self.loaded.renderer.modalities))
 
     def replace_map(self, loaded: LoadedMap, config: NodeConfig) -> bool:
@@ -125,13 +137,24 @@ class Session:
         modalities = config.chosen_modalities(loaded.renderer.modalities)  # may have changed
         same_place = loaded.identity == self.loaded.identity
         self.loaded, self.health.map_name = loaded, loaded.name
-        self._localizer = Localizer(loaded.renderer, config.localizer)
-        self.robot.reconfigure(self._localizer, config.tracker)
+        with self._lock:
+            self._config = config
+            self._use_localizer(Localizer(loaded.renderer, self._budget.apply(config.localizer)))
         if same_place:
             self.robot.restart_at_last_pose()
         else:
             self.robot.reset()
         return self._use_cameras(modalities)
+
+    def note_step(self, update: RobotUpdate, latency_s: float, step_s: float) -> None:
+        """Note what a frame cost (in the tracking thread), and adapt the effort for the next."""
+        self.health.note_update(update, latency_s, step_s)
+        with self._lock:
+            if (self._config.adaptive_effort and update.state == TRACKING
+                    and self._budget.note(step_s, self.synchronizer.frame_period_s)):
+                self._use_localizer(self._localizer.with_config(self._budget.apply(
+                    self._config.localizer)))
+            self.health.effort = self._budget.share
 
     def save_pose(self) -> None:
         """Write the newest pose to `pose_file`, where there is one and it is not yet written."""
@@ -147,6 +170,10 @@ class Session:
         """End what works with the map; the session is of no use afterwards."""
         self.loaded.renderer.close()
         self._searches.close()
+
+    def _use_localizer(self, localizer: Localizer) -> None:
+        self._localizer = localizer
+        self.robot.reconfigure(localizer, self._config.tracker)
 
     def _use_cameras(self, modalities: tuple[str, ...]) -> bool:
         self.loaded = replace(self.loaded, modalities=modalities)

@@ -27,7 +27,8 @@ from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.sensing.frame import Frame
 from thermal_nerf_loc.sensing.frozen_images import identical
 from thermal_nerf_loc.tracking.background_search import BackgroundSearch, SearchResult
-from thermal_nerf_loc.tracking.kidnap_detection import contradicts, KidnapEvidence
+from thermal_nerf_loc.tracking.kidnap_detection import (
+    contradicts, KidnapEvidence, plainly_contradicts)
 from thermal_nerf_loc.tracking.odometry import at_one_stamp, CameraMotion
 from thermal_nerf_loc.tracking.tracker_config import (
     CONFIRMED, DEGRADED, INITIALIZING, LOST, TrackerConfig, TRACKING)
@@ -227,9 +228,12 @@ class Tracker:
         try:
             found = self.localizer.localize(frame, start.T, start.P)
         except InputError as error:
+            self._no_search_before_ns = 0  # such as a start outside the map
             if self._state == INITIALIZING:
                 raise
             return None, str(error)
+        if self._state == INITIALIZING and plainly_contradicts(found, self.config):
+            self._no_search_before_ns = 0  # waiting for it to be confirmed would be in vain
         return found, found.reason
 
     def _gate(self, found: Localization | None, reason: str, stamp_ns: int) -> str:

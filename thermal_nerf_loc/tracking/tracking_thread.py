@@ -5,7 +5,7 @@ from collections.abc import Callable
 import threading
 import time
 
-from thermal_nerf_loc.common.threads import JOIN_S
+from thermal_nerf_loc.common.threads import adopt_limit, JOIN_S
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, RobotFrame
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
@@ -74,6 +74,7 @@ class TrackingThread:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
+        adopt_limit()
         while not self._stopped.is_set():
             self._data_arrived.wait(_POLL_S)
             self._data_arrived.clear()

@@ -188,12 +188,15 @@ def _offline(request: ReplayRequest, config: NodeConfig, cameras: Mapping[str, C
     pace = None if request.rate is None else Pace(request.rate)
     runner = InlineRunner() if pace is None else ThreadRunner(
         lambda error: _LOG.warning('a search failed: %r', error))
-    robot = RobotTracker(Tracker(localizer, config.tracker, BackgroundSearch(runner)))
+    robot = RobotTracker(Tracker(localizer, config.tracker, BackgroundSearch(runner)),
+                         floor_z_m=config.floor_z_m)
     if config.initial_pose:
         robot.set_initial_pose(se3.from_quaternion(config.initial_pose[:3],
                                                    config.initial_pose[3:]))
     synchronizer = FrameSynchronizer(config.synchronizer, TransformBuffer(), chosen,
-                                     config.thermal_scale.radiometry(), masks=config.masks())
+                                     config.thermal_scale.radiometry(), masks=config.masks(),
+                                     time_offsets_s=config.time_offsets_s(),
+                                     max_rate_hz=config.max_rate_hz)
     cameras = {m: cameras[m] for m in chosen}
     task = Replay(reader, cameras, synchronizer, robot, [], pace, config.odometry, odometry)
     started = time.monotonic()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera, CameraModel
+from thermal_nerf_loc.io.bags.message_limits import check_pixels
 from thermal_nerf_loc.io.images import decode_file, encode, opencv, rgb_values
 from thermal_nerf_loc.sensing.frame import THERMAL
 from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
@@ -38,6 +39,7 @@ _ENCODINGS: dict[str, tuple[str, int, str]] = {
 
 _LENSES = {'plumb_bob': CameraModel.OPENCV, 'rational_polynomial': CameraModel.OPENCV,
            'equidistant': CameraModel.OPENCV_FISHEYE, 'fisheye': CameraModel.OPENCV_FISHEYE}
+_MOST_COEFFICIENTS = 14  # OpenCV's rational model with thin prism and tilt
 _COMPRESSED_DEPTH_HEADER = 12  # bytes: a format enum, then two floats
 
 
@@ -131,6 +133,7 @@ def camera_from_info(info: Any, where: object = None, rectified: bool = False) -
                          else _lens(info.distortion_model, info.d, where))
     roi, bin_x, bin_y = info.roi, info.binning_x or 1, info.binning_y or 1
     width, height = roi.width or info.width, roi.height or info.height
+    check_pixels(width, height, where)
     try:
         return Camera(width // bin_x, height // bin_y, float(k[0, 0]) / bin_x,
                       float(k[1, 1]) / bin_y, (float(k[0, 2]) + 0.5 - roi.x_offset) / bin_x,
@@ -185,6 +188,9 @@ def _encoding(encoding: str) -> tuple[str, int, str]:
 
 
 def _lens(name: str, d: Any, where: object) -> tuple[CameraModel, tuple[float, ...]]:
+    if len(d) > _MOST_COEFFICIENTS:
+        raise InputError('camera_info has too many distortion coefficients', where=where,
+                         expected=f'at most {_MOST_COEFFICIENTS}', got=len(d))
     coefficients = tuple(float(value) for value in d)
     if not any(coefficients) and name not in ('equidistant', 'fisheye'):
         return CameraModel.PINHOLE, ()

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 import threading
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.io.bags.message_limits import MAX_SAMPLES
 from thermal_nerf_loc.io.bags.messages import matrix_from_transform, stamp_ns
 from thermal_nerf_loc.io.trajectory import Trajectory
 
@@ -36,6 +37,8 @@ Chain = list[tuple[Edge, bool]]  # edges, each with whether it is walked from pa
 
 TF_TYPES = ('tf2_msgs/msg/TFMessage', 'tf/msg/tfMessage')
 CACHE_NS = 10_000_000_000  # as long as tf2's
+_MOST_CHAINS = 1000  # that are remembered
+_NAMED_FRAMES = 30  # in an error
 
 
 class TransformUnavailable(RunError):
@@ -87,6 +90,8 @@ class TransformTree(ABC):
         """Edges from one frame to another, each with whether it points that way; None: no way."""
         ends = frame_name(parent), frame_name(child)
         if ends not in self._chains:
+            if len(self._chains) >= _MOST_CHAINS:  # of frames that there are not, mostly
+                self._chains.clear()
             self._chains[ends] = self._search(*ends)
         return self._chains[ends]
 
@@ -147,7 +152,8 @@ class _History:
             return
         self.stamps_ns.insert(index, stamp_ns)
         self.poses.insert(index, T)
-        stale = bisect_left(self.stamps_ns, self.stamps_ns[-1] - cache_ns)
+        stale = max(bisect_left(self.stamps_ns, self.stamps_ns[-1] - cache_ns),
+                    len(self.stamps_ns) - MAX_SAMPLES)
         del self.stamps_ns[:stale], self.poses[:stale]
 
     def at(self, stamp_ns: int, edge: Edge) -> Array:
@@ -202,7 +208,7 @@ class TransformBuffer(TransformTree):
             chain = self.chain(target, source)
             if chain is None:
                 raise TransformUnavailable(f'{self._no_chain(target, source)}; frames known: '
-                                           f'{", ".join(self.frames) or "none"}')
+                                           f'{_listed(self.frames)}')
             if stamp_ns is None:
                 stamp_ns = min((self._moving[edge].stamps_ns[-1] for edge, _ in chain
                                 if edge in self._moving), default=0)
@@ -241,6 +247,11 @@ class TransformBuffer(TransformTree):
             if parent in above:
                 raise TransformUnavailable(f'tf frames form a loop: {" -> ".join(above)}')
             above.append(parent)
+
+
+def _listed(frames: Sequence[str]) -> str:
+    more = f' and {len(frames) - _NAMED_FRAMES} more' if len(frames) > _NAMED_FRAMES else ''
+    return ', '.join(frames[:_NAMED_FRAMES]) + more or 'none'
 
 
 def _blend(T_a: Array, T_b: Array, share: float) -> Array:
