@@ -49,7 +49,7 @@ def share(trials: list[dict[str, Any]], name: str, limit_s: float) -> float:
 def kidnappings(count: int) -> list[dict[str, Any]]:
     """Metres and seconds of each."""
     root = Path(__file__).resolve().parents[1]
-    sys.path.insert(0, str(root / 'test'))
+    sys.path.insert(0, str(root / 'test/support'))
     from thermal_nerf_loc.evaluation.study.live_replay import dds_profile
     os.environ.update(dds_profile())
     import ros_drive

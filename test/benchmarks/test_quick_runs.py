@@ -16,7 +16,8 @@ import pytest
 
 PACKAGE = 'thermal_nerf_loc'
 FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
-ELSEWHERE = {'kidnapped': 'needs ROS', 'ros_live': 'needs ROS', 'real_rig': 'needs real images',
+ELSEWHERE = {'hostile_messages': 'needs ROS', 'kidnapped': 'needs ROS', 'ros_live': 'needs ROS',
+             'starts_and_stops': 'needs ROS', 'real_rig': 'needs real images',
              'pose_real_sets': 'needs real images'}
 NEEDS = {'against_sfm': 'pycolmap', 'agreement': 'transforms3d'}
 ALWAYS = ('depth_start', 'rendering_speed', 'training_throughput')

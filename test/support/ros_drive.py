@@ -208,6 +208,11 @@ class Drive:
         """Where the robot is now."""
         return self._T(self._true_s(self._now_s()))
 
+    def was_at(self, stamp_ns):
+        """Where it was when it published the images of the nearest stamp."""
+        truth = dict(self._truth)
+        return truth[min(truth, key=lambda ns: abs(ns - stamp_ns))]
+
     def mark(self):
         """The time now (monotonic), for the methods that end in `_since`."""
         return time.monotonic()

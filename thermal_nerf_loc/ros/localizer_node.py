@@ -121,7 +121,8 @@ class LocalizerNode(ManagedNode):
         """Release the map."""
         self._session = None
         self._root = ''
-        parts = self._initial_pose, self._bond, self._pose_publishers, self._visualization
+        parts: tuple[Any, ...] = (self._initial_pose, self._bond, self._pose_publishers,
+                                  self._visualization)
         for part in filter(None, parts):
             part.destroy()
         self._initial_pose = None

@@ -39,6 +39,7 @@ _ENCODINGS: dict[str, tuple[str, int, str]] = {
 
 _LENSES = {'plumb_bob': CameraModel.OPENCV, 'rational_polynomial': CameraModel.OPENCV,
            'equidistant': CameraModel.OPENCV_FISHEYE, 'fisheye': CameraModel.OPENCV_FISHEYE}
+_LARGEST_QUATERNION = 1e3  # of its numbers: they should be of norm 1
 _MOST_COEFFICIENTS = 14  # OpenCV's rational model with thin prism and tilt
 _COMPRESSED_DEPTH_HEADER = 12  # bytes: a format enum, then two floats
 
@@ -174,7 +175,8 @@ def matrix_from_transform(transform: Any, where: object = None) -> Array:
 
 def _pose_matrix(t: Any, q: Any, where: object) -> Array:
     values = np.array([t.x, t.y, t.z, q.x, q.y, q.z, q.w], dtype=np.float64)
-    if not np.isfinite(values).all() or not np.linalg.norm(values[3:]) > 0.5:
+    if (not np.isfinite(values).all() or np.abs(values[3:]).max() > _LARGEST_QUATERNION
+            or not np.linalg.norm(values[3:]) > 0.5):
         raise InputError('message holds no pose', where=where,
                          expected='finite values and a unit quaternion', got=values.tolist())
     return se3.from_quaternion(values[:3], values[3:])

@@ -49,7 +49,7 @@ class InitialPoseInput:
         """Take a geometry_msgs/PoseWithCovarianceStamped, or raise an error."""
         if frame_name(message.header.frame_id) != frame_name(self.config.map_frame):
             raise InputError('initial pose is in another frame', where=TOPIC,
-                             expected=self.config.map_frame, got=message.header.frame_id)
+                             expected=self.config.map_frame, got=repr(message.header.frame_id))
         T_map_base = messages.matrix_from_pose(message.pose.pose, TOPIC)
         if not np.abs(T_map_base[:3, 3]).max() <= _FARTHEST_M:
             raise InputError('initial pose is out of this world', where=TOPIC,
