@@ -162,7 +162,23 @@ def test_diagnostics_say_what_carries_the_pose(tracked):
     assert 'rgb' in told['carried_by'] and 'thermal' in told['carried_by']
     assert 0.3 < float(told['inlier_share']) <= 1.0
     assert float(told['updates_hz']) > 0.5 and float(told['latency_p95_s']) > 0.0
+    assert float(told['frame_rays']) > 100 and float(told['cores_used']) > 0.0
+    assert told['effort'].endswith('%')
+    assert (told['odometry'], told['publishes']) == ('tf', 'map -> odom')
     assert 'faults' not in told
+
+
+def test_the_rate_and_a_cameras_stamps_are_set_while_it_runs(tracked, node):
+    assert tracked.set('max_rate_hz', 2.0).successful
+    assert tracked.until(lambda: int(tracked.status.get('frames_beyond_rate', 0)) > 0, 20.0, node)
+    mark = tracked.mark()
+    tracked.wait(3.0)
+    assert len(tracked.poses_since(mark)) <= 8
+    assert tracked.set('max_rate_hz', 0.0).successful
+    assert tracked.set('thermal_time_offset_s', 0.001).successful
+    mark = tracked.mark()
+    assert tracked.until(lambda: len(tracked.poses_since(mark)) > 3, 20.0, node), tracked.status
+    assert tracked.set('thermal_time_offset_s', 0.0).successful
 
 
 def test_the_last_pose_outlives_the_node(tracked, node, pose_file):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the node says of itself; it needs no ROS."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,29 @@ def test_silence_wears_the_state_down(clock, silent_s, state):
     assert ('no usable image' in told['reason']) == (state != 'tracking')
     made.paused = True
     assert made.figures({}, 5.0)['state'] == 'paused'
+
+
+def test_what_frames_cost_is_told_since_the_last_figures(clock, monkeypatch):
+    cpu_s = [10.0]
+    monkeypatch.setattr(health.time, 'process_time', lambda: cpu_s[0])
+    made = NodeHealth('room')
+    made.effort, made.facts = 0.7, {'odometry': 'tf', 'publishes': 'map -> odom'}
+    told = made.figures({}, 5.0)
+    assert (told['frame_rays'], told['frame_cpu_s'], told['frames_dropped_share']) == ('', '', '')
+    for rays in (1000, 1400, 3000):
+        made.note_update(replace(update(), rays=rays), 0.1, 0.05)
+    clock.now_s, cpu_s[0] = clock.now_s + 2.0, 13.0
+    told = made.figures({'frames_dropped': 1}, 5.0)
+    assert told['frame_rays'] == '1400' and float(told['frame_cpu_s']) == pytest.approx(1.0)
+    assert float(told['cores_used']) == pytest.approx(1.5)
+    assert (told['effort'], told['frames_dropped_share']) == ('70%', '25%')
+    assert (told['odometry'], told['publishes']) == ('tf', 'map -> odom')
+    clock.now_s += 2.0
+    told = made.figures({'frames_dropped': 1}, 5.0)
+    assert float(told['cores_used']) == 0.0 and told['frames_dropped_share'] == ''
+
+
+def test_a_problem_is_told_in_so_many_words():
+    made = NodeHealth('room')
+    made.note_problem('problems', 'x' * 10**6)
+    assert len(made.figures({}, 5.0)['last_problem']) < 1000

@@ -118,3 +118,23 @@ def test_a_planck_scale_may_be_set_at_run_time():
     changed = changed_config(NodeConfig(), [parameter(f'thermal_scale.{name}', value)
                                             for name, value in PLANCK.items()], configured=True)
     assert isinstance(changed.thermal_scale.radiometry(), PlanckRadiometry)
+
+
+def test_cameras_have_time_offsets_and_a_floor_is_a_choice(tmp_path):
+    path = tmp_path / 'a.yaml'
+    path.write_text('/**:\n  ros__parameters:\n    thermal_time_offset_s: -0.08\n'
+                    '    planar: true\n    planar_z_m: 0.2\n    max_rate_hz: 5.0\n')
+    config = read_parameter_file(path)
+    assert config.time_offsets_s() == {'rgb': 0.0, 'thermal': -0.08}
+    assert (config.floor_z_m, NodeConfig().floor_z_m) == (0.2, None)
+    path.write_text('/**:\n  ros__parameters:\n    rgb_time_offset_s: 11.0\n')
+    with pytest.raises(InputError, match='rgb_time_offset_s'):
+        read_parameter_file(path)
+
+
+@pytest.mark.parametrize('name, value', [('map', 'x' * 10**5), ('initial_pose', [0.0] * 10**5),
+                                         ('localizer.refinement.sigmas_px', [1.0] * 1000)])
+def test_values_that_would_only_cost_memory_are_refused(name, value):
+    with pytest.raises(InputError, match='too long') as refused:
+        changed_config(NodeConfig(), [SimpleNamespace(name=name, value=value)], False)
+    assert len(str(refused.value)) < 200
