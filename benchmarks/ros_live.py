@@ -8,6 +8,7 @@ each with its targets:
              its pose 200 ms, tf at the odometry's rate, 2 cm and 0.5 deg RMSE
   darkness   the thermal camera alone: 5 cm
   soak       the bag over and over for `--soak-minutes`: resident memory flat within 5 %
+  effort     as realtime, with adaptive effort (fewer rays before dropped frames) and without it
   cold       from the start of the process to the first pose: 20 s with an empty cache of compiled
              kernels, 6 s afterwards
 Without --map the exact simulated world is rendered in its place, to measure all but the map.
@@ -29,7 +30,9 @@ from typing import Any
 
 from _bench import finish, guarded, KEPT, need_ros, parser, show
 
-WHAT = ('realtime', 'darkness', 'soak', 'cold')
+WHAT = ('realtime', 'darkness', 'soak', 'effort', 'cold')
+OF_EFFORT = ('updates_hz', 'latency_p95_s', 'ate_rmse_m', 'frames_dropped', 'frame_rays',
+             'frame_cpu_s', 'effort')
 DISTURBANCE = (0.06, -0.06, 0.05, 0.04, 0.05, -0.06)  # of the start: m and rad, in the body
 IN_WORLD = '--as-node-in-world'
 IMAGES = ('/rgb/image_raw', '/thermal/image_raw')
@@ -42,6 +45,7 @@ TARGETS = {
                  'ate_rmse_deg': (0.5, False)},
     'darkness': {'ate_rmse_m': (0.05, False)},
     'soak': {'rss_growth_percent': (5.0, False)},
+    'effort': {},
     'cold': {'first_ever_s': (20.0, False), 'afterwards_s': (6.0, False)}}
 
 
@@ -54,6 +58,8 @@ def main() -> int:
         bag = recorded(args, dark=what == 'darkness')
         if what == 'cold':
             figures[what] = cold_start(args, bag)
+        elif what == 'effort':
+            figures[what] = with_and_without_effort(args, bag)
         else:
             figures[what] = play(args, bag, what)
         report(what, figures[what])
@@ -123,7 +129,20 @@ def play(args: argparse.Namespace, bag: Path, what: str) -> dict[str, Any]:
             'ate_rmse_deg': metrics.ate_rmse_deg, 'ate_max_m': metrics.ate_max_m,
             'rss_mib': rss[-1][1] if rss else None,
             **{name: recording.diagnostics.get(name, '?') for name in (
-                'state', 'carried_by', 'inlier_share', 'step_median_s', 'frames_dropped')}}
+                'state', 'carried_by', 'inlier_share', 'step_median_s', 'frames_dropped',
+                'frame_rays', 'frame_cpu_s', 'cores_used', 'effort')}}
+
+
+def with_and_without_effort(args: argparse.Namespace, bag: Path) -> dict[str, Any]:
+    """Figures with adaptive effort and without it, in turns."""
+    figures: dict[str, Any] = {}
+    for adaptive in ('true', 'false'):
+        of_run = argparse.Namespace(**vars(args))
+        of_run.parameter = [*args.parameter, f'adaptive_effort:={adaptive}']
+        found = play(of_run, bag, 'effort')
+        name = 'adaptive' if adaptive == 'true' else 'all rays'
+        figures.update({f'{name}: {key}': found[key] for key in OF_EFFORT})
+    return figures
 
 
 def live_figures(recording: Any) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Attacker:
         self.false_poses, self.poses, self.sent = [], 0, {}
         node.create_subscription(PoseWithCovarianceStamped, f'{name}/pose', self._on_pose, 50)
 
-    def send(self, count, alive, pause_s=0.004):
+    def send(self, count, alive, pause_s=0.003):
         """Send so many; `alive` is the node's process."""
         kinds = {'image': 0.3, 'camera_info': 0.12, 'tf': 0.15, 'tf_static': 0.05,
                  'initialpose': 0.12, 'odom': 0.03, 'service': 0.115, 'parameters': 0.11,
