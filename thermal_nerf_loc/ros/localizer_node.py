@@ -63,6 +63,7 @@ class LocalizerNode(ManagedNode):
         self._published_state = ''  # the last one in diagnostics
         self.on_parameter_changes(self._check_parameters, self._apply_parameters)
         self._initial_pose: InitialPoseInput | None = None  # from configure to cleanup
+        self._parts: list[Any] = []  # what cleanup destroys
         services = Services(self, self.config.amcl_names)
         offer_service(self, services.names('set_initial_pose'), lambda: self._initial_pose,
                       self._on_problem)
@@ -78,18 +79,20 @@ class LocalizerNode(ManagedNode):
             self.get_logger().info(f'loading map {self.config.map}')
             limit_threads(self.config.threads)
             loaded = load(self.config, self._load_map)
-            self._session = Session(self.config, loaded, make_buffer(), self._warn,
+            self._session = Session(self.config, loaded, make_buffer(), self.get_logger().warning,
                                     self._on_problem)
             self._pose_publishers = Publishers(self, self.config)
             self._visualization = MapVisualization(self, self._on_problem)
             self._initial_pose = InitialPoseInput(self, self.config, self._on_initial_pose,
                                                   self._on_problem)
             self._bond = Bond(self, self.config.bond_heartbeat_period)
+            self._parts = [self._pose_publishers, self._visualization, self._initial_pose,
+                           self._bond]
         except Exception as error:
             self.failure = error
             if rclpy.ok():
                 self.get_logger().fatal(describe(error))
-            self._session = None
+            self._release()
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
@@ -119,13 +122,7 @@ class LocalizerNode(ManagedNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Release the map."""
-        self._session = None
-        self._root = ''
-        parts: tuple[Any, ...] = (self._initial_pose, self._bond, self._pose_publishers,
-                                  self._visualization)
-        for part in filter(None, parts):
-            part.destroy()
-        self._initial_pose = None
+        self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -136,7 +133,7 @@ class LocalizerNode(ManagedNode):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """A transition raised an error: begin anew, unconfigured."""
         self.stop()
-        self._session = None
+        self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def on_fault(self, error: Exception) -> None:
@@ -168,6 +165,12 @@ class LocalizerNode(ManagedNode):
         self.stop()
         self.join_threads()
         self.destroy_node()
+
+    def _release(self) -> None:
+        self._session, self._initial_pose, self._root = None, None, ''
+        for part in self._parts:
+            part.destroy()
+        self._parts = []
 
     # Callbacks of the subscribers (executor's thread).
 
@@ -352,9 +355,6 @@ class LocalizerNode(ManagedNode):
         if self._subscribers is None:
             raise RunError(f'the node is not active: {consequence}')
         return self._configured_session()
-
-    def _warn(self, text: str) -> None:
-        self.get_logger().warning(text)
 
 
 def main(args: list[str] | None = None, load_map: LoadMap = load_radiance_map) -> int:
