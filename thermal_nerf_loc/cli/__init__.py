@@ -31,7 +31,7 @@ STAGES = {  # folder of cli/: what the stage is about, its commands
         'extend': 'localize images without poses in a map, then train the map again with them',
         'eval-map': 'compare a map with the images of a data set',
         'render': 'render a camera path through a map as a video: colour, temperature, depth',
-        'export': "write a map's surface as a PLY file: points with temperature, or a mesh",
+        'export': "write a map's surface as a PLY file, or its occupancy grid for Nav2",
         'info': 'tell what a map file or a data set holds, and where on earth it lies',
         'view': 'walk through a map in a browser: points, cameras, trajectories, live view'}),
     'poses': ('localize in a map', {

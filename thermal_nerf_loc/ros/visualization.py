@@ -19,6 +19,7 @@ from sensor_msgs.msg import Image, PointCloud2, PointField
 from thermal_nerf_loc.common.threads import JOIN_S
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.ros.message_conversion import image_to_message, stamp_from_ns
+from thermal_nerf_loc.ros.occupancy_map import OccupancyMap
 from thermal_nerf_loc.ros.publishers import LATCHED
 from thermal_nerf_loc.tracking.frame_synchronizer import RobotFrame
 from thermal_nerf_loc.tracking.node_config import NodeConfig
@@ -39,11 +40,13 @@ class MapVisualization:
         self._cloud = node.create_lifecycle_publisher(PointCloud2, '~/map_points', LATCHED)
         self._overlay = node.create_lifecycle_publisher(Image, '~/debug/overlay', 1)
         self._surface: SurfaceThread | None = None
+        self._grid = OccupancyMap(node, on_problem)
         self._drawn_s = -1e9
 
     def show_map(self, loaded: LoadedMap, config: NodeConfig) -> None:
         """Compute the map's surface in the background and publish it."""
         self.stop()
+        self._grid.show_map(loaded, config)
         if not config.map_points:
             return
 
@@ -70,7 +73,8 @@ class MapVisualization:
         self._overlay.publish(image_to_message(picture, 'rgb8', 'overlay', update.stamp_ns))
 
     def stop(self) -> None:
-        """Stop computing the surface."""
+        """Stop computing the surface and the grid."""
+        self._grid.stop()
         if self._surface is not None:
             self._surface.stop()
             self._surface = None
@@ -78,6 +82,7 @@ class MapVisualization:
     def destroy(self) -> None:
         """Destroy the publishers."""
         self.stop()
+        self._grid.destroy()
         publisher: Any
         for publisher in (self._cloud, self._overlay):
             self._node.destroy_lifecycle_publisher(publisher)

@@ -45,6 +45,8 @@ FIXED = {
     'rgb_mask': _START, 'thermal_mask': _START, 'pose_file': _START, 'autostart': _START,
     'path_poses': _START, 'map_points': _START, 'map_points_spacing_m': _START,
     'threads': _START, 'bond_heartbeat_period': _START, 'amcl_names': _START,
+    'occupancy_grid': _START, 'grid_resolution_m': _START, 'grid_low_m': _START,
+    'grid_high_m': _START,
 }
 
 
@@ -141,6 +143,10 @@ class NodeConfig:
         1.0, 'between two pictures on ~/debug/overlay, while it is subscribed to', 0.05, 60.0)
     map_points: bool = setting(True, 'publish the surface of the map on ~/map_points')
     map_points_spacing_m: float = setting(0.05, 'edge of a cell that holds one point', 0.005, 10.)
+    occupancy_grid: bool = setting(False, 'publish the occupancy grid of the map on `map`')
+    grid_resolution_m: float = setting(0.05, 'edge of a cell of the grid', 0.005, 10.0)
+    grid_low_m: float = setting(0.1, 'height above the floor at which obstacles begin', -100., 100.)
+    grid_high_m: float = setting(1.8, 'height above the floor at which they end', -100.0, 1000.0)
     diagnostics_period_s: float = setting(1.0, 'between two diagnostics', 0.05, 60.0)
     autostart: bool = setting(True, 'configure and activate without a lifecycle manager')
     bond_heartbeat_period: float = setting(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`export M OUT.ply`: the map's surface for other programs."""
+"""`export M OUT`: the map's surface for other programs, or its occupancy grid for Nav2."""
 
 import argparse
 from collections.abc import Mapping
@@ -12,7 +12,8 @@ from thermal_nerf_loc.common.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare."""
     parser.add_argument('map', type=Path, metavar='M', help='map file')
-    parser.add_argument('out', type=Path, metavar='OUT.ply', help='file to write')
+    parser.add_argument('out', type=Path, metavar='OUT', help='file to write: a name that ends '
+                        'in .ply; with --grid in .yaml')
     parser.add_argument('--what', choices=('points', 'mesh'), default='points',
                         help='points with normals, or triangles (default: points)')
     parser.add_argument('--colours', choices=('colour', 'temperature'),
@@ -21,6 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--spacing', type=float, metavar='METRES',
                         help="between points, or a mesh's voxels (default: a 200th of the map's "
                              'box; twice that for a mesh)')
+    grid = parser.add_argument_group('occupancy grid')
+    grid.add_argument('--grid', action='store_true', help="Nav2's map: OUT.yaml with an image, "
+                      'and the temperatures beside them (OUT_heat)')
+    grid.add_argument('--resolution', type=float, metavar='METRES', help='edge of a cell '
+                      '(default: 0.05)')
+    grid.add_argument('--heights', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='above the '
+                      'floor, between which a surface is an obstacle (default: 0.1 1.8)')
+    grid.add_argument('--fov', type=float, metavar='DEG', help='horizontal field of view of the '
+                      'cameras that saw the place (default: 70)')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -29,6 +39,9 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
+    _check_kind(args)
+    if args.grid:
+        return _export_grid(args)
     if args.out.suffix.lower() != '.ply':
         raise InputError('is no name for a PLY file', where=args.out,
                          expected='a name that ends in .ply')
@@ -43,6 +56,58 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
                          expected=' or '.join(k for k, m in needed.items()
                                               if m in renderer.modalities), got=args.colours)
     return _export(args, renderer)
+
+
+def _check_kind(args: argparse.Namespace) -> None:
+    """Refuse options of the other kind of output."""
+    names = ('what', 'colours', 'spacing') if args.grid else ('resolution', 'heights', 'fov')
+    given = [name for name in names if getattr(args, name) not in (None, 'points')]
+    if given:
+        raise InputError('does not go together', where=f'--{given[0]}',
+                         expected='with a PLY file' if args.grid else 'with --grid')
+
+
+def _export_grid(args: argparse.Namespace) -> dict[str, Any]:
+    import time
+
+    import numpy as np
+
+    from thermal_nerf_loc.cli.output import progress_bar, show_note
+    from thermal_nerf_loc.io import nav2_map
+    from thermal_nerf_loc.io.atomic_files import check_writable
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.visualization.occupancy_grid import (
+        FREE, GridConfig, occupancy_grid, OCCUPIED, UNKNOWN)
+
+    if args.out.suffix.lower() not in ('.yaml', '.yml'):
+        raise InputError('is no name for the YAML file of a map', where=args.out,
+                         expected='a name that ends in .yaml')
+    low, high = args.heights or (None, None)
+    given = {'resolution_m': args.resolution, 'low_m': low, 'high_m': high, 'fov_deg': args.fov}
+    config = GridConfig(**{name: value for name, value in given.items() if value is not None})
+    check_writable(args.out)
+    start, renderer = time.monotonic(), RadianceMap.load(args.map)
+    with progress_bar('render what cameras saw') as progress:
+        grid = occupancy_grid(renderer, config, progress)
+    for text in grid.notes():
+        show_note(text)
+    about = [f'map {renderer.name}, obstacles from {config.low_m:g} to {config.high_m:g} m '
+             'above the floor']
+    nav2_map.write_occupancy(args.out, grid.values, grid.resolution_m, grid.origin_m, about)
+    figures = {'out': str(args.out), 'cells': f'{grid.values.shape[1]} x {grid.values.shape[0]}',
+               'resolution_m': grid.resolution_m, 'free': grid.share(FREE),
+               'occupied': grid.share(OCCUPIED), 'unknown': grid.share(UNKNOWN),
+               'floor_m': None if grid.floor is None else -grid.floor.offset,
+               'floor_tilt_deg': None if grid.floor is None else float(
+                   np.rad2deg(grid.floor.tilt_rad))}
+    if grid.celsius is not None and renderer.radiometric and np.isfinite(grid.celsius).any():
+        ends = np.floor(np.nanmin(grid.celsius)), np.ceil(np.nanmax(grid.celsius))
+        heat, step = args.out.with_stem(f'{args.out.stem}_heat'), (ends[1] - ends[0]) / 100.0
+        nav2_map.write_raw(heat, grid.celsius, *ends, grid.resolution_m, grid.origin_m, [
+            *about, f'deg C = base + multiplier * value: base {ends[0]:g}, multiplier {step:g}'])
+        nav2_map.write_tiff(heat.with_suffix('.tif'), grid.celsius)
+        figures |= {'heat': str(heat), 'heat_base': float(ends[0]), 'heat_multiplier': float(step)}
+    return figures | {'seconds': time.monotonic() - start}
 
 
 def _export(args: argparse.Namespace, renderer: Any) -> dict[str, Any]:
