@@ -9,7 +9,6 @@ pytestmark = pytest.mark.ros
 
 from nav_msgs.msg import OccupancyGrid as GridMessage  # noqa: E402, I100, I202
 import numpy as np  # noqa: E402
-import ros_drive  # noqa: E402
 
 from thermal_nerf_loc.ros.occupancy_map import grid_message  # noqa: E402
 from thermal_nerf_loc.ros.publishers import LATCHED  # noqa: E402

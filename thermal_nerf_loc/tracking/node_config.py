@@ -145,8 +145,8 @@ class NodeConfig:
     map_points_spacing_m: float = setting(0.05, 'edge of a cell that holds one point', 0.005, 10.)
     occupancy_grid: bool = setting(False, 'publish the occupancy grid of the map on `map`')
     grid_resolution_m: float = setting(0.05, 'edge of a cell of the grid', 0.005, 10.0)
-    grid_low_m: float = setting(0.1, 'height above the floor at which obstacles begin', -100., 100.)
-    grid_high_m: float = setting(1.8, 'height above the floor at which they end', -100.0, 1000.0)
+    grid_low_m: float = setting(0.1, 'obstacles begin so high above the floor', -100.0, 1000.0)
+    grid_high_m: float = setting(1.8, 'and end so high above it', -100.0, 1000.0)
     diagnostics_period_s: float = setting(1.0, 'between two diagnostics', 0.05, 60.0)
     autostart: bool = setting(True, 'configure and activate without a lifecycle manager')
     bond_heartbeat_period: float = setting(
