@@ -120,6 +120,8 @@ setup(
         'sfm': ['pycolmap>=4.0'],  # camera poses from images
         'onnx': ['onnxruntime>=1.17'],  # depth networks that teach
         'phone': ['lzfse>=0.4'],  # depth in Record3D's recordings
+        'cluster': ['distributed>=2024.1'],  # tiles trained by several machines
+        'remote': ['fsspec>=2023.1'],  # maps in object stores (s3:// needs s3fs as well)
         'view': ['viser>=1.1'],  # the interactive page
         'docs': ['latex2mathml', 'mkdocs-material>=9.5'],
         'colcon': ['colcon-core', 'colcon-package-information', 'colcon-package-selection',

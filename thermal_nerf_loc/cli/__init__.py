@@ -28,6 +28,7 @@ STAGES = {  # folder of cli/: what the stage is about, its commands
         'import-images': 'make a data set of folders of images (RGB, thermal)'}),
     'maps': ('build a map, judge it, show it', {
         'train': 'learn a radiance map from a data set',
+        'train-tiles': 'build a map of tiles, for buildings: divided, trained in parallel',
         'extend': 'localize images without poses in a map, then train the map again with them',
         'eval-map': 'compare a map with the images of a data set',
         'render': 'render a camera path through a map as a video: colour, temperature, depth',

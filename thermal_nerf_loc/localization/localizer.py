@@ -27,6 +27,7 @@ from thermal_nerf_loc.localization.global_search.candidates import Candidate, Ca
 from thermal_nerf_loc.localization.global_search.landmark_pose import (
     LandmarkLocalizer, LandmarkPose)
 from thermal_nerf_loc.localization.global_search.panorama_retrieval import PanoramaRetrieval
+from thermal_nerf_loc.localization.global_search.tile_retrieval import TileRetrieval
 from thermal_nerf_loc.localization.global_search.verification import GlobalSearchConfig, SAME_BASIN
 from thermal_nerf_loc.localization.pose_estimate import PoseEstimate
 from thermal_nerf_loc.localization.refinement import inerf
@@ -131,6 +132,7 @@ class Localizer:
         if T_world_cam_guess is None:
             return self.localize_anywhere(frame)
         T_guess = self._checked_guess(T_world_cam_guess)
+        self.renderer.keep_near(T_guess[:3, 3])
         sigma_m, sigma_rad = self._guess_sigmas(guess_covariance)
 
         def estimate(refiner: CoarseToFine, frame: Frame, found: LandmarkPose | None) -> _Estimate:
@@ -180,6 +182,10 @@ class Localizer:
     @property
     def source(self) -> CandidateSource:
         """The source of candidates; the map's panoramas are prepared when they are first used."""
+        if self._source is None and self.renderer.panorama_index is not None:
+            self._source = TileRetrieval(
+                self.renderer.panorama_index, self.config.global_search.panoramas,
+                self.config.images)
         if self._source is None:
             if self._panoramas is None:
                 self._panoramas = panoramas_of(self.renderer)
@@ -280,8 +286,9 @@ class Localizer:
         if (self.config.method != 'align' or when == NEVER or not self.renderer.landmarks
                 or (when == SEARCH and T_guess is not None)):
             return None
-        if self._landmarks is None:
-            self._landmarks = LandmarkLocalizer(self.renderer.landmarks)
+        landmarks = self.renderer.landmarks
+        if self._landmarks is None or self._landmarks.landmarks is not landmarks:  # another tile
+            self._landmarks = LandmarkLocalizer(landmarks)
         return self._landmarks.locate({name: frame.images[name] for name in images})
 
     def _refine_found(self, refiner: CoarseToFine, found: LandmarkPose | None, T_guess: Array,

@@ -69,9 +69,9 @@ class LoadedMap:
 
 
 def load_radiance_map(path: Path) -> LocalizationMap:
-    """Read a map file; torch, which takes seconds to import, is imported only now."""
-    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
-    return RadianceMap.load(path)
+    """Read a map or its tiles; torch, which takes seconds to import, is imported only now."""
+    from thermal_nerf_loc.mapping.tiles.map_loading import load_map
+    return load_map(path, waits=False)
 
 
 def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:

@@ -9,14 +9,34 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare."""
-    parser.add_argument('path', type=Path, help='map file, transforms.json or its folder')
+    parser.add_argument('path', type=Path, help='map file, folder of tiles, transforms.json or '
+                        'its folder')
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Load and tell."""
+    from thermal_nerf_loc.mapping.tiles.tile_index import is_tiled
+
+    if is_tiled(args.path):
+        return _of_tiles(args.path)
     if args.path.is_dir() or args.path.suffix == '.json':
         return _of_data(args.path)
     return _of_map(args.path)
+
+
+def _of_tiles(path: Path) -> dict[str, Any]:
+    from thermal_nerf_loc.mapping.tiles.tile_index import TileFolder
+
+    index = TileFolder(path).read_index()
+    low, high = index.bounds
+    return {'map': str(path), 'scene': index.scene_name, 'modalities': ', '.join(index.modalities),
+            'tiles': len(index.tiles), 'floors': len(index.floors),
+            'cameras': len(index.poses), 'size_mb': sum(t.bytes for t in index.tiles) / 2**20,
+            'bounds_m': [low.tolist(), high.tolist()], 'overlap_m': index.overlap_m,
+            'former_versions': len(index.history),
+            'tile': {tile.name: f'version {tile.version}, floor {tile.floor}, {tile.cameras} '
+                     f'cameras, beside {", ".join(tile.neighbours) or "none"}'
+                     for tile in index.tiles}}
 
 
 def _of_data(path: Path) -> dict[str, Any]:

@@ -108,14 +108,14 @@ def _loaded(path: Path) -> Any:
     from thermal_nerf_loc.cli.output import show_note
     from thermal_nerf_loc.localization.warm_up import (
         compiled_in_background, kernels_are_compiled, render_from_middle)
-    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.mapping.tiles.map_loading import load_map
 
     if kernels_are_compiled():
-        return RadianceMap.load(path)
+        return load_map(path)
     show_note('kernels are compiled once on this machine, for half a minute '
               '(thermal-nerf-loc warm-up does it ahead)')
     with compiled_in_background():
-        renderer = RadianceMap.load(path)
+        renderer = load_map(path)
         render_from_middle(renderer, renderer.modalities)
     return renderer
 
@@ -141,7 +141,7 @@ def with_panoramas(renderer: Any) -> Any:
     from thermal_nerf_loc.cli.output import progress_bar
     from thermal_nerf_loc.mapping.map import localization_map
 
-    if renderer.panoramas is not None:
+    if renderer.panoramas is not None or renderer.panorama_index is not None:
         return renderer
     with progress_bar('render panoramas') as progress:
         return localization_map.with_panoramas(renderer, progress)

@@ -33,7 +33,7 @@ from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.localization.confidence.verdict import sigmas
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
-from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+from thermal_nerf_loc.mapping.tiles.map_loading import load_map
 from thermal_nerf_loc.tracking.bag_replay import (find_odometry, find_replay_cameras, Pace,
                                                   Replay, rising_trajectory)
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
@@ -72,12 +72,12 @@ class LazyMap:
     def __init__(self, path: Path) -> None:
         """Name the file."""
         self._path = path
-        self._renderer: RadianceMap | None = None
+        self._renderer: LocalizationMap | None = None
 
-    def get(self) -> RadianceMap:
+    def get(self) -> LocalizationMap:
         """The map."""
         if self._renderer is None:
-            self._renderer = RadianceMap.load(self._path)
+            self._renderer = load_map(self._path)
         return self._renderer
 
 

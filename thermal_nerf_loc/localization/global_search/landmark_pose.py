@@ -55,6 +55,7 @@ class LandmarkLocalizer:
 
     def __init__(self, landmarks: Mapping[str, Landmarks]) -> None:
         """Unpack descriptors once."""
+        self.landmarks = landmarks
         self._points = {name: found.points.astype(np.float64) for name, found in landmarks.items()}
         self._descriptors = {name: found.unit_descriptors() for name, found in landmarks.items()}
 

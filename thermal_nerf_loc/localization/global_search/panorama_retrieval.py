@@ -92,12 +92,20 @@ class PanoramaRetrieval:
         images, _ = observe(frame, tuple(self.panoramas.values), self.images)
         return self.search(images, count)
 
+    def scores(self, images: Mapping[str, ObservedImage], levels: Mapping[str, PyramidLevel],
+               ) -> Array32:
+        """Log-likelihood of each panorama in each orientation, (panoramas, orientations)."""
+        return sum((self._scores(name, images[name], level) for name, level in levels.items()),
+                   np.zeros((len(self.panoramas), len(self._rotations)), np.float32))
+
+    def levels(self, images: Mapping[str, ObservedImage]) -> dict[str, PyramidLevel]:
+        """Images as blurred as the panoramas."""
+        return {name: make_level(image, self._sigma_px(image)) for name, image in images.items()}
+
     def search(self, images: Mapping[str, ObservedImage], count: int) -> list[Candidate]:
         """The same for images that are prepared already: score, align the best, score again."""
-        levels = {name: make_level(image, self._sigma_px(image)) for name, image in images.items()}
-        scores = sum((self._scores(name, images[name], level) for name, level in levels.items()),
-                     np.zeros((len(self.panoramas), len(self._rotations)), np.float32))
-        config = self.config
+        levels = self.levels(images)
+        scores, config = self.scores(images, levels), self.config
         most = min(_SCORES_KEPT * config.hypotheses, scores.size)
         top = np.argpartition(-scores.ravel(), most - 1)[:most]
         index, rotation = np.unravel_index(np.sort(top), scores.shape)

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from thermal_nerf_loc.common import __version__
 from thermal_nerf_loc.common.errors import InputError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch and cv2 take seconds to load, and a world needs neith
     from thermal_nerf_loc.mapping.map.keyframes import Keyframes
     from thermal_nerf_loc.mapping.map.landmarks import Landmarks
     from thermal_nerf_loc.mapping.map.uncertainty import Uncertainty
+    from thermal_nerf_loc.mapping.tiles.panorama_index import PanoramaIndex
 
 Array = NDArray[np.float64]
 CovarianceScale = tuple[float, float]  # factor, and floor of the position (m)
@@ -121,6 +122,14 @@ class LocalizationMap(Renderer, Protocol):
         """What the map's own camera adds to images of `size` (w, h), (h, w, 1); None: nothing."""
         return None
 
+    @property
+    def panorama_index(self) -> 'PanoramaIndex | None':
+        """Compact panoramas of a map of tiles; None: the map is one, see `panoramas`."""
+        return None
+
+    def keep_near(self, position: ArrayLike) -> None:
+        """Have what is around and ahead of this position in memory; a map in one has it."""
+
     def render_differentiable(self, modality: str, origins: 'Tensor', directions: 'Tensor',
                               ) -> 'Tensor':
         """Values (n, channels) of torch rays (n, 3), differentiable in both; for iNeRF."""
@@ -211,6 +220,15 @@ class WrappedMap(LocalizationMap):
         """What the map's own camera adds."""
         return self._inner.flat_field_offset(modality, size)
 
+    @property
+    def panorama_index(self) -> 'PanoramaIndex | None':
+        """That of a map of tiles."""
+        return self._inner.panorama_index
+
+    def keep_near(self, position: ArrayLike) -> None:
+        """Have what is around in memory."""
+        self._inner.keep_near(position)
+
     def render_differentiable(self, modality: str, origins: 'Tensor', directions: 'Tensor',
                               ) -> 'Tensor':
         """Differentiable values."""
@@ -221,6 +239,8 @@ def panoramas_of(localization_map: LocalizationMap, progress: Progress = silent)
     """Return the panoramas that a map holds; else render them now. The caller keeps them."""
     if localization_map.panoramas is not None:
         return localization_map.panoramas
+    if localization_map.panorama_index is not None:  # the compact ones of all tiles
+        return localization_map.panorama_index.compact
     if not len(localization_map.viewpoints):
         raise InputError('map cannot be searched: it does not say where its cameras stood',
                          hint='Give a rough pose, or train the map again.')
@@ -232,6 +252,6 @@ def panoramas_of(localization_map: LocalizationMap, progress: Progress = silent)
 def with_panoramas(localization_map: LocalizationMap, progress: Progress = silent,
                    ) -> LocalizationMap:
     """Return a map that holds panoramas: this one if it does, else one that wraps it."""
-    if localization_map.panoramas is not None:
+    if localization_map.panoramas is not None or localization_map.panorama_index is not None:
         return localization_map
     return WrappedMap(localization_map, panoramas=panoramas_of(localization_map, progress))

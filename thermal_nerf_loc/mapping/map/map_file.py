@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save as encoded
 import torch
@@ -104,6 +105,23 @@ def load(path: Path, kind: type[Content]) -> Content:
         raise InputError('map file is inconsistent', where=path,
                          got=f'{type(error).__name__}: {error}',
                          hint='Train the map again.') from None
+
+
+def read_panoramas(path: Path, rows: NDArray[np.int64]) -> Panoramas:
+    """Some of the panoramas of a map file, without reading the rest of it."""
+    try:
+        with safe_open(str(path), framework='np') as file:
+            names = [name for name in file.keys() if name.startswith('places.')]  # noqa: SIM118
+            parts = {}
+            for name in names:
+                key = name.removeprefix('places.')
+                parts[key] = (file.get_tensor(name) if key in ('up', 'camera_ups') else
+                              np.concatenate([file.get_slice(name)[int(row):int(row) + 1]
+                                              for row in rows]))
+        return Panoramas.from_tensors(parts)
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise InputError('map file holds no such panoramas', where=path,
+                         got=f'{type(error).__name__}: {error}') from None
 
 
 def _members(facts: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> dict[str, Any]:
