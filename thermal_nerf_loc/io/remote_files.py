@@ -82,7 +82,7 @@ def checksum(path: Path) -> str:
 def _read(url: str) -> bytes:
     if not url.startswith(_SCHEMES):
         try:
-            import fsspec
+            import fsspec  # type: ignore[import-untyped]
         except ImportError:
             raise InputError('fsspec is needed for this address', where=url,
                              hint='pip install fsspec, and s3fs for s3://') from None

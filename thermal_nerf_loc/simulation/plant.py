@@ -51,7 +51,7 @@ class PlantConfig:
     def __post_init__(self) -> None:
         """Check what the ranges of single fields cannot say."""
         check(self, 'plant')
-        if len(self.area) != 2 or not all(4.0 <= side <= 1000.0 for side in self.area):
+        if len(tuple(self.area)) != 2 or not all(4.0 <= side <= 1000.0 for side in self.area):
             raise InputError('area of the plant is impossible', where='plant.area',
                              expected='two lengths from 4 to 1000 m', got=self.area)
         if self.outdoors and min(self.area) < _HALL_M:
@@ -95,7 +95,7 @@ class PlantWorld(World):
     def _zones_at(self, points: Array) -> NDArray[np.int64]:
         index = ((points - self._low) / (_RASTER_M, _RASTER_M, FLOOR_M)).astype(np.int64)
         x, y, z = np.clip(index, 0, np.array(self._zone.shape) - 1).T
-        return self._zone[x, y, z]
+        return np.asarray(self._zone[x, y, z])
 
     def clearance_m(self, points: Array) -> Array:  # type: ignore[override]
         """As `World.clearance_m`, of the solids in the cells around each point."""
@@ -127,7 +127,7 @@ class PlantWorld(World):
         from thermal_nerf_loc.simulation import ray_casting
 
         o, d = origins[part], directions[part]
-        distance, face, normal = (value[part] for value in hits)
+        distance, face, normal = hits.distance_m[part], hits.face[part], hits.normal[part]
         self._grid.cast(o, d, self._kinds, self._shapes, distance, face, normal)
         if modality is None:
             return

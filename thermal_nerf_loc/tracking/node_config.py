@@ -43,6 +43,7 @@ FIXED = {
     'map_frame': _FRAMES, 'synchronizer.odom_frame': _FRAMES, 'synchronizer.base_frame': _FRAMES,
     'initial_pose': f'{_START}; publish on `initialpose` instead',
     'rgb_mask': _START, 'thermal_mask': _START, 'pose_file': _START, 'autostart': _START,
+    'memory_mb': _START,
     'path_poses': _START, 'map_points': _START, 'map_points_spacing_m': _START,
     'threads': _START, 'bond_heartbeat_period': _START, 'amcl_names': _START,
     'occupancy_grid': _START, 'grid_resolution_m': _START, 'grid_low_m': _START,
@@ -104,7 +105,8 @@ class ThermalScaleConfig:
 class NodeConfig:
     """Parameters of `localizer_node`."""
 
-    map: str = setting('', 'map file to localize in')
+    map: str = setting('', 'map to localize in: a file, a folder of tiles, or its address')
+    memory_mb: float = setting(400.0, 'memory for loaded tiles of such a folder', 1.0, 1e6)
     modality: str = setting('both', 'cameras to use', choices=('both', RGB, THERMAL))
     rgb_transport: str = setting('raw', 'image topic to use', choices=TRANSPORTS)
     thermal_transport: str = setting('raw', 'image topic to use', choices=TRANSPORTS)

@@ -84,6 +84,7 @@ def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
     path = Path(config.map)
     with compiled_in_background():
         renderer = SharedMap(load_map(path))
+        renderer.keep_within(config.memory_mb)
         modalities = config.chosen_modalities(renderer.modalities)
         rendered = render_from_middle(renderer, modalities)
     warm_up_localizer(Localizer(renderer, config.localizer), rendered)

@@ -95,7 +95,7 @@ class DaskCluster:
     def __init__(self, address: str) -> None:
         """Connect to a scheduler, `tcp://HOST:PORT`, or one described by a file."""
         try:
-            from distributed import Client
+            from distributed import Client  # type: ignore[import-not-found]
         except ImportError:
             raise InputError('Dask distributed is not installed', where='--cluster',
                              hint="pip install 'thermal_nerf_loc[cluster]'") from None

@@ -24,6 +24,8 @@ from thermal_nerf_loc.mapping.training.config import TrainConfig
 
 DONE, FAILED, RUNNING = 'done', 'failed', 'running'
 _REPORT_S = 2.0
+_BEFORE, _AFTER = 0.1, 0.6  # share of the work before the training proper, and with it
+_STAGE = 0.02  # of what is left, with each report of another stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,12 @@ class TileJob:
 
 def train_tile(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Train a tile, or go on; returns its last state, with what went wrong."""
-    job = TileJob(**{key: tuple(value) if isinstance(value, list) else value
-                     for key, value in facts.items()})
+    members: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value
+                               for key, value in facts.items()}
+    job = TileJob(**members)
     if job.is_done:
         return job.state()
-    started, last = time.monotonic(), [0.0]
+    started, last, furthest = time.monotonic(), [0.0], [0.0]
 
     def write(state: str, share: float, message: str, **more: Any) -> dict[str, Any]:
         found = {'state': state, 'views': job.views, 'share': share, 'message': message,
@@ -74,10 +77,16 @@ def train_tile(facts: Mapping[str, Any]) -> dict[str, Any]:
         return found
 
     def report(done: float, total: float, message: str = '') -> None:
-        now = time.monotonic()
+        now, share = time.monotonic(), min(done / max(total, 1e-9), 1.0)
+        if 'rays/s' in message:  # the training itself; before and after it stages follow
+            furthest[0] = max(furthest[0], _BEFORE + (_AFTER - _BEFORE) * share)
+        elif furthest[0] > _BEFORE:
+            furthest[0] += _STAGE * (1.0 - furthest[0])
+        else:
+            furthest[0] += _STAGE * (_BEFORE - furthest[0])
         if now - last[0] >= _REPORT_S:
             last[0] = now
-            write(RUNNING, done / max(total, 1e-9), message)
+            write(RUNNING, furthest[0], message)
 
     try:
         return write(DONE, 1.0, 'done', **_train(job, report))

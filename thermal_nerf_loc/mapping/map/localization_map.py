@@ -127,8 +127,13 @@ class LocalizationMap(Renderer, Protocol):
         """Compact panoramas of a map of tiles; None: the map is one, see `panoramas`."""
         return None
 
+    def keep_within(self, memory_mb: float) -> None:
+        """Have no more than this in memory, where the map can be loaded in parts."""
+        return
+
     def keep_near(self, position: ArrayLike) -> None:
         """Have what is around and ahead of this position in memory; a map in one has it."""
+        return
 
     def render_differentiable(self, modality: str, origins: 'Tensor', directions: 'Tensor',
                               ) -> 'Tensor':
@@ -224,6 +229,10 @@ class WrappedMap(LocalizationMap):
     def panorama_index(self) -> 'PanoramaIndex | None':
         """That of a map of tiles."""
         return self._inner.panorama_index
+
+    def keep_within(self, memory_mb: float) -> None:
+        """Limit the memory of the inner map."""
+        self._inner.keep_within(memory_mb)
 
     def keep_near(self, position: ArrayLike) -> None:
         """Have what is around in memory."""

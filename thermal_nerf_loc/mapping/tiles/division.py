@@ -71,8 +71,8 @@ def divide(scene: Scene, config: DivisionConfig = DivisionConfig()) -> tuple[Til
     station = _stations(positions, floors)
     affinity = _affinity(_seen(scene, train, poses, config.reach_m), station, positions)
     weights = np.bincount(station)
-    places = np.stack([np.bincount(station, positions[:, c]) for c in range(3)], 1)
-    places /= weights[:, None]
+    sums = np.stack([np.bincount(station, positions[:, c]) for c in range(3)], 1)
+    places = np.asarray(sums / weights[:, None], np.float64)
     parts: list[tuple[int, Indices]] = []
     for floor in range(count):
         members = np.unique(station[floors == floor])
@@ -148,8 +148,8 @@ def _affinity(seen: csr_matrix, station: Indices, positions: Array) -> csr_matri
                           shape=(count, len(station))).tocsr() @ seen
     norms = np.sqrt(np.asarray(together.multiply(together).sum(axis=1)).ravel())
     unit = diags(1.0 / np.maximum(norms, 1e-9)) @ together
-    means = np.stack([np.bincount(station, positions[:, c]) for c in range(3)], 1)
-    means /= np.bincount(station)[:, None]
+    sums = np.stack([np.bincount(station, positions[:, c]) for c in range(3)], 1)
+    means = sums / np.bincount(station)[:, None]
     pairs = cKDTree(means).query_pairs(2.0 * _STATION_M, output_type='ndarray')
     links = coo_matrix((np.full(2 * len(pairs), _LINK),
                         (np.concatenate([pairs[:, 0], pairs[:, 1]]),

@@ -9,10 +9,9 @@ once, unless the thread is at it already.
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 import logging
 import threading
-
-import numpy as np
 
 from thermal_nerf_loc.common.errors import UserError
 from thermal_nerf_loc.common.threads import lower_priority
@@ -55,6 +54,10 @@ class TileCache:
         with self._lock:
             return sum(size for _, size in self._tiles.values())
 
+    def limit_mb(self, memory_mb: float) -> None:
+        """Another limit, from the next tile on."""
+        self._limit = memory_mb * 2**20
+
     @property
     def numbers(self) -> tuple[int, ...]:
         """Tiles that are loaded, the least used first."""
@@ -85,7 +88,7 @@ class TileCache:
         with self._lock:
             sizes = [size for _, size in self._tiles.values()]
             if sizes:
-                numbers = numbers[:max(2, int(self._limit / max(np.mean(sizes), 1.0)))]
+                numbers = numbers[:max(2, int(self._limit / max(sum(sizes) / len(sizes), 1.0)))]
             for number in reversed(numbers):
                 self.resident(number)  # the first are dropped last
             for number, future in list(self._coming.items()):
@@ -95,8 +98,7 @@ class TileCache:
                 if number not in self._tiles and number not in self._coming:
                     future = self._pool.submit(self._loaded, number)
                     self._coming[number] = future
-                    future.add_done_callback(lambda done, number=number: self._arrived(number,
-                                                                                      done))
+                    future.add_done_callback(partial(self._arrived, number))
 
     def drop(self, number: int) -> None:
         """Forget a tile, which has changed."""

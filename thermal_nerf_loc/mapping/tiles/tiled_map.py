@@ -144,6 +144,10 @@ class TiledMap(LocalizationMap):
         """What the cameras of the present tile add."""
         return self._present().flat_field_offset(modality, size)
 
+    def keep_within(self, memory_mb: float) -> None:
+        """Limit the memory of loaded tiles."""
+        self.cache.limit_mb(memory_mb)
+
     def keep_near(self, position: ArrayLike) -> None:
         """The camera is about here: have the tiles around it and ahead of it in memory."""
         point = np.asarray(position, np.float64)
