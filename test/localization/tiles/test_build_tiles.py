@@ -63,7 +63,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope='module')
 def built(data):
     path = data / 'plant.map'
-    return path, build_tiles([data / 'first'], path, CONFIG, DIVISION, InThisProcess())
+    return path, build_tiles([data / 'first'], path, CONFIG, DIVISION, InThisProcess(),
+                             cache_gb=0.01)
 
 
 def test_the_folder_holds_what_the_index_says(built):
@@ -75,7 +76,8 @@ def test_the_folder_holds_what_the_index_says(built):
     for tile in index.tiles:
         assert (path / tile.file).stat().st_size == tile.bytes
         assert tile.sha256[:12] in tile.file and tile.version == 1
-    assert not list((path / 'work').iterdir())
+    assert [file.name for file in (path / 'work').iterdir()] == ['images']
+    assert not list((path / 'work' / 'images').iterdir())
     assert json.loads((path / INDEX).read_text())['floors']
 
 

@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--cluster', metavar='ADDRESS',
                         help='Dask scheduler, tcp://HOST:PORT or its file, instead of processes '
                         'of this machine; its workers share the folders')
+    parser.add_argument('--cache-gb', type=float, default=4.0, metavar='GB',
+                        help='disk for decoded images while tiles train; 0: decode them each '
+                        'time (default: %(default)s)')
     parser.add_argument('--modality', choices=('both', 'rgb', 'thermal'),
                         help='images to use (default: both)')
     parser.add_argument('--steps', type=int, metavar='N', help='optimisation steps of each tile')
@@ -56,13 +59,17 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     division = replace(DivisionConfig(), **_given(args, _DIVISION))
     check(config, 'option')
     check(division, 'option')
+    if not 0.0 <= args.cache_gb < 1e6:
+        raise InputError('size of the cache is impossible', where='--cache-gb',
+                         expected='0 or more', got=args.cache_gb)
     if args.workers < 1:
         raise InputError('nobody would train', where='--workers', expected='1 or more',
                          got=args.workers)
     runner = DaskCluster(args.cluster) if args.cluster else LocalProcesses(args.workers)
     compile_kernels()
     with progress_bar('train tiles') as progress:
-        built = build_tiles([args.data, *args.add], args.map, config, division, runner, progress)
+        built = build_tiles([args.data, *args.add], args.map, config, division, runner, progress,
+                            args.cache_gb)
     size_mb = sum(tile.bytes for tile in built.index.tiles) / 2**20
     return {'map': str(args.map), 'tiles': len(built.index.tiles),
             'floors': len(built.index.floors), 'trained': len(built.trained),

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.geodesy import GeoAnchor
+from thermal_nerf_loc.io.datasets.image_cache import ImageCache, reader
 from thermal_nerf_loc.io.images import (
-    CountImage, DEPTH_UNIT_M, read_confidence, read_counts, read_depth, read_mask, read_rgb)
+    CountImage, DEPTH_UNIT_M, read_confidence, read_depth, read_mask)
 from thermal_nerf_loc.sensing.frame import fill_unknown, Frame, RGB, SensorImage
 from thermal_nerf_loc.sensing.thermal import decode_thermal, Radiometry
 
@@ -38,6 +39,7 @@ class ImageRecord:
     readout_s: float = 0.0  # from the first row to the last; negative: the last comes first
     sweep: NDArray[np.float64] | None = None  # (6,) motion during it, see `rolling_shutter.py`
     depth_is_truth: bool = False  # of a simulation: for evaluation
+    cache: ImageCache | None = None  # of decoded images
 
     def without_depth(self) -> 'ImageRecord':
         """The same without its depth map."""
@@ -120,6 +122,13 @@ class Scene:
         frame = self.frames[index]
         return Frame(frame.stamp_ns, _images(frame.records), frame.T_world_cam, frame.name)
 
+    def with_cache(self, cache: ImageCache) -> 'Scene':
+        """The scene with its images read through a cache."""
+        return replace(self, frames=tuple(
+            replace(frame, records={name: replace(record, cache=cache)
+                                    for name, record in frame.records.items()})
+            for frame in self.frames))
+
     def with_poses(self, poses: Mapping[str, NDArray[np.float64]]) -> 'Scene':
         """The scene with these poses, by name, of unposed frames, which join the training."""
         found = tuple(frame.posed(poses[frame.name]) for frame in self.unposed
@@ -137,10 +146,11 @@ def _images(records: Mapping[str, ImageRecord]) -> dict[str, SensorImage]:
 def load_image(modality: str, record: ImageRecord) -> SensorImage:
     """Read one image with its mask and depth; each must have the camera's size."""
     radiometric = True
+    read_colours, read_thermal = reader(record.cache)
     if modality == RGB:
-        values, valid = read_rgb(record.path)
+        values, valid = read_colours(record.path)
     else:
-        counts = read_counts(record.path)
+        counts = read_thermal(record.path)
         values, radiometric = _thermal_values(counts, record)
         values, valid = fill_unknown(values[..., None], counts.valid)
     _check_size(values.shape[:2], record.camera, record.path, f'{modality} image')

@@ -22,6 +22,7 @@ from scipy.spatial import cKDTree
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
 from thermal_nerf_loc.io.atomic_files import read_bytes, remove, write_atomically
+from thermal_nerf_loc.io.datasets.image_cache import ImageCache
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.io.remote_files import checksum, is_remote
 from thermal_nerf_loc.localization.tiles.job_runners import JobRunner, LocalProcesses
@@ -53,8 +54,12 @@ class BuiltTiles:
 
 def build_tiles(data: Sequence[Path], path: Path, config: TrainConfig = TrainConfig(),
                 division: DivisionConfig = DivisionConfig(), runner: JobRunner | None = None,
-                progress: Progress = silent) -> BuiltTiles:
-    """Train the tiles of some data sets of one place that the folder has not yet as they are."""
+                progress: Progress = silent, cache_gb: float = 0.0) -> BuiltTiles:
+    """
+    Train the tiles of some data sets of one place that the folder has not yet as they are.
+
+    Decoded images are kept in at most `cache_gb` of the disk while they train; 0: not at all.
+    """
     if is_remote(path):
         raise InputError('a map is trained into a folder of this machine', where=path)
     began = time.monotonic()
@@ -64,7 +69,9 @@ def build_tiles(data: Sequence[Path], path: Path, config: TrainConfig = TrainCon
         raise InputError('is a file', where=path, expected='a folder, or nothing yet')
     plans = divide(scene, division) if before is None else _continued(before, scene, division)
     known = {tile.name: tile for tile in before.tiles} if before else {}
-    jobs = [_job(plan, scene, data, path, config) for plan in plans]
+    cache = ImageCache((path / _WORK / 'images').resolve(), round(cache_gb * 2**30))
+    jobs = [replace(_job(plan, scene, data, path, config), cache=str(cache.folder),
+                    cache_gb=cache_gb) for plan in plans]
     due = [job for job in jobs if job.name not in known or known[job.name].views != job.views]
     progress(0.0, 1.0, f'{len(plans)} tiles, {len(due)} of them to train')
     (runner or LocalProcesses()).run([job for job in due if not job.is_done], progress)
@@ -78,6 +85,7 @@ def build_tiles(data: Sequence[Path], path: Path, config: TrainConfig = TrainCon
     for job in due:
         for file in (Path(job.path), job.state_path, Path(job.path).with_suffix('.job')):
             remove(file)
+    cache.clear()
     return BuiltTiles(index, tuple(job.name for job in due), time.monotonic() - began,
                       max((float(state.get('peak_memory_mb', 0.0)) for state in states.values()),
                           default=0.0), count, left)

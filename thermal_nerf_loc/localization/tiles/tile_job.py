@@ -16,6 +16,7 @@ from typing import Any
 from thermal_nerf_loc.common.config import from_mapping
 from thermal_nerf_loc.common.errors import InputError, UserError
 from thermal_nerf_loc.io.atomic_files import read_json, write_json
+from thermal_nerf_loc.io.datasets.image_cache import ImageCache
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.localization.build_map import build_map_file
@@ -39,6 +40,8 @@ class TileJob:
     path: str  # of the map to make
     views: str  # digest of what it is trained on
     training: Mapping[str, Any]  # `TrainConfig`
+    cache: str = ''  # folder of decoded images
+    cache_gb: float = 0.0  # its size, at most; 0: none
 
     @property
     def state_path(self) -> Path:
@@ -98,6 +101,8 @@ def train_tile(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _train(job: TileJob, report: Any) -> dict[str, Any]:
     scene = tile_scene(joined_scene(job.data), job.train, job.test)
+    if job.cache_gb > 0.0:
+        scene = scene.with_cache(ImageCache(Path(job.cache), round(job.cache_gb * 2**30)))
     config = from_mapping(TrainConfig, _tuples(job.training), 'job.training')
     path = Path(job.path)
     resume = Checkpoint.beside(path).path.is_file()
