@@ -95,7 +95,7 @@ def staged(radiance_map: Any, modality: str) -> Any:
 
 def torch_path(radiance_map: Any, modality: str, origins: Any, directions: Any) -> Any:
     """The same rays at the same samples by plain torch operations."""
-    from thermal_nerf_loc.field.cpu_renderer import render_torch
+    from thermal_nerf_loc.field.device_renderer import render_torch
     from thermal_nerf_loc.mapping.map.radiance_map import RENDER_EXPLORING, RENDER_SAMPLES
 
     learner = radiance_map.learner(modality)
@@ -111,7 +111,7 @@ def reference(radiance_map: Any) -> Any:
     """The map rendered with many uniform samples in float32 torch, whatever that costs."""
     import numpy as np
 
-    from thermal_nerf_loc.field.cpu_renderer import render_torch
+    from thermal_nerf_loc.field.device_renderer import render_torch
     from thermal_nerf_loc.mapping.map.localization_map import WrappedMap
     from thermal_nerf_loc.sensing.rendering import RayRendering
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
-from thermal_nerf_loc.field.cpu_renderer import (
-    processor_has_bfloat16, render_torch, StagedBranch)
+from thermal_nerf_loc.field.cpu_renderer import StagedBranch
 from thermal_nerf_loc.field.density_grid import DensityGrid, DepthFusion, SamplingConfig
+from thermal_nerf_loc.field.device import processor_has_bfloat16
+from thermal_nerf_loc.field.device_renderer import render_torch
 from thermal_nerf_loc.field.kernels import torch_reference as torch_reference
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField

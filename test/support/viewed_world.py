@@ -37,7 +37,7 @@ class ViewedWorld(StandInMap):
 def install(monkeypatch, **facts):
     """Let `RadianceMap.load` return that world for every path."""
     world = ViewedWorld(**facts)
-    monkeypatch.setattr(RadianceMap, 'load', classmethod(lambda cls, path: world))
+    monkeypatch.setattr(RadianceMap, 'load', classmethod(lambda cls, path, device='cpu': world))
     return world
 
 
@@ -51,5 +51,5 @@ def unsure(world):
 
 
 if __name__ == '__main__':
-    RadianceMap.load = classmethod(lambda cls, path: unsure(ViewedWorld()))
+    RadianceMap.load = classmethod(lambda cls, path, device='cpu': unsure(ViewedWorld()))
     raise SystemExit(main(sys.argv[1:]))

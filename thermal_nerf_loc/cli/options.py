@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands share: image sizes and the thermal scale."""
+"""Options that several commands share: image sizes, the device, and the thermal scale."""
 
 import argparse
 from typing import Any
@@ -17,6 +17,13 @@ def image_size(text: str) -> tuple[int, int]:
     if not (cross and width.isdecimal() and height.isdecimal()):
         raise argparse.ArgumentTypeError(f'{text!r} is no image size such as 160x120')
     return int(width), int(height)
+
+
+def add_device(parser: Any, default: str | None = 'auto') -> None:
+    """Declare where a command renders or trains; None keeps what a file of settings says."""
+    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default=default,
+                        help='processor or GPU; auto: the GPU where torch sees one '
+                        '(default: auto)')
 
 
 def add_thermal(group: Any) -> None:

@@ -8,9 +8,11 @@ MERF: it maps straight onto a grid). The field sees (u + 2) / 4 in [0, 1]^3.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+import torch
 from torch import Tensor
 
 
@@ -45,7 +47,8 @@ class ContractedSpace:
 
     def to_unit(self, points: Tensor) -> Tensor:
         """World points (..., 3) to [0, 1]^3; differentiable."""
-        u = (points - points.new_tensor(self.center_m)) / points.new_tensor(self.half_extent_m)
+        center, half = _on(self, points.device, points.dtype)
+        u = (points - center) / half
         m = u.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
         return u * ((2.0 - 1.0 / m) / m) * 0.25 + 0.5
 
@@ -54,7 +57,16 @@ class ContractedSpace:
         u = (unit - 0.5) * 4.0
         m = u.abs().amax(dim=-1, keepdim=True).clamp(min=1.0)
         stretched = u / (m * (2.0 - m).clamp(min=1e-6))
-        return stretched * unit.new_tensor(self.half_extent_m) + unit.new_tensor(self.center_m)
+        center, half = _on(self, unit.device, unit.dtype)
+        return stretched * half + center
+
+
+@lru_cache(maxsize=64)
+def _on(space: ContractedSpace, device: torch.device, kind: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Centre and half extent on a device: sent there once, as sending waits for the device."""
+    with torch.inference_mode(False):
+        return (torch.tensor(space.center_m, device=device, dtype=kind),
+                torch.tensor(space.half_extent_m, device=device, dtype=kind))
 
 
 def space_around_cameras(positions: ArrayLike) -> ContractedSpace:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Rendering without gradients: one compiled pass on the CPU, plain torch elsewhere.
+Rendering without gradients on the CPU in one compiled pass (elsewhere: `device_renderer.py`).
 
 Where there are no compiled kernels (`field/native`), numba reads the hash grid and composites, and
 torch runs the networks in between, in bfloat16 where the processor has it.
@@ -15,29 +15,14 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.field.density_grid import DensityGrid
+from thermal_nerf_loc.field.device import processor_has_bfloat16
 from thermal_nerf_loc.field.kernels import ray_rendering
 from thermal_nerf_loc.field.native import rendering
 from thermal_nerf_loc.field.radiance_field import RadianceField, spherical_harmonics
-from thermal_nerf_loc.field.volume_rendering import (
-    expected_distance, NEGLIGIBLE_WEIGHT, render, Samples)
+from thermal_nerf_loc.field.volume_rendering import NEGLIGIBLE_WEIGHT
 
 Array32 = NDArray[np.float32]
 RayArrays = tuple[Array32, Array32, Array32, Array32]  # values, distance, spread, opacity
-
-
-def processor_has_bfloat16() -> bool:
-    """True where the CPU multiplies bfloat16 natively; elsewhere it would be slower."""
-    if torch.backends.cpu.get_cpu_capability() != 'AVX512':  # torch may be told to use less
-        return False
-    checks = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
-    return any(getattr(torch.cpu, name, lambda: False)() for name in checks)
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """True where networks are faster in bfloat16 than in float32, and train as well."""
-    if device.type == 'cuda':  # before Ampere it is emulated
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    return device.type != 'cpu' or processor_has_bfloat16()
 
 
 class CpuRenderer:
@@ -143,18 +128,3 @@ def _apply_padded(network: torch.nn.Module, rows: Tensor) -> Tensor:
     if missing:
         rows = torch.cat([rows, rows.new_zeros((missing, rows.shape[1]))])
     return cast(Tensor, network(rows))[:count]
-
-
-@torch.no_grad()
-def render_torch(field: RadianceField, grid: DensityGrid, modality: str, origins: Array32,
-                 directions: Array32, samples: int, exploring: float) -> RayArrays:
-    """The same by torch operations, on the device of the field."""
-    drawn = Samples.from_numpy(*grid.sample(origins, directions, samples, exploring))
-    device = field.encoding.table.device
-    drawn = Samples(drawn.distance_m.to(device), drawn.width_m.to(device))
-    rendered = render(field, modality, torch.from_numpy(origins).to(device),
-                      torch.from_numpy(directions).to(device), drawn)
-    distance, spread = expected_distance(rendered.weights, drawn.distance_m)
-    parts = (rendered.values, distance, spread, rendered.weights.sum(dim=1))
-    values, distance_m, spread_m, opacity = (part.cpu().numpy() for part in parts)
-    return values, distance_m, spread_m, opacity

@@ -20,10 +20,12 @@ from torch import Tensor
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.threads import kernel_threads
 from thermal_nerf_loc.field.contraction import ContractedSpace
+from thermal_nerf_loc.field.device import Random
 from thermal_nerf_loc.field.kernels import depth_fusion, ray_sampling as kernels
 from thermal_nerf_loc.field.native import training as fused
 from thermal_nerf_loc.field.native.library import address, Cells, library, rays_of
 from thermal_nerf_loc.field.radiance_field import RadianceField
+from thermal_nerf_loc.field.volume_rendering import Samples
 
 Array32 = NDArray[np.float32]
 
@@ -94,6 +96,20 @@ class DensityGrid:
                         uniform, jitter, distances, widths)
         return distances, widths
 
+    def place(self, origins: Tensor, directions: Tensor, count: int,
+              exploring: float | Tensor, random: Random | None = None) -> Samples:
+        """`sample` of tensors (n, 3), on whatever device they lie."""
+        rays = (part.detach().cpu().contiguous().numpy() for part in (origins, directions))
+        given = exploring if isinstance(exploring, float) else exploring.cpu().numpy()
+        rng = random if isinstance(random, np.random.Generator) else None
+        placed = Samples.from_numpy(*self.sample(*rays, count, given, rng))
+        return Samples(placed.distance_m.to(origins.device), placed.width_m.to(origins.device))
+
+    @property
+    def shared(self) -> Tensor:
+        """The values as a tensor, in the same memory."""
+        return torch.from_numpy(self.values)
+
     def kernel_cells(self) -> Cells:
         """The grid as compiled kernels take it; it points to `values`."""
         scale, of_three = self.space.scale_m, 3 * ctypes.c_float
@@ -122,8 +138,9 @@ class DensityGrid:
                       np.float32(decay))
 
     @torch.no_grad()
-    def refresh(self, field: RadianceField, share: float, rng: np.random.Generator) -> None:
+    def refresh(self, field: RadianceField, share: float, rng: Random) -> None:
         """Evaluate the field at random points in a random share of the cells."""
+        assert isinstance(rng, np.random.Generator)
         cells = self.config.cells
         chosen = rng.integers(0, cells**3, int(share * cells**3))
         corner = np.stack(np.unravel_index(chosen, (cells,) * 3), axis=-1)

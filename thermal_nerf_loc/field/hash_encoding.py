@@ -58,7 +58,8 @@ class HashEncoding(nn.Module):
 
     def level_mask(self) -> Tensor:
         """Weight of each level under the coarse-to-fine mask."""
-        return (self.active_levels - torch.arange(self.config.levels)).clamp(0.0, 1.0)
+        levels = torch.arange(self.config.levels, device=self.table.device)
+        return (self.active_levels - levels).clamp(0.0, 1.0)
 
     def layout(self) -> tuple[Any, ...]:
         """Arguments of the CPU kernels: the levels, and how many of them to read."""

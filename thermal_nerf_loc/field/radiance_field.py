@@ -15,7 +15,8 @@ from torch import nn, Tensor
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.field.contraction import ContractedSpace
-from thermal_nerf_loc.field.hash_encoding import HashEncoding, NUMBA
+from thermal_nerf_loc.field.hash_encoding import HashEncoding, NUMBA, TINY_CUDA
+from thermal_nerf_loc.field.kernels import tiny_cuda_networks
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 
 DIRECTION_FEATURES = 9  # real spherical harmonics up to degree 2
@@ -52,7 +53,7 @@ class RadianceField(nn.Module):
 
     def density(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """World points (n, 3) to density (n,) per metre and features (n, 15)."""
-        raw = self.density_net(self.encoding(self._to_unit(points))).float()
+        raw = self._apply_network(self.density_net, self.encoding(self._to_unit(points))).float()
         sigma = _TruncatedExp.apply(raw[:, 0] + self.config.density_bias)  # type: ignore[no-untyped-call]
         return sigma / self.space.scale_m, raw[:, 1:]
 
@@ -62,7 +63,7 @@ class RadianceField(nn.Module):
             samples = len(features) // max(len(directions), 1)
             harmonics = spherical_harmonics(directions).repeat_interleave(samples, dim=0)
             features = torch.cat([features, harmonics], dim=-1)
-        return torch.sigmoid(self.branches[modality](features).float())
+        return torch.sigmoid(self._apply_network(self.branches[modality], features).float())
 
     def sees_direction(self, modality: str) -> bool:
         """Whether a branch reads the direction: colour does, others only by `x_view_dependent`."""
@@ -76,6 +77,20 @@ class RadianceField(nn.Module):
         unit = torch.empty_like(points)
         ray_sampling.contract_all(points.numpy(), *self.space.kernel_arguments, unit.numpy())
         return unit
+
+    def _apply_network(self, network: nn.Module, rows: Tensor) -> Tensor:
+        """
+        Outputs of a network; fused and in half floats where tiny-cuda-nn reads the grid.
+
+        Only under autocast: it says that half precision is wanted.
+        """
+        if self.encoding.backend == TINY_CUDA and torch.is_autocast_enabled(rows.device.type):
+            assert isinstance(network, nn.Sequential)
+            fused = tiny_cuda_networks.apply(network, rows)
+            if fused is not None:
+                return fused
+        out: Tensor = network(rows)
+        return out
 
     def _branch(self, name: str, channels: int) -> nn.Sequential:
         inputs = self.config.features + DIRECTION_FEATURES * self.sees_direction(name)

@@ -18,6 +18,7 @@ from thermal_nerf_loc.geometry import se3
 
 Array = NDArray[np.float64]
 
+_SMALL_ANGLE_2 = 1e-2  # rad^2
 LONGEST_GAP_S = 1.0  # between frames, for their poses to give a velocity
 
 
@@ -30,6 +31,26 @@ def se3_hat(xi: Tensor) -> Tensor:
     return rows.view(-1, 4, 4)
 
 
+def se3_exp(xi: Tensor) -> Tensor:
+    """
+    Motions (n, 4, 4) of tangents (n, 6): I + H + B H^2 + C H^3 with H = `se3_hat`.
+
+    Closed, as `torch.matrix_exp` makes the host wait for a GPU; series near zero, where the
+    quotients and their derivatives have no digits left.
+    """
+    H = se3_hat(xi)
+    t2 = (xi[:, 3:]**2).sum(dim=1)
+    small = t2 < _SMALL_ANGLE_2
+    safe = torch.where(small, 1.0, t2)
+    t = safe.sqrt()
+    b = torch.where(small, 1/2 - t2 * (1/24 - t2 * (1/720 - t2 / 40320)), (1.0 - t.cos()) / safe)
+    c = torch.where(small, 1/6 - t2 * (1/120 - t2 * (1/5040 - t2 / 362880)),
+                    (t - t.sin()) / (safe * t))
+    H2 = H @ H
+    identity = torch.eye(4, dtype=xi.dtype, device=xi.device)
+    return identity + H + b[:, None, None] * H2 + c[:, None, None] * (H2 @ H)
+
+
 def rigid_motion(parameters: Tensor, scale_m: float) -> Tensor:
     """
     Motions (n, 4, 4) of R^3 x SO(3) parameters (n, 6); zero is the identity.
@@ -38,7 +59,7 @@ def rigid_motion(parameters: Tensor, scale_m: float) -> Tensor:
     the two do not mix.
     """
     v, w = parameters[:, :3] * scale_m, parameters[:, 3:]
-    R = torch.matrix_exp(se3_hat(torch.cat([torch.zeros_like(v), w], dim=1)))[:, :3, :3]
+    R = se3_exp(torch.cat([torch.zeros_like(v), w], dim=1))[:, :3, :3]
     return _from_parts(R, v)
 
 
@@ -87,7 +108,7 @@ def velocities(poses: Array, stamps_ns: Sequence[int]) -> Array:
 
 
 def _from_parts(R: Tensor, t: Tensor) -> Tensor:
-    last = t.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(t), 1, 4)
+    last = torch.eye(4, dtype=t.dtype, device=t.device)[3:].expand(len(t), 1, 4)
     return torch.cat([torch.cat([R, t[:, :, None]], dim=2), last], dim=1)
 
 

@@ -107,6 +107,8 @@ class NodeConfig:
 
     map: str = setting('', 'map to localize in: a file, a folder of tiles, or its address')
     memory_mb: float = setting(400.0, 'memory for loaded tiles of such a folder', 1.0, 1e6)
+    device: str = setting('auto', 'where the map is rendered; auto: on the GPU where torch sees '
+                          'one', choices=('auto', 'cpu', 'cuda'))
     modality: str = setting('both', 'cameras to use', choices=('both', RGB, THERMAL))
     rgb_transport: str = setting('raw', 'image topic to use', choices=TRANSPORTS)
     thermal_transport: str = setting('raw', 'image topic to use', choices=TRANSPORTS)

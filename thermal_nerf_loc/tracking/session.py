@@ -83,7 +83,8 @@ def load(config: NodeConfig, load_map: LoadMap) -> LoadedMap:
                               'wins; give the file first.')
     path = Path(config.map)
     with compiled_in_background():
-        renderer = SharedMap(load_map(path))
+        from thermal_nerf_loc.field.device import find_device  # imports torch
+        renderer = SharedMap(load_map(path).on(find_device(config.device, 'parameter device')))
         renderer.keep_within(config.memory_mb)
         modalities = config.chosen_modalities(renderer.modalities)
         rendered = render_from_middle(renderer, modalities)

@@ -10,8 +10,9 @@ import pytest
 from small_fields import made, SHAPES, SPACE
 import torch
 
-from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch, StagedBranch
+from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, StagedBranch
 from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
+from thermal_nerf_loc.field.device_renderer import render_torch
 from thermal_nerf_loc.field.kernels import torch_reference
 from thermal_nerf_loc.field.native import library as native
 from thermal_nerf_loc.field.native import rendering

@@ -21,7 +21,8 @@ from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.field.volume_rendering import BranchOptions, render, Samples
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.geometry.lie_torch import gauge_basis, rigid_motion, velocities
+from thermal_nerf_loc.geometry.lie_torch import (
+    gauge_basis, rigid_motion, se3_exp, se3_hat, velocities)
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.refined_dataset import check_refined_path, write_refined
 from thermal_nerf_loc.io.datasets.scene import Scene
@@ -356,3 +357,19 @@ def test_the_command_tells_what_it_has_refined(tmp_path: Path) -> None:
     assert 'frozen map' in told['held_out_poses']
     assert truth_errors(load_scene(refined))['rmse_deg'] == pytest.approx(
         told['truth_after']['rmse_deg'])
+
+
+def test_closed_motions_are_the_matrix_exponential() -> None:
+    """Near zero, in the middle and far, with first derivatives."""
+    xi = torch.randn(40, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    xi *= torch.logspace(-6, 0.4, 40, dtype=torch.float64)[:, None]
+    xi[0, 3:] = 0.0
+    pull = torch.randn(40, 4, 4, dtype=torch.float64)
+    found = []
+    for exponential in (se3_exp, lambda x: torch.matrix_exp(se3_hat(x))):
+        x = xi.clone().requires_grad_()
+        T = exponential(x)
+        (T * pull).sum().backward()
+        found.append((T.detach(), x.grad))
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)

@@ -4,6 +4,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from device_guard import forbid_transfers
 import numpy as np
 import pytest
 import torch
@@ -11,11 +12,14 @@ import torch
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.evaluation.map_quality import evaluate_map
 from thermal_nerf_loc.field.density_grid import SamplingConfig
+from thermal_nerf_loc.field.device import OutOfMemory
+from thermal_nerf_loc.field.device_grid import DeviceGrid
 from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.io.datasets.scene import Scene
-from thermal_nerf_loc.mapping.training.config import STRATEGIES, TrainConfig
+from thermal_nerf_loc.mapping.training.config import RefineConfig, STRATEGIES, TrainConfig
+from thermal_nerf_loc.mapping.training.distributed import Processes
 from thermal_nerf_loc.mapping.training.pixel_sources import load_sources
 from thermal_nerf_loc.mapping.training.trainer import train, Trainer
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
@@ -143,3 +147,68 @@ def test_missing_modality_and_device_are_named(room: Scene) -> None:
                                       for f in room.frames), room.train, room.test)
     with pytest.raises(InputError, match='no thermal images'):
         train(only_rgb, replace(SMALL, modality='thermal'))
+
+
+def test_a_gpu_learns_what_the_kernels_learn(room: Scene) -> None:
+    """The path of a GPU on torch's CPU device: losses alike, and a map that is as good."""
+    sources, _ = load_sources(room, SMALL)
+    losses: dict[bool, list[float]] = {}
+    for plain in (False, True):
+        trainer = Trainer(SMALL, sources, room, Processes(plain=plain))
+        losses[plain] = []
+        for _ in range(30):
+            trainer.step(0.0)
+            losses[plain].append(trainer.loss)
+        trainer.finish()
+        assert not isinstance(trainer.learners[0].grid, DeviceGrid)
+        assert trainer.learners[0].field.encoding.backend == 'numba'
+    late = {plain: np.mean(values[-10:]) for plain, values in losses.items()}
+    assert late[True] < 0.95 * np.mean(losses[True][:3])
+    np.testing.assert_allclose(late[True], late[False], rtol=0.1)
+
+
+def test_rays_drawn_on_a_device_are_those_of_the_source(room: Scene) -> None:
+    """The same pixels: the same rays, values, depths, and places in the image."""
+    sources, _ = load_sources(room, replace(SMALL, depth_from='measured'))
+    for source in sources.values():
+        index = np.random.default_rng(0).integers(0, len(source), 200)
+        ours = source.on(torch.device('cpu')).at(torch.from_numpy(index))
+        theirs = source.at(index).on(torch.device('cpu'))
+        for name in ('origins', 'directions', 'truth', 'depth_m', 'confidence', 'image', 'across',
+                     'directions_cam'):
+            torch.testing.assert_close(getattr(ours, name), getattr(theirs, name), rtol=1e-5,
+                                       atol=1e-6)
+
+
+@pytest.mark.parametrize('refine', [(), ('poses', 'rig')])
+def test_no_step_waits_for_the_device(room: Scene, refine: tuple[str, ...],
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward on `meta`, where reading a value or mixing devices raises."""
+    config = replace(SMALL, refine=RefineConfig(what=refine, method='gradient'))
+    sources, _ = load_sources(room, replace(config, depth_from='measured', depth_weight=0.1))
+    monkeypatch.setattr('thermal_nerf_loc.mapping.training.trainer.adam',
+                        lambda *args: torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1))
+    trainer = Trainer(config, sources, room, Processes(device=torch.device('meta')))
+    trainer._batch_loss().backward()  # constants are sent once
+    forbid_transfers(monkeypatch)
+    for learner in trainer.learners:
+        learner.grid.refresh(learner.field, 0.1, trainer.rng)
+    trainer._batch_loss().backward()
+    assert trainer.learners[0].field.encoding.table.grad.device.type == 'meta'
+
+
+def test_a_full_gpu_is_said_and_the_processor_trains(room: Scene, monkeypatch: pytest.MonkeyPatch,
+                                                     ) -> None:
+    """From the start again, with the same settings."""
+    step = Trainer.step
+
+    def limited(self: Trainer, seconds: float) -> None:
+        if self.config.device != 'cpu':
+            raise OutOfMemory('CUDA out of memory')
+        step(self, seconds)
+
+    monkeypatch.setattr(Trainer, 'step', limited)
+    monkeypatch.setattr(TrainConfig, 'resolved_device', lambda self: (
+        'cpu' if self.device == 'cpu' else 'auto'))
+    with pytest.warns(UserWarning, match='CUDA out of memory: training; it begins again'):
+        assert train(room, replace(SMALL, steps=3)).steps == 3

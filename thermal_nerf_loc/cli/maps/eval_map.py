@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.cli.options import add_device
+
 _MOST_VIEWS = 50
 
 
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'views')
     parser.add_argument('--views', type=int, default=3, metavar='N',
                         help='frames on the sheet, from the best to the worst (default: 3)')
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -43,7 +46,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.sheet is not None and args.sheet.suffix.lower() != '.png':
         raise InputError('sheet is a PNG', where='--sheet', expected='a name that ends in .png',
                          got=args.sheet)
-    renderer, scene = RadianceMap.load(args.map), load_scene(args.data)
+    renderer, scene = RadianceMap.load(args.map, args.device), load_scene(args.data)
     lpips = find_lpips()
     if lpips.score is None:
         show_note(f'LPIPS is left out ({lpips.reason})')

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.cli.options import add_device
 from thermal_nerf_loc.common.errors import InputError
 
 
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                       'floor, between which a surface is an obstacle (default: 0.1 1.8)')
     grid.add_argument('--fov', type=float, metavar='DEG', help='horizontal field of view of the '
                       'cameras that saw the place (default: 70)')
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError('is out of range', where='--spacing', expected='more than 0',
                          got=args.spacing)
     check_writable(args.out)
-    renderer = RadianceMap.load(args.map)
+    renderer = RadianceMap.load(args.map, args.device)
     needed = {'colour': RGB, 'temperature': THERMAL}
     if args.colours is not None and needed[args.colours] not in renderer.modalities:
         raise InputError(f'map has no {args.colours}', where=args.map,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.cli.options import add_device
+
 _SHOWN = 20  # refused frames that are printed; --json has them all
 
 
@@ -24,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'better map (default: %(default)s)')
     parser.add_argument('--steps', type=int, metavar='N',
                         help='steps of each training (default: those of M)')
-    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='(default: auto)')
+    add_device(parser, None)
     parser.add_argument('--config', type=Path, metavar='FILE',
                         help='YAML file with the limits for accepting a pose')
 
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError('no round to look in', where='--rounds', expected='1 or more',
                          got=args.rounds)
     acceptance = load_yaml(AcceptanceConfig, args.config) if args.config else AcceptanceConfig()
-    start, scene = RadianceMap.load(args.start), load_scene(args.data)
+    start, scene = RadianceMap.load(args.start, args.device or 'auto'), load_scene(args.data)
     poses = args.poses or scene.root / 'extended.json'
     check_refined_path(args.data, poses)
     check_writable(poses)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from thermal_nerf_loc.cli.options import image_size
+from thermal_nerf_loc.cli.options import add_device, image_size
 from thermal_nerf_loc.common.errors import InputError
 
 _MOST_FRAMES = 100_000
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="length of the video (default: 10; a TUM file's own duration)")
     parser.add_argument('--celsius', metavar='LOW,HIGH',
                         help='ends of the temperature scale (default: fitted to the path)')
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     celsius = _celsius(args.celsius)
     camera = Camera.from_fov(args.size[0], args.size[1], args.fov)
     _check_output(args)
-    renderer = RadianceMap.load(args.map)
+    renderer = RadianceMap.load(args.map, args.device)
     kinds = shown_kinds(renderer, args.what.split(',') if args.what else None)
     poses = _poses(args, renderer)
     figures = _write(args, renderer, camera, poses, kinds, celsius)

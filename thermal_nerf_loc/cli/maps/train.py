@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.cli.options import add_device
+
 _OPTIONS = ('strategy', 'modality', 'steps', 'max_seconds', 'device', 'seed', 'loss')
 
 
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--refined', type=Path, metavar='FILE',
                         help='write transforms.json anew, with what was refined')
     add_depth(parser)
-    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='(default: auto)')
+    add_device(parser, None)
     parser.add_argument('--seed', type=int, help='seed of every random choice (default: 0)')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
 

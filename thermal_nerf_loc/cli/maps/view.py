@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.cli.options import add_device
 from thermal_nerf_loc.common.errors import InputError
 
 _PORT = 8080
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--host', default='127.0.0.1', metavar='ADDRESS',
                         help='address to serve on; 0.0.0.0 lets other machines in '
                              '(default: 127.0.0.1)')
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     find_viser()  # before the long part starts
     port = _free_port(args.host, args.port)
     trajectories = {path.name: read_tum(path) for path in args.trajectory}
-    renderer = RadianceMap.load(args.map)
+    renderer = RadianceMap.load(args.map, args.device)
     with progress_bar('find surface points') as progress:
         surface = surface_points(renderer, _SPACING * default_spacing_m(renderer), progress,
                                  Camera.from_fov(*_CAMERA_PX, 70.0))

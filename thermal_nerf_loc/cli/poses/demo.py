@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.cli.options import add_device
+
 _VIEWS = 4  # on the sheet of renders
 _STEPS_A_FRAME = 6.0  # training steps that simulation and stereo of a frame take as long as
 _AFTER_TRAINING = 1.25  # training and what follows it, over the training
@@ -43,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=int, default=0, help='of the simulation (default: 0)')
     parser.add_argument('--quick', action='store_true',
                         help='a smaller, coarser demo in a fraction of the time')
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -131,14 +134,15 @@ def _train(args: argparse.Namespace, size: Size) -> dict[str, Any]:
     from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
     from thermal_nerf_loc.mapping.training.config import TrainConfig
 
-    config = TrainConfig(steps=size.steps, max_seconds=args.max_seconds)
+    config = TrainConfig(steps=size.steps, max_seconds=args.max_seconds, device=args.device)
     scene, path = load_scene(args.out / 'dataset'), args.out / 'map.safetensors'
     with progress_bar('train the map') as progress:
         figures = train_map(scene, path, config, progress)
     held_out = scene.split('test')
     views = held_out[::max(1, len(held_out) // _VIEWS)][:_VIEWS]
+    finished = RadianceMap.load(path, args.device)
     write_atomically(args.out / 'renders.png',
-                     render_sheet(RadianceMap.load(path), scene, views, 'Held-out views'))
+                     render_sheet(finished, scene, views, 'Held-out views'))
     return figures
 
 
@@ -150,7 +154,7 @@ def _replay(args: argparse.Namespace, live: bool, quality: Mapping[str, Any]) ->
     from thermal_nerf_loc.io.atomic_files import read_bytes
 
     request = ReplayRequest(args.out / 'map.safetensors', args.out / 'bag', args.out,
-                            through_ros=live)
+                            through_ros=live, device=args.device)
     blocks = map_blocks(quality, read_bytes(args.out / 'renders.png'))
     with progress_bar('drive, through ROS' if live else 'drive, offline') as progress:
         result = replay(request, progress,

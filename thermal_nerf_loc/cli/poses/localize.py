@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.cli.options import add_device
 from thermal_nerf_loc.common.errors import InputError
 
 _MODALITIES = {'both': ('rgb', 'thermal'), 'rgb': ('rgb',), 'thermal': ('thermal',)}
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='seed of every random choice (default: %(default)s)')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='write the errors as a PNG')
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
     from thermal_nerf_loc.localization.localizer import Localizer
 
-    scene, renderer = load_scene(args.data), _loaded(args.map)
+    scene, renderer = load_scene(args.data), _loaded(args.map, args.device)
     wanted = tuple(name for name in _MODALITIES[args.modality] if name in renderer.modalities)
     if args.modality != 'both' and not wanted:
         raise InputError(f'map has no {args.modality}', where=args.map,
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     return figures
 
 
-def _loaded(path: Path) -> Any:
+def _loaded(path: Path, device: str) -> Any:
     """The map; on the first start of all, kernels are compiled in two processes meanwhile."""
     from thermal_nerf_loc.cli.output import show_note
     from thermal_nerf_loc.localization.warm_up import (
@@ -111,11 +113,11 @@ def _loaded(path: Path) -> Any:
     from thermal_nerf_loc.mapping.tiles.map_loading import load_map
 
     if kernels_are_compiled():
-        return load_map(path)
+        return load_map(path, device=device)
     show_note('kernels are compiled once on this machine, for half a minute '
               '(thermal-nerf-loc warm-up does it ahead)')
     with compiled_in_background():
-        renderer = load_map(path)
+        renderer = load_map(path, device=device)
         render_from_middle(renderer, renderer.modalities)
     return renderer
 
@@ -208,7 +210,7 @@ def _localize_single_frame(args: argparse.Namespace, config: Any,
                          expected=' or '.join(name for name, path in given.items() if path))
     T_guess = None if args.guess is None else parse_pose(args.guess, '--guess')
     frame = load_frame(args.camera, images)
-    renderer = _loaded(args.map)
+    renderer = _loaded(args.map, args.device)
     foreign = [name for name in images if name not in renderer.modalities]
     if foreign:
         raise InputError(f'map has no {" and no ".join(foreign)}', where=args.map,

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.cli.options import add_device
+
 # Options that are fields of `EvaluationConfig`.
 _EVALUATION = {'align': 'align', 'associate': 'associate', 'tolerance': 'tolerance_s',
                'rpe_delta': 'rpe_delta', 'rpe_unit': 'rpe_unit'}
@@ -46,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='times real time; frames that come while one is being localized are '
                              'dropped and counted (default: 1 with --through-ros; else every '
                              'frame, as fast as the machine allows)')
+    add_device(parser, None)
     _add_evaluation(parser.add_argument_group('evaluation'))
 
 
@@ -86,6 +89,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
                             {'rgb': args.rgb_topic, 'thermal': args.thermal_topic,
                              'odometry': args.odometry_topic},
                             params_file=args.params_file, rate=args.rate, init=args.init,
+                            device=args.device,
                             masks={name: path for name, path in masks.items() if path is not None})
     evaluation = {field: getattr(args, option) for option, field in _EVALUATION.items()}
     plan = make_study(request, args.bag, args.truth, args.compare, args.ablate, evaluation)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.cli.options import add_device
+
 _OPTIONS = ('steps', 'max_seconds', 'seed', 'device')
 # column title, figure, scale, format
 _COLUMNS = (('RGB\ndB', 'rgb_psnr', 1.0, '.2f'), ('RGB\nSSIM', 'rgb_ssim', 1.0, '.3f'),
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--max-seconds', type=float, metavar='S',
                         help='stop each after this time; ray budgets are then not equal')
     parser.add_argument('--seed', type=int, help='seed of every random choice (default: 0)')
-    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), help='(default: auto)')
+    add_device(parser, None)
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
     parser.add_argument('--out', type=Path, metavar='DIR',
                         help='keep the maps, a sheet of pictures each, and comparison.json')

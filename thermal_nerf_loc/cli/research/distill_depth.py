@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from thermal_nerf_loc.cli.options import add_device
+
 _OPTIONS = ('steps', 'max_seconds', 'seed')
 _VIEWS = 400  # default of `TeacherChoice`, repeated: importing that would make --help slow
 
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')
     parser.add_argument('--sheet', type=Path, metavar='FILE.png',
                         help='draw thermal images, measured and predicted depth')
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     config = load_yaml(DistillConfig, args.config) if args.config else DistillConfig()
     config = _with_options(config, args)
     check_writable(args.out)
-    renderer, scene = RadianceMap.load(args.map), load_scene(args.data)
+    renderer, scene = RadianceMap.load(args.map, args.device), load_scene(args.data)
     began = time.monotonic()
     with progress_bar('depth of the teacher') as progress:
         choice = TeacherChoice(args.teacher, args.teacher_kind, args.labels, args.views)

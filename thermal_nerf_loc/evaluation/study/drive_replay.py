@@ -64,20 +64,21 @@ class ReplayRequest:
     truth_gap_s: float = MAX_GAP_S  # longer gaps of tf are not bridged
     masks: Mapping[str, Path] = field(default_factory=dict)  # by modality: the robot's own body
     init: str = 'perturb'  # without an initial pose: near the truth, or 'global': anywhere
+    device: str | None = None  # None: what the file of parameters says, else auto
 
 
 class LazyMap:
     """A map file that is read when it is first needed, then kept."""
 
-    def __init__(self, path: Path) -> None:
-        """Name the file."""
-        self._path = path
+    def __init__(self, path: Path, device: str | None = None) -> None:
+        """Name the file, and where it is rendered."""
+        self._path, self._device = path, device or NodeConfig().device
         self._renderer: LocalizationMap | None = None
 
     def get(self) -> LocalizationMap:
         """The map."""
         if self._renderer is None:
-            self._renderer = load_map(self._path)
+            self._renderer = load_map(self._path, device=self._device)
         return self._renderer
 
 
@@ -148,6 +149,7 @@ def _configure(request: ReplayRequest) -> NodeConfig:
     config = read_parameter_file(request.params_file) if request.params_file else NodeConfig()
     config = replace(config, map=str(request.map), modality=request.modality,
                      initial_pose=request.initial_pose or config.initial_pose,
+                     device=request.device or config.device,
                      rgb_mask=str(request.masks.get('rgb', config.rgb_mask)),
                      thermal_mask=str(request.masks.get('thermal', config.thermal_mask)))
     check(config, 'option')
@@ -243,6 +245,8 @@ def _through_ros(request: ReplayRequest, config: NodeConfig, cameras: Mapping[st
     if config.initial_pose:
         parameters.append('initial_pose:=['
                           + ', '.join(f'{v!r}' for v in config.initial_pose) + ']')
+    if request.device:
+        parameters.append(f'device:={request.device}')
     parameters += [f'{name}_mask:={path.resolve()}' for name, path in request.masks.items()]
     remappings = [f'odom:={odometry}'] if config.odometry == 'topic' else []
     for modality, topics in cameras.items():

@@ -75,7 +75,8 @@ def make_study(request: ReplayRequest, bags: Sequence[Path], truths: Sequence[st
 
 def run_study(study: Study, progress: Progress = silent) -> StudyResult:
     """Run everything, write everything under `study.out`."""
-    a_map = LazyMap(next(iter(study.drives.values()))[0].map)
+    first = next(iter(study.drives.values()))[0]
+    a_map = LazyMap(first.map, first.device)
     others = {name: [(system, _read_system(pattern, name)) for system, pattern in study.compare]
               for name in study.drives}
     for requests in study.drives.values():  # refuse a missing topic before the first replay
@@ -92,7 +93,7 @@ def run_study(study: Study, progress: Progress = silent) -> StudyResult:
 def replay(request: ReplayRequest, progress: Progress = silent, title: str = '',
            extra_blocks: Sequence[str] = ()) -> StudyResult:
     """Run one bag, write everything under `request.out`; `extra_blocks` join the report."""
-    a_map = LazyMap(request.map)
+    a_map = LazyMap(request.map, request.device)
     truths = [request.truth] if request.truth else []
     study = make_study(request, [request.bag], truths, (), False, {})
     drive = replay_drive(request, a_map, progress)

@@ -2,7 +2,8 @@
 """
 Hash grid and samplers in plain torch, for any device; tests compare the CPU kernels with them.
 
-Line by line the equations of `grid_levels.py` and `ray_sampling.py`, over whole tensors.
+Line by line the equations of `grid_levels.py` and `ray_sampling.py`, over whole tensors. Nothing
+here waits for the device: no value is read back, and no array is sent there.
 """
 
 import torch
@@ -43,15 +44,24 @@ def grid_rows(xyz: Tensor, levels: Levels, level: int) -> Tensor:
 
 
 def propose(origins: Tensor, directions: Tensor, grid: Tensor, space: ContractedSpace, near: float,
-            middle: float, far: float, bins: int, exploring: float, jitter: Tensor,
+            middle: float, far: float, bins: int, exploring: float | Tensor, jitter: Tensor,
             ) -> tuple[Tensor, Tensor]:
-    """Sorted sample distances and interval lengths (rays, samples); see `ray_sampling.propose`."""
+    """
+    Sorted sample distances and interval lengths (rays, samples); see `ray_sampling.propose`.
+
+    `exploring` is of all rays, or of each (rays,).
+    """
     s = torch.linspace(0.0, 1.0, bins + 1, device=origins.device)
     edges = torch.where(s < 0.5, near + 2.0 * s * (middle - near),
                         1.0 / ((2.0 - 2.0 * s) / middle + (2.0 * s - 1.0) / far))
-    weights = torch.zeros(len(origins), bins, device=origins.device)
-    if exploring < 1.0:
+    if isinstance(exploring, Tensor):
+        exploring = exploring[:, None]
+    if isinstance(exploring, Tensor) or exploring < 1.0:
         weights = _grid_weights(origins, directions, grid, space, edges)
+    else:
+        weights = torch.zeros(len(origins), bins, device=origins.device)
+    if isinstance(exploring, Tensor):  # what is all uniform does not ask the grid
+        weights = torch.where(exploring < 1.0, weights, 0.0)
     blurred = _blur(weights) + exploring / (1.0 - exploring + 1e-6) / bins
     share = torch.cumsum(blurred, dim=1)
     share = share / share[:, -1:]
@@ -64,23 +74,23 @@ def propose(origins: Tensor, directions: Tensor, grid: Tensor, space: Contracted
 
 
 def splat(points: Tensor, densities: Tensor, grid: Tensor, space: ContractedSpace,
-          decay: float) -> None:
+          decay: float, held: Tensor | None = None) -> None:
     """
-    Blend densities into the grid in place, the largest of each cell.
+    Blend densities into all but `held` cells of the grid in place, the largest of each cell.
 
     The CPU kernel blends one sample after the other; here all samples of a cell count at once.
     """
     cell = cell_index(points, grid, space)
     largest = torch.full_like(grid, -1.0)
     largest.scatter_reduce_(0, cell, densities, 'amax')
-    touched = largest >= 0.0
+    touched = largest >= 0.0 if held is None else (largest >= 0.0) & ~held
     grown = torch.where(largest > grid, largest, grid + decay * (largest - grid))
     grid.copy_(torch.where(touched, grown, grid))
 
 
 def cell_index(points: Tensor, grid: Tensor, space: ContractedSpace) -> Tensor:
     """Flat cell numbers of world points (..., 3)."""
-    cells = round(grid.numel()**(1.0 / 3.0))
+    cells = round(len(grid)**(1.0 / 3.0))
     corner = (space.to_unit(points) * cells).long().clamp(0, cells - 1)
     index: Tensor = (corner[..., 0] * cells + corner[..., 1]) * cells + corner[..., 2]
     return index

@@ -19,6 +19,7 @@ from torch import Tensor
 from thermal_nerf_loc.common.threads import kernel_threads
 from thermal_nerf_loc.field.native.library import library
 
+_EPSILON = 1e-8  # as torch's own
 LINE = 16  # floats that are updated together: a cache line
 
 
@@ -35,40 +36,88 @@ def serves(tables: Iterable[Tensor]) -> bool:
                for table in tables) and library() is not None
 
 
-class TableAdam(torch.optim.Adam):
-    """Adam; groups with `tables` True are hash tables. Its state is that of Adam, and `last`."""
+class TableAdam:
+    """
+    Adam; groups with `tables` True are hash tables. Its state is that of Adam, and `last`.
+
+    What is no table is updated by the operation that torch's own Adam calls. The class is not a
+    `torch.optim.Optimizer`, the first of which imports `torch._dynamo`: for seconds, at the start
+    of every training.
+    """
 
     def __init__(self, groups: Iterable[dict[str, Any]], betas: tuple[float, float]) -> None:
         """Groups as torch's own takes them."""
-        super().__init__([{'tables': False, **group} for group in groups], betas=betas, fused=True)
+        self.param_groups: list[dict[str, Any]] = [
+            {'tables': False, 'eps': _EPSILON, 'betas': betas, **group,
+             'params': list(group['params'])} for group in groups]
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
         self._is_clean = False  # gradients of tables are zero since the last step
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear gradients; those of tables are clear after a step."""
-        tables = self._tables() if self._is_clean else []
-        kept = [(table, table.grad) for _, table in tables]
-        for table, _ in kept:
-            table.grad = None
-        super().zero_grad(set_to_none)
-        for table, gradient in kept:
-            table.grad = gradient
+        for group in self.param_groups:
+            if group['tables'] and self._is_clean:
+                continue
+            for parameter in group['params']:
+                if set_to_none:
+                    parameter.grad = None
+                elif parameter.grad is not None:
+                    parameter.grad.detach_().zero_()
         self._is_clean = False
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update tables by the kernel, all else by torch."""
-        assert closure is None
-        gradients = [(group, table, table.grad) for group, table in self._tables()]
-        for group, table, gradient in gradients:
-            if gradient is not None:
+        for group in self.param_groups:
+            learned = [p for p in group['params'] if p.grad is not None]
+            if not group['tables']:
+                self._step_small(group, learned)
+                continue
+            for table in learned:
                 state = self._state(table)
                 state['step'] += 1.0
-                _update(group, table, gradient, state)
-            table.grad = None
-        super().step()
-        for _, table, gradient in gradients:
-            table.grad = gradient
+                _update(group, table, table.grad, state)
         self._is_clean = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's: state by the number of a parameter, and the groups by such numbers."""
+        numbers = {id(p): i for i, p in enumerate(self._parameters())}
+        return {'state': {numbers[id(p)]: state for p, state in self.state.items()},
+                'param_groups': [{**group, 'params': [numbers[id(p)] for p in group['params']]}
+                                 for group in self.param_groups]}
+
+    def load_state_dict(self, given: dict[str, Any]) -> None:
+        """Restore a state; also one of torch's Adam."""
+        parameters = self._parameters()
+        self.state = {parameters[i]: {name: value.clone() for name, value in state.items()}
+                      for i, state in given['state'].items() if state}
+        for group, known in zip(self.param_groups, given['param_groups'], strict=True):
+            group.update({name: value for name, value in known.items() if name != 'params'})
+
+    def _step_small(self, group: dict[str, Any], learned: list[Tensor]) -> None:
+        """Adam of what is no table, all tensors of one precision at once."""
+        for kind in {p.dtype for p in learned}:
+            chosen = [p for p in learned if p.dtype == kind]
+            states = [self._moments(p) for p in chosen]
+            steps = [state['step'] for state in states]
+            for step in steps:
+                step += 1.0
+            torch._fused_adam_(
+                chosen, [p.grad for p in chosen], [state['exp_avg'] for state in states],
+                [state['exp_avg_sq'] for state in states], [], steps, lr=group['lr'],
+                beta1=group['betas'][0], beta2=group['betas'][1], weight_decay=0.0,
+                eps=group['eps'], amsgrad=False, maximize=False)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group['params']]
+
+    def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        state = self.state.setdefault(parameter, {})
+        if not state:
+            state['step'] = torch.zeros((), device=parameter.device)
+            state['exp_avg'] = torch.zeros_like(parameter, requires_grad=False)
+            state['exp_avg_sq'] = torch.zeros_like(parameter, requires_grad=False)
+        return state
 
     @torch.no_grad()
     def settle(self) -> None:
@@ -83,13 +132,13 @@ class TableAdam(torch.optim.Adam):
 
     def _state(self, table: Tensor) -> dict[str, Tensor]:
         """The state of a table; that of a checkpoint of torch's Adam has all rows up to date."""
-        state: dict[str, Tensor] = self.state[table]
-        if not state:
-            state['step'] = torch.zeros(())
-            state['exp_avg'], state['exp_avg_sq'] = (torch.zeros_like(table) for _ in range(2))
+        state = self._moments(table)
         if 'last' not in state:
             state['last'] = torch.full((table.numel() // LINE,), float(state['step']))
         return state
+
+
+Optimizer = TableAdam | torch.optim.Optimizer
 
 
 def _update(group: dict[str, Any], table: Tensor, gradient: Tensor | None,

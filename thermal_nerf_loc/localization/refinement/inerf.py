@@ -65,38 +65,42 @@ def refine(renderer: LocalizationMap, images: Mapping[str, ObservedImage], T_gue
     """Refine the pose from `T_guess` by `config.steps` steps of Adam."""
     import torch
     rng = np.random.default_rng(seed)
-    targets = [_make_target(name, image) for name, image in images.items()]
+    device = renderer.device or torch.device('cpu')
+    targets = [_make_target(name, image, device) for name, image in images.items()]
     preferred = [preferred_pixels(config.sampler, image, config.dilations)
                  for image in images.values()]
     share = max(config.rays // len(targets), 4)
-    theta = torch.zeros(6, dtype=torch.float64, requires_grad=True)
-    base = torch.tensor(T_guess, dtype=torch.float64)
+    pixels = [[_index(draw_pixels(mask, image, share, rng), image.camera.width)
+               for mask, image in zip(preferred, images.values())] for _ in range(config.steps)]
+    drawn = [torch.from_numpy(np.stack(part)).to(device) for part in zip(*pixels)]  # sent once
+    theta = torch.zeros(6, dtype=torch.float64, device=device, requires_grad=True)
+    base = torch.tensor(T_guess, dtype=torch.float64, device=device)
     optimizer = torch.optim.Adam([theta], lr=config.rate, betas=(0.9, 0.999))
-    losses, rays = [], 0
+    losses = []
     for step in range(config.steps):
         optimizer.param_groups[0]['lr'] = config.rate * _DECAY**(step / _DECAY_STEPS)
         T = _exp(theta) @ base
-        loss = torch.zeros((), dtype=torch.float64)
-        for target, mask, image in zip(targets, preferred, images.values()):
-            uv = draw_pixels(mask, image, share, rng)
-            loss = loss + _loss(renderer, target, _index(uv, image.camera.width), T)
-            rays += len(uv)
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        for target, chosen in zip(targets, drawn):
+            loss = loss + _loss(renderer, target, chosen[step], T)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        losses.append(float(loss.detach()))
-    T_final = se3.exp(theta.detach().numpy()) @ T_guess
-    return InerfResult(T_final, tuple(losses), rays)
+        losses.append(loss.detach())
+    T_final = se3.exp(theta.detach().cpu().numpy()) @ T_guess
+    return InerfResult(T_final, tuple(torch.stack(losses).tolist()),
+                       sum(part.numel() for part in drawn))
 
 
-def _make_target(name: str, image: ObservedImage) -> _Target:
+def _make_target(name: str, image: ObservedImage, device: Any) -> _Target:
     import torch
     directions = image.camera.rays() @ image.T_cam_sensor[:3, :3].T
     values = image.values.reshape(len(directions), -1)
     contrast = 1.0 if name == RGB else max(float(np.subtract(
         *np.quantile(values, (0.99, 0.01)))), 1e-6)  # deg C to about [0, 1], as colours are
-    return _Target(name, torch.tensor(directions), torch.tensor(image.T_cam_sensor[:3, 3].copy()),
-                   torch.tensor(values, dtype=torch.float64), contrast)
+    parts = (torch.tensor(part, dtype=torch.float64, device=device)
+             for part in (directions, image.T_cam_sensor[:3, 3].copy(), values))
+    return _Target(name, *parts, contrast)
 
 
 def _loss(renderer: LocalizationMap, target: _Target, pixels: Any, T: Any) -> Any:
@@ -112,10 +116,8 @@ def _loss(renderer: LocalizationMap, target: _Target, pixels: Any, T: Any) -> An
 
 def _exp(theta: Any) -> Any:
     """Exponential of the twist (v, w), differentiable also at zero."""
-    import torch
-
-    from thermal_nerf_loc.geometry.lie_torch import se3_hat
-    return torch.linalg.matrix_exp(se3_hat(theta[None])[0])
+    from thermal_nerf_loc.geometry.lie_torch import se3_exp
+    return se3_exp(theta[None])[0]
 
 
 def _index(uv: Array, width: int) -> NDArray[np.intp]:

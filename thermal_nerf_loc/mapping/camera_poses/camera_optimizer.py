@@ -26,13 +26,13 @@ from torch import nn, Tensor
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.lie_torch import (
-    adjusted_rays, gauge_basis, LONGEST_GAP_S, moved_in_place, rigid_motion, se3_hat, velocities)
+    adjusted_rays, gauge_basis, LONGEST_GAP_S, moved_in_place, rigid_motion, se3_exp, velocities)
 from thermal_nerf_loc.io.datasets.scene import ImageRecord, Scene
 from thermal_nerf_loc.mapping.camera_poses.lens import adjusted_camera, LENS_SIZE, Lenses
 from thermal_nerf_loc.mapping.camera_poses.reprojection import CameraEstimate
 from thermal_nerf_loc.mapping.training.config import (
     EDGES, FEATURES, INTRINSICS, POSES, RefineConfig, RIG, TIME)
-from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
+from thermal_nerf_loc.mapping.training.ray_sampler import DeviceBatch, RayBatch
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
 Array = NDArray[np.float64]
@@ -42,9 +42,10 @@ class FixedCameras:
     """Null object of `CameraOptimizer`: rays from the poses of the data set."""
 
     @staticmethod
-    def rays(modality: str, batch: RayBatch) -> tuple[Tensor, Tensor]:
+    def rays(modality: str, batch: RayBatch | DeviceBatch) -> tuple[Tensor, Tensor]:
         """Origins and directions (n, 3)."""
-        return torch.from_numpy(batch.origins), torch.from_numpy(batch.directions)
+        on = batch.on(batch.truth.device)
+        return on.origins, on.directions
 
 
 class CameraOptimizer(nn.Module):
@@ -65,32 +66,32 @@ class CameraOptimizer(nn.Module):
         self.register_buffer('start_poses', torch.from_numpy(self.given).clone())
         self.register_buffer('start_rig', torch.eye(4, dtype=torch.float64))
         self.register_buffer('edge_correlation', torch.tensor(0.0, dtype=torch.float64))
-        self._frame_of_image: dict[str, NDArray[np.int64]] = {}
-        self._T_cam_sensor: dict[str, Tensor] = {}
         self._lenses: dict[str, Lenses] = {}
         for name in modalities:
             members = [(k, scene.frames[i].records[name]) for k, i in enumerate(scene.train)
                        if name in scene.frames[i].records]
-            self._frame_of_image[name] = np.array([k for k, _ in members])
-            self._T_cam_sensor[name] = torch.from_numpy(
-                np.stack([record.T_cam_sensor for _, record in members]))
+            self._constant(f'frames_{name}', np.array([k for k, _ in members]))
+            self._constant(f'T_cam_{name}', np.stack([record.T_cam_sensor
+                                                      for _, record in members]))
             self._lenses[name] = Lenses.of([record.camera for _, record in members])
         self.poses = self._parameter(POSES, len(scene.train), 6)
         self.rig = self._parameter(RIG, 1, 6)
         self.lens = self._parameter(INTRINSICS, len(modalities), LENS_SIZE)
         self.delay_s = self._parameter(TIME)
-        self._gauge = torch.from_numpy(gauge_basis(self.given, scale_m))
+        self._constant('gauge', gauge_basis(self.given, scale_m))
         self.twists = velocities(self.given, [scene.frames[i].stamp_ns for i in scene.train])
+        self._constant('all_twists', self.twists)
 
-    def rays(self, modality: str, batch: RayBatch) -> tuple[Tensor, Tensor]:
+    def rays(self, modality: str, batch: RayBatch | DeviceBatch) -> tuple[Tensor, Tensor]:
         """Origins and directions (n, 3) from the cameras as they are estimated now."""
-        T = self.sensor_poses(modality)[batch.image.cpu()]
-        if batch.row_motion is not None:
-            T = T @ torch.from_numpy(batch.row_motion)
+        on = batch.on(self.poses.device)
+        T = self.sensor_poses(modality)[on.image]
+        if on.row_motion is not None:
+            T = T @ on.row_motion
         T = T.float()
-        directions = torch.from_numpy(batch.directions_cam)
+        directions = on.directions_cam
         if modality in self.refined_lenses:
-            directions = self._lens_rays(modality, batch).float()
+            directions = self._lens_rays(modality, on).float()
         return T[:, :3, 3], torch.einsum('nij,nj->ni', T[:, :3, :3], directions)
 
     @property
@@ -102,30 +103,34 @@ class CameraOptimizer(nn.Module):
         """Correction (7,) of a lens."""
         return self.lens[self.modalities.index(modality)]
 
-    def _lens_rays(self, modality: str, batch: RayBatch) -> Tensor:
-        """Rays in the camera (n, 3) through the lens as it is estimated now."""
+    def _lens_rays(self, modality: str, batch: DeviceBatch) -> Tensor:
+        """
+        Rays in the camera (n, 3) through the lens as it is estimated now.
+
+        A refined lens is inverted on the processor, so that a GPU waits for it in every step.
+        """
         lens = self.lens_of(modality)
         lenses = self._lenses[modality][batch.image.cpu().numpy()]
         zero = np.zeros((len(batch.directions_cam), LENS_SIZE))
-        q = lenses.project(batch.directions_cam.astype(np.float64), zero).q
-        rays, J = lenses.unproject(q, zero + lens.detach().numpy())
-        return adjusted_rays(rays, J, lens)
+        q = lenses.project(batch.directions_cam.cpu().double().numpy(), zero).q
+        rays, J = lenses.unproject(q, zero + lens.detach().cpu().numpy())
+        return adjusted_rays(rays, J, lens.cpu()).to(lens.device)
 
     def sensor_poses(self, modality: str) -> Tensor:
         """T_world_sensor of every image of a modality (n, 4, 4)."""
-        frames = torch.from_numpy(self._frame_of_image[modality])
-        T = self.frame_poses()[frames]
+        frames = self.get_buffer(f'frames_{modality}')
+        T, T_cam_sensor = self.frame_poses()[frames], self.get_buffer(f'T_cam_{modality}')
         if modality != THERMAL:
-            return T @ self._T_cam_sensor[modality]
+            return T @ T_cam_sensor
         if TIME in self.config.what:
-            twists = torch.from_numpy(self.twists)[frames]
-            T = T @ torch.matrix_exp(se3_hat(twists) * self.delay_s)
-        return T @ self._T_cam_sensor[modality] @ self.rig_correction()
+            T = T @ se3_exp(self.get_buffer('all_twists')[frames] * self.delay_s)
+        return T @ T_cam_sensor @ self.rig_correction()
 
     def frame_poses(self) -> Tensor:
         """T_world_cam of every training frame (n, 4, 4)."""
         free = self.poses.reshape(-1)
-        in_gauge = (free - self._gauge @ (self._gauge.T @ free)).view_as(self.poses)
+        gauge = self.get_buffer('gauge')
+        in_gauge = (free - gauge @ (gauge.T @ free)).view_as(self.poses)
         return moved_in_place(rigid_motion(in_gauge, self.scale_m), self.start_poses)
 
     def rig_correction(self) -> Tensor:
@@ -149,7 +154,7 @@ class CameraOptimizer(nn.Module):
     @torch.no_grad()
     def start_from_rig(self, T: Array, edge_correlation: float) -> None:
         """Begin with the rig moved by T (4, 4) in the thermal camera's own frame."""
-        self.start_rig[:] = torch.from_numpy(self.rig_correction().numpy() @ T)
+        self.start_rig[:] = torch.from_numpy(self.rig_correction().cpu().numpy() @ T)
         self.rig.zero_()
         self.edge_correlation.fill_(edge_correlation)
 
@@ -159,7 +164,7 @@ class CameraOptimizer(nn.Module):
         offset = np.concatenate([
             (poses[:, :3, 3] - self.given[:, :3, 3]) / self.scale_m,
             se3.so3_log(poses[:, :3, :3] @ self.given[:, :3, :3].transpose(0, 2, 1))], axis=1)
-        basis = self._gauge.numpy()
+        basis = self.get_buffer('gauge').cpu().numpy()
         free = offset.reshape(-1) - basis @ (basis.T @ offset.reshape(-1))
         offset = free.reshape(-1, 6)
         self.start_poses[:, :3, :3] = torch.from_numpy(
@@ -171,7 +176,7 @@ class CameraOptimizer(nn.Module):
     @torch.no_grad()
     def applied(self, scene: Scene) -> Scene:
         """The scene with training poses, rig and cameras as they are estimated now."""
-        poses, twists = self.frame_poses().numpy(), _twists_of(scene)
+        poses, twists = self.frame_poses().cpu().numpy(), _twists_of(scene)
         frames = list(scene.frames)
         for k, i in enumerate(scene.train):
             frames[i] = replace(frames[i], T_world_cam=se3.check_pose(poses[k]))
@@ -187,9 +192,10 @@ class CameraOptimizer(nn.Module):
         out = dict(records)
         for name in set(self.refined_lenses) & set(records):
             out[name] = replace(out[name], camera=adjusted_camera(
-                out[name].camera, self.lens_of(name).numpy()))
+                out[name].camera, self.lens_of(name).cpu().numpy()))
         if THERMAL in records:
-            D, delay_s = self.rig_correction().numpy(), round(1e9 * float(self.delay_s)) * 1e-9
+            D = self.rig_correction().cpu().numpy()
+            delay_s = round(1e9 * float(self.delay_s)) * 1e-9
             T = se3.exp(twist * delay_s) @ records[THERMAL].T_cam_sensor @ D
             out[THERMAL] = replace(out[THERMAL], T_cam_sensor=se3.check_pose(T))
         return out
@@ -197,11 +203,11 @@ class CameraOptimizer(nn.Module):
     @torch.no_grad()
     def facts(self, scene: Scene) -> dict[str, Any]:
         """What the map file records: how far all was moved, and where the cameras are now."""
-        poses = self.frame_poses().numpy()
+        poses = self.frame_poses().cpu().numpy()
         R = poses[:, :3, :3] @ self.given[:, :3, :3].transpose(0, 2, 1)
         moved_m = np.linalg.norm(poses[:, :3, 3] - self.given[:, :3, 3], axis=1)
         moved_rad = np.linalg.norm(se3.so3_log(R), axis=1)
-        D = self.rig_correction().numpy()
+        D = self.rig_correction().cpu().numpy()
         rig_m, rig_deg = se3.distance(np.eye(4), D)
         return {'what': list(self.config.what), 'method': self.config.method,
                 'gauge': 'no motion and no scaling of all poses together',
@@ -227,8 +233,12 @@ class CameraOptimizer(nn.Module):
                 record = next(scene.frames[i].records[name] for i in scene.train
                               if name in scene.frames[i].records)
                 facts[f'{name}_distortion'] = list(adjusted_camera(
-                    record.camera, self.lens_of(name).numpy()).distortion)
+                    record.camera, self.lens_of(name).cpu().numpy()).distortion)
         return facts
+
+    def _constant(self, name: str, values: NDArray[Any]) -> None:
+        """A buffer that goes along to a device, and is in no checkpoint."""
+        self.register_buffer(name, torch.from_numpy(values), persistent=False)
 
     def _parameter(self, name: str, *shape: int) -> nn.Parameter:
         """Zeros; trainable where `name` is refined by the images while training."""

@@ -14,7 +14,8 @@ import numpy as np
 from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.field.contraction import space_around_cameras
-from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, render_torch
+from thermal_nerf_loc.field.cpu_renderer import CpuRenderer
+from thermal_nerf_loc.field.device_renderer import render_torch
 from thermal_nerf_loc.io.datasets.scene import load_image, Scene
 from thermal_nerf_loc.mapping.camera_poses.bundle_adjustment import (
     BundleAdjustment, BundleSolution, FreeParameters)

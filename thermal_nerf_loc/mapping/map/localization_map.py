@@ -24,6 +24,7 @@ from thermal_nerf_loc.mapping.map.panoramas import find_panoramas, Panoramas
 from thermal_nerf_loc.sensing.rendering import Array32, RayRendering, Renderer
 
 if TYPE_CHECKING:  # torch and cv2 take seconds to load, and a world needs neither
+    import torch
     from torch import Tensor
 
     from thermal_nerf_loc.mapping.map.keyframes import Keyframes
@@ -62,6 +63,15 @@ class LocalizationMap(Renderer, Protocol):
     def name(self) -> str:
         """Name of the map."""
         return ''
+
+    def on(self, device: 'torch.device') -> 'LocalizationMap':
+        """The same map, rendered on a device; what torch does not render stays as it is."""
+        return self
+
+    @property
+    def device(self) -> 'torch.device | None':
+        """Where torch renders it; None: the processor does, by compiled kernels."""
+        return None
 
     @property
     def scene_name(self) -> str:
@@ -165,6 +175,11 @@ class WrappedMap(LocalizationMap):
     def name(self) -> str:
         """See `LocalizationMap`, as for all that follow."""
         return self._inner.name
+
+    @property
+    def device(self) -> 'torch.device | None':
+        """Where torch renders it."""
+        return self._inner.device
 
     @property
     def scene_name(self) -> str:

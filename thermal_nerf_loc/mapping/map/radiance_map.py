@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The radiance map: colour, temperature and geometry of a place, rendered along rays."""
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from torch import Tensor
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.contraction import ContractedSpace
-from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, RayArrays, render_torch
-from thermal_nerf_loc.field.volume_rendering import render, Samples
+from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, RayArrays
+from thermal_nerf_loc.field.device import find_device
+from thermal_nerf_loc.field.device_grid import on_device
+from thermal_nerf_loc.field.device_renderer import DeviceRenderer
+from thermal_nerf_loc.field.volume_rendering import render
 from thermal_nerf_loc.mapping.map import map_file
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.mapping.training.strategies import Learner
@@ -34,12 +38,22 @@ class RadianceMap(map_file.MapContent, LocalizationMap):
     `dataclasses.replace` makes a map with other members, for example with other panoramas.
     """
 
+    # where torch renders; None: the kernels of the processor do. Learners stay on the processor,
+    # which saves and completes the map.
+    device: torch.device | None = None
+
     _renderers: dict[str, CpuRenderer] = field(default_factory=dict, init=False, repr=False)
+    _on_device: dict[str, DeviceRenderer] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def load(cls, path: Path) -> 'RadianceMap':
-        """Read and check a map file."""
-        return map_file.load(Path(path), cls)
+    def load(cls, path: Path, device: str = 'cpu') -> 'RadianceMap':
+        """Read and check a map file, to be rendered on a device: `auto`, `cpu` or `cuda`."""
+        found = find_device(device)  # what is missing is said before anything is read
+        return map_file.load(Path(path), cls).on(found)
+
+    def on(self, device: torch.device) -> 'RadianceMap':
+        """The same map, rendered on a device."""
+        return self if device.type == 'cpu' else replace(self, device=device)
 
     def save(self, path: Path) -> None:
         """Write a map file; an existing one is replaced once the new one is complete."""
@@ -53,8 +67,10 @@ class RadianceMap(map_file.MapContent, LocalizationMap):
 
     @property
     def backend(self) -> str:
-        """What reads the hash grid where the map lies now."""
-        return self.learners[0].field.encoding.backend
+        """What reads the hash grid where the map is rendered."""
+        if self.device is None:
+            return self.learners[0].field.encoding.backend
+        return self._device_renderer(self.modalities[0]).field.encoding.backend
 
     @property
     def scene_name(self) -> str:
@@ -91,12 +107,8 @@ class RadianceMap(map_file.MapContent, LocalizationMap):
 
     def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
         """Render along unit rays (n, 3); see `Renderer`."""
-        pieces = range(0, max(len(origins), 1), CHUNK_RAYS)
-        chunks = [self._render(modality, *(np.ascontiguousarray(rays[i:i + CHUNK_RAYS],
-                                                                np.float32)
-                                           for rays in (origins, directions))) for i in pieces]
-        values, distance, spread, opacity = (np.concatenate(part)
-                                             for part in zip(*chunks, strict=True))
+        values, distance, spread, opacity = self._render(
+            modality, *(np.ascontiguousarray(rays, np.float32) for rays in (origins, directions)))
         if modality == THERMAL and self.temperature_range is not None:
             values = self.temperature_range.to_celsius(values)
         return RayRendering(values, distance, spread, opacity)
@@ -108,24 +120,43 @@ class RadianceMap(map_file.MapContent, LocalizationMap):
 
     def render_differentiable(self, modality: str, origins: Tensor, directions: Tensor) -> Tensor:
         """Values (n, channels) in sensor units, differentiable in origins and directions."""
-        learner = self.learner(modality)
-        device = learner.field.encoding.table.device
-        distances, widths = (torch.from_numpy(drawn).to(device) for drawn in learner.grid.sample(
-            origins.detach().cpu().numpy(), directions.detach().cpu().numpy(), RENDER_SAMPLES,
-            RENDER_EXPLORING))
-        values = render(learner.field, modality, origins.to(device), directions.to(device),
-                        Samples(distances, widths)).values.to(origins.device)
+        if self.device is None:
+            field, grid = self.learner(modality).field, self.learner(modality).grid
+        else:
+            renderer = self._device_renderer(modality)
+            field, grid = renderer.field, renderer.grid
+        o, d = (rays.to(field.encoding.table.device) for rays in (origins, directions))
+        samples = grid.place(o, d, RENDER_SAMPLES, RENDER_EXPLORING)
+        values = render(field, modality, o, d, samples).values.to(origins.device)
         if modality == THERMAL and self.temperature_range is not None:
             low, high = self.temperature_range.low_celsius, self.temperature_range.high_celsius
             values = low + (high - low) * values
         return values
 
     def _render(self, modality: str, origins: Array32, directions: Array32) -> RayArrays:
-        learner = self.learner(modality)
-        if learner.field.encoding.table.device.type != 'cpu':
-            return render_torch(learner.field, learner.grid, modality, origins, directions,
-                                RENDER_SAMPLES, RENDER_EXPLORING)
+        if self.device is not None:
+            rendered = self._device_renderer(modality).render(
+                origins, directions, RENDER_SAMPLES, RENDER_EXPLORING)
+            if rendered is not None:
+                return rendered
         if modality not in self._renderers:
+            learner = self.learner(modality)
             self._renderers[modality] = CpuRenderer(learner.field, learner.grid, modality)
-        return self._renderers[modality].render(origins, directions, RENDER_SAMPLES,
-                                                RENDER_EXPLORING)
+        chunks = [self._renderers[modality].render(
+            origins[i:i + CHUNK_RAYS], directions[i:i + CHUNK_RAYS], RENDER_SAMPLES,
+            RENDER_EXPLORING) for i in range(0, max(len(origins), 1), CHUNK_RAYS)]
+        values, distance, spread, opacity = (np.concatenate(part)
+                                             for part in zip(*chunks, strict=True))
+        return values, distance, spread, opacity
+
+    def _device_renderer(self, modality: str) -> DeviceRenderer:
+        """Copies of a field and its grid on the device, made when they are first needed."""
+        assert self.device is not None
+        if modality not in self._on_device:
+            learner = self.learner(modality)
+            known = [r for r in self._on_device.values() if set(learner.modalities) & {r.modality}]
+            field = known[0].field if known else copy.deepcopy(learner.field).to(self.device)
+            field.encoding.reference = self.device.type == 'cpu'
+            grid = known[0].grid if known else on_device(learner.grid, self.device)
+            self._on_device[modality] = DeviceRenderer(field, grid, modality)
+        return self._on_device[modality]

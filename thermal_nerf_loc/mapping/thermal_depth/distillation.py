@@ -24,7 +24,7 @@ from torch.nn import functional
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError, RunError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.field.cpu_renderer import has_bfloat16
+from thermal_nerf_loc.field.device import has_bfloat16
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.thermal_depth.model import TemperatureScaling, ThermalDepth

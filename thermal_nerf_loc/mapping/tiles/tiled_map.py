@@ -32,6 +32,7 @@ from thermal_nerf_loc.sensing.frame import RGB
 from thermal_nerf_loc.sensing.rendering import Array32, RayRendering
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from thermal_nerf_loc.mapping.map.keyframes import Keyframes
@@ -59,12 +60,18 @@ class TiledMap(LocalizationMap):
         self._rendered = threading.local()
         self._last: Array | None = None
         self._near = 0
+        self._device: torch.device | None = None
 
     @classmethod
     def load(cls, path: str | Path, memory_mb: float = MEMORY_MB, waits: bool = True,
              ) -> 'TiledMap':
         """Read the index of a folder or of an address."""
         return cls(TileFolder(path), memory_mb, waits)
+
+    def on(self, device: 'torch.device') -> 'TiledMap':
+        """This map, its tiles rendered on a device from now on."""
+        self._device = device
+        return self
 
     @property
     def name(self) -> str:
@@ -233,8 +240,9 @@ class TiledMap(LocalizationMap):
     def _load(self, number: int) -> RadianceMap:
         entry = self.index.tiles[number]
         # panoramas of all tiles are searched by their own index
-        return replace(RadianceMap.load(self.folder.file(entry.file, entry.sha256)),
+        tile = replace(RadianceMap.load(self.folder.file(entry.file, entry.sha256)),
                        panoramas=None)
+        return tile if self._device is None else tile.on(self._device)
 
     def _panoramas_of(self, number: int, rows: NDArray[np.int64]) -> Panoramas:
         entry = self.index.tiles[number]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
+from thermal_nerf_loc.mapping.training.ray_sampler import DeviceBatch, RayBatch
 from thermal_nerf_loc.sensing.flat_field import across
 from thermal_nerf_loc.sensing.frame import RGB
 
@@ -61,7 +61,7 @@ class CameraResponse(nn.Module):
         # image less rendering, by pixel: count, sum, sum of squares
         self.register_buffer('residuals', torch.zeros(3, height, width))
 
-    def forward(self, values: Tensor, batch: RayBatch) -> Tensor:
+    def forward(self, values: Tensor, batch: RayBatch | DeviceBatch) -> Tensor:
         """What the cameras make of scene values (rays, channels)."""
         if self.gain.requires_grad:
             values = values * torch.exp(self.gain - self.gain.mean())[batch.image][:, None]
@@ -71,13 +71,12 @@ class CameraResponse(nn.Module):
         return values + (level + self._falloff(batch.across))[:, None]
 
     @torch.no_grad()
-    def add_residuals(self, residual: Tensor, batch: RayBatch, limit: float) -> None:
+    def add_residuals(self, residual: Tensor, batch: RayBatch | DeviceBatch, limit: float) -> None:
         """Add residuals (rays, 1), clipped to +-`limit`, to the sums of their pixels."""
         if self.size is None:
             return
         clipped = residual[:, 0].clamp(-limit, limit)
-        corner = torch.tensor(self.size, device=clipped.device) * 0.5
-        x, y = ((batch.across + 1.0) * corner).long().unbind(1)
+        x, y = (((batch.across[:, k] + 1.0) * (0.5 * self.size[k])).long() for k in (0, 1))
         added = torch.stack([torch.ones_like(clipped), clipped, clipped**2])
         self.residuals.view(3, -1).index_add_(1, y * self.size[0] + x, added)
 

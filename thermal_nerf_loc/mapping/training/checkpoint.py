@@ -7,7 +7,7 @@ as metadata a JSON text with the counters. It is used only if it is whole (check
 training with the same settings and the same pixels (identity).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 import hashlib
 import json
@@ -15,17 +15,13 @@ from pathlib import Path
 from typing import Any
 import warnings
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-import torch
 from torch import nn, Tensor
 
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.field.native.adam import Optimizer
 from thermal_nerf_loc.io.atomic_files import read_bytes, remove, write_atomically
-
-Array32 = NDArray[np.float32]
 
 FORMAT, VERSION = 'thermal_nerf_loc checkpoint', 3  # 1: another hash grid; 2: other names
 _START_ANEW = 'Train without --resume to start anew.'
@@ -100,20 +96,34 @@ class Checkpoint:
             warnings.warn(f'{self.path}: left by an interrupted training and replaced now; '
                           '--resume would have continued it', stacklevel=2)
 
+    def restore_into(self, restore: Callable[[State], None], identity: Mapping[str, Any]) -> float:
+        """Let `restore` go on with an interrupted training, if asked for; the seconds it took."""
+        if not self.resume:
+            self.warn_if_left()
+            return 0.0
+        state = self.read(identity)
+        try:
+            restore(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError('checkpoint does not fit its own settings', where=self.path,
+                             got=f'{type(error).__name__}: {error}') from None
+        return float(state.facts['seconds'])
 
-def pack(modules: Mapping[str, nn.Module], grids: Sequence[Array32],
-         optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+
+def pack(modules: Mapping[str, nn.Module], grids: Sequence[Tensor],
+         optimizer: Optimizer) -> dict[str, Tensor]:
     """State of modules (by prefix), density grids and optimizer as named tensors."""
     tensors = {f'{prefix}.{key}': value for prefix, module in modules.items()
                for key, value in module.state_dict().items()}
-    tensors |= {f'grid{i}': torch.from_numpy(values) for i, values in enumerate(grids)}
-    return tensors | {f'adam{i}.{key}': value
-                      for i, moments in optimizer.state_dict()['state'].items()
-                      for key, value in moments.items()}
+    tensors |= {f'grid{i}': values for i, values in enumerate(grids)}
+    tensors |= {f'adam{i}.{key}': value
+                for i, moments in optimizer.state_dict()['state'].items()
+                for key, value in moments.items()}
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def unpack(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module],
-           grids: Sequence[Array32], optimizer: torch.optim.Optimizer) -> None:
+           grids: Sequence[Tensor], optimizer: Optimizer) -> None:
     """Restore what `pack` has stored, in place."""
     def under(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
@@ -122,7 +132,7 @@ def unpack(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module],
     for prefix, module in modules.items():
         module.load_state_dict(under(f'{prefix}.'))
     for i, values in enumerate(grids):
-        values[:] = tensors[f'grid{i}'].numpy()
+        values.copy_(tensors[f'grid{i}'])
     parameters = sum(len(group['params']) for group in optimizer.param_groups)
     optimizer.load_state_dict({
         'state': {i: under(f'adam{i}.') for i in range(parameters)},

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 import math
 from typing import Any, ClassVar
 
-import torch
 
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.density_grid import SamplingConfig
+from thermal_nerf_loc.field.device import find_device
 from thermal_nerf_loc.field.kernels.grid_levels import NOMINAL_LOG2_ROWS
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.io.datasets.depth_maps import AUTO, SOURCES
@@ -222,12 +222,7 @@ class TrainConfig:
 
     def resolved_device(self) -> str:
         """'cpu' or 'cuda'."""
-        if self.device == 'cuda' and not torch.cuda.is_available():
-            raise InputError('no CUDA device is visible to torch', expected='--device auto or cpu',
-                             got='--device cuda')
-        if self.device == 'auto':
-            return 'cuda' if torch.cuda.is_available() else 'cpu'
-        return self.device
+        return find_device(self.device).type
 
 
 def capacity_factor(images: int) -> float:

@@ -16,6 +16,9 @@ import torch
 from torch import distributed, Tensor
 
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.field.device import DeviceRandom, find_device, Random
+
+_SEEDS_APART = 1_000_003  # of the processes' random rays
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +28,22 @@ class Processes:
     rank: int = 0
     count: int = 1
     device: torch.device = field(default_factory=lambda: torch.device('cpu'))
+    plain: bool = False  # torch operations even on the CPU, where else compiled kernels serve
+
+    @property
+    def has_kernels(self) -> bool:
+        """Whether the compiled kernels of the CPU train; else all stays on the device."""
+        return self.device.type == 'cpu' and not self.plain
 
     @property
     def leads(self) -> bool:
         """True in the first process, which reports and saves."""
         return self.rank == 0
 
-    def random(self, seed: int) -> np.random.Generator:
-        """A generator of its own for each process."""
+    def random(self, seed: int) -> Random:
+        """A generator of its own for each process, where the rays are drawn."""
+        if not self.has_kernels:
+            return DeviceRandom(self.device, seed + _SEEDS_APART * self.rank)
         return np.random.default_rng([seed, self.rank] if self.count > 1 else seed)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -74,7 +85,7 @@ def joined(device: str) -> Iterator[Processes]:
     """Join the process group that torchrun has started, and leave it at the end."""
     count = int(os.environ.get('WORLD_SIZE', '1'))
     if count == 1:
-        yield Processes(device=torch.device(device))
+        yield Processes(device=find_device(device))
         return
     rank, local_rank = int(os.environ['RANK']), int(os.environ['LOCAL_RANK'])
     local_count = int(os.environ['LOCAL_WORLD_SIZE'])

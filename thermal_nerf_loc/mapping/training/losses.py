@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from thermal_nerf_loc.field.volume_rendering import expected_distance, Samples
 from thermal_nerf_loc.mapping.training.config import INVERSE
-from thermal_nerf_loc.mapping.training.ray_sampler import RayBatch
+from thermal_nerf_loc.mapping.training.ray_sampler import DeviceBatch
 
 _NOMINAL_VARIANCE = 0.04  # of field values in a colourful room
 _LEAST_VARIANCE = 4e-4  # below it is mostly noise
@@ -139,15 +139,16 @@ class DepthFit(nn.Module):
         # weights w, and w times x, y, x^2, x y
         self.register_buffer('sums', torch.zeros(images, 5, dtype=torch.float64))
 
-    def metres(self, weights: Tensor, samples: Samples, batch: RayBatch) -> tuple[Tensor, Tensor]:
+    def metres(self, weights: Tensor, samples: Samples, batch: DeviceBatch,
+               ) -> tuple[Tensor, Tensor]:
         """Depth along each ray in metres, and its confidence."""
-        forward = torch.from_numpy(batch.directions_cam[:, 2]).to(weights.device)
+        forward = batch.directions_cam[:, 2]
         x = batch.depth_m * forward
         far, spread = expected_distance(weights.detach(), samples.distance_m)
         weight = batch.confidence / (1.0 + (spread / (_FIT_SPREAD_SHARE * far))**2)
         y = far * forward
-        self._observe(batch.image.cpu(), weight, x, 1.0 / y if self.kind == INVERSE else y)
-        slope, shift, known = (part.to(weights.device)[batch.image] for part in self.fitted())
+        self._observe(batch.image, weight, x, 1.0 / y if self.kind == INVERSE else y)
+        slope, shift, known = (part[batch.image] for part in self.fitted())
         y = slope * x + shift
         z = 1.0 / y if self.kind == INVERSE else y
         good = known & (y > 0.0)
@@ -164,7 +165,7 @@ class DepthFit(nn.Module):
         return slope.float(), shift.float(), known
 
     def _observe(self, image: Tensor, weight: Tensor, x: Tensor, y: Tensor) -> None:
-        w, x, y = (part.detach().cpu().double() for part in (weight, x, y))
+        w, x, y = (part.detach().double() for part in (weight, x, y))
         good = torch.isfinite(x) & torch.isfinite(y)
         w = torch.where(good, w, 0.0)
         x, y = torch.where(good, x, 0.0), torch.where(good, y, 0.0)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.field.cpu_renderer import has_bfloat16
+from thermal_nerf_loc.field.device import has_bfloat16, Random
+from thermal_nerf_loc.field.device_renderer import half_precision
 from thermal_nerf_loc.field.volume_rendering import (BranchOptions, render, Rendering, Samples,
                                                      uses_kernels)
 from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import CameraOptimizer, FixedCameras
@@ -17,7 +18,7 @@ from thermal_nerf_loc.mapping.training.camera_response import (
     CameraResponse, zero_offset, ZeroOffset)
 from thermal_nerf_loc.mapping.training.config import METRIC, TrainConfig
 from thermal_nerf_loc.mapping.training.losses import DepthFit
-from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource, RayBatch
+from thermal_nerf_loc.mapping.training.ray_sampler import DeviceBatch, PixelSource, RayBatch
 from thermal_nerf_loc.mapping.training.schedule import SchedulePosition
 from thermal_nerf_loc.mapping.training.strategies import Learner
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
@@ -46,13 +47,25 @@ class Objective:
         self.camera_responses.to(device)
         self.depth_fits = nn.ModuleDict({} if config.depth_kind == METRIC else {
             name: DepthFit(source.images, config.depth_kind) for name, source in sources.items()})
+        self.depth_fits.to(device)
         self._radiometric = {name: source.radiometric for name, source in sources.items()}
-        self.psnr: dict[str, float] = {}  # of the batches, smoothed
+        self._has_depth = {name: source.has_depth for name, source in sources.items()}
+        self._psnr: dict[str, Tensor] = {}  # of the batches, smoothed; on the device
 
-    def loss(self, learner: Learner, modality: str, batch: RayBatch, position: SchedulePosition,
-             rng: np.random.Generator) -> Tensor:
+    @property
+    def psnr(self) -> dict[str, float]:
+        """Of the batches, smoothed; reading it waits for the device."""
+        return {name: float(value) for name, value in self._psnr.items()}
+
+    @psnr.setter
+    def psnr(self, values: Mapping[str, float]) -> None:
+        self._psnr = {name: torch.tensor(value, device=self.device)
+                      for name, value in values.items()}
+
+    def loss(self, learner: Learner, modality: str, drawn: RayBatch | DeviceBatch,
+             position: SchedulePosition, rng: Random) -> Tensor:
         """Render a batch, update the density grid, compare with the pixels."""
-        config, batch = self.config, batch.on(self.device)
+        config, batch = self.config, drawn.on(self.device)
         samples, rendering = self._render(learner, modality, batch, position, rng)
         learner.grid.observe(rendering.points, rendering.density)
         rendered = rendering.values
@@ -89,14 +102,14 @@ class Objective:
         return response
 
     def _geometry_loss(self, learner: Learner, modality: str, samples: Samples,
-                       rendering: Rendering, batch: RayBatch, position: SchedulePosition,
+                       rendering: Rendering, batch: DeviceBatch, position: SchedulePosition,
                        ) -> Tensor:
         """Distortion of the weights along rays, and their distance from known depth."""
         config, scale = self.config, learner.field.space.scale_m
         ramp = min(1.0, position.step / config.schedule.uniform_until(position.steps))
         loss = config.distortion * ramp * losses.distortion(
             rendering.weights, samples, scale, uses_kernels(learner.field, rendering.weights))
-        if config.depth_weight > 0.0 and bool(batch.confidence.any()):
+        if config.depth_weight > 0.0 and self._has_depth[modality]:
             depth_m, confidence = batch.depth_m, batch.confidence
             weight = config.depth_weight
             if self.depth_fits:  # to the map's surfaces, as they appear
@@ -110,24 +123,20 @@ class Objective:
                                                       confidence, _DEPTH_REACH * scale)
         return loss
 
-    def _render(self, learner: Learner, modality: str, batch: RayBatch,
-                position: SchedulePosition, rng: np.random.Generator) -> tuple[Samples, Rendering]:
+    def _render(self, learner: Learner, modality: str, batch: DeviceBatch,
+                position: SchedulePosition, rng: Random) -> tuple[Samples, Rendering]:
         """Place samples by the density grid, evaluate the field."""
-        schedule, device = self.config.schedule, self.device
+        schedule = self.config.schedule
         origins, directions = self.cameras.rays(modality, batch)
         # rays of unknown depth are to find their surfaces, as if no depth were known at all
-        exploring = np.where(batch.confidence.cpu().numpy() > 0.0, schedule.exploring(*position),
-                             schedule.exploring(*position, known=False)).astype(np.float32)
-        samples = Samples.from_numpy(*learner.grid.sample(
-            origins.detach().numpy(), directions.detach().numpy(), schedule.samples(*position),
-            exploring, rng))
+        exploring = torch.where(batch.confidence > 0.0, schedule.exploring(*position),
+                                schedule.exploring(*position, known=False))
+        samples = learner.grid.place(origins, directions, schedule.samples(*position), exploring,
+                                     rng)
         options = BranchOptions(schedule.direction_share(*position), modality in learner.detached,
                                 self.config.near_gradient * learner.field.space.scale_m)
-        samples = Samples(samples.distance_m.to(device), samples.width_m.to(device))
-        half = self.config.bfloat16 and has_bfloat16(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
-            rendering = render(learner.field, modality, origins.to(device),
-                               directions.to(device), samples, options)
+        with half_precision(self.device, self.config.bfloat16 and has_bfloat16(self.device)):
+            rendering = render(learner.field, modality, origins, directions, samples, options)
         return samples, rendering
 
     def _image_loss(self, modality: str, rendered: Tensor, truth: Tensor) -> Tensor:
@@ -138,5 +147,5 @@ class Objective:
                               self.balance.contrast[modality])
 
     def _note_psnr(self, modality: str, squares: Tensor) -> None:
-        now = -10.0 * float(np.log10(max(float(squares), 1e-12)))
-        self.psnr[modality] = 0.95 * self.psnr.get(modality, now) + 0.05 * now
+        now = -10.0 * torch.log10(squares.clamp(min=1e-12))
+        self._psnr[modality] = torch.lerp(self._psnr.get(modality, now), now, 0.05)

@@ -7,10 +7,12 @@ import logging
 import numpy as np
 from numpy.typing import NDArray
 
+from thermal_nerf_loc.common.progress import Progress
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory, on_disk, read_bytes
-from thermal_nerf_loc.io.datasets.depth_maps import MEASURED
+from thermal_nerf_loc.io.datasets.depth_maps import MEASURED, NONE
 from thermal_nerf_loc.io.datasets.scene import ImageRecord, load_image, Scene
-from thermal_nerf_loc.mapping.stereo.scene_depth import ImageDepth, SceneDepth
+from thermal_nerf_loc.mapping.camera_poses.pose_initialization import AdjustedCameras
+from thermal_nerf_loc.mapping.stereo.scene_depth import find_depth, ImageDepth, SceneDepth
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.ray_sampler import bytes_needed, NoPixelsError, PixelSource
 from thermal_nerf_loc.sensing.frame import RGB, SensorImage, THERMAL
@@ -18,6 +20,7 @@ from thermal_nerf_loc.sensing.frozen_images import FreezeDetector
 from thermal_nerf_loc.sensing.thermal import TemperatureRange
 
 _Records = dict[int, ImageRecord]  # by frame
+_DEPTH_SHARE = 0.4  # of the time limit that finding depth may take
 _log = logging.getLogger(__name__)
 
 
@@ -130,3 +133,12 @@ def _has_depth(records: _Records) -> bool:
 
 def _has_confidence(records: _Records) -> bool:
     return any(record.depth_confidence_path is not None for record in records.values())
+
+
+def depth_of(adjusted: AdjustedCameras, config: TrainConfig, progress: Progress) -> SceneDepth:
+    """Depth of the training images as their cameras are adjusted, unless it has no weight."""
+    source = config.depth_from if config.depth_weight > 0.0 else NONE
+    unknown = config.refine.what if adjusted.cameras is None else ()
+    seconds = None if config.max_seconds is None else _DEPTH_SHARE * config.max_seconds
+    return find_depth(adjusted.scene, modalities_of(adjusted.scene, config), source, config.stereo,
+                      config.refine.features, unknown, progress, seconds, config.memory_limit_mb)

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All training pixels of one modality as flat arrays, and random batches of rays from them."""
+"""
+All training pixels of one modality as flat arrays, and random batches of rays from them.
+
+`PixelSource` holds them in memory or on disk, `DevicePixels` on a torch device.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 import hashlib
 from typing import Any
 
@@ -12,7 +16,9 @@ import torch
 from torch import Tensor
 
 from thermal_nerf_loc.common.errors import InputError
+from thermal_nerf_loc.field.device import DeviceRandom, Random
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.geometry.lie_torch import se3_exp
 from thermal_nerf_loc.io.atomic_files import Allocate, in_memory
 from thermal_nerf_loc.sensing.flat_field import across
 from thermal_nerf_loc.sensing.frame import row_poses, SensorImage
@@ -37,10 +43,32 @@ class RayBatch:
     directions_cam: Array32  # (n, 3) unit, in the camera's frame
     row_motion: NDArray[np.float64] | None = None  # (n, 4, 4) to each ray's row: rolling shutter
 
-    def on(self, device: torch.device) -> 'RayBatch':
-        """The same with its tensors on a device; rays stay where the sampler is."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in
-                                ('truth', 'depth_m', 'confidence', 'image', 'across')})
+    def on(self, device: torch.device) -> 'DeviceBatch':
+        """The same as tensors on a device; on the CPU they share the arrays' memory."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return DeviceBatch(**{name: (torch.from_numpy(part) if isinstance(part, np.ndarray)
+                                     else part).to(device)
+                              for name, part in parts.items() if part is not None})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceBatch:
+    """A `RayBatch` whose members all lie on one device."""
+
+    origins: Tensor
+    directions: Tensor
+    truth: Tensor
+    depth_m: Tensor
+    confidence: Tensor
+    image: Tensor
+    across: Tensor
+    directions_cam: Tensor
+    row_motion: Tensor | None = None
+
+    def on(self, device: torch.device) -> 'DeviceBatch':
+        """It is there."""
+        assert self.truth.device.type == device.type
+        return self
 
 
 class NoPixelsError(InputError):
@@ -84,8 +112,9 @@ class PixelSource:
         """Number of usable pixels."""
         return len(self._values) if self._usable is None else len(self._usable)
 
-    def draw(self, count: int, rng: np.random.Generator) -> RayBatch:
+    def draw(self, count: int, rng: Random) -> RayBatch:
         """Random rays, each pixel equally likely."""
+        assert isinstance(rng, np.random.Generator)
         chosen = rng.integers(0, len(self), count)
         return self.at(chosen if self._usable is None else self._usable[chosen])
 
@@ -112,6 +141,18 @@ class PixelSource:
                         torch.from_numpy(np.where(known, depth, 0.0).astype(np.float32)),
                         torch.from_numpy(confidence), torch.from_numpy(image),
                         torch.from_numpy(across(pixels, size)), directions_cam, row_motion)
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether any pixel may have depth."""
+        return self._depths is not None
+
+    def on(self, device: torch.device) -> 'DevicePixels':
+        """Copy of all on a device."""
+        return DevicePixels(
+            device, self._values, self._poses, self._starts, self._sizes, self._tables,
+            self._table_start, self._usable, self._depths, self._confidence,
+            self._sweeps if self._sweeps.any() else None)
 
     def known_depth(self) -> Array:
         """Share of the usable pixels of each image (images,) whose depth is known."""
@@ -191,6 +232,58 @@ class PixelSource:
             indices[filled:filled + len(found)] = found
             filled += len(found)
         return indices
+
+
+class DevicePixels:
+    """The pixels of a `PixelSource` on a device: batches are drawn there, nothing is sent."""
+
+    def __init__(self, device: torch.device, values: NDArray[np.uint16], poses: Array32,
+                 starts: NDArray[np.int64], sizes: NDArray[np.int64], tables: Array32,
+                 table_start: NDArray[np.int64], usable: NDArray[np.int64] | None,
+                 depths: Array32 | None, confidence: NDArray[np.uint8] | None,
+                 sweeps: Array | None) -> None:
+        """Send all arrays once; members are those of `PixelSource`."""
+        def send(array: NDArray[Any] | None) -> Any:
+            return None if array is None else torch.from_numpy(np.array(array)).to(device)
+
+        self._values = send(np.asarray(values).view(np.int16))  # torch indexes no 16 bits unsigned
+        self._poses, self._starts, self._sizes = send(poses), send(starts), send(sizes)
+        self._tables, self._table_start, self._usable = send(tables), send(table_start), send(
+            usable)
+        self._depths, self._confidence, self._sweeps = send(depths), send(confidence), send(sweeps)
+        self._count = len(values) if usable is None else len(usable)
+
+    def draw(self, count: int, rng: Random) -> DeviceBatch:
+        """Random rays, each pixel equally likely."""
+        assert isinstance(rng, DeviceRandom)
+        chosen = rng.integers(self._count, count)
+        return self.at(chosen if self._usable is None else self._usable[chosen])
+
+    def at(self, index: Tensor) -> DeviceBatch:
+        """Rays through given pixels of the flat order, as `PixelSource.at`."""
+        image = torch.searchsorted(self._starts, index, right=True) - 1
+        inside = index - self._starts[image]
+        pose, size = self._poses[image], self._sizes[image]
+        column, row = inside % size[:, 0], inside // size[:, 0]
+        row_motion = None
+        if self._sweeps is not None:
+            twists = self._sweeps[image] * ((row + 0.5) / size[:, 1] - 0.5)[:, None]
+            row_motion = se3_exp(twists)
+            pose = (pose.double() @ row_motion).float()
+        directions_cam = self._tables[self._table_start[image] + inside]
+        directions = torch.einsum('nij,nj->ni', pose[:, :3, :3], directions_cam)
+        truth = (self._values[index].int() & 0xffff).float() / float(_STEPS)
+        if self._depths is None:
+            depth, confidence = torch.zeros_like(truth[:, 0]), torch.zeros_like(truth[:, 0])
+        else:
+            depth = self._depths[index]
+            known = torch.isfinite(depth)
+            depth, confidence = torch.where(known, depth, 0.0), known.float()
+            if self._confidence is not None:
+                confidence = confidence * (self._confidence[index].float() / 255.0)
+        pixels = torch.stack([column, row], dim=1) + 0.5
+        return DeviceBatch(pose[:, :3, 3].contiguous(), directions, truth, depth, confidence,
+                           image, 2.0 * pixels / size - 1.0, directions_cam, row_motion)
 
 
 def bytes_needed(cameras: Sequence[Camera], channels: int, has_depth: bool,

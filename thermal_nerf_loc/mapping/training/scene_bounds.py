@@ -92,7 +92,7 @@ def known_rays(sources: Mapping[str, PixelSource], most: int,
     """Rays of known depth, at most about so many, as the cameras are estimated now."""
     for name, source in sources.items():
         for batch in source.rays_of_known_depth(most // len(sources)):
-            origins, directions = (part.contiguous().numpy()
+            origins, directions = (part.cpu().contiguous().numpy()
                                    for part in cameras.rays(name, batch))
             yield name, replace(batch, origins=origins, directions=directions)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from thermal_nerf_loc.field.native.adam import serves, TableAdam
+from thermal_nerf_loc.field.native.adam import Optimizer, serves, TableAdam
 from thermal_nerf_loc.mapping.training.config import TrainConfig
 from thermal_nerf_loc.mapping.training.strategies import Learner, Phase, phases_for
 
@@ -94,7 +94,7 @@ class Schedule:
         """One more step is done."""
         self.steps += 1
 
-    def set_learning_rates(self, optimizer: torch.optim.Optimizer) -> None:
+    def set_learning_rates(self, optimizer: Optimizer) -> None:
         """Warm up, then decay exponentially with the share of the phase that is done."""
         warm_up = min(1.0, (self.steps - self.phase_first_step + 1) / _WARM_UP_STEPS)
         share = (self.share - self.phase.begin) / (self.phase.end - self.phase.begin)
@@ -116,7 +116,7 @@ class Schedule:
 
 def adam(config: TrainConfig, learners: Sequence[Learner],
          responses: Iterable[nn.Parameter] = (), poses: Iterable[nn.Parameter] = (),
-         ) -> torch.optim.Adam:
+         ) -> Optimizer:
     """
     One optimizer, each kind of parameter at its own rate: tables, networks, responses, poses.
 
@@ -133,8 +133,8 @@ def adam(config: TrainConfig, learners: Sequence[Learner],
         {'params': [p for p in poses if p.requires_grad],
          'lr': config.refine.learning_rate, 'decay': config.refine.decay}]
     groups = [{'decay': config.decay, **group} for group in groups]
-    optimizer = (TableAdam(groups, _BETAS) if serves(tables) else
-                 torch.optim.Adam(groups, betas=_BETAS, fused=True))
+    optimizer: Optimizer = (TableAdam(groups, _BETAS) if serves(tables) else
+                            torch.optim.Adam(groups, betas=_BETAS, fused=True))
     for group in optimizer.param_groups:
         group['initial_lr'] = group['lr']
     return optimizer

@@ -12,13 +12,14 @@ on Thermal Imaging" (X is any modality but RGB):
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.density_grid import DensityGrid, SamplingConfig
+from thermal_nerf_loc.field.device_grid import on_device, on_processor
 from thermal_nerf_loc.field.radiance_field import FieldConfig, RadianceField
 from thermal_nerf_loc.mapping.training.config import STRATEGIES
 
@@ -35,6 +36,18 @@ class Learner:
     grid: DensityGrid
     modalities: tuple[str, ...]
     detached: frozenset[str] = frozenset()
+
+    def on(self, device: torch.device, plain: bool = False) -> 'Learner':
+        """
+        The learner on a device, its field moved there.
+
+        `plain`: torch operations even on the CPU, where else compiled kernels serve.
+        """
+        self.field.to(device)
+        self.field.encoding.reference = plain
+        has_kernels = device.type == 'cpu' and not plain
+        return replace(self, grid=on_processor(self.grid) if has_kernels
+                       else on_device(self.grid, device))
 
 
 @dataclass(frozen=True, slots=True)

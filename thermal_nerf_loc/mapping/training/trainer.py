@@ -12,8 +12,8 @@ A phase that inherits its surfaces (`finetune`) begins where this order ends.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-import json
+from dataclasses import asdict, dataclass, replace
+import math
 import resource
 import time
 from typing import Any
@@ -23,29 +23,29 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from thermal_nerf_loc.common.errors import InputError, RunError
+from thermal_nerf_loc.common.errors import RunError
 from thermal_nerf_loc.common.progress import prefixed, Progress, silent
 from thermal_nerf_loc.field.contraction import ContractedSpace, space_around_cameras
-from thermal_nerf_loc.field.native.adam import TableAdam
-from thermal_nerf_loc.io.datasets.depth_maps import NONE
+from thermal_nerf_loc.field.device import (
+    OutOfMemory, random_state, restore_random, say_out_of_memory)
+from thermal_nerf_loc.field.native.adam import Optimizer, TableAdam
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.camera_poses.camera_optimizer import (
     CameraOptimizer, FixedCameras, HashLevelSchedule)
 from thermal_nerf_loc.mapping.camera_poses.pose_initialization import (
-    adjusted_cameras, AdjustedCameras, initialize_rig_by_edges)
+    adjusted_cameras, initialize_rig_by_edges)
 from thermal_nerf_loc.mapping.map.keyframes import keyframes_of
 from thermal_nerf_loc.mapping.map.localization_map import MapInfo
 from thermal_nerf_loc.mapping.map.map_file import as_kept
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.mapping.map.uncertainty import DepthSupport
-from thermal_nerf_loc.mapping.stereo.scene_depth import find_depth, SceneDepth
 from thermal_nerf_loc.mapping.training.checkpoint import Checkpoint, pack, State, unpack
 from thermal_nerf_loc.mapping.training.config import EDGES, FEATURES, TrainConfig
 from thermal_nerf_loc.mapping.training.distributed import joined, Processes
 from thermal_nerf_loc.mapping.training.objective import Objective
 from thermal_nerf_loc.mapping.training.pixel_sources import (
-    load_sources, modalities_of, thermal_stamps_ns, without_frozen)
-from thermal_nerf_loc.mapping.training.ray_sampler import PixelSource, RayBatch
+    depth_of, load_sources, modalities_of, thermal_stamps_ns, without_frozen)
+from thermal_nerf_loc.mapping.training.ray_sampler import DevicePixels, PixelSource, RayBatch
 from thermal_nerf_loc.mapping.training.scene_bounds import (
     fit_bounds, fuse_depth, known_rays, starts_from_depth)
 from thermal_nerf_loc.mapping.training.schedule import adam, Completion, Schedule
@@ -56,7 +56,6 @@ _REPORT_STEPS = 20
 _REFRESH_STEPS = 16
 _MEASURED = 8, 24  # steps between which the speed is measured
 _FUSED_RAYS, _SUPPORT_RAYS = 600_000, 48_000  # of known depth
-_DEPTH_SHARE = 0.4  # of the time limit that finding depth may take
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,11 +83,22 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
     what follows a training of so many steps, in steps. Under torchrun every process calls this,
     and gets the same map.
     """
+    began = time.monotonic() if began is None else began
+    try:
+        return _train(scene, config, progress, checkpoint, began, completion)
+    except OutOfMemory:
+        if config.resolved_device() == 'cpu':
+            raise
+    say_out_of_memory('training', 'it begins again on the processor')
+    return _train(scene, replace(config, device='cpu'), progress, checkpoint, began, completion)
+
+
+def _train(scene: Scene, config: TrainConfig, progress: Progress, checkpoint: Checkpoint | None,
+           began: float, completion: Completion) -> TrainingResult:
     device = config.resolved_device()
     given, scene = scene, without_frozen(scene)
-    began = time.monotonic() if began is None else began
     adjusted = adjusted_cameras(scene, modalities_of(scene, config), config.refine, progress)
-    depth = _depth_of(adjusted, config, progress)
+    depth = depth_of(adjusted, config, progress)
     sources, temperatures = load_sources(scene, config, depth)
     with joined(device) as processes:
         config, space = fit_bounds(config, sources, _positions(scene))
@@ -111,6 +121,7 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
                    geo_anchor=scene.geo_anchor._asdict() if scene.geo_anchor else {})
     radiance_map = RadianceMap(trainer.learners, temperatures, info, keyframes_of(refined),
                                flat_fields=trainer.objective.flat_fields(temperatures))
+    radiance_map = radiance_map.on(processes.device)
     return TrainingResult(radiance_map, trainer.steps, seconds,
                           trainer.steps * config.rays / max(seconds, 1e-9),
                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0,
@@ -118,20 +129,12 @@ def train(scene: Scene, config: TrainConfig = TrainConfig(), progress: Progress 
                           trainer.depth_support(radiance_map))
 
 
-def _depth_of(adjusted: AdjustedCameras, config: TrainConfig, progress: Progress) -> SceneDepth:
-    """Depth of the training images as their cameras are adjusted, unless it has no weight."""
-    source = config.depth_from if config.depth_weight > 0.0 else NONE
-    unknown = config.refine.what if adjusted.cameras is None else ()
-    seconds = None if config.max_seconds is None else _DEPTH_SHARE * config.max_seconds
-    return find_depth(adjusted.scene, modalities_of(adjusted.scene, config), source, config.stereo,
-                      config.refine.features, unknown, progress, seconds, config.memory_limit_mb)
-
-
 def _run(trainer: 'Trainer', scene: Scene, progress: Progress, checkpoint: Checkpoint | None,
          began: float, completion: Completion = lambda steps: 0.0) -> float:
     """Step until done; the seconds that it took, with those before an interruption."""
     processes, period_s = trainer.processes, trainer.config.checkpoint_seconds
-    started = began - _resume(trainer, checkpoint)
+    started = began - (checkpoint.restore_into(trainer.restore, trainer.identity)
+                       if checkpoint else 0.0)
     if trainer.config.refine.method == EDGES and not trainer.steps:
         _initialize_rig(trainer, scene, progress)
     seconds = processes.of_leader(time.monotonic() - started)
@@ -167,22 +170,6 @@ def _initialize_rig(trainer: 'Trainer', scene: Scene, progress: Progress) -> Non
     initialize_rig_by_edges(optimizer, known, colour.learners, progress)
 
 
-def _resume(trainer: 'Trainer', checkpoint: Checkpoint | None) -> float:
-    """Restore an interrupted training, if asked for; the seconds that it took."""
-    if checkpoint is None:
-        return 0.0
-    if not checkpoint.resume:
-        checkpoint.warn_if_left()
-        return 0.0
-    state = checkpoint.read(trainer.identity)
-    try:
-        trainer.restore(state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError('checkpoint does not fit its own settings', where=checkpoint.path,
-                         got=f'{type(error).__name__}: {error}') from None
-    return float(state.facts['seconds'])
-
-
 class Trainer:
     """Fields, cameras and optimizer in training; `step` trains with one batch each."""
 
@@ -192,24 +179,32 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.rng = processes.random(config.seed)
         self.config, self.sources, self.processes = config, sources, processes
+        self._pixels: dict[str, PixelSource | DevicePixels] = {
+            name: source if processes.has_kernels else source.on(processes.device)
+            for name, source in sources.items()}
         if space is None:
             space = space_around_cameras(_positions(scene))
         channels = {name: source.channels for name, source in sources.items()}
         self.schedule = Schedule(config, tuple(sources))
-        self.learners = learners_for(config.strategy, config.field, config.sampling, space,
-                                     channels)
-        for learner in self.learners:
-            learner.field.to(processes.device)
+        self.learners = tuple(learner.on(processes.device, processes.plain)
+                              for learner in learners_for(config.strategy, config.field,
+                                                          config.sampling, space, channels))
         self._depth_is_known = starts_from_depth(config, sources)
         refine = config.refine
         self.camera_optimizer = (
-            CameraOptimizer(refine, scene, tuple(sources), space.scale_m) if refine.what else None)
+            CameraOptimizer(refine, scene, tuple(sources), space.scale_m).to(processes.device)
+            if refine.what else None)
         self._hash_levels = HashLevelSchedule(refine.first_levels, refine.fine_at,
                                               refine.coarse_until)
         self.objective = Objective(config, sources, processes.device,
                                    self.camera_optimizer or FixedCameras())
         self.optimizer = self._optimizer()
-        self.loss = float('nan')
+        self._loss = torch.tensor(float('nan'))
+
+    @property
+    def loss(self) -> float:
+        """Loss of the last step; reading it waits for the device."""
+        return float(self._loss)
 
     @property
     def steps(self) -> int:
@@ -246,16 +241,15 @@ class Trainer:
         self._set_hash_levels()
         self._hold_depth()
         loss = self._batch_loss()
-        if not torch.isfinite(loss):
-            raise RunError('training diverged: the loss is not finite', where=f'step {self.steps}',
-                           hint='Lower --learning-rate or check the poses.')
+        self._loss = loss.detach()
+        if self.processes.has_kernels or self.steps % _REPORT_STEPS == 0:
+            self._check_loss()
         self.optimizer.zero_grad(set_to_none=False)
         loss.backward()  # type: ignore[no-untyped-call]
         self.processes.average([parameter.grad for group in self.optimizer.param_groups
                                 for parameter in group['params']
                                 if parameter.grad is not None])
         self.optimizer.step()
-        self.loss = float(loss.detach())
         self.schedule.count_step()
         self._refresh_grids()
 
@@ -270,20 +264,24 @@ class Trainer:
         self._settle()
         torch.manual_seed(self.config.seed + index)
         self.schedule.begin_phase(index)
-        self.learners += tuple(inherit(self.learners[0], name, self.sources[name].channels)
-                               for name in self.schedule.phase.modalities)
-        for learner in self.active_learners:
-            learner.field.to(self.processes.device)
+        where = self.processes.device, self.processes.plain
+        self.learners += tuple(
+            inherit(self.learners[0], name, self.sources[name].channels).on(*where)
+            for name in self.schedule.phase.modalities)
         self.optimizer = self._optimizer()
 
     def finish(self) -> None:
         """Leave the same map in every process, on the CPU, as it will come back from its file."""
         self._settle()
         self._synchronize()
+        if self.steps:
+            self._check_loss()
         self.objective.camera_responses.cpu()
+        if self.camera_optimizer is not None:
+            self.camera_optimizer.cpu()
+        self.learners = tuple(learner.on(torch.device('cpu')) for learner in self.learners)
         for learner in self.learners:
-            learner.field.cpu()
-            learner.grid.values[:] = as_kept(learner.grid.values)
+            learner.grid.values = as_kept(learner.grid.values)
 
     def status(self, seconds: float) -> str:
         """One line for a progress bar."""
@@ -292,11 +290,12 @@ class Trainer:
 
     def state(self, seconds: float) -> State:
         """All that the next step depends on, for a checkpoint."""
-        tensors = pack(self._modules(), self._grids(), self.optimizer)
+        tensors = pack(self._modules(), [learner.grid.shared for learner in self.learners],
+                       self.optimizer)
         tensors['torch_random'] = torch.get_rng_state()
         tensors |= {f'held{i}': torch.from_numpy(learner.grid.held)
                     for i, learner in enumerate(self.learners)}
-        random = self.processes.gather(json.dumps(self.rng.bit_generator.state), 1024)
+        random = self.processes.gather(random_state(self.rng), 1 << 15)
         return State(tensors, {**self.schedule.facts(), 'seconds': seconds, 'loss': self.loss,
                                'psnr': self.objective.psnr, 'random': random})
 
@@ -306,11 +305,12 @@ class Trainer:
         for index in range(1, facts['phase'] + 1):
             self.begin_phase(index)
         self.schedule.restore(facts)
-        unpack(tensors, self._modules(), self._grids(), self.optimizer)
+        unpack(tensors, self._modules(), [learner.grid.shared for learner in self.learners],
+               self.optimizer)
         for i, learner in enumerate(self.learners):
             learner.grid.held = tensors[f'held{i}'].numpy()
-        self.loss, self.objective.psnr = facts['loss'], dict(facts['psnr'])
-        self.rng.bit_generator.state = json.loads(facts['random'][self.processes.rank])
+        self._loss, self.objective.psnr = torch.tensor(facts['loss']), dict(facts['psnr'])
+        restore_random(self.rng, facts['random'][self.processes.rank])
         torch.set_rng_state(tensors['torch_random'])
 
     def _modules(self) -> dict[str, nn.Module]:
@@ -323,15 +323,18 @@ class Trainer:
             modules['camera_optimizer'] = self.camera_optimizer
         return modules
 
-    def _grids(self) -> list[NDArray[np.float32]]:
-        return [learner.grid.values for learner in self.learners]
+    def _check_loss(self) -> None:
+        """Stop where the training has diverged."""
+        if not math.isfinite(self.loss):
+            raise RunError('training diverged: the loss is not finite', where=f'step {self.steps}',
+                           hint='Lower --learning-rate or check the poses.')
 
     def _batch_loss(self) -> Tensor:
         """Loss of one batch of rays of each modality that learns, and of the cameras' prior."""
         loss = torch.zeros((), device=self.processes.device)
         for learner in self.active_learners:
             for modality in learner.modalities:
-                batch = self.sources[modality].draw(self._rays_each(), self.rng)
+                batch = self._pixels[modality].draw(self._rays_each(), self.rng)
                 loss = loss + self.objective.loss(learner, modality, batch,
                                                   self.schedule.position, self.rng)
         if self.camera_optimizer is not None:
@@ -363,7 +366,7 @@ class Trainer:
                 encoding.active_levels = self._hash_levels.levels(self.schedule.share,
                                                                   encoding.config.levels)
 
-    def _optimizer(self) -> torch.optim.Adam:
+    def _optimizer(self) -> Optimizer:
         """For what learns in the present phase."""
         present = {name for learner in self.active_learners for name in learner.modalities}
         responses = [p for name, response in self.objective.camera_responses.items()
@@ -384,8 +387,7 @@ class Trainer:
 
     def _synchronize(self) -> None:
         """Average over the processes what no gradient does: density grids and buffers."""
-        self.processes.average([*(torch.from_numpy(learner.grid.values)
-                                  for learner in self.active_learners),
+        self.processes.average([*(learner.grid.shared for learner in self.active_learners),
                                 *self.objective.camera_responses.buffers(),
                                 *self.objective.depth_fits.buffers()])
 
