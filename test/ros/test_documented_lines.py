@@ -20,13 +20,13 @@ ROOT = Path(__file__).parents[2]
 PROGRAM, MAP = '.venv/bin/localizer_node', '/path/to/room.map'
 
 
-def start_line():
-    """The block of the guide that starts the node without a launch file."""
+def start_lines():
+    """The blocks of the guide that start the node without a launch file: alone, in a namespace."""
     guide = (ROOT / 'docs' / 'guide' / 'ros.md').read_text(encoding='utf-8')
     blocks = [block for block in re.findall(r'```bash\n(.*?)```', guide, re.DOTALL)
               if PROGRAM in block]
-    assert len(blocks) == 1, blocks
-    return blocks[0]
+    assert len(blocks) == 2, blocks
+    return blocks
 
 
 def with_the_file_last(line):
@@ -35,9 +35,9 @@ def with_the_file_last(line):
     return line.replace(words, '').rstrip() + words
 
 
-@pytest.mark.parametrize('change', [str, with_the_file_last])
-def test_the_start_line_of_the_guide_starts_the_node(change):
-    line = change(start_line())
+@pytest.mark.parametrize('change, number', [(str, 0), (with_the_file_last, 0), (str, 1)])
+def test_the_start_lines_of_the_guide_start_the_node(change, number):
+    line = change(start_lines()[number])
     assert MAP in line
     line = line.replace(PROGRAM, f'exec {sys.executable} {ros_drive.WORLD_NODE}')
     env = dict(os.environ, PYTHONPATH=str(ROOT), ROS_DOMAIN_ID=str(ros_drive.other_domain()))

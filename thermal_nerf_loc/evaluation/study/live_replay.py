@@ -133,8 +133,9 @@ def find_shared(name: str) -> Path:
 
 def _settings(domain_id: int) -> dict[str, str]:
     """Environment: a DDS domain of its own, and a profile that passes large images."""
+    on_humble = {'ROS_LOCALHOST_ONLY': '1'} if os.environ.get('ROS_DISTRO') == 'humble' else {}
     return {'ROS_DOMAIN_ID': str(domain_id), 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-            'PYTHONUNBUFFERED': '1', **dds_profile()}
+            'PYTHONUNBUFFERED': '1', **on_humble, **dds_profile()}
 
 
 def dds_profile() -> dict[str, str]:
