@@ -7,9 +7,10 @@ rays into depth along z. Code that needs only some pixels, or a batch of poses, 
 `Renderer.render_rays`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,23 @@ class Renderer(Protocol):
 
     def render_rays(self, modality: str, origins: Array32, directions: Array32) -> RayRendering:
         """Render from `origins` (n, 3) along unit `directions` (n, 3), both in the world frame."""
+
+
+@runtime_checkable
+class JointRenderer(Protocol):
+    """A renderer that sees all its modalities along the same rays for little more than one."""
+
+    def render_together(self, origins: Array32, directions: Array32) -> dict[str, RayRendering]:
+        """All modalities along the same rays, as `Renderer.render_rays`."""
+
+
+def render_all(renderer: Renderer, origins: Array32, directions: Array32,
+               ) -> dict[str, RayRendering]:
+    """All modalities along the same rays, together where the renderer can."""
+    if isinstance(renderer, JointRenderer):
+        return renderer.render_together(origins, directions)
+    return {name: renderer.render_rays(name, origins, directions)
+            for name in renderer.modalities}
 
 
 def sureness(distance_m: NDArray[Any], spread_m: NDArray[Any], opacity: NDArray[Any],
@@ -84,7 +102,26 @@ def render_image(renderer: Renderer, modality: str, camera: Camera, T_world_sens
                            for part in pixel_rays(camera, T_world_sensor, sweep))
     started = time.perf_counter()
     found = renderer.render_rays(modality, origins, directions)
-    seconds = time.perf_counter() - started
+    return _as_image(found, camera, time.perf_counter() - started, offset)
+
+
+def render_images(renderer: Renderer, modalities: Sequence[str], camera: Camera,
+                  T_world_sensor: Array) -> dict[str, RenderedImage]:
+    """What `camera` sees in each of these modalities; of all of them, together."""
+    if set(modalities) != set(renderer.modalities) or len(modalities) < 2:
+        return {name: render_image(renderer, name, camera, T_world_sensor)
+                for name in modalities}
+    origins, directions = (np.array(part, np.float32)
+                           for part in pixel_rays(camera, T_world_sensor))
+    started = time.perf_counter()
+    found = render_all(renderer, origins, directions)
+    seconds = (time.perf_counter() - started) / len(found)
+    return {name: _as_image(found[name], camera, seconds) for name in modalities}
+
+
+def _as_image(found: RayRendering, camera: Camera, seconds: float,
+              offset: Array32 | None = None) -> RenderedImage:
+    """Rows of rays in the shape of the camera's image."""
     values = found.values
     if offset is not None:
         values = np.asarray(values + offset.reshape(-1, 1), np.float32)

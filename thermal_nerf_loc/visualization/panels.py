@@ -14,7 +14,7 @@ from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
 from thermal_nerf_loc.sensing.frame import pixel_rays, RGB, THERMAL
-from thermal_nerf_loc.sensing.rendering import render_image
+from thermal_nerf_loc.sensing.rendering import render_images
 from thermal_nerf_loc.visualization.colour_map import (
     CELSIUS, ColourScale, DEPTH, draw_bar, fitted_scale, GRAY, HEAT, METRES, Picture)
 
@@ -70,8 +70,8 @@ def render_kinds(renderer: LocalizationMap, camera: Camera, T_world_cam: Array,
     Uncertainty (h, w) is that of the surface.
     """
     modalities = [modality for kind in kinds if (modality := KINDS[kind])]
-    images = {modality: render_image(renderer, modality, camera, T_world_cam)
-              for modality in modalities or renderer.modalities[-1:]}  # thermal is the cheaper one
+    images = render_images(  # thermal is the cheaper one
+        renderer, modalities or renderer.modalities[-1:], camera, T_world_cam)
     last = list(images.values())[-1]
     out = {}
     for kind in kinds:

@@ -53,6 +53,20 @@ def test_one_pass_equals_torch(shape, modality, exploring):
 
 @needs_library
 @pytest.mark.parametrize('shape', SHAPES)
+def test_both_modalities_share_one_density(shape):
+    """The channels of both in one pass are those of two passes, and so are the distances."""
+    field, grid, origins, directions, samples = scene(shape)
+    joint = FusedBranch(field, 'rgb', 'thermal').render(grid, origins, directions, samples, 0.1)
+    apart = [FusedBranch(field, name).render(grid, origins, directions, samples, 0.1)
+             for name in ('rgb', 'thermal')]
+    values = np.concatenate([part[0] for part in apart], axis=1)
+    np.testing.assert_allclose(joint[0], values, atol=1e-6)
+    for ours, theirs in zip(joint[1:], apart[0][1:], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+@needs_library
+@pytest.mark.parametrize('shape', SHAPES)
 def test_every_instruction_set_gives_the_same(shape, monkeypatch):
     """Each library that this processor can run, values to 1e-5."""
     field, grid, origins, directions, samples = scene(shape)

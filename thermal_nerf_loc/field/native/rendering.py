@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls of `rendering.cpp`: one branch of a field, its weights packed as the kernels read them."""
 
+from collections.abc import Sequence
 from ctypes import byref
 from typing import Any
 
@@ -16,6 +17,7 @@ from thermal_nerf_loc.field.radiance_field import RadianceField
 from thermal_nerf_loc.field.volume_rendering import NEGLIGIBLE_WEIGHT
 
 Array32 = NDArray[np.float32]
+Weights = tuple[Array32, Array32]  # of a layer, (outputs, inputs), and its biases
 
 _FEATURES = (2, 4, 8)  # of a level: widths that the kernel is compiled for
 _PADDING = 16  # outputs of a layer are padded to multiples of the widest register
@@ -27,11 +29,16 @@ def serves(field: RadianceField) -> bool:
 
 
 class FusedBranch:
-    """Density network and one branch of a field, packed; later training does not reach it."""
+    """
+    Density network and one branch of a field, packed; later training does not reach it.
 
-    def __init__(self, field: RadianceField, modality: str) -> None:
+    Several modalities are one branch, of all their channels: the samples along a ray are placed
+    and their density is evaluated only once.
+    """
+
+    def __init__(self, field: RadianceField, *modalities: str) -> None:
         """Copy the networks; the table of the hash grid is shared."""
-        self._channels = field.channels[modality]
+        self._channels = sum(field.channels[name] for name in modalities)
         self._packed = packed = _Packed()
         config, encoding = field.config, field.encoding
         self._grid = Grid(packed.address(encoding.table.detach().numpy()),
@@ -39,7 +46,7 @@ class FusedBranch:
                             for part in encoding.levels),
                           config.encoding.levels, config.encoding.features)
         density = [packed.layer(*weights) for weights in _weights(field.density_net)]
-        first, *others = _weights(field.branches[modality])
+        first, *others = _joined([_weights(field.branches[name]) for name in modalities])
         inside, direction = first[0][:, :config.features], first[0][:, config.features:]
         branch = [packed.layer(inside, first[1]),
                   *(packed.layer(*weights) for weights in others[:-1]),
@@ -65,10 +72,46 @@ class FusedBranch:
         return values, distance, spread
 
 
-def _weights(network: nn.Module) -> list[tuple[Array32, Array32]]:
+def _weights(network: nn.Module) -> list[Weights]:
     """Weight (outputs, inputs) and bias of each layer."""
     return [(layer.weight.detach().float().numpy(), layer.bias.detach().float().numpy().copy())
             for layer in network.modules() if isinstance(layer, nn.Linear)]
+
+
+def _joined(branches: Sequence[Sequence[Weights]]) -> list[Weights]:
+    """
+    Layers of one branch with the outputs of several, which read the same inputs.
+
+    A branch of fewer layers gets identities before its last one: hidden units are not negative,
+    so that they pass. Inputs are features, then directions; who reads no directions gets zeros.
+    """
+    if len(branches) == 1:
+        return list(branches[0])
+    deepest = max(len(layers) for layers in branches)
+    columns = max(layers[0][0].shape[1] for layers in branches)
+    padded = []
+    for layers in branches:
+        weight, bias = layers[0]
+        first = np.pad(weight, ((0, 0), (0, columns - weight.shape[1]))), bias
+        width = len(layers[-2][1])
+        same = np.eye(width, dtype=np.float32), np.zeros(width, np.float32)
+        padded.append([first, *layers[1:-1], *[same] * (deepest - len(layers)), layers[-1]])
+    rows = list(zip(*padded, strict=True))
+    first = np.concatenate([weight for weight, _ in rows[0]]), np.concatenate(
+        [bias for _, bias in rows[0]])
+    return [first, *((_block_diagonal([weight for weight, _ in row]),
+                      np.concatenate([bias for _, bias in row])) for row in rows[1:])]
+
+
+def _block_diagonal(blocks: Sequence[Array32]) -> Array32:
+    """Matrix with the blocks on its diagonal."""
+    out = np.zeros((sum(len(block) for block in blocks),
+                    sum(block.shape[1] for block in blocks)), np.float32)
+    row = column = 0
+    for block in blocks:
+        out[row:row + len(block), column:column + block.shape[1]] = block
+        row, column = row + len(block), column + block.shape[1]
+    return out
 
 
 class _Packed:

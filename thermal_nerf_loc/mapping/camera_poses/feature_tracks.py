@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csgraph
 
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.mapping.camera_poses.features import FeatureConfig, ImageFeatures
@@ -163,6 +162,7 @@ def _epipolar_inliers(a: Array, b: Array, tolerance: float) -> NDArray[np.bool_]
 def _joined(edges: NDArray[np.int64], image: NDArray[np.int64], xy: Array) -> Tracks:
     """Connected keypoints as points, without those that one image shows twice."""
     total = len(xy)
+    from scipy.sparse import coo_array, csgraph  # imported late: `localize` needs the matches only
     graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(total, total))
     _, label = csgraph.connected_components(graph, directed=False)
     pairs, counts = np.unique(np.stack([label, image], axis=1), axis=0, return_counts=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.config import setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.common.progress import Progress, silent
-from thermal_nerf_loc.sensing.rendering import Renderer, sureness
+from thermal_nerf_loc.sensing.rendering import render_all, Renderer, sureness
 
 Array = NDArray[np.float64]
 Array32 = NDArray[np.float32]
@@ -146,8 +146,7 @@ def _rendered(renderer: Renderer, positions: Array, rays: int) -> _Batch:
     all_directions = np.tile(directions, (n, 1))
     distance = weight = np.zeros((n, rays), np.float32)
     values = {}
-    for name in renderer.modalities:
-        rendering = renderer.render_rays(name, origins, all_directions)
+    for name, rendering in render_all(renderer, origins, all_directions).items():
         far_m = rendering.distance_m.reshape(n, rays)
         good = np.isfinite(far_m) & (far_m > 0.0)
         good &= np.isfinite(rendering.values).all(-1).reshape(n, rays)

@@ -3,6 +3,7 @@
 
 import copy
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,12 @@ from torch import Tensor
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.field.contraction import ContractedSpace
 from thermal_nerf_loc.field.cpu_renderer import CpuRenderer, RayArrays
+from thermal_nerf_loc.field.density_grid import DensityGrid
 from thermal_nerf_loc.field.device import find_device
 from thermal_nerf_loc.field.device_grid import on_device
 from thermal_nerf_loc.field.device_renderer import DeviceRenderer
+from thermal_nerf_loc.field.native import rendering
+from thermal_nerf_loc.field.native.rendering import FusedBranch
 from thermal_nerf_loc.field.volume_rendering import render
 from thermal_nerf_loc.mapping.map import map_file
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
@@ -109,9 +113,37 @@ class RadianceMap(map_file.MapContent, LocalizationMap):
         """Render along unit rays (n, 3); see `Renderer`."""
         values, distance, spread, opacity = self._render(
             modality, *(np.ascontiguousarray(rays, np.float32) for rays in (origins, directions)))
+        return RayRendering(self._in_units(modality, values), distance, spread, opacity)
+
+    def render_together(self, origins: Array32, directions: Array32) -> dict[str, RayRendering]:
+        """All modalities along the same rays; one density serves those that share a field."""
+        names = self.modalities
+        if self._joint is None:
+            return {name: self.render_rays(name, origins, directions) for name in names}
+        grid, branch = self._joint
+        chunks = [branch.render(grid, origins[i:i + CHUNK_RAYS], directions[i:i + CHUNK_RAYS],
+                                RENDER_SAMPLES, RENDER_EXPLORING)
+                  for i in range(0, max(len(origins), 1), CHUNK_RAYS)]
+        values, distance, spread = (np.concatenate(part) for part in zip(*chunks, strict=True))
+        ends = np.cumsum([self.learner(name).field.channels[name] for name in names])[:-1]
+        opacity = np.ones(len(distance), np.float32)
+        return {name: RayRendering(self._in_units(name, part), distance, spread, opacity)
+                for name, part in zip(names, np.split(values, ends, axis=1), strict=True)}
+
+    @cached_property
+    def _joint(self) -> tuple[DensityGrid, FusedBranch] | None:
+        """All branches as one; None where they do not share a field, or no kernel serves."""
+        first = self.learners[0]
+        if self.device is not None or len(self.learners) > 1 or len(self.modalities) < 2 or (
+                not rendering.serves(first.field)):
+            return None
+        return first.grid, FusedBranch(first.field, *self.modalities)
+
+    def _in_units(self, modality: str, values: Array32) -> Array32:
+        """Values of a field in the unit of the sensor."""
         if modality == THERMAL and self.temperature_range is not None:
-            values = self.temperature_range.to_celsius(values)
-        return RayRendering(values, distance, spread, opacity)
+            return np.asarray(self.temperature_range.to_celsius(values), np.float32)
+        return values
 
     def flat_field_offset(self, modality: str, size: tuple[int, int]) -> Array32 | None:
         """What the map's own camera adds to images of this size (h, w, 1); None: nothing."""
