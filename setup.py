@@ -84,6 +84,7 @@ setup(
     maintainer='thermal_nerf_loc maintainers',
     maintainer_email='maintainers@users.noreply.github.com',
     license='Apache-2.0',
+    url=f'https://github.com/thermal-nerf-loc/{NAME}',
     packages=find_packages(exclude=['test']),
     package_data={f'{NAME}.field.native': ['*.cpp', '*.h']},
     ext_modules=native_libraries(),

@@ -208,3 +208,109 @@ def _run(command, **options):
                           check=False, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
+
+
+def _instructions() -> list[tuple[str, str]]:
+    """What the Dockerfile says, in order, with lines that go on joined."""
+    text = (ROOT / 'environment/Dockerfile').read_text(encoding='utf-8')
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith('#')]
+    joined = '\n'.join(lines).replace('\\\n', ' ')
+    return [(word, rest) for word, _, rest in
+            (line.partition(' ') for line in joined.splitlines() if line.strip())]
+
+
+def test_dockerfile_is_well_formed():
+    steps = _instructions()
+    assert {word for word, _ in steps} <= {'ARG', 'FROM', 'SHELL', 'ENV', 'RUN', 'COPY',
+                                           'ENTRYPOINT', 'CMD'}
+    assert [word for word, _ in steps][:2] == ['ARG', 'FROM']
+    assert steps[0][1].startswith('ROS_IMAGE=ros:')
+    for word, rest in steps:
+        if word == 'RUN':  # as the shell of the image would read it
+            told = subprocess.run(['bash', '-n', '-c', rest], capture_output=True, text=True)
+            assert told.returncode == 0, told.stderr
+        if word in ('ENTRYPOINT', 'CMD', 'SHELL'):
+            assert isinstance(ast.literal_eval(rest), list)
+
+
+def test_dockerfile_copies_all_that_the_package_is_built_from(tmp_path):
+    """Its COPY and colcon steps, run in a clean folder."""
+    sources = tmp_path / 'src' / NAME
+    for word, rest in _instructions():
+        if word != 'COPY':
+            continue
+        *names, target = rest.replace('${SOURCES}', str(sources)).split()
+        for name in names:
+            assert (ROOT / name).exists(), name
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target, dirs_exist_ok=True,
+                                ignore=shutil.ignore_patterns('__pycache__', '*.so'))
+            else:
+                Path(target).mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, target)
+    built = _run([sys.executable, 'setup.py', '--quiet', 'build_py', '--build-lib',
+                  tmp_path / 'out'], cwd=sources)
+    assert built.returncode == 0
+    assert (tmp_path / 'out' / NAME / 'ros/localizer_node.py').is_file()
+
+
+def test_changelog_of_bloom_is_that_of_people():
+    spec = importlib.util.spec_from_file_location('changelog_rst',
+                                                  ROOT / 'environment/changelog_rst.py')
+    assert spec is not None and spec.loader is not None
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    made = program.converted((ROOT / 'CHANGELOG.md').read_text(encoding='utf-8'))
+    assert (ROOT / 'CHANGELOG.rst').read_text(encoding='utf-8') == made, (
+        'CHANGELOG.rst is stale: run python environment/changelog_rst.py')
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+def test_bloom_reads_the_changelog_and_the_urls(capfd):
+    changelogs = pytest.importorskip('catkin_pkg.changelog', reason='needs catkin_pkg')
+    text = (ROOT / 'CHANGELOG.rst').read_text(encoding='utf-8')
+    # on the day of a release the title says when
+    released = text.replace('Forthcoming\n-----------', '0.1.0 (2026-01-31)\n------------------')
+    changelog = changelogs.get_changelog_from_path(str(ROOT / 'CHANGELOG.rst'), NAME)
+    changelogs.populate_changelog_from_rst(changelog, released)
+    ((version, _, content),) = changelog.foreach_version()
+    assert version == '0.1.0'
+    assert len(content) > 0
+    assert 'ERROR' not in capfd.readouterr().err
+    manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
+    assert {tag.get('type') for tag in manifest.iter('url')} == {'website', 'repository',
+                                                                 'bugtracker'}
+
+
+def test_workspace_file_names_this_repository():
+    yaml = pytest.importorskip('yaml')
+    listed = yaml.safe_load((ROOT / 'environment/workspace.repos').read_text())['repositories']
+    manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
+    urls = [tag.text for tag in manifest.iter('url') if tag.get('type') == 'repository']
+    assert listed[NAME]['type'] == 'git'
+    assert [listed[NAME]['url']] == [f'{url}.git' for url in urls]
+
+
+@pytest.mark.slow
+def test_wheel_runs_in_an_empty_environment(sources, tmp_path):
+    """Built as for a release; its requirements are those of this environment, by a path file."""
+    try:
+        has_build = importlib.util.find_spec('build.__main__') is not None
+    except ModuleNotFoundError:  # not installed, or a folder of this name
+        has_build = False
+    builder = (['build', '--wheel', '--no-isolation', '--outdir', tmp_path] if has_build else
+               ['pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--wheel-dir',
+                tmp_path])
+    _run([sys.executable, '-m', *builder, sources])
+    (path,) = tmp_path.glob('*.whl')
+    _run([sys.executable, '-m', 'venv', tmp_path / 'venv'])
+    python = tmp_path / 'venv/bin/python'
+    _run([python, '-m', 'pip', 'install', '--quiet', '--no-deps', '--no-index', path])
+    (packages,) = (tmp_path / 'venv/lib').glob('python*/site-packages')
+    here = [folder for folder in sys.path if folder.endswith('site-packages')]
+    (packages / 'requirements.pth').write_text('\n'.join(here))
+    clean = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    told = _run([tmp_path / 'venv/bin/thermal-nerf-loc', '--version'], cwd=tmp_path, env=clean)
+    assert thermal_nerf_loc.__version__ in told.stdout
+    where = _run([python, '-c', f'import {NAME}; print({NAME}.__file__)'], cwd=tmp_path, env=clean)
+    assert where.stdout.startswith(str(packages))
