@@ -56,6 +56,8 @@ def _add_poses(group: Any) -> None:
                        'OPENCV_FISHEYE, PINHOLE, RADIAL, SIMPLE_PINHOLE, SIMPLE_RADIAL')
     group.add_argument('--matching', choices=('auto', 'all', 'neighbours'), help='which images '
                        'are compared (default: all pairs of up to 150 images, else neighbours)')
+    group.add_argument('--keep-frame', action='store_true', help='leave z = 0 at the mean height '
+                       'of the cameras (default: on the floor, where the points show one)')
 
 
 def _add_scale(group: Any) -> None:
@@ -96,7 +98,7 @@ def configure(args: argparse.Namespace) -> Any:
     return ImageImportConfig(
         **{name: value for name, value in given.items() if value is not None},
         distances=tuple(map(_distance, args.distance)), radiometry=radiometry_from(args),
-        radiometric=not args.not_radiometric)
+        radiometric=not args.not_radiometric, keep_frame=args.keep_frame)
 
 
 def _distance(words: list[str]) -> Any:

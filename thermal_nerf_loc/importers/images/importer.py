@@ -69,6 +69,7 @@ class ImageImportConfig(ImportOptions):
     distances: tuple[Distance, ...] = ()
     tag_size_m: float | None = None
     tag_family: str = setting('apriltag-36h11', 'kind of tag', choices=tuple(FAMILIES))
+    keep_frame: bool = False  # True: do not put z = 0 on the floor
 
     def __post_init__(self) -> None:
         """Check the ranges, and that the scale comes from one source."""
@@ -80,6 +81,11 @@ class ImageImportConfig(ImportOptions):
         if self.tag_size_m is not None and not 0.0 < self.tag_size_m < np.inf:
             raise InputError('tag size is out of range', where='--tag-size',
                              expected='metres above 0', got=self.tag_size_m)
+
+    @property
+    def has_own_frame(self) -> bool:
+        """Whether the frame of the poses is arbitrary, and may be put on the floor."""
+        return self.poses is None and self.positions is None and not self.keep_frame
 
 
 def import_images(root: Path, out: Path, config: ImageImportConfig = ImageImportConfig(),
@@ -125,6 +131,8 @@ class _ImageImport:
         left_out = [name for name in self._names if name not in found.poses]
         self._note_some(left_out, 'images could not be placed and are left out')
         metric = self._metric(found, lens)
+        if self._config.has_own_frame:
+            metric = metric_scale.on_the_floor(metric, found.poses, found.points)
         rgb = ImageFolder(self._rgb, lens, np.eye(4), self._rig_file[RGB].mask_path)
         thermal = None
         if self._thermal is not None and thermal_lens is not None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
+from thermal_nerf_loc.geometry.floor import find_floor
 from thermal_nerf_loc.geometry.geodesy import GeoAnchor
 from thermal_nerf_loc.geometry.similarity import IDENTITY, Similarity, umeyama, upright_similarity
 from thermal_nerf_loc.io.atomic_files import read_text
@@ -161,6 +162,26 @@ def as_given(is_metric: bool | None) -> Metric:
         'the scale is that of the poses given; a COLMAP model has an arbitrary one, unless it '
         'was aligned',)
     return Metric(IDENTITY, is_metric, 'the poses given', {}, notes)
+
+
+def on_the_floor(metric: Metric, poses: Poses, points: Array) -> Metric:
+    """
+    Lower and level the frame onto the floor among `points` (n, 3), where one is seen.
+
+    Only for frames that are arbitrary, as those of structure from motion are.
+    """
+    similarity = metric.similarity
+    moved = similarity.apply(np.stack(list(poses.values())))
+    floor = find_floor(se3.transform(similarity.T, similarity.scale * points), moved[:, :3, 3])
+    if floor is None:
+        return metric._replace(notes=(*metric.notes, 'no floor is seen among the points: z = 0 '
+                                      'is at the mean height of the cameras'))
+    return metric._replace(
+        similarity=Similarity(similarity.scale, floor.levelling() @ similarity.T),
+        figures={**metric.figures, 'floor_share': floor.share},
+        notes=(*metric.notes, f'z = 0 is on the floor: the frame was turned by '
+               f'{np.rad2deg(floor.tilt_rad):.1f} deg and moved up by {floor.offset:.2f} '
+               f'({100 * floor.share:.0f} % of the points lie on it; --keep-frame leaves it)'))
 
 
 def _scaled(poses: Poses, scale: float, upright: bool) -> Similarity:

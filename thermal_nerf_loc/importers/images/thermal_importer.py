@@ -86,6 +86,8 @@ class _ThermalImport:
             self._notes.append(f'{len(left_out)} images could not be placed and are left out: '
                                f'{some_of(left_out, 10)}')
         metric = self._metric(series, found, camera)
+        if config.has_own_frame and metric.geo_anchor is None:
+            metric = metric_scale.on_the_floor(metric, found.poses, found.points)
         self._notes += metric.notes
         poses = metric.similarity.apply(np.stack([found.poses[name] for name in names]))
         remarks: dict[str, Any] = {'scale': {'metric': metric.is_metric, 'from': metric.source}}
