@@ -18,6 +18,7 @@ from thermal_nerf_loc.common.threads import lower_priority
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 
 _NICE = 10
+_FEWEST = 2  # tiles ahead, however large they are
 _log = logging.getLogger(__name__)
 
 LoadTile = Callable[[int], RadianceMap]
@@ -83,17 +84,17 @@ class TileCache:
             return coming.result()
         return self._loaded(number)
 
-    def ask(self, numbers: Sequence[int]) -> None:
-        """Load tiles ahead, in this order, as far as they fit; what still waits is dropped."""
+    def ask(self, numbers: Sequence[int], instead: bool = True) -> None:
+        """Load tiles ahead, in this order, as far as they fit, `instead` of what still waits."""
         with self._lock:
             sizes = [size for _, size in self._tiles.values()]
-            if sizes:
-                numbers = numbers[:max(2, int(self._limit / max(sum(sizes) / len(sizes), 1.0)))]
+            fit = int(self._limit * len(sizes) / max(sum(sizes), 1)) if sizes else 0
+            numbers = numbers[:max(fit, _FEWEST)]  # before the first, nobody knows their size
             for number in reversed(numbers):
                 self.resident(number)  # the first are dropped last
             for number, future in list(self._coming.items()):
-                if number not in numbers and future.cancel():
-                    del self._coming[number]
+                if instead and number not in numbers:
+                    future.cancel()  # which calls `_arrived`
             for number in numbers:
                 if number not in self._tiles and number not in self._coming:
                     future = self._pool.submit(self._loaded, number)

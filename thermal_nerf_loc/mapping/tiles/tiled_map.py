@@ -218,7 +218,7 @@ class TiledMap(LocalizationMap):
         there = {tile: weight for tile, weight in weights.items()
                  if self.cache.resident(tile) is not None}
         if len(there) < len(weights):
-            self.cache.ask(list(weights))
+            self.cache.ask(list(weights), instead=False)
         return there or {next(iter(weights)): 1.0}
 
     def _by_tile(self, number: int, modality: str, origins: Array32, directions: Array32,
