@@ -6,10 +6,11 @@ import pytest
 
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.geometry.camera import Camera
-from thermal_nerf_loc.localization.global_search import landmark_pose
+from thermal_nerf_loc.localization.global_search import landmark_matching, landmark_pose
+from thermal_nerf_loc.localization.global_search.landmark_matching import ImageLandmarks
 from thermal_nerf_loc.localization.global_search.landmark_pose import LandmarkLocalizer
 from thermal_nerf_loc.mapping.camera_poses.features import ImageFeatures
-from thermal_nerf_loc.mapping.map.landmarks import as_bytes, Landmarks
+from thermal_nerf_loc.mapping.map.landmarks import as_bytes, plain_landmarks
 from thermal_nerf_loc.sensing.frame import SensorImage
 
 CAMERA = Camera.from_fov(320, 240, 70.0)
@@ -38,10 +39,10 @@ def world(monkeypatch, names=('rgb',), noise_px=0.0, wrong=0.0, points=150, seed
         at = uv[shown] + noise_px * rng.normal(size=(points, 2))
         strange = rng.random(points) < wrong
         at[strange] = rng.uniform((5, 5), (315, 235), (int(strange.sum()), 2))
-        landmarks[name] = Landmarks(X.astype(np.float32), as_bytes(look))
+        landmarks[name] = plain_landmarks(X.astype(np.float32), as_bytes(look))
         images[name] = SensorImage(CAMERA, np.zeros((240, 320, 1), np.float32), 0, T_cam_sensor)
         seen[name] = ImageFeatures(at, look[shown], CAMERA)
-    monkeypatch.setattr(landmark_pose, 'detect_features', lambda name, *_: [seen[name]])
+    monkeypatch.setattr(landmark_matching, 'detect_features', lambda name, *_: [seen[name]])
     return LandmarkLocalizer(landmarks), images
 
 
@@ -84,17 +85,18 @@ def test_too_few_matches_are_no_pose(monkeypatch):
     assert localizer.locate(images) is None
     assert localizer.locate({}) is None
     nothing = ImageFeatures(np.empty((0, 2)), np.empty((0, 128), np.float32), CAMERA)
-    monkeypatch.setattr(landmark_pose, 'detect_features', lambda *_: [nothing])
+    monkeypatch.setattr(landmark_matching, 'detect_features', lambda *_: [nothing])
     assert localizer.locate(images) is None
 
 
 def test_the_jacobian_is_that_of_differences(monkeypatch):
+    """Of a camera that sits elsewhere on the rig."""
     localizer, images = world(monkeypatch, ('thermal',))
-    matched = landmark_pose._Matched.of('thermal', images['thermal'],
-                                        localizer._points['thermal'],
-                                        localizer._descriptors['thermal'])
+    camera = ImageLandmarks('thermal', images['thermal'], localizer._tables['thermal'])
+    found = [camera.everywhere()]
     T, step = se3.plus(T_TRUE, 0.01 * np.ones(6)), 1e-6
-    _, J = matched.residuals(T)
+    J = landmark_pose._linearized([camera], found, T).J
     for k, direction in enumerate(step * np.eye(6)):
-        ahead, behind = (matched.residuals(se3.plus(T, sign * direction))[0] for sign in (1, -1))
+        ahead, behind = (landmark_pose._linearized(
+            [camera], found, se3.plus(T, sign * direction)).r for sign in (1, -1))
         np.testing.assert_allclose((ahead - behind) / (2 * step), J[:, :, k], atol=1e-3)

@@ -10,7 +10,8 @@ from thermal_nerf_loc.common.progress import silent
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
 from thermal_nerf_loc.localization.global_search.landmark_pose import LandmarkLocalizer
-from thermal_nerf_loc.mapping.camera_poses.landmark_points import _chosen, find_landmarks
+from thermal_nerf_loc.mapping.camera_poses.landmark_points import (
+    _chosen, _Points, find_landmarks)
 from thermal_nerf_loc.mapping.map.landmarks import (
     as_bytes, from_tensors, LandmarkConfig, Landmarks, tensors_of)
 from thermal_nerf_loc.simulation.record import simulate_dataset, SimulationConfig
@@ -45,27 +46,63 @@ def test_none_where_they_are_not_asked_for_or_few(scene):
                           silent) is None
 
 
-def test_the_most_often_seen_of_every_place_are_kept():
-    """Two far corners share what may be kept, the best of each first."""
-    rng = np.random.default_rng(0)
-    points = np.concatenate([rng.normal(0, 0.01, (90, 3)), rng.normal(5, 0.01, (10, 3))])
-    seen = np.concatenate([np.full(90, 9), np.arange(1, 11)])
-    kept = _chosen(points, seen, 20)
-    assert len(kept) == 20
-    assert set(range(93, 100)) <= set(kept.tolist())  # seen 4 times and more
-    assert 90 not in _chosen(points, seen, 1000)  # seen once
+def test_every_image_keeps_some_and_long_tracks_come_first():
+    """Ten points in five images and ten in two others share what may be kept."""
+    point = np.concatenate([np.tile(np.arange(10), 5), np.tile(np.arange(10, 20), 2), [20]])
+    image = np.concatenate([np.repeat(np.arange(7), 10), [6]])
+    zeros = np.zeros((21, 3))
+    found = _Points(zeros, np.zeros((21, 3, 3)), zeros, np.linspace(0.001, 0.01, 21), image,
+                    point, point)
+    kept = _chosen(found, 8)
+    assert kept.tolist() == [0, 1, 2, 3, 10, 11, 12, 13]  # the exact ones of each
+    assert 20 not in _chosen(found, 1000)  # seen once
+    assert len(_chosen(found._replace(sigma=np.full(21, np.inf)), 8)) == 0
+
+
+def some_landmarks(points=30, seed=1):
+    """Landmarks with one descriptor to three each, and these as unit vectors."""
+    rng = np.random.default_rng(seed)
+    owners = np.repeat(np.arange(points), rng.integers(1, 4, points)).astype(np.int32)
+    look = np.abs(rng.normal(size=(len(owners), 128)))
+    look /= np.linalg.norm(look, axis=1, keepdims=True)
+    return look, Landmarks(
+        rng.normal(size=(points, 3)).astype(np.float32),
+        np.tile(1e-4 * np.eye(3, dtype=np.float32), (points, 1, 1)),
+        np.tile(np.float32([0.0, 0.0, 1.0]), (points, 1)), as_bytes(look), owners)
 
 
 def test_what_the_map_file_keeps():
-    """Points and unit descriptors come back; parts that do not fit are refused."""
-    rng = np.random.default_rng(1)
-    look = np.abs(rng.normal(size=(30, 128)))
-    look /= np.linalg.norm(look, axis=1, keepdims=True)
-    landmarks = {'rgb': Landmarks(rng.normal(size=(30, 3)).astype(np.float32), as_bytes(look))}
-    back = from_tensors(tensors_of(landmarks))['rgb']
-    np.testing.assert_array_equal(back.points, landmarks['rgb'].points)
+    """All parts come back, and descriptors are unit vectors."""
+    look, landmarks = some_landmarks()
+    tensors = tensors_of({'rgb': landmarks})
+    back = from_tensors(tensors)['rgb']
+    for name, part in tensors.items():
+        np.testing.assert_array_equal(getattr(back, name.removeprefix('rgb.')), part)
     assert (back.unit_descriptors() * look).sum(axis=1).min() > 0.999
-    with pytest.raises(ValueError, match='descriptor each'):
-        Landmarks(back.points[:3], back.descriptors)
-    with pytest.raises(ValueError, match='descriptor each'):
-        Landmarks(np.full_like(back.points, np.nan), back.descriptors)
+    assert back.nbytes == sum(part.nbytes for part in tensors.values())
+
+
+def test_older_files_keep_points_and_one_descriptor_of_each():
+    """What they do not tell is not known."""
+    _, landmarks = some_landmarks()
+    old = {'rgb.points': landmarks.points, 'rgb.descriptors': landmarks.descriptors[:30]}
+    back = from_tensors(old)['rgb']
+    assert len(back) == 30 and not back.covariances.any() and not back.directions.any()
+    np.testing.assert_array_equal(back.owners, np.arange(30))
+
+
+@pytest.mark.parametrize('part', ['points', 'covariances', 'owners', 'descriptors'])
+def test_parts_that_do_not_fit_are_refused(part):
+    """A damaged file is never used."""
+    tensors = tensors_of({'rgb': some_landmarks()[1]})
+    with pytest.raises(ValueError, match='landmarks are points with'):
+        from_tensors({**tensors, f'rgb.{part}': tensors[f'rgb.{part}'][:-1]})
+    with pytest.raises(ValueError, match='landmarks are points with'):
+        from_tensors({**tensors, 'rgb.points': np.full_like(tensors['rgb.points'], np.nan)})
+
+
+def test_large_sets_use_fewer_keypoints_an_image():
+    """The cost stays bounded."""
+    config = LandmarkConfig()
+    assert config.per_image(20) == config.keypoints
+    assert 400 * config.per_image(400) <= config.of_all_images

@@ -2,41 +2,46 @@
 """
 A pose from landmarks: keypoints of the images, matched with those of the map (PnP).
 
-Matched keypoints give a pose from nothing, and a sharper one than a radiance map whose finest cell
-is some pixels wide. Perspective-n-point with RANSAC begins; then all cameras of the rig together
-minimise the reprojection errors, robustly:
+1. Keypoints match landmarks all over the map (`landmark_matching.py`).
+2. Perspective-n-point with RANSAC, for each camera; the pose that fits most matches of all counts.
+3. Landmarks in view of it are matched again, near where they project, with a shrinking radius.
+4. Each time all cameras of the rig together minimise the reprojection errors, robustly:
 
-    J xi = r,  p = R (T^-1 X) + t,  r = u - f p_xy / p_z     (Huber, over the right tangent)
+    J xi = r,  r = u - q(T_sensor_cam T^-1 X)     (over the right tangent)
 
-The covariance is s^2 (J' W J)^-1, s the robust spread of the residuals, times a factor for what
-landmarks have in common: errors of the poses that they were triangulated from.
+An error's variance is that of keypoints, by the residuals, and that of its landmark, projected.
+The covariance is the inverse information, times a factor for what landmarks have in common:
+errors of the poses that they were triangulated from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.mapping.camera_poses.feature_tracks import image_rays, mutual_matches
-from thermal_nerf_loc.mapping.camera_poses.features import detect_features, FeatureConfig
+from thermal_nerf_loc.localization.global_search.landmark_matching import (
+    ImageLandmarks, LandmarkTable, Matches, spread)
+from thermal_nerf_loc.mapping.camera_poses.feature_tracks import image_rays
 from thermal_nerf_loc.mapping.map.landmarks import Landmarks
 from thermal_nerf_loc.sensing.frame import SensorImage
 
 Array = NDArray[np.float64]
 
-_QUERY = FeatureConfig(per_image=2000)
-_RATIO = 0.85  # of the distances to the best and the second-best landmark (Lowe)
-_INLIER_WIDTH = 1.0 / 160.0  # of the image's width: reprojection errors of inliers
-_ITERATIONS, _SURE = 2000, 0.9999  # of RANSAC
 FEWEST_INLIERS = 12
-_STEPS = 12  # of Gauss-Newton
-_HUBER = 1.345  # standard deviations
-_LEAST_SIGMA_PX = 0.2  # of a keypoint
+_TOLERANCE_PX = 4.0  # of a match that fits a pose, in images 640 wide
+_SEARCH_PX = (8.0, 4.0, 4.0)  # around a projected landmark, in the same; one a round
+_ITERATIONS, _SURE = 2000, 0.9999  # of RANSAC
+_STEPS, _CONVERGED = 8, 1e-9  # of Gauss-Newton
+_CUTOFF = 3.0  # sigmas beyond which a residual hardly counts
+_LEAST_SIGMA_PX = 0.1  # of a keypoint, in images 640 wide, however small the residuals
+_LEAST_SHARE = 0.3  # of the residuals' variance that keypoints have, whatever landmarks have
 _COMMON = 4.0  # factor of the covariance: errors that landmarks share
-_MEDIAN_OF_NORMAL = 0.6745
+_MEDIAN_SQUARE = 1.39  # of a two-dimensional normal error, in variances
+_BEHIND_PX = 1e4  # residual of a landmark behind its camera
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,9 +50,11 @@ class LandmarkPose:
 
     T_world_cam: Array
     covariance: Array  # (6, 6) over the right tangent (v, w)
-    matched: int
-    inliers: int
-    residual_px: float  # median, of the inliers
+    matched: int  # with all landmarks of the map
+    inliers: int  # of them; those matched near the pose, where some fit by chance, do not count
+    residual_px: float  # median, of those near the pose, in the image's own pixels
+    nearby: int = 0  # matches near the pose that fit it
+    spread: float = 0.0  # share of the image's cells that hold an inlier
 
 
 class LandmarkLocalizer:
@@ -56,104 +63,129 @@ class LandmarkLocalizer:
     def __init__(self, landmarks: Mapping[str, Landmarks]) -> None:
         """Unpack descriptors once."""
         self.landmarks = landmarks
-        self._points = {name: found.points.astype(np.float64) for name, found in landmarks.items()}
-        self._descriptors = {name: found.unit_descriptors() for name, found in landmarks.items()}
+        self._tables = {name: LandmarkTable(found) for name, found in landmarks.items()}
 
     def locate(self, images: Mapping[str, SensorImage]) -> LandmarkPose | None:
         """The pose of a frame with these images; None where too few keypoints agree on one."""
-        matched = {name: _Matched.of(name, image, self._points[name], self._descriptors[name])
-                   for name, image in images.items() if name in self._points}
-        total = sum(len(one.points) for one in matched.values())
-        for one in sorted(matched.values(), key=lambda one: -len(one.points)):
-            T = one.consensus()
-            if T is None:
-                continue
-            found = _refined(list(matched.values()), T, total)
-            if found is not None:
-                return found
+        cameras = [ImageLandmarks(name, image, self._tables[name])
+                   for name, image in images.items() if name in self._tables]
+        matches = [camera.everywhere() for camera in cameras]
+        starts = [T for T in map(_consensus, cameras, matches) if T is not None]
+        if not starts:
+            return None
+        T = max(starts, key=lambda T: int(_fits(_linearized(cameras, matches, T)).sum()))
+        return _refined(cameras, matches, T)
+
+
+class _Rows(NamedTuple):
+    """Residuals of all cameras, linearized."""
+
+    r: Array  # (n, 2) pixels
+    J: Array  # (n, 2, 6)
+    variance: Array  # (n,) of the landmark, as the image shows it
+    unit_px: Array  # (n,) a nominal pixel
+
+
+def _consensus(camera: ImageLandmarks, found: Matches) -> Array | None:
+    """T_world_cam that most matches of one camera agree on."""
+    lens = camera.image.camera
+    rays = image_rays(lens, found.uv)[:, :2]
+    ahead = np.isfinite(rays).all(axis=1)
+    if ahead.sum() < FEWEST_INLIERS:
         return None
+    points = camera.table.points[found.landmark[ahead]]
+    center = points.mean(axis=0)
+    cv2.setRNGSeed(0)  # the same for the same image
+    good, turn, shift, inside = cv2.solvePnPRansac(
+        points - center, rays[ahead], np.eye(3), None, iterationsCount=_ITERATIONS,
+        reprojectionError=_TOLERANCE_PX * camera.unit_px / lens.fx, confidence=_SURE,
+        flags=cv2.SOLVEPNP_SQPNP)
+    if not good or np.size(inside) < FEWEST_INLIERS:  # None counts as one
+        return None
+    T = np.eye(4)
+    T[:3, :3] = cv2.Rodrigues(turn)[0]
+    T[:3, 3] = shift[:, 0] - T[:3, :3] @ center
+    return np.asarray(se3.inverse(camera.image.T_cam_sensor @ T)) if np.isfinite(T).all() else None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Matched:
-    """Landmarks and where an image shows them."""
-
-    points: Array  # (n, 3) world
-    rays: Array  # (n, 2) undistorted, at focal length 1
-    focal_px: float
-    width_px: int
-    T_cam_sensor: Array
-
-    @classmethod
-    def of(cls, modality: str, image: SensorImage, points: Array,
-           descriptors: NDArray[np.float32]) -> '_Matched':
-        """Mutual and distinct matches."""
-        features = detect_features(modality, 1, lambda _: image, _QUERY)[0]
-        rows, columns = mutual_matches(features.descriptors, descriptors, _RATIO).T
-        rays = image_rays(image.camera, features.uv[rows])[:, :2]
-        ahead = np.isfinite(rays).all(axis=1)
-        return cls(points[columns[ahead]], rays[ahead], image.camera.fx, image.camera.width,
-                   image.T_cam_sensor)
-
-    def consensus(self) -> Array | None:
-        """T_world_cam that most matches agree on."""
-        if len(self.points) < FEWEST_INLIERS:
+def _refined(cameras: Sequence[ImageLandmarks], everywhere: Sequence[Matches], T: Array,
+             ) -> LandmarkPose | None:
+    """Match around the pose and minimise, some rounds; None where too few fit."""
+    T, _ = _minimized(cameras, everywhere, T)
+    nearby, information = everywhere, np.zeros((6, 6))
+    for radius_px in _SEARCH_PX:
+        nearby = [camera.near(T, radius_px) for camera in cameras]
+        if sum(len(found.uv) for found in nearby) < FEWEST_INLIERS:
             return None
-        cv2.setRNGSeed(0)  # the same for the same image
-        found, turn, shift, inside = cv2.solvePnPRansac(
-            self.points, self.rays, np.eye(3), None, iterationsCount=_ITERATIONS,
-            reprojectionError=_INLIER_WIDTH * self.width_px / self.focal_px, confidence=_SURE,
-            flags=cv2.SOLVEPNP_SQPNP)
-        if not found or np.size(inside) < FEWEST_INLIERS:  # None counts as one
-            return None
-        T = np.eye(4)
-        T[:3, :3], T[:3, 3] = cv2.Rodrigues(turn)[0], shift[:, 0]
-        return np.asarray(se3.inverse(self.T_cam_sensor @ T))
-
-    def residuals(self, T_world_cam: Array) -> tuple[Array, Array]:
-        """Reprojection errors (n, 2) in pixels and their Jacobian (n, 2, 6); inf behind."""
-        p_cam = se3.transform(se3.inverse(T_world_cam), self.points)
-        T = se3.inverse(self.T_cam_sensor)
-        p = se3.transform(T, p_cam)
-        z = np.where(p[:, 2] > 1e-6, p[:, 2], np.nan)
-        projected = p[:, :2] / z[:, None]
-        residual = self.focal_px * (projected - self.rays)
-        by_point = np.zeros((len(p), 2, 3))
-        by_point[:, 0, 0] = by_point[:, 1, 1] = self.focal_px / z
-        by_point[:, :, 2] = -self.focal_px * projected / z[:, None]
-        by_pose = np.concatenate([np.broadcast_to(-np.eye(3), (len(p), 3, 3)),
-                                  se3.hat(p_cam)], axis=2)
-        J = by_point @ (T[:3, :3] @ by_pose)
-        bad = ~np.isfinite(residual).all(axis=1)
-        residual[bad], J[bad] = np.inf, 0.0
-        return residual, J
+        T, information = _minimized(cameras, nearby, T)
+    rows = _linearized(cameras, nearby, T)
+    near = _fits(rows)
+    inside = np.split(_fits(_linearized(cameras, everywhere, T)),
+                      np.cumsum([len(found.uv) for found in everywhere])[:-1])
+    inliers = [Matches(found.uv[good], found.landmark[good])
+               for found, good in zip(everywhere, inside)]
+    count = sum(len(found.uv) for found in inliers)
+    if (min(count, int(near.sum())) < FEWEST_INLIERS or not np.isfinite(T).all()
+            or np.linalg.cond(information) > 1e14):
+        return None
+    covariance = _COMMON * np.linalg.inv(information)
+    return LandmarkPose(
+        T, 0.5 * (covariance + covariance.T), sum(len(found.uv) for found in everywhere), count,
+        float(np.median(np.linalg.norm(rows.r[near], axis=1))), int(near.sum()),
+        spread(cameras, inliers))
 
 
-def _refined(cameras: list[_Matched], T: Array, matched: int) -> LandmarkPose | None:
-    """Minimise the reprojection errors of all cameras from a first pose."""
-    information, sigma = np.zeros((6, 6)), 1.0
-    errors: Array = np.empty(0)
+def _minimized(cameras: Sequence[ImageLandmarks], matches: Sequence[Matches], T: Array,
+               ) -> tuple[Array, Array]:
+    """Robust Gauss-Newton: the pose, and the information (6, 6) that the matches give."""
+    information = np.eye(6)
     for _ in range(_STEPS):
-        parts = [_inliers(camera, T) for camera in cameras]
-        r, J = np.concatenate([r for r, _ in parts]), np.concatenate([J for _, J in parts])
-        if len(r) < FEWEST_INLIERS:
-            return None
-        errors = np.linalg.norm(r, axis=1)
-        sigma = max(float(np.median(np.abs(r))) / _MEDIAN_OF_NORMAL, _LEAST_SIGMA_PX)
-        weight = np.minimum(1.0, _HUBER * sigma / np.maximum(errors, 1e-9))
-        information = np.einsum('n,nij,nik->jk', weight, J, J)
-        if np.linalg.cond(information) > 1e14:
-            return None
-        step = -np.linalg.solve(information, np.einsum('n,nij,ni->j', weight, J, r))
+        rows = _linearized(cameras, matches, T)
+        weight = _weights(rows)
+        information = np.einsum('n,nki,nkj->ij', weight, rows.J, rows.J) + 1e-9 * np.eye(6)
+        step = -np.linalg.solve(information, np.einsum('n,nki,nk->i', weight, rows.J, rows.r))
         T = se3.plus(T, step)
-        if np.linalg.norm(step) < 1e-9:
+        if np.abs(step).max() < _CONVERGED:
             break
-    covariance = _COMMON * sigma**2 * np.linalg.inv(information)
-    return LandmarkPose(T, 0.5 * (covariance + covariance.T), matched, len(errors),
-                        float(np.median(errors)))
+    return T, information
 
 
-def _inliers(camera: _Matched, T: Array) -> tuple[Array, Array]:
-    residual, J = camera.residuals(T)
-    inside = np.linalg.norm(residual, axis=1) < _INLIER_WIDTH * camera.width_px
-    return residual[inside], J[inside]
+def _weights(rows: _Rows) -> Array:
+    """Inverse variances, robust (Geman-McClure): that of keypoints is what residuals leave."""
+    squared = (rows.r**2).sum(axis=1)
+    inside = _fits(rows)
+    if not inside.any():
+        return np.asarray(1.0 / (rows.unit_px**2 + squared))
+    unit2 = rows.unit_px**2
+    total = float(np.median(squared[inside] / unit2[inside])) / _MEDIAN_SQUARE
+    keypoint = max(total - float(np.median(rows.variance[inside] / unit2[inside])),
+                   _LEAST_SHARE * total, _LEAST_SIGMA_PX**2)
+    variance = keypoint * unit2 + rows.variance
+    return np.asarray(1.0 / (variance * (1.0 + squared / (_CUTOFF**2 * variance))**2))
+
+
+def _linearized(cameras: Sequence[ImageLandmarks], matches: Sequence[Matches], T: Array,
+                ) -> _Rows:
+    """Residuals and their Jacobians over the right tangent of the pose."""
+    parts = []
+    for camera, found in zip(cameras, matches):
+        p_cam = se3.transform(se3.inverse(T), camera.table.points[found.landmark])
+        T_sensor_cam = se3.inverse(camera.image.T_cam_sensor)
+        p = se3.transform(T_sensor_cam, p_cam)
+        behind = p[:, 2] <= 0.0
+        uv, by_point, _ = camera.image.camera.project_with_jacobian(
+            np.where(behind[:, None], (0.0, 0.0, 1.0), p))
+        J_cam = by_point @ T_sensor_cam[:3, :3]
+        J = np.concatenate([-J_cam, J_cam @ se3.hat(p_cam)], axis=2)
+        J_world = J_cam @ T[:3, :3].T
+        variance = 0.5 * np.einsum('nki,nij,nkj->n', J_world,
+                                   camera.table.covariances[found.landmark], J_world)
+        parts.append((np.where(behind[:, None], _BEHIND_PX, uv - found.uv),
+                      np.where(behind[:, None, None], 0.0, J), variance,
+                      np.full(len(p), camera.unit_px)))
+    return _Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _fits(rows: _Rows) -> NDArray[np.bool_]:
+    """Which residuals are within the tolerance."""
+    return np.asarray(np.linalg.norm(rows.r, axis=1) < _TOLERANCE_PX * rows.unit_px)

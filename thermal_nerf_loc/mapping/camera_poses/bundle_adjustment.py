@@ -24,7 +24,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.mapping.camera_poses import ceres_bundle
 from thermal_nerf_loc.mapping.camera_poses.lens import LENS_SIGMA, LENS_SIZE
 from thermal_nerf_loc.mapping.camera_poses.reprojection import (
-    CameraEstimate, Reprojection, Sensor, sparse_blocks)
+    CameraEstimate, LEAST_PARALLAX, Reprojection, Sensor, sparse_blocks)
 
 Array = NDArray[np.float64]
 
@@ -92,9 +92,11 @@ class BundleAdjustment:
         return self._summary(cameras)
 
     def points_and_inliers(self, cameras: CameraEstimate, tolerance_px: float,
+                           least_parallax: float = LEAST_PARALLAX,
                            ) -> tuple[Array, NDArray[np.bool_]]:
         """Triangulated points (n, 3), and which observations are inliers."""
-        points, has_depth = self.reprojection.triangulated(cameras, tolerance_px)
+        points, has_depth = self.reprojection.triangulated(cameras, tolerance_px,
+                                                           least_parallax)
         distances_px = np.linalg.norm(self.reprojection.residuals(cameras, points)[0], axis=1)
         obs = self.reprojection.observations
         inliers = has_depth[obs.point] & (distances_px < tolerance_px)

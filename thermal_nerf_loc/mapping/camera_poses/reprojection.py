@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 _TRIANGULATION_ROUNDS = 4  # each weighs down what does not fit
 _NEAREST_DEPTH = 0.02  # scene scales before a camera: nearer points are mistakes
-_LEAST_PARALLAX = 2e-4  # least eigenvalue of the mean of I - d d^T: less gives no depth
+LEAST_PARALLAX = 2e-4  # least eigenvalue of the mean of I - d d^T: less gives no depth
 _BEHIND_PX = 1e3  # residual of a point behind its camera
 
 
@@ -138,7 +138,7 @@ class Reprojection:
                 by_sensor_point @ R)
 
     def triangulated(self, cameras: CameraEstimate, tolerance_px: float,
-                     ) -> tuple[Array, NDArray[np.bool_]]:
+                     least_parallax: float = LEAST_PARALLAX) -> tuple[Array, NDArray[np.bool_]]:
         """Points (n, 3) nearest to their rays, robustly; which of them have parallax enough."""
         obs = self.observations
         T = self._sensor_poses(cameras)
@@ -158,7 +158,7 @@ class Reprojection:
             distance_px = obs.focal * np.linalg.norm(off_ray, axis=1) / range_m
             weight = 1.0 / (1.0 + (distance_px / (0.3 * tolerance_px))**2)
         count = np.maximum(np.bincount(obs.point, minlength=obs.points), 1)
-        has_depth = np.linalg.eigvalsh(A)[:, 0] / count > _LEAST_PARALLAX
+        has_depth = np.linalg.eigvalsh(A)[:, 0] / count > least_parallax
         return np.asarray(points, np.float64), has_depth
 
     def _sensor_poses(self, cameras: CameraEstimate) -> Array:
