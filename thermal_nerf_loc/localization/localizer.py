@@ -22,6 +22,7 @@ from thermal_nerf_loc.localization import pose_estimate
 from thermal_nerf_loc.localization.confidence import verdict
 from thermal_nerf_loc.localization.confidence.fit_statistics import FitStatistics, summarize
 from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, PoseVerdict
+from thermal_nerf_loc.localization.edges.edge_aligner import EdgeAligner, EdgeConfig
 from thermal_nerf_loc.localization.global_search import verification
 from thermal_nerf_loc.localization.global_search.candidates import Candidate, CandidateSource
 from thermal_nerf_loc.localization.global_search.landmark_pose import (
@@ -66,6 +67,7 @@ class LocalizerConfig:
     landmarks: str = setting(SEARCH, 'matched keypoints beside rendering: always (sharper, some '
                              'tenths of a second), search (frames without a guess), or never',
                              choices=(ALWAYS, SEARCH, NEVER))
+    edges: EdgeConfig = setting(EdgeConfig(), 'edges instead of values, where these do not fit')
     inerf: InerfConfig = setting(InerfConfig(), 'the published method')
     global_search: GlobalSearchConfig = setting(GlobalSearchConfig(), 'finding a frame without a '
                                                 'guess', formerly='relocalize')
@@ -141,7 +143,8 @@ class Localizer:
             by_landmarks = self._refine_found(refiner, found, T_guess, (sigma_m, sigma_rad))
             if by_landmarks is not None:
                 return by_landmarks, ()
-            return self._refine_guess(refiner, T_guess, sigma_m, sigma_rad), ()
+            best = self._refine_guess(refiner, T_guess, sigma_m, sigma_rad)
+            return self._refine_by_edges(refiner, best, (), (T_guess, sigma_m, sigma_rad)), ()
 
         return self._localize_by(estimate, frame, T_guess)
 
@@ -209,6 +212,19 @@ class Localizer:
         dense = self._best_of(refiner, refiner.hypotheses(T, sigma_m, sigma_rad, dense=True))
         return dense if dense.verdict.confidence > best.verdict.confidence else best
 
+    def _refine_by_edges(self, refiner: CoarseToFine, best: PoseEstimate, starts: Sequence[Array],
+                         guess: tuple[Array, float, float] | None = None) -> PoseEstimate:
+        """
+        The pose by edges, where values did not fit; `best` where they did.
+
+        It starts from `best`, from `starts`, and from poses around a guess with its sigmas.
+        """
+        if best.accepted or best.verdict.partial or self.config.edges.rays == 0:
+            return best
+        edges = EdgeAligner(refiner, self.config.edges, self.config.refinement.align)
+        found = edges.best_of([best.T_world_cam, *starts], guess)
+        return pose_estimate.by_edges(self._judge(refiner, found, searched=True))
+
     def _best_of(self, refiner: CoarseToFine, hypotheses: Sequence[PoseHypothesis],
                  ) -> PoseEstimate:
         """Refine one hypothesis after the other until one is accepted; else the best of them."""
@@ -239,6 +255,7 @@ class Localizer:
         rivals = pose_estimate.rivals_of(best, refined[1:])
         unrefined = verification.unrefined_rivals(verified, best.T_world_cam, config)
         best = pose_estimate.with_rivals(best, rivals, unrefined)
+        best = self._refine_by_edges(refiner, best, [one.T_world_cam for one in refined[1:3]])
         best = pose_estimate.without_features(best, {
             name: refiner.prior(name).noise_floor for name in refiner.images})
         ambiguous = best.verdict.verdict == verdict.VERDICT_AMBIGUOUS
@@ -267,7 +284,7 @@ class Localizer:
         Covariance and verdict stay: they are calibrated for the round before, and so on the safe
         side.
         """
-        if best.verdict.verdict == verdict.VERDICT_LOST:
+        if best.verdict.verdict == verdict.VERDICT_LOST or best.edges:
             return best
         images, _ = observe(frame, tuple(refiner.images), self.config.images,
                             self.config.refinement.exact.width_px)

@@ -34,6 +34,7 @@ class PoseEstimate:
     covariance: Array
     verdict: PoseVerdict
     fits: Mapping[str, FitStatistics]
+    edges: bool = False  # found by edges: values do not fit there
 
     @property
     def accepted(self) -> bool:
@@ -45,6 +46,13 @@ def unknown(reason: str, config: ConfidenceConfig, T: Array | None = None) -> Po
     """The estimate where no pose is known: lost, and as wide as can be, around `T`."""
     return PoseEstimate(np.eye(4) if T is None else T, covariance_of(np.zeros((6, 6)), config),
                         PoseVerdict(0.0, VERDICT_LOST, reason), {})
+
+
+def by_edges(estimate: PoseEstimate) -> PoseEstimate:
+    """An estimate that edges gave; if it is accepted, the reason says so."""
+    reason = (estimate.verdict.reason if not estimate.accepted else
+              'by edges: values do not fit, the scene has changed')
+    return replace(estimate, edges=True, verdict=replace(estimate.verdict, reason=reason))
 
 
 def rivals_of(best: PoseEstimate, others: Sequence[PoseEstimate]) -> list[Array]:
