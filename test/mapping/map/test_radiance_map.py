@@ -18,6 +18,7 @@ from thermal_nerf_loc.field.kernels.grid_levels import EncodingConfig
 from thermal_nerf_loc.field.radiance_field import FieldConfig
 from thermal_nerf_loc.mapping.map import map_file
 from thermal_nerf_loc.mapping.map.keyframes import Keyframes
+from thermal_nerf_loc.mapping.map.landmarks import plain_landmarks
 from thermal_nerf_loc.mapping.map.localization_map import MapInfo
 from thermal_nerf_loc.mapping.map.map_file import as_kept
 from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
@@ -100,6 +101,30 @@ def test_earlier_maps_hold_densities_as_they_are(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / 'old', {'map': json.dumps(facts)})
     old = RadianceMap.load(tmp_path / 'old')
     np.testing.assert_array_equal(old.learners[0].grid.values, densities.numpy())
+
+
+def test_earlier_maps_hold_landmarks_of_fewer_parts(tmp_path: Path) -> None:
+    """A point and one descriptor each; a part that no version has is refused."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(5, 3)).astype(np.float32)
+    descriptors = rng.integers(0, 255, (5, 128)).astype(np.uint8)
+    made = replace(small_map(), landmarks={'rgb': plain_landmarks(points, descriptors)})
+    made.save(tmp_path / 'new')
+    with safe_open(tmp_path / 'new', 'pt') as file:
+        facts = json.loads(file.metadata()['map'])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    old = {name: tensor for name, tensor in tensors.items() if not name.startswith('landmarks.')
+           or name.rpartition('.')[2] in ('points', 'descriptors')}
+    assert len(old) == len(tensors) - 3
+    facts['checksum'] = map_file._checksum(old)
+    save_file(old, tmp_path / 'old', {'map': json.dumps(facts)})
+    back = RadianceMap.load(tmp_path / 'old').landmarks['rgb']
+    np.testing.assert_array_equal(back.points, points)
+    odd = {**old, 'landmarks.rgb.names': torch.zeros(5)}
+    facts['checksum'] = map_file._checksum(odd)
+    save_file(odd, tmp_path / 'odd', {'map': json.dumps(facts)})
+    with pytest.raises(InputError, match='inconsistent'):
+        RadianceMap.load(tmp_path / 'odd')
 
 
 def test_what_the_camera_adds_is_kept(saved: Path, tmp_path: Path) -> None:
