@@ -10,7 +10,10 @@ Every case is localized with each modality; a pose is right within 10 cm and 5 d
 - another scene: images that the map does not show;
 - darkness: RGB is black but for the noise of its sensor;
 - shutter: the thermal camera sees its own closed shutter (NUC);
-- frozen: a tracker gets the same images again; no answer counts as confidence 0.
+- frozen: a tracker gets the same images again; no answer counts as confidence 0;
+- search: views, another scene, mirrored views and black RGB images, without a start.
+`--landmarks always` matches the map's landmarks from starts, too; a search matches them anyway.
+Wrong answers that landmarks carried are counted by themselves.
 A map without a calibration of its false positives is calibrated on every other view, and tested on
 the rest. Printed: the area under the ROC curve of `confidence` (1: every right pose above every
 wrong one), and the share of answers that are wrong but 'ok'. Targets: >= 0.99 and < 0.1 %. An
@@ -49,6 +52,7 @@ class Answer:
     confidence: float
     verdict: str
     loose: bool = False  # not right, but the answer and its covariance say how little is known
+    carried_by: str = 'rendering'
 
 
 def main() -> int:
@@ -59,6 +63,9 @@ def main() -> int:
                       help='a simulated scene that the map does not show (default: hall)')
     made.add_argument('--repeats', type=int, default=2, metavar='N',
                       help='starts of each kind and view (default: 2)')
+    made.add_argument('--landmarks', choices=('always', 'search', 'never'), default='search',
+                      help='when landmarks are matched (default: search)')
+    made.add_argument('--only', choices=('search',), help='leave out all cases with a start')
     args = made.parse_args()
     prepare(args)
     if args.quick:
@@ -89,18 +96,22 @@ def collect(args: argparse.Namespace, renderer: Any, frames: Sequence[Any]) -> l
     """Answers of all cases and modalities."""
     from thermal_nerf_loc.localization.localizer import Localizer
 
-    localizer = Localizer(renderer, configured(START, seed=args.seed))
+    localizer = Localizer(renderer, replace(configured(START, seed=args.seed),
+                                            landmarks=args.landmarks))
     warm_up([localizer], frames[0])
     modalities = modalities_of(renderer, frames)
     foreign_frames = held_out(other_scene(args), len(frames))
-    starts = list(cases(args, frames, foreign_frames))
+    starts = list(searches(frames, foreign_frames))
+    if args.only is None:
+        starts += cases(args, frames, foreign_frames)
     progress = ProgressPrinter(len(starts) * len(modalities))
     answers = []
     for modality in modalities:
         for name, frame, T_start in starts:
             answers.append(localized(localizer, name, frame, modality, T_start))
             progress.step(f'{name}, {modality}')
-        answers += [frozen(localizer, frame, modality) for frame in frames]
+        if args.only is None:
+            answers += [frozen(localizer, frame, modality) for frame in frames]
     return answers
 
 
@@ -125,6 +136,26 @@ def cases(args: argparse.Namespace, frames: Sequence[Any], foreign_frames: Seque
                 yield 'shutter', shuttered(frame, seed), disturbed(T, START, seed)
 
 
+def searches(frames: Sequence[Any], foreign_frames: Sequence[Any],
+             ) -> Iterator[tuple[str, Any, Any]]:
+    """Name and frame, without a start."""
+    for k, frame in enumerate(frames):
+        yield 'search', frame, None
+        yield 'search, another scene', with_pose_of(foreign_frames[k % len(foreign_frames)],
+                                                    frame), None
+        yield 'search, mirrored', mirrored(frame), None
+        if 'rgb' in frame.images:
+            yield 'search, darkness', darkened(frame), None
+
+
+def mirrored(frame: Any) -> Any:
+    """Views as in a mirror: they look like the scene, and no pose shows them."""
+    from thermal_nerf_loc.sensing.frame import Frame
+    images = {name: replace(image, values=image.values[:, ::-1].copy())
+              for name, image in frame.images.items()}
+    return Frame(frame.stamp_ns, images, frame.T_world_cam, frame.name)
+
+
 def localized(localizer: Any, case: str, frame: Any, modality: str, T_start: Any) -> Answer:
     """Localize from one start; for a view of another scene every pose is wrong."""
     import numpy as np
@@ -133,12 +164,13 @@ def localized(localizer: Any, case: str, frame: Any, modality: str, T_start: Any
 
     found = localizer.localize(frame.only(*MODALITIES[modality]), T_start)
     metres, degrees = se3.distance(found.T_world_cam, frame.T_world_cam)
-    is_other_scene = case == 'another scene'
+    is_other_scene = case.endswith(('another scene', 'mirrored'))
     right = not is_other_scene and metres <= CORRECT_M and degrees <= CORRECT_DEG
     xi = se3.minus(frame.T_world_cam, found.T_world_cam)
     agrees = float(xi @ np.linalg.solve(found.covariance, xi)) < CHI2_999
     return Answer(case, modality, right, found.confidence, found.verdict,
-                  not right and not is_other_scene and found.partial and agrees)
+                  not right and not is_other_scene and found.partial and agrees,
+                  found.carried_by)
 
 
 def frozen(localizer: Any, frame: Any, modality: str) -> Answer:
@@ -178,11 +210,14 @@ def report(name: str, answers: Sequence[Answer]) -> dict[str, Any]:
                       'loose': sum(a.loose for a in part),
                       'right_and_ok': sum(a.right and a.verdict == 'ok' for a in part),
                       'wrong_but_ok': sum(not a.right and a.verdict == 'ok' for a in part),
+                      'wrong_by_landmarks': sum(
+                          not a.right and a.verdict == 'ok' and a.carried_by == 'landmarks'
+                          for a in part),
                       'highest_wrong': max((a.confidence for a in part
                                             if not a.right and not a.loose), default=None)}
     show(f'{name}: verdicts of the localizer',
          ('case', 'answers', 'right', 'loose', 'right and ok', 'wrong but ok',
-          'most confident wrong'),
+          'of them by landmarks', 'most confident wrong'),
          [[case, *row.values()] for case, row in rows.items()])
     figures: dict[str, Any] = {'cases': rows}
     for modality in (*dict.fromkeys(a.modality for a in answers), 'all'):

@@ -32,7 +32,7 @@ class FixedErrors:
         self.starts.append((frame, start))
         T = se3.plus(self.truth[frame.name], [0.0, metres, 0.0, 0.0, 0.0, 0.0])
         return SimpleNamespace(T_world_cam=T, seconds=0.5, verdict=verdict, confidence=0.9,
-                               reason='', rivals=())
+                               reason='', rivals=(), carried_by='both')
 
 
 def test_a_perturbed_pose_is_so_far_off():

@@ -41,7 +41,7 @@ def localize_scene(localizer: Localizer, scene: Scene, modalities: Sequence[str]
                      'error_deg': float(errors.degrees[0]), 'seconds': result.seconds,
                      'confident': result.verdict == VERDICT_OK, 'confidence': result.confidence,
                      'verdict': result.verdict, 'reason': result.reason,
-                     'rivals': len(result.rivals)})
+                     'rivals': len(result.rivals), 'carried_by': result.carried_by})
         progress(done + 1, len(indices), frame.name)
     errors = pose_errors(np.array(found), np.array(truth))
     confident = np.array([row['confident'] for row in rows])

@@ -44,6 +44,7 @@ _CALIBRATION_VIEWS = 24  # at most
 _CALIBRATION_SHARE = 0.12  # of the training's steps: a localized image takes about as long as one
 _UNCERTAINTY_STEPS = 40  # that take as long as the uncertainty, and saving
 _RENDERING_COST = 0.2  # of a ray, rendered instead of trained on
+_LANDMARK_STEPS = 3  # of an image: its keypoints, and matching them
 _CALIBRATING, _TAILS = 0.3, 0.85  # of the time that is left, for each with a limit
 _PANORAMA_SHARE = 0.25  # of the training's rays, at most, are spent on panoramas
 _MIN_PANORAMAS = 40
@@ -163,7 +164,8 @@ def completion_steps(steps: float, scene: Scene, config: TrainConfig) -> float:
     localized = views * sets * _LOCALIZED_A_VIEW if views >= MIN_VIEWS else 0
     panoramas = (modalities * config.panoramas.rays
                  * _most_panoramas(steps, modalities, config) / config.rays)
-    return _UNCERTAINTY_STEPS + localized + _RENDERING_COST * panoramas
+    return (_UNCERTAINTY_STEPS + localized + _RENDERING_COST * panoramas
+            + _LANDMARK_STEPS * modalities * len(scene.train) * (config.landmarks.most > 0))
 
 
 def _share_left(ends: float | None, share: float) -> float | None:

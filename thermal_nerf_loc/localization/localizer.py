@@ -93,7 +93,8 @@ class Localization:
     ignored: Mapping[str, str] = field(default_factory=dict)  # modality: why
     partial: bool = False  # agrees with the map, but can only confirm a pose that is known already
     rivals: tuple[Array, ...] = ()  # other poses that fit nearly as well, found by a search
-    landmarks: LandmarkPose | None = None  # the pose by matched keypoints, where it was used
+    landmarks: LandmarkPose | None = None  # the pose by matched keypoints, where it was found
+    carried_by: str = pose_estimate.RENDERING  # or edges, landmarks, both
 
     def __post_init__(self) -> None:
         """Freeze what is mutable."""
@@ -180,7 +181,8 @@ class Localizer:
         return Localization(
             frame.stamp_ns, best.T_world_cam, best.covariance, best.verdict.confidence,
             best.verdict.verdict, best.verdict.reason, time.perf_counter() - started,
-            refiner.rays, best.fits, ignored, best.verdict.partial, rivals, found)
+            refiner.rays, best.fits, ignored, best.verdict.partial, rivals, found,
+            best.carried_by)
 
     @property
     def source(self) -> CandidateSource:
@@ -284,7 +286,7 @@ class Localizer:
         Covariance and verdict stay: they are calibrated for the round before, and so on the safe
         side.
         """
-        if best.verdict.verdict == verdict.VERDICT_LOST or best.edges:
+        if best.verdict.verdict == verdict.VERDICT_LOST or best.carried_by == pose_estimate.EDGES:
             return best
         images, _ = observe(frame, tuple(refiner.images), self.config.images,
                             self.config.refinement.exact.width_px)

@@ -23,7 +23,11 @@ Array = NDArray[np.float64]
 
 _CLEARLY_WORSE = 0.9  # of the best confidence: a pose below is no rival
 _CONTRADICTS = 30.0  # chi-square with 6 degrees of freedom: 1 in 25,000 by chance
-_CERTAIN, _CERTAIN_SHARE = 50, 0.5  # landmarks, and share of the matches, that need no rendering
+# landmarks that need no rendering: so many, of the matches, and of the image's cells: those on one
+# thing may be of its twin
+_CERTAIN, _CERTAIN_SHARE, _CERTAIN_SPREAD = 50, 0.5, 0.25
+# what carries a pose: values rendered by the map, their edges alone, landmarks, or these and those
+RENDERING, EDGES, LANDMARKS, BOTH = 'rendering', 'edges', 'landmarks', 'both'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +38,7 @@ class PoseEstimate:
     covariance: Array
     verdict: PoseVerdict
     fits: Mapping[str, FitStatistics]
-    edges: bool = False  # found by edges: values do not fit there
+    carried_by: str = RENDERING
 
     @property
     def accepted(self) -> bool:
@@ -52,7 +56,7 @@ def by_edges(estimate: PoseEstimate) -> PoseEstimate:
     """An estimate that edges gave; if it is accepted, the reason says so."""
     reason = (estimate.verdict.reason if not estimate.accepted else
               'by edges: values do not fit, the scene has changed')
-    return replace(estimate, edges=True, verdict=replace(estimate.verdict, reason=reason))
+    return replace(estimate, carried_by=EDGES, verdict=replace(estimate.verdict, reason=reason))
 
 
 def rivals_of(best: PoseEstimate, others: Sequence[PoseEstimate]) -> list[Array]:
@@ -86,22 +90,28 @@ def with_landmarks(best: PoseEstimate, found: LandmarkPose,
     The pose by rendering and the one by landmarks as one; `judge_at` a pose tells how it fits.
 
     Where both agree they are fused by their covariances. Where they do not, landmarks win if the
-    images fit there about as well; and alone they carry a pose if very many agree.
+    images fit there about as well; and alone they carry a pose if very many agree, all over the
+    image.
     """
     rendered = PoseGaussian(best.T_world_cam, best.covariance)
     matched = PoseGaussian(found.T_world_cam, found.covariance)
     if best.verdict.verdict == VERDICT_LOST:
-        certain = found.inliers >= max(_CERTAIN, _CERTAIN_SHARE * found.matched)
         return replace(best, T_world_cam=matched.T, covariance=matched.P, verdict=PoseVerdict(
-            1.0 - 1.0 / found.inliers, VERDICT_OK,
-            f'{found.inliers} landmarks agree')) if certain else best
+            1.0 - 1.0 / found.inliers, VERDICT_OK, f'{found.inliers} landmarks agree'),
+            carried_by=LANDMARKS) if _are_certain(found) else best
     if rendered.disagreement(matched) <= _CONTRADICTS:
         fused = rendered.fused(matched)
-        return replace(best, T_world_cam=fused.T, covariance=fused.P)
+        return replace(best, T_world_cam=fused.T, covariance=fused.P, carried_by=BOTH)
     there = judge_at(found.T_world_cam)
     if there.verdict.confidence < _CLEARLY_WORSE * best.verdict.confidence:
         return best
-    return replace(there, T_world_cam=found.T_world_cam)
+    return replace(there, T_world_cam=found.T_world_cam, carried_by=LANDMARKS)
+
+
+def _are_certain(found: LandmarkPose) -> bool:
+    """Whether landmarks alone carry a pose."""
+    return (found.inliers >= max(_CERTAIN, _CERTAIN_SHARE * found.matched)
+            and found.spread >= _CERTAIN_SPREAD)
 
 
 def without_features(best: PoseEstimate, noise_floors: Mapping[str, float]) -> PoseEstimate:

@@ -232,12 +232,13 @@ def _pose_figures(found: Any) -> dict[str, Any]:
     figures = {
         'pose': format_pose(found.T_world_cam), 'sigma_m': sigma_m, 'sigma_deg': sigma_deg,
         'confidence': found.confidence, 'verdict': found.verdict, 'reason': found.reason or '-',
-        'seconds': found.seconds, 'rays': found.rays,
+        'seconds': found.seconds, 'rays': found.rays, 'carried_by': found.carried_by,
         'T_world_cam': found.T_world_cam.tolist(), 'covariance': found.covariance.tolist(),
         'rivals': [format_pose(T) for T in found.rivals]}
     if found.landmarks is not None:
         figures['landmarks'] = {name: getattr(found.landmarks, name)
-                                for name in ('matched', 'inliers', 'residual_px')}
+                                for name in ('matched', 'inliers', 'nearby', 'spread',
+                                             'residual_px')}
     return figures | ({'ignored': dict(found.ignored)} if found.ignored else {})
 
 
