@@ -3,11 +3,14 @@
 The localizer beside SIFT and PnP, on the same training poses and the same held-out images.
 
     python benchmarks/against_sfm.py --data DIR [--map FILE --modality both]
+    python benchmarks/against_sfm.py --data arco --marks benchmarks/arco_marks.json
 
 The peer (`_sfm.py`) is what a user would pick: SIFT points triangulated by COLMAP on the given
 poses, with the lens of the data set, then retrieval, matches and PnP. It needs no start. Thermal
 images are stretched for it. Ours is localized from starts 10 deg and a tenth of the scene's scale
-off, and by search. Both get the images at their full size, one modality at a time.
+off, and by search, each with the map's landmarks and by rendering alone. Both get the images at
+their full size, one modality at a time. Images of heat alone count as well (posed by
+`import-images`). A thermal camera beside a colour one needs its rig, else by --marks.
 
 The scale is that of the space round the cameras. Success: within 1.25 % of it (5 cm in a room of
 4 m), or --success-m, and 5 deg; a pose that is not found counts as infinitely wrong.
@@ -74,6 +77,8 @@ def options() -> argparse.ArgumentParser:
                       help='of a map trained now (default: as long as `train` takes)')
     made.add_argument('--hold-out', type=int, metavar='N',
                       help='hold every Nth image out (default: as the data set says)')
+    made.add_argument('--new-landmarks', action='store_true',
+                      help="find the map's landmarks anew, where it has some")
     made.add_argument('--marks', type=Path, metavar='FILE',
                       help='marked targets that give the rig, as for real_rig.py')
     made.add_argument('--success-m', type=float, metavar='M',
@@ -130,7 +135,7 @@ def our_map(args: argparse.Namespace, scene: Any) -> tuple[Any, Path]:
     from thermal_nerf_loc.mapping.training.config import TrainConfig
 
     if args.map is not None:
-        return with_landmarks(RadianceMap.load(args.map), scene), args.map
+        return with_landmarks(RadianceMap.load(args.map), scene, args.new_landmarks), args.map
     seconds = 8.0 if args.quick else args.train_seconds
     config = TrainConfig(modality=args.modality, seed=args.seed, checkpoint_seconds=0.0,
                          **({} if seconds is None else {'max_seconds': seconds}))
@@ -143,13 +148,13 @@ def our_map(args: argparse.Namespace, scene: Any) -> tuple[Any, Path]:
     return built, path
 
 
-def with_landmarks(radiance_map: Any, scene: Any) -> Any:
-    """The map, with landmarks of the scene's training images if it has none."""
+def with_landmarks(radiance_map: Any, scene: Any, anew: bool = False) -> Any:
+    """The map, with landmarks of the scene's training images if it has none, or `anew`."""
     from thermal_nerf_loc.common.progress import silent
     from thermal_nerf_loc.mapping.camera_poses.landmark_points import find_landmarks
     from thermal_nerf_loc.mapping.map.landmarks import LandmarkConfig
 
-    if radiance_map.landmarks:
+    if radiance_map.landmarks and not anew:
         return radiance_map
     found = {name: find_landmarks(scene, name, LandmarkConfig(), silent)
              for name in radiance_map.modalities}
@@ -226,7 +231,7 @@ def ours(args: argparse.Namespace, scene: Any, modality: str, radiance_map: Any,
                                 (SEARCHED, localizer.localize_anywhere(frame))):
                 rows.setdefault(name + way, []).append(
                     {**one_row(frame, found.T_world_cam, found.seconds),
-                     'verdict': found.verdict})
+                     'verdict': found.verdict, 'carried_by': found.carried_by})
     facts = {'build_seconds': radiance_map.info.seconds, 'size_bytes': path.stat().st_size}
     return {name: {'frames': part, **facts} for name, part in rows.items()}
 

@@ -104,6 +104,9 @@ def tensors_of(landmarks: Mapping[str, Landmarks]) -> dict[str, NDArray[Any]]:
 def from_tensors(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Landmarks]:
     """Landmarks by modality; older files keep points and one descriptor of each alone."""
     names = sorted({key.rpartition('.')[0] for key in tensors})
+    unknown = set(tensors) - {f'{name}.{part}' for name in names for part in _PARTS}
+    if unknown:
+        raise ValueError(f'landmarks have no {", ".join(sorted(unknown))}')
     return {name: Landmarks(*(tensors[f'{name}.{part}'] for part in _PARTS))
             if f'{name}.owners' in tensors else
             plain_landmarks(tensors[f'{name}.points'], tensors[f'{name}.descriptors'])
