@@ -87,6 +87,21 @@ def test_densities_are_kept_in_16_bits() -> None:
     assert 0.0 < as_kept(np.zeros(1, np.float32))[0] < 1e-29
 
 
+def test_earlier_landmarks_are_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were points with one descriptor each."""
+    rng = np.random.default_rng(2)
+    points = rng.normal(size=(5, 3)).astype(np.float32)
+    look = rng.integers(0, 100, (5, 128)).astype(np.uint8)
+    now = replace(small_map(), landmarks={'rgb': plain_landmarks(points, look)})
+    parts = {'rgb.points': points, 'rgb.descriptors': look}
+    monkeypatch.setattr(map_file.landmark_tensors, 'tensors_of', lambda _: parts)
+    now.save(tmp_path / 'earlier.map')
+    monkeypatch.undo()
+    found = RadianceMap.load(tmp_path / 'earlier.map').landmarks['rgb']
+    np.testing.assert_array_equal(found.points, points)
+    np.testing.assert_array_equal(found.descriptors, look)
+
+
 def test_earlier_maps_hold_densities_as_they_are(tmp_path: Path) -> None:
     """32 bits, under another name; saved again they take half the room."""
     made = small_map()
