@@ -43,12 +43,15 @@ _FLOORS = 0.5  # of the map's own error: likewise
 _PRIOR = GainOffset(None, 0.3, None, 1e3)
 _FLOOR = 0.05  # least error of an edge image; an edge has about 3
 _SEARCH_BLUR_PX, _RANK_BLUR_PX, _FINE_BLURS_PX = 4.0, 2.0, (1.5, 0.7)  # of the grid's pixels
+_THIN_PX = 2.0  # points are as far apart as the blur over this
 _MAX_STEP_RAD = np.deg2rad(4.0)  # between turned poses
+_MIN_SCORE_SHARE = 0.7  # of the best one's score: others are not refined
 _STARTS, _KEPT = 8, 3  # poses aligned, and refined
 _SEARCH_SIGMAS = 1.3  # how far the search reaches, in sigmas of the guess
 _MIN_REACH_RAD, _MAX_REACH_RAD = np.deg2rad(3.0), np.deg2rad(40.0)
 _START_M, _START_RAD = 0.1, np.deg2rad(5.0)  # how far off a start may be
-_ALIKE = 3.0  # edge images of a grid: so many neighbours share what they show
+_ALIKE = 6.0  # neighbours in a grid that err alike, and what was moved: by measured errors
+_LAST_ROUNDS = 2  # of the pose that was chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +126,11 @@ class EdgeAligner:
         poses = [*starts, *(self._around(*guess) if guess else ())]
         found = [self._align_at(T, _FINE_BLURS_PX, _prior_around(T, _START_M, _START_RAD))
                  for T in poses]
-        best = max(found, key=self._agreement).T_world_cam
-        return self._align_at(best, _FINE_BLURS_PX[-1:], _prior_around(best, _START_M, _START_RAD))
+        best = max(found, key=self._agreement)
+        for _ in range(_LAST_ROUNDS):
+            T = best.T_world_cam
+            best = self._align_at(T, _FINE_BLURS_PX[-1:], _prior_around(T, _START_M, _START_RAD))
+        return best
 
     def _around(self, T: Array, sigma_m: float, sigma_rad: float) -> list[Array]:
         """Poses turned and aligned around a guess, those first whose edges fit best."""
@@ -142,7 +148,8 @@ class EdgeAligner:
         ranked = self._views(images, grids, _RANK_BLUR_PX)
         poses = align_many(ranked, T, poses, self.aligning, prior)
         scores = score_poses(ranked, T, poses)
-        return [poses[k] for k in SAME_ANSWER.best(poses, scores)[:_KEPT]]
+        return [poses[k] for k in SAME_ANSWER.best(poses, scores)[:_KEPT]
+                if scores[k] >= _MIN_SCORE_SHARE * scores.max()]
 
     def _align_at(self, T: Array, blurs_px: Sequence[float], prior: PosePrior) -> Alignment:
         """Render at a pose and align, with less and less blur."""
@@ -175,7 +182,7 @@ class EdgeAligner:
         for name, grid in grids.items():
             image = images[name]
             level = make_level(image, blur_px)
-            points = _without_border(grid.blurred(blur_px), grid.rows)
+            points = _thinned(grid.blurred(blur_px), grid.rows, max(int(blur_px / _THIN_PX), 1))
             trust = min(1.0, 1000.0 / len(points)) / _ALIKE
             views.append(ModalityView(level, points, image.T_cam_sensor, _PRIOR, _FLOOR, trust))
         return views
@@ -187,9 +194,7 @@ def _prior_around(T: Array, sigma_m: float, sigma_rad: float) -> PosePrior:
                                            1.0 / (3.0 * sigma_rad + 1e-3)**2), 3)))
 
 
-def _without_border(points: RenderedPoints, rows: int) -> RenderedPoints:
-    """Points at the border of a grid have no whole gradient."""
-    weight = points.weight.reshape(rows, -1).copy()
-    weight[[0, -1]] = 0.0
-    weight[:, [0, -1]] = 0.0
-    return replace(points, weight=weight.ravel())
+def _thinned(points: RenderedPoints, rows: int, step: int) -> RenderedPoints:
+    """Every so many points of a grid each way; those at its border have no whole gradient."""
+    kept = np.arange(len(points)).reshape(rows, -1)[1:-1:step, 1:-1:step].ravel()
+    return RenderedPoints(points.points_cam[kept], points.values[kept], points.weight[kept])
