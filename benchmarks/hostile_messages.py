@@ -19,7 +19,7 @@ from typing import Any
 
 from _bench import add_seed, finish, guarded, need_ros, parser, show
 
-WARM_UP = 0.2  # of the messages: what is allocated once
+PARTS = 10  # memory is read after each; the first two warm up: what is allocated once
 PATIENCE_S = 60.0
 
 
@@ -35,7 +35,7 @@ def main() -> int:
         ['messages', figures['messages'], None], ['seconds', figures['seconds'], None],
         ['lives', str(figures['lives']), 'True'],
         ['memory grows by %', figures['growth_percent'], '<= 10'],
-        ['  from MiB', figures['before_mib'], None], ['  to MiB', figures['after_mib'], None],
+        ['  MiB after each tenth', ' '.join(map(str, figures['mib'])), None],
         ['poses published', figures['poses'], None],
         ['false poses', figures['false_poses'], 0], ['faults', figures['faults'], 0],
         ['refused messages', figures['refused'], None],
@@ -59,11 +59,11 @@ def attack(count: int, seed: int) -> dict[str, Any]:
         robot.start_afresh(process)
         attacker = Attacker(robot, seed)
         started = time.monotonic()
-        attacker.send(round(WARM_UP * count), process)
-        before_mib = resident_mib(process)
-        attacker.send(count - round(WARM_UP * count), process)
-        seconds = time.monotonic() - started
-        after_mib = resident_mib(process)
+        mib = []
+        for _ in range(PARTS):
+            attacker.send(count // PARTS, process)
+            mib.append(round(resident_mib(process)))
+        seconds, before_mib, after_mib = time.monotonic() - started, mib[1], mib[-1]
         attacker.go_back()
         again = time.monotonic()
         tracks = robot.until(lambda: robot.status['state'] == 'tracking'
@@ -72,7 +72,8 @@ def attack(count: int, seed: int) -> dict[str, Any]:
             print(*process.output.lines[-60:], *attacker.false_poses[:5], sep='\n')
         return {'messages': count, 'seed': seed, 'seconds': seconds,
                 'lives': process.poll() is None, 'before_mib': before_mib, 'after_mib': after_mib,
-                'growth_percent': 100.0 * (after_mib / before_mib - 1.0), 'poses': attacker.poses,
+                'mib': mib, 'growth_percent': 100.0 * (after_mib / before_mib - 1.0),
+                'poses': attacker.poses,
                 'false_poses': len(attacker.false_poses),
                 'faults': int(robot.status.get('faults', 0)),
                 'refused': int(robot.status.get('problems', 0)),

@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import Trigger
 from tf2_msgs.msg import TFMessage
 
+from thermal_nerf_loc.common.errors import UserError
 from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.bags import messages
 from thermal_nerf_loc.ros import message_conversion
@@ -345,7 +346,10 @@ class Drive:
     def _on_tf(self, message):
         for item in message.transforms:
             if (item.header.frame_id, item.child_frame_id) == ('map', self.prefix + 'odom'):
-                T = messages.matrix_from_transform(item.transform)
+                try:
+                    T = messages.matrix_from_transform(item.transform)
+                except UserError:  # an attacker's
+                    continue
                 truth = self.T0
                 if self._carried_to_s is not None:
                     truth = (self._T(self._carried_to_s)
