@@ -11,7 +11,7 @@ import tifffile
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.geometry.geodesy import ecef, GeoAnchor
+from thermal_nerf_loc.geometry.geodesy import ecef, GeoAnchor, geodetic
 from thermal_nerf_loc.geometry.similarity import umeyama
 from thermal_nerf_loc.importers.bags.importer import import_bag, ImportConfig
 from thermal_nerf_loc.importers.bags.pose_choice import PoseOptions
@@ -20,7 +20,7 @@ from thermal_nerf_loc.importers.images.metric_scale import from_geotags
 from thermal_nerf_loc.importers.images.thermal_series import open_series
 from thermal_nerf_loc.io.bags.reader import BagWriter
 from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-from thermal_nerf_loc.io.geotags import GeoTag, GPS
+from thermal_nerf_loc.io.geotags import GeoTag, GPS, write_geodetic
 from thermal_nerf_loc.io.image_series import is_series, read_series
 from thermal_nerf_loc.io.trajectory import Trajectory, write_tum
 from thermal_nerf_loc.sensing.contrast import learn_pattern, stretched
@@ -127,6 +127,20 @@ def test_the_earth_is_where_it_is():
     np.testing.assert_allclose(east, [78.85, 0.0, 0.0], atol=0.05)
     np.testing.assert_allclose(north, [0.0, 111.13, 0.0], atol=0.05)
     np.testing.assert_allclose(up, [0.0, 0.0, 10.0], atol=1e-6)
+
+
+def test_positions_go_to_the_earth_and_back(tmp_path: Path):
+    known = np.array([[45.001, 7.002, 310.0], [-33.9, 151.2, 20.0], [0.0, 0.0, 5.0],
+                      [78.2, 15.6, 900.0], [89.9, -170.0, 0.0]])
+    np.testing.assert_allclose(geodetic(ecef(known)), known, atol=1e-6)
+    anchor = GeoAnchor(45.0, 7.0, 300.0)
+    np.testing.assert_allclose(anchor.geodetic(anchor.enu(known[:1])), known[:1], atol=1e-9)
+    T = np.eye(4)[None].repeat(2, axis=0)
+    T[1, :3, 3] = anchor.enu(known[:1])[0]
+    write_geodetic(tmp_path / 'g.csv', Trajectory(np.array([5, 10**9 + 5]), T), anchor)
+    lines = (tmp_path / 'g.csv').read_text().splitlines()
+    assert lines[0] == 'stamp_s,latitude_deg,longitude_deg,height_m'
+    assert lines[2] == '1.000000005,45.001000000,7.002000000,310.0000'
 
 
 def test_tags_scale_and_anchor_unless_they_are_too_coarse():

@@ -21,13 +21,19 @@ class GeoAnchor(NamedTuple):
 
     def enu(self, geodetic: ArrayLike) -> Array:
         """Latitudes, longitudes (deg) and heights (m) (n, 3) to metres (n, 3)."""
+        return np.asarray((ecef(geodetic) - ecef([list(self)])) @ self._R_enu_ecef().T)
+
+    def geodetic(self, enu: ArrayLike) -> Array:
+        """Metres (n, 3) to latitudes, longitudes (deg) and heights (m) (n, 3)."""
+        return geodetic(ecef([list(self)]) + np.asarray(enu, np.float64) @ self._R_enu_ecef())
+
+    def _R_enu_ecef(self) -> Array:
         latitude, longitude = np.deg2rad([self.latitude_deg, self.longitude_deg])
         sin_lat, cos_lat = np.sin(latitude), np.cos(latitude)
         sin_lon, cos_lon = np.sin(longitude), np.cos(longitude)
-        R_enu_ecef = np.array([[-sin_lon, cos_lon, 0.0],
-                               [-sin_lat * cos_lon, -sin_lat * sin_lon, cos_lat],
-                               [cos_lat * cos_lon, cos_lat * sin_lon, sin_lat]])
-        return np.asarray((ecef(geodetic) - ecef([list(self)])) @ R_enu_ecef.T)
+        return np.array([[-sin_lon, cos_lon, 0.0],
+                         [-sin_lat * cos_lon, -sin_lat * sin_lon, cos_lat],
+                         [cos_lat * cos_lon, cos_lat * sin_lon, sin_lat]])
 
 
 def ecef(geodetic: ArrayLike) -> Array:
@@ -38,3 +44,19 @@ def ecef(geodetic: ArrayLike) -> Array:
     return np.stack([(N + height) * np.cos(latitude) * np.cos(longitude),
                      (N + height) * np.cos(latitude) * np.sin(longitude),
                      (N * (1.0 - _E2) + height) * np.sin(latitude)], axis=-1)
+
+
+def geodetic(earth_fixed: ArrayLike) -> Array:
+    """Earth-fixed metres (n, 3) to latitudes, longitudes (deg) and heights (m) (n, 3)."""
+    x, y, z = np.asarray(earth_fixed, np.float64).T
+    across = np.hypot(x, y)
+    latitude = np.arctan2(z, across * (1.0 - _E2))
+    height = np.zeros_like(latitude)
+    for _ in range(5):  # converges to less than a micrometre near the ground
+        N = _A / np.sqrt(1.0 - _E2 * np.sin(latitude)**2)
+        # of the two the one that does not divide by nearly nothing
+        height = np.where(np.abs(latitude) < np.pi / 4, across / np.maximum(
+            np.cos(latitude), 1e-3) - N, z / np.where(latitude == 0.0, 1.0, np.sin(latitude))
+            - N * (1.0 - _E2))
+        latitude = np.arctan2(z, across * (1.0 - _E2 * N / (N + height)))
+    return np.stack([np.rad2deg(latitude), np.rad2deg(np.arctan2(y, x)), height], axis=-1)

@@ -85,9 +85,10 @@ def read_camera(data: bytes, where: object) -> FlirCamera:
         window = 1.0  # some cameras leave it out
     try:
         radiometry = PlanckRadiometry(
-            *(values[name] for name in 'RBF'), float(offset), values['R2'], values['emissivity'],
-            values['reflected_kelvin'] - ZERO_CELSIUS_KELVIN, air_transmission(values),
-            values['atmosphere_kelvin'] - ZERO_CELSIUS_KELVIN)
+            R=values['R'], B=values['B'], F=values['F'], O=float(offset), R2=values['R2'],
+            emissivity=values['emissivity'], transmission=air_transmission(values),
+            reflected_celsius=values['reflected_kelvin'] - ZERO_CELSIUS_KELVIN,
+            atmosphere_celsius=values['atmosphere_kelvin'] - ZERO_CELSIUS_KELVIN)
     except InputError as error:
         raise InputError(f"calibration in FLIR's JPEG: {error.what}", where=where,
                          expected=error.expected, got=error.got) from None

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a JPEG or TIFF was taken: DJI's XMP text, else EXIF's GPS block."""
+"""Where on earth: of a JPEG or TIFF by DJI's XMP text or EXIF's GPS block; of a trajectory."""
 
 from pathlib import Path
 import re
 import struct
 from typing import Any, NamedTuple
 
-from thermal_nerf_loc.io.atomic_files import read_bytes
+from thermal_nerf_loc.geometry.geodesy import GeoAnchor
+from thermal_nerf_loc.io.atomic_files import read_bytes, write_atomically
 from thermal_nerf_loc.io.image_size import JPEG, jpeg_segments, TIFF
+from thermal_nerf_loc.io.trajectory import Trajectory
 
 RTK, GPS = 'RTK', 'GPS'
 
@@ -100,3 +102,11 @@ def _directory(tiff: bytes, at: int, order: str) -> dict[int, list[Any]]:
 def _degrees(parts: list[float], side: list[int]) -> float:
     degrees = parts[0] + parts[1] / 60.0 + parts[2] / 3600.0
     return -degrees if side and chr(side[0]) in 'SW' else degrees
+
+
+def write_geodetic(path: Path, trajectory: Trajectory, anchor: GeoAnchor) -> None:
+    """Write a table: stamp (s), latitude and longitude (deg), height (m) of each pose."""
+    rows = anchor.geodetic(trajectory.poses[:, :3, 3])
+    write_atomically(path, 'stamp_s,latitude_deg,longitude_deg,height_m\n' + ''.join(
+        f'{stamp // 10**9}.{stamp % 10**9:09d},{row[0]:.9f},{row[1]:.9f},{row[2]:.4f}\n'
+        for stamp, row in zip(trajectory.stamps_ns.tolist(), rows)))

@@ -33,7 +33,7 @@ def is_false_colour(rgb: NDArray[Any]) -> bool:
     """Whether sRGB in [0, 1] (h, w, 3) looks like a palette's colours rather than a photograph."""
     pixels = np.asarray(rgb, np.float32).reshape(-1, 3)
     pixels = pixels[::max(1, len(pixels) // _PIXELS)]
-    brightness = pixels @ np.float32([0.299, 0.587, 0.114])
+    brightness = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
     chroma = pixels[:, [0, 2]] - brightness[:, None]
     total = float(chroma.var(axis=0).sum())
     explained = 1.0 - _within_bins(brightness, chroma) / max(total, 1e-9)

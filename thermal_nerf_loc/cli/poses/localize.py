@@ -220,7 +220,18 @@ def _localize_single_frame(args: argparse.Namespace, config: Any,
     if T_guess is None:
         searched = with_panoramas(renderer)
         source = _candidate_source(args.candidates, searched, frame)
-    return _pose_figures(Localizer(searched, config, source).localize(frame, T_guess))
+    found = Localizer(searched, config, source).localize(frame, T_guess)
+    return _pose_figures(found) | _geodetic(renderer, found.T_world_cam)
+
+
+def _geodetic(renderer: Any, T_world_cam: Any) -> dict[str, Any]:
+    """Where on earth a camera stands; nothing where the map does not know."""
+    anchor = {} if renderer.info is None else dict(renderer.info.geo_anchor)
+    if not anchor:
+        return {}
+    from thermal_nerf_loc.geometry.geodesy import GeoAnchor
+    (position,) = GeoAnchor(**anchor).geodetic([T_world_cam[:3, 3]]).tolist()
+    return {'geodetic': dict(zip(GeoAnchor._fields, position))}
 
 
 def _pose_figures(found: Any) -> dict[str, Any]:

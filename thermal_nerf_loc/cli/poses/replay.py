@@ -99,4 +99,23 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         show_note(note)
     if len(result.table) > 1:
         show_table(result.table)
-    return result.figures
+    return {**result.figures, **_geodetic(args.map, args.out)}
+
+
+def _geodetic(map_path: Path, out: Path) -> dict[str, Any]:
+    """Where on earth the trajectory lies, as a table beside it; {} where the map has no anchor."""
+    from thermal_nerf_loc.geometry.geodesy import GeoAnchor
+    from thermal_nerf_loc.io.geotags import write_geodetic
+    from thermal_nerf_loc.io.trajectory import read_tum
+    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+
+    if not map_path.is_file():
+        return {}
+    anchor = dict(RadianceMap.load(map_path).info.geo_anchor)
+    if not anchor or not (out / 'trajectory.tum').is_file():
+        return {}
+    trajectory = read_tum(out / 'trajectory.tum')
+    write_geodetic(out / 'geodetic.csv', trajectory, GeoAnchor(**anchor))
+    (last,) = GeoAnchor(**anchor).geodetic(trajectory.poses[-1:, :3, 3]).tolist()
+    return {'geodetic': str(out / 'geodetic.csv'),
+            'last_geodetic': dict(zip(GeoAnchor._fields, last))}

@@ -8,7 +8,6 @@ nearest in time.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ class MovingRig:
     source: PoseSource
     frames: Mapping[str, str]  # tf frame by modality
     T_rgb_thermal: Array | None = None  # of a camera file; None: tf holds it
-    offsets_ns: Mapping[str, int] = MappingProxyType({})  # added to stamps, by modality
+    offsets_ns: Mapping[str, int] = field(default_factory=dict)  # added to stamps, by modality
 
     def T_world(self, modality: str, stamp_ns: int) -> Array | None:
         """Pose of a camera; None in a gap."""

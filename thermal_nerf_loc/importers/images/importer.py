@@ -234,10 +234,10 @@ class _ImageImport:
     def _metric(self, found: ImagePoses, lens: Camera) -> Metric:
         """The metric scale from what was given; only poses found here are turned upright."""
         config, upright = self._config, self._config.poses is None
-        if config.positions is not None:
-            return metric_scale.from_positions(found.poses, config.positions)
-        if config.distances:
-            return metric_scale.from_distances(found.poses, config.distances, upright)
+        measured = metric_scale.from_measurements(found.poses, config.positions, config.distances,
+                                                  upright)
+        if measured is not None:
+            return measured
         if config.tag_size_m is not None:
             names = list(found.poses)
             tags = detect_tags(self._rgb, names, config.tag_family,

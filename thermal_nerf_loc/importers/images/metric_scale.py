@@ -44,6 +44,14 @@ class Distance(NamedTuple):
     metres: float
 
 
+def from_measurements(poses: Poses, positions: Path | None, distances: Sequence[Distance],
+                      upright: bool) -> Metric | None:
+    """By positions or distances that were given; None where none were."""
+    if positions is not None:
+        return from_positions(poses, positions)
+    return from_distances(poses, distances, upright) if distances else None
+
+
 def from_positions(poses: Poses, path: Path) -> Metric:
     """Fit camera positions to known ones: lines `name x y z`; they orient the map as well."""
     known = _read_positions(path)

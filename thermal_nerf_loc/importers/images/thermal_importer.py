@@ -192,10 +192,10 @@ class _ThermalImport:
 
     def _metric(self, series: ThermalSeries, found: ImagePoses, camera: Camera) -> Metric:
         config, upright = self._config, self._config.poses is None
-        if config.positions is not None:
-            return metric_scale.from_positions(found.poses, config.positions)
-        if config.distances:
-            return metric_scale.from_distances(found.poses, config.distances, upright)
+        measured = metric_scale.from_measurements(found.poses, config.positions, config.distances,
+                                                  upright)
+        if measured is not None:
+            return measured
         if config.tag_size_m is not None:
             raise InputError('tags are looked for in RGB images only', where='--tag-size',
                              hint='Give --camera-positions or --distance.')
