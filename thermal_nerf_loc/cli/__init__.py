@@ -25,7 +25,8 @@ STAGES = {  # folder of cli/: what the stage is about, its commands
     'data': ('make a data set to learn from', {
         'simulate': 'make a data set (and a rosbag) of a simulated scene',
         'import-bag': 'make a data set of a recorded drive (rosbag2 or ROS 1)',
-        'import-images': 'make a data set of folders of images (RGB, thermal)'}),
+        'import-images': 'make a data set of folders of images (RGB, thermal), of phones',
+        'calibrate-thermal': 'find lens, rig and time offset of a thermal camera'}),
     'maps': ('build a map, judge it, show it', {
         'train': 'learn a radiance map from a data set',
         'train-tiles': 'build a map of tiles, for buildings: divided, trained in parallel',

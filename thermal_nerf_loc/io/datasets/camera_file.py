@@ -36,12 +36,14 @@ from thermal_nerf_loc.common.config import unknown_key
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.se3 import pose_from_rows
-from thermal_nerf_loc.io.atomic_files import read_text
-from thermal_nerf_loc.io.datasets.intrinsics import camera_from_keys, INTRINSIC_KEYS
+from thermal_nerf_loc.io.atomic_files import read_text, write_atomically
+from thermal_nerf_loc.io.datasets.intrinsics import (
+    camera_from_keys, INTRINSIC_KEYS, keys_from_camera)
 from thermal_nerf_loc.io.datasets.scene import ImageRecord, load_image
 from thermal_nerf_loc.io.images import read_size
 from thermal_nerf_loc.sensing.frame import Frame, RGB, THERMAL
-from thermal_nerf_loc.sensing.thermal import Radiometry, radiometry_from_mapping, RADIOMETRY_KEYS
+from thermal_nerf_loc.sensing.thermal import (
+    Radiometry, radiometry_from_mapping, RADIOMETRY_KEYS, radiometry_to_mapping)
 
 _EXTRINSIC, _MASK = 'transform_rgb_thermal', 'mask_path'
 _KNOWN_KEYS = {RGB: (*INTRINSIC_KEYS, _MASK),
@@ -70,6 +72,24 @@ def read_rig(path: Path | None) -> dict[str, RigCamera]:
                   for modality, block in blocks.items()}}
     return {modality: camera._replace(time_offset_ns=_offset_ns(content, modality, path))
             for modality, camera in cameras.items()}
+
+
+def write_rig(path: Path, rig: Mapping[str, RigCamera], remark: str = '') -> None:
+    """Write a camera file that `read_rig` reads; masks are left out."""
+    content: dict[str, Any] = {}
+    for modality, camera in rig.items():
+        block: dict[str, Any] = keys_from_camera(camera.camera) if camera.camera else {}
+        if modality == THERMAL:
+            block |= radiometry_to_mapping(camera.radiometry)
+            if camera.T_rgb_sensor is not None:
+                block[_EXTRINSIC] = camera.T_rgb_sensor.tolist()
+        content |= {modality: {key: value if isinstance(value, str | list | int) else float(value)
+                               for key, value in block.items()}} if block else {}
+        if camera.time_offset_ns:
+            content[_OFFSETS[modality]] = camera.time_offset_ns / 1e9
+    text = ''.join(f'# {line}\n' for line in remark.splitlines())
+    write_atomically(path, text + yaml.safe_dump(content, sort_keys=False,
+                                                 default_flow_style=None))
 
 
 def load_frame(cameras: Path, images: Mapping[str, Path]) -> Frame:

@@ -2,6 +2,7 @@
 """Copies of a data set's `transforms.json`, with refined poses and rig, or with poses found."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.io.atomic_files import read_json, write_json
+from thermal_nerf_loc.io.datasets.camera_file import RigCamera
 from thermal_nerf_loc.io.datasets.intrinsics import (
     camera_from_keys, COEFFICIENT_KEYS, DISTORTION_PARAMS, INTRINSIC_KEYS, keys_from_camera)
 from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV, Scene, SceneFrame, UnposedFrame
@@ -59,6 +61,25 @@ def write_refined(source: Path, scene: Scene, out: Path) -> None:
             if not own:
                 del entry['thermal']
     write_json(out, content)
+
+
+def with_rig(scene: Scene, rig: Mapping[str, RigCamera]) -> Scene:
+    """The scene with the lenses and the thermal camera's pose of a rig, as far as it has them."""
+    frames = []
+    for frame in scene.frames:
+        records = dict(frame.records)
+        for name, record in records.items():
+            camera, T = rig[name].camera or record.camera, rig[name].T_rgb_sensor
+            if camera.size != record.camera.size:
+                raise InputError(f'{name} images have another size than the calibrated camera',
+                                 where=record.path,
+                                 expected=f'{camera.width}x{camera.height} pixels',
+                                 got=f'{record.camera.width}x{record.camera.height}')
+            moves = name == THERMAL and T is not None and RGB in records
+            records[name] = replace(record, camera=camera,
+                                    T_cam_sensor=T if moves else record.T_cam_sensor)
+        frames.append(replace(frame, records=records))
+    return replace(scene, frames=tuple(frames))
 
 
 def write_found(source: Path, scene: Scene, out: Path, facts: Mapping[str, Mapping[str, Any]],
