@@ -99,10 +99,10 @@ class DensityGrid:
     def place(self, origins: Tensor, directions: Tensor, count: int,
               exploring: float | Tensor, random: Random | None = None) -> Samples:
         """`sample` of tensors (n, 3), on whatever device they lie."""
-        rays = (part.detach().cpu().contiguous().numpy() for part in (origins, directions))
+        o, d = (part.detach().cpu().contiguous().numpy() for part in (origins, directions))
         given = exploring if isinstance(exploring, float) else exploring.cpu().numpy()
         rng = random if isinstance(random, np.random.Generator) else None
-        placed = Samples.from_numpy(*self.sample(*rays, count, given, rng))
+        placed = Samples.from_numpy(*self.sample(o, d, count, given, rng))
         return Samples(placed.distance_m.to(origins.device), placed.width_m.to(origins.device))
 
     @property

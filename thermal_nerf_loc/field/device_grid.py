@@ -29,7 +29,7 @@ class DeviceGrid(DensityGrid):
         self.values, self.held = grid.values, grid.held
 
     @property
-    def values(self) -> Array32:  # type: ignore[override]
+    def values(self) -> Array32:
         """Copy of the densities, to be read only; assigning puts them on the device."""
         values: Array32 = self.shared.cpu().numpy()
         values.flags.writeable = False
@@ -45,7 +45,7 @@ class DeviceGrid(DensityGrid):
         return self._densities
 
     @property
-    def held(self) -> NDArray[np.bool_]:  # type: ignore[override]
+    def held(self) -> NDArray[np.bool_]:
         """Cells that `observe` leaves as they are; none where empty."""
         return np.zeros(0, np.bool_) if self._held is None else self._held.cpu().numpy()
 

@@ -68,7 +68,8 @@ def render_torch(field: RadianceField, grid: DensityGrid, modality: str, origins
     """The same by torch operations; `half`: networks in bfloat16 where it is faster."""
     device = field.encoding.table.device
     rays = np.concatenate([origins, directions]).astype(np.float32, copy=False)
-    o, d = torch.from_numpy(rays).to(device).split(len(origins))
+    sent = torch.from_numpy(rays).to(device)  # at once
+    o, d = sent[:len(origins)], sent[len(origins):]
     placed = grid.place(o, d, samples, exploring)
     with half_precision(device, half and has_bfloat16(device)):
         rendered = render(field, modality, o, d, placed)

@@ -103,7 +103,8 @@ class TableAdam:
             for step in steps:
                 step += 1.0
             torch._fused_adam_(
-                chosen, [p.grad for p in chosen], [state['exp_avg'] for state in states],
+                chosen, [p.grad for p in chosen if p.grad is not None],
+                [state['exp_avg'] for state in states],
                 [state['exp_avg_sq'] for state in states], [], steps, lr=group['lr'],
                 beta1=group['betas'][0], beta2=group['betas'][1], weight_decay=0.0,
                 eps=group['eps'], amsgrad=False, maximize=False)

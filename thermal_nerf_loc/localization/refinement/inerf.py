@@ -98,9 +98,9 @@ def _make_target(name: str, image: ObservedImage, device: Any) -> _Target:
     values = image.values.reshape(len(directions), -1)
     contrast = 1.0 if name == RGB else max(float(np.subtract(
         *np.quantile(values, (0.99, 0.01)))), 1e-6)  # deg C to about [0, 1], as colours are
-    parts = (torch.tensor(part, dtype=torch.float64, device=device)
-             for part in (directions, image.T_cam_sensor[:3, 3].copy(), values))
-    return _Target(name, *parts, contrast)
+    rays, origin, pixels = (torch.tensor(part, dtype=torch.float64, device=device)
+                            for part in (directions, image.T_cam_sensor[:3, 3].copy(), values))
+    return _Target(name, rays, origin, pixels, contrast)
 
 
 def _loss(renderer: LocalizationMap, target: _Target, pixels: Any, T: Any) -> Any:
