@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from thermal_nerf_loc.field.volume_rendering import expected_distance, Samples
 from thermal_nerf_loc.mapping.training.config import INVERSE
-from thermal_nerf_loc.mapping.training.ray_sampler import DeviceBatch
+from thermal_nerf_loc.mapping.training.ray_sampler import DeviceBatch, RayBatch
 
 _NOMINAL_VARIANCE = 0.04  # of field values in a colourful room
 _LEAST_VARIANCE = 4e-4  # below it is mostly noise
@@ -139,9 +139,10 @@ class DepthFit(nn.Module):
         # weights w, and w times x, y, x^2, x y
         self.register_buffer('sums', torch.zeros(images, 5, dtype=torch.float64))
 
-    def metres(self, weights: Tensor, samples: Samples, batch: DeviceBatch,
+    def metres(self, weights: Tensor, samples: Samples, drawn: RayBatch | DeviceBatch,
                ) -> tuple[Tensor, Tensor]:
         """Depth along each ray in metres, and its confidence."""
+        batch = drawn.on(weights.device)
         forward = batch.directions_cam[:, 2]
         x = batch.depth_m * forward
         far, spread = expected_distance(weights.detach(), samples.distance_m)
