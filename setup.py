@@ -93,6 +93,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (f'share/{NAME}', ['package.xml']),
         shared('config'),
+        shared('config/sros2'),
         shared('launch'),
     ],
     python_requires='>=3.10',

@@ -198,7 +198,7 @@ def test_program_installed_by_colcon_runs(prefix):
 
 
 def _shared_files(root: Path) -> set[str]:
-    return {f'{NAME}/{folder}/{path.name}' for folder in ('config', 'launch')
+    return {f'{NAME}/{folder}/{path.name}' for folder in ('config', 'config/sros2', 'launch')
             for path in (root / folder).glob('*')
             if path.is_file() and not path.name.startswith('.')}
 

@@ -90,7 +90,7 @@ def test_rviz_shows_the_topics_that_there_are():
         if topic.startswith('localizer/'):
             assert f"'~/{topic.removeprefix('localizer/')}'" in sources, topic
         else:
-            assert topic in ('rgb/image_raw', 'thermal/image_raw')
+            assert topic in ('rgb/image_raw', 'thermal/image_raw', 'map')
     assert {'localizer/map_points', 'localizer/path', 'localizer/pose'} <= set(shown)
 
 
