@@ -8,6 +8,7 @@ furniture has a strip of them on it, too. It is fitted to its points by least sq
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class Floor:
         """Angle between its normal and the z axis."""
         return float(np.arccos(np.clip(self.normal @ UP, -1.0, 1.0)))
 
-    def heights(self, points: NDArray[np.floating]) -> Array:
+    def heights(self, points: NDArray[Any]) -> Array:
         """Heights of points (n, 3) above it."""
         return np.asarray(points @ self.normal + self.offset)
 
@@ -55,8 +56,7 @@ class Floor:
         return se3.from_parts(R, np.array([0.0, 0.0, self.offset]))
 
 
-def find_floor(points: NDArray[np.floating], eyes: NDArray[np.floating], seed: int = 0,
-               ) -> Floor | None:
+def find_floor(points: NDArray[Any], eyes: NDArray[Any], seed: int = 0) -> Floor | None:
     """Find the floor under cameras at `eyes` (m, 3) among surface points (n, 3); None: unseen."""
     points, eyes = np.asarray(points, np.float64), np.asarray(eyes, np.float64)
     points = points[np.isfinite(points).all(axis=1)]
@@ -85,7 +85,7 @@ def _best_plane(points: Array, eyes: Array, tolerance: float, rng: np.random.Gen
                 ) -> Floor | None:
     by_height = points[np.argsort(points[:, 2])]
     # three of the lowest points: nobody knows how many of them are the floor's
-    share = np.exp(rng.uniform(*np.log(_LOWEST), (_TRIES, 1)))
+    share = np.exp(rng.uniform(np.log(_LOWEST[0]), np.log(_LOWEST[1]), (_TRIES, 1)))
     triples = by_height[(share * rng.random((_TRIES, 3)) * len(points)).astype(int)]
     normals = np.cross(triples[:, 1] - triples[:, 0], triples[:, 2] - triples[:, 0])
     lengths = np.linalg.norm(normals, axis=1)
@@ -116,7 +116,7 @@ def _stands_out(heights: Array, tolerance: float) -> bool:
     """Whether more points lie on it than in a layer above: the lower end of walls is no floor."""
     on = np.count_nonzero(np.abs(heights) < tolerance)
     above = np.count_nonzero((heights >= tolerance) & (heights < 3.0 * tolerance))
-    return on >= _STANDS_OUT * above
+    return bool(on >= _STANDS_OUT * above)
 
 
 def _is_wide(on: Array, points: Array) -> bool:

@@ -9,6 +9,7 @@ with (255 - p) / 255; in `raw` mode it is the cell's value itself, unknown above
 from collections.abc import Sequence
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ def write_occupancy(path: Path, values: NDArray[np.int8], resolution_m: float,
     _write(path, pixels, 'trinary', resolution_m, origin_m, comments)
 
 
-def write_raw(path: Path, values: NDArray[np.floating], low: float, high: float,
+def write_raw(path: Path, values: NDArray[Any], low: float, high: float,
               resolution_m: float, origin_m: tuple[float, float],
               comments: Sequence[str] = ()) -> None:
     """Write values (rows, columns) as 0 to 100 between `low` and `high`; NaN is unknown."""
@@ -40,7 +41,7 @@ def write_raw(path: Path, values: NDArray[np.floating], low: float, high: float,
     _write(path, pixels, 'raw', resolution_m, origin_m, comments)
 
 
-def write_tiff(path: Path, values: NDArray[np.floating]) -> None:
+def write_tiff(path: Path, values: NDArray[Any]) -> None:
     """Write values (rows, columns) as 32-bit floats, the greatest y first; NaN is unknown."""
     import tifffile
     buffer = io.BytesIO()
