@@ -156,7 +156,7 @@ def test_parameters_that_are_set_exist():
     assert given
     given += [(page, word.split(':=')[0]) for page, words in lines() if '-p' in words
               and (words[:2] != ['ros2', 'run'] or words[2] == 'thermal_nerf_loc')
-              for word in words[words.index('-p') + 1:][:1]]
+              for word in words[words.index('-p') + 1:][:1] if ':=' in word]
     for page, name in given:
         assert name == 'NAME' or name in parameters(), (page, name)
 
