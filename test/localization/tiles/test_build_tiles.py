@@ -256,3 +256,9 @@ def test_the_command_line_knows_folders(built, data, tmp_path):
     assert main(['localize', str(path), str(data / 'first'), '--frames', '1', '--exact-rays', '0',
                  '--json', str(figures)]) == 0
     assert len(json.loads(figures.read_text())['frames']) == 1
+    assert main(['eval-map', str(path), str(data / 'first'), '--json', str(figures)]) == 0
+    assert json.loads(figures.read_text())['views']
+    out = tmp_path / 'one.png'
+    assert main(['render', str(path), '--pose', '2 2 1.2 -0.5 0.5 -0.5 0.5', '--size', '32x24',
+                 '--out', str(out)]) == 0
+    assert out.is_file()

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         find_lpips, MOST_RAYS, score_views, summarize)
     from thermal_nerf_loc.evaluation.report.map_sheet import write_sheet
     from thermal_nerf_loc.io.datasets.nerfstudio import load_scene
-    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.mapping.tiles.map_loading import load_map
 
     if not 1 <= args.views <= _MOST_VIEWS:
         raise InputError('number of views is out of range', where='--views',
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     if args.sheet is not None and args.sheet.suffix.lower() != '.png':
         raise InputError('sheet is a PNG', where='--sheet', expected='a name that ends in .png',
                          got=args.sheet)
-    renderer, scene = RadianceMap.load(args.map, args.device), load_scene(args.data)
+    renderer, scene = load_map(args.map, device=args.device), load_scene(args.data)
     lpips = find_lpips()
     if lpips.score is None:
         show_note(f'LPIPS is left out ({lpips.reason})')

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Find the surface, write it."""
     from thermal_nerf_loc.io.atomic_files import check_writable
-    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.mapping.tiles.map_loading import load_map
     from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 
     _check_kind(args)
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
         raise InputError('is out of range', where='--spacing', expected='more than 0',
                          got=args.spacing)
     check_writable(args.out)
-    renderer = RadianceMap.load(args.map, args.device)
+    renderer = load_map(args.map, device=args.device)
     needed = {'colour': RGB, 'temperature': THERMAL}
     if args.colours is not None and needed[args.colours] not in renderer.modalities:
         raise InputError(f'map has no {args.colours}', where=args.map,
@@ -77,7 +77,7 @@ def _export_grid(args: argparse.Namespace) -> dict[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar, show_note
     from thermal_nerf_loc.io import nav2_map
     from thermal_nerf_loc.io.atomic_files import check_writable
-    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.mapping.tiles.map_loading import load_map
     from thermal_nerf_loc.visualization.occupancy_grid import (
         FREE, GridConfig, occupancy_grid, OCCUPIED, UNKNOWN)
 
@@ -88,7 +88,7 @@ def _export_grid(args: argparse.Namespace) -> dict[str, Any]:
     given = {'resolution_m': args.resolution, 'low_m': low, 'high_m': high, 'fov_deg': args.fov}
     config = GridConfig(**{name: value for name, value in given.items() if value is not None})
     check_writable(args.out)
-    start, renderer = time.monotonic(), RadianceMap.load(args.map)
+    start, renderer = time.monotonic(), load_map(args.map, device=args.device)
     with progress_bar('render what cameras saw') as progress:
         grid = occupancy_grid(renderer, config, progress)
     for text in grid.notes():

@@ -46,13 +46,13 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     """Choose the path, render along it, write."""
     _check(args)
     from thermal_nerf_loc.geometry.camera import Camera
-    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.mapping.tiles.map_loading import load_map
     from thermal_nerf_loc.visualization.panels import shown_kinds
 
     celsius = _celsius(args.celsius)
     camera = Camera.from_fov(args.size[0], args.size[1], args.fov)
     _check_output(args)
-    renderer = RadianceMap.load(args.map, args.device)
+    renderer = load_map(args.map, device=args.device)
     kinds = shown_kinds(renderer, args.what.split(',') if args.what else None)
     poses = _poses(args, renderer)
     figures = _write(args, renderer, camera, poses, kinds, celsius)

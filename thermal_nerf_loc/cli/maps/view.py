@@ -33,14 +33,14 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     from thermal_nerf_loc.cli.output import progress_bar, show_note
     from thermal_nerf_loc.geometry.camera import Camera
     from thermal_nerf_loc.io.trajectory import read_tum
-    from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
+    from thermal_nerf_loc.mapping.tiles.map_loading import load_map
     from thermal_nerf_loc.visualization.surface_export import default_spacing_m, surface_points
     from thermal_nerf_loc.visualization.viewer import Content, find_viser, Viewer
 
     find_viser()  # before the long part starts
     port = _free_port(args.host, args.port)
     trajectories = {path.name: read_tum(path) for path in args.trajectory}
-    renderer = RadianceMap.load(args.map, args.device)
+    renderer = load_map(args.map, device=args.device)
     with progress_bar('find surface points') as progress:
         surface = surface_points(renderer, _SPACING * default_spacing_m(renderer), progress,
                                  Camera.from_fov(*_CAMERA_PX, 70.0))

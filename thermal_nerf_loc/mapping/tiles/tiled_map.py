@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from thermal_nerf_loc.mapping.map.keyframes import Keyframes
 from thermal_nerf_loc.mapping.map.localization_map import (
     CovarianceScale, LocalizationMap, MapInfo, Tail)
 from thermal_nerf_loc.mapping.map.map_file import read_panoramas
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from thermal_nerf_loc.mapping.map.keyframes import Keyframes
     from thermal_nerf_loc.mapping.map.landmarks import Landmarks
     from thermal_nerf_loc.mapping.map.uncertainty import Uncertainty
 
@@ -43,6 +43,7 @@ Array = NDArray[np.float64]
 
 MEMORY_MB = 400.0
 _AHEAD = 10.0  # how far ahead tiles are loaded, times the last motion
+_KEYFRAMES = 400
 _REACH_M = 3.0  # tiles with a camera so near are loaded ahead
 _GOLDEN = 0.6180339887498949
 
@@ -114,9 +115,9 @@ class TiledMap(LocalizationMap):
         return self.index.poses
 
     @property
-    def keyframes(self) -> 'Keyframes':
-        """Of the present tile."""
-        return self._present().keyframes
+    def keyframes(self) -> Keyframes:
+        """Training cameras of all tiles, thinned, without thumbnails."""
+        return Keyframes(self.index.poses[::max(1, len(self.index.poses) // _KEYFRAMES)], {})
 
     @property
     def landmarks(self) -> 'Mapping[str, Landmarks]':
