@@ -34,8 +34,8 @@ class Rays(LocalizationMap):
 def test_what_renders_rays_is_a_map():
     """All else has a default that says: not known."""
     rays = Rays()
-    assert len(MEMBERS) == 16
-    for name in ('info', 'bounds', 'keyframes', 'panoramas', 'uncertainty'):
+    assert len(MEMBERS) == 19
+    for name in ('info', 'bounds', 'keyframes', 'panoramas', 'panorama_index', 'uncertainty'):
         assert getattr(rays, name) is None
     assert rays.calibration == {} == rays.false_positive_tails == rays.landmarks
     assert rays.radiometric
@@ -61,9 +61,15 @@ def test_a_wrapped_map_passes_every_member_on():
                        modalities=('x',), flat_field_offset=lambda *size: ('offset', *size),
                        render_rays=lambda *rays: ('seen', *rays),
                        render_differentiable=lambda *rays: ('torch', *rays))
+    asked = []
+    inner.keep_near = inner.keep_within = asked.append
     for wrapped in (WrappedMap(inner), WrappedMap(WrappedMap(inner))):
-        for name in MEMBERS - {'flat_field_offset', 'render_rays', 'render_differentiable'}:
+        for name in MEMBERS - {'flat_field_offset', 'render_rays', 'render_differentiable',
+                               'keep_near', 'keep_within'}:
             assert getattr(wrapped, name) is getattr(inner, name), name
+        wrapped.keep_near('here')
+        wrapped.keep_within(400.0)
+        assert asked[-2:] == ['here', 400.0]
         assert wrapped.flat_field_offset('x', (1, 2)) == ('offset', 'x', (1, 2))
         assert wrapped.render_rays('x', 1, 2) == ('seen', 'x', 1, 2)
         assert wrapped.render_differentiable('x', 1, 2) == ('torch', 'x', 1, 2)
