@@ -21,8 +21,9 @@ from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import TransformUnavailable
 from thermal_nerf_loc.ros.publishers import TF, TF_STATIC
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
+from thermal_nerf_loc.tracking.motion.odometry import ODOMETRY_TOPIC, TransformInput
 from thermal_nerf_loc.tracking.node_config import NodeConfig
-from thermal_nerf_loc.tracking.odometry import ODOMETRY_TOPIC, TransformInput
+from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
 Array = NDArray[np.float64]
 

@@ -25,6 +25,8 @@ from thermal_nerf_loc.io.datasets.scene import GL_FROM_CV
 from thermal_nerf_loc.io.datasets.scene_writer import SceneWriter
 from thermal_nerf_loc.sensing.frame import Frame, RGB, SensorImage, THERMAL
 from thermal_nerf_loc.sensing.thermal import CENTIKELVIN
+from thermal_nerf_loc.simulation.imu import (
+    IDEAL_IMU, IMU_FRAME, IMU_TOPIC, ImuNoise, simulate_imu, T_BASE_IMU)
 from thermal_nerf_loc.simulation.layouts import make_world, WORLD_NAMES
 from thermal_nerf_loc.simulation.paths import (
     IDEAL_ODOMETRY, KINDS, make_motion, Motion, OdometryNoise, simulate_odometry, Stations, survey)
@@ -76,6 +78,7 @@ class SimulationConfig:
     rgb_hz: float = setting(15.0, 'RGB images a second in a bag', 0.1, 200)
     thermal_hz: float = setting(30.0, 'thermal images a second in a bag', 0.1, 200)
     odometry_hz: float = setting(50.0, 'odometry and ground truth a second in a bag', 0.1, 1000)
+    imu_hz: float = setting(0.0, 'IMU samples a second in a bag; 0: no IMU', 0, 2000)
     supersampling: int = setting(2, 'rays along each side of a pixel', 1, 8)
     clean: bool = setting(False, 'perfect cameras and odometry; darkness still holds')
     rgb: RgbSensor = setting(RgbSensor(), 'the RGB camera')
@@ -83,6 +86,7 @@ class SimulationConfig:
     odometry: OdometryNoise = setting(OdometryNoise(), 'drift of the odometry in a bag')
     later: tuple[str, ...] = setting((), 'what has changed since another set with the same seed: '
                                      'heat, light, furniture, people')
+    imu: ImuNoise = setting(ImuNoise(), 'errors of the IMU in a bag')
     spoil: PerturbationConfig = setting(PerturbationConfig(), 'errors of the poses and the rig '
                                         'in a data set')
     thermal_offset_m: tuple[float, ...] = setting(
@@ -326,11 +330,17 @@ def simulate_bag(out: Path, settings: SimulationConfig = SimulationConfig(),
     noise = IDEAL_ODOMETRY if settings.clean else settings.odometry
     odometry = simulate_odometry(robot.motion, np.asarray(ticks['odometry'] * 1e-9),
                                  settings.seed, settings.trajectory, noise)
+    imu = None
+    if settings.imu_hz:
+        ticks['imu'] = _ticks(settings.imu_hz, end_ns)
+        imu = simulate_imu(robot.motion, np.asarray(ticks['imu'] * 1e-9), T_BASE_IMU,
+                           settings.seed, IDEAL_IMU if settings.clean else settings.imu)
     streams = [[(int(t), order, i) for i, t in enumerate(ticks[name])]
                for order, name in enumerate(ticks)]
     with BagWriter(out, settings.storage) as bag:
         bag.transforms(START_NS, [(BASE, OPTICAL[name], T)
-                                  for name, T in robot.rig.T_base_sensor.items()], static=True)
+                                  for name, T in robot.rig.T_base_sensor.items()]
+                       + [(BASE, IMU_FRAME, T_BASE_IMU)] * (imu is not None), static=True)
         for elapsed_ns, order, i in heapq.merge(*streams):
             stamp = START_NS + elapsed_ns
             if order == 0:
@@ -338,6 +348,9 @@ def simulate_bag(out: Path, settings: SimulationConfig = SimulationConfig(),
                 bag.odometry('/odom', stamp, ODOM, BASE, T, odometry.twists[i])
                 bag.transforms(stamp, [(ODOM, BASE, T)])
                 bag.pose('/ground_truth/pose', stamp, MAP, robot.T_world_base(elapsed_ns))
+            elif order == 3:
+                assert imu is not None
+                bag.imu(IMU_TOPIC, stamp, IMU_FRAME, imu.gyro[i], imu.accel[i])
             else:
                 _write_image(bag, RGB if order == 1 else THERMAL, robot, elapsed_ns)
             progress(elapsed_ns * 1e-9, settings.seconds, 'seconds recorded')

@@ -25,7 +25,7 @@ from thermal_nerf_loc.io.bags.topics import (CAMERA_INFO, CameraTopics, COMPRESS
                                              IMAGE)
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
-from thermal_nerf_loc.tracking.odometry import ODOMETRY_TOPIC, TransformInput
+from thermal_nerf_loc.tracking.motion.odometry import ODOMETRY_TOPIC, TransformInput
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
 Array = NDArray[np.float64]

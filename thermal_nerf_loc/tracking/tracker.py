@@ -29,7 +29,7 @@ from thermal_nerf_loc.sensing.frozen_images import identical
 from thermal_nerf_loc.tracking.background_search import BackgroundSearch, SearchResult
 from thermal_nerf_loc.tracking.kidnap_detection import (
     contradicts, KidnapEvidence, plainly_contradicts)
-from thermal_nerf_loc.tracking.odometry import at_one_stamp, CameraMotion
+from thermal_nerf_loc.tracking.motion.odometry import at_one_stamp, CameraMotion
 from thermal_nerf_loc.tracking.tracker_config import (
     CONFIRMED, DEGRADED, INITIALIZING, LOST, TrackerConfig, TRACKING)
 

@@ -12,7 +12,7 @@ from thermal_nerf_loc.cli.options import image_size
 from thermal_nerf_loc.common.errors import InputError
 
 _OPTIONS = ('scene', 'seed', 'frames', 'size', 'thermal_size', 'trajectory', 'seconds', 'storage',
-            'clean', 'distorted', 'supersampling', 'survey', 'processes')
+            'clean', 'distorted', 'supersampling', 'survey', 'processes', 'imu_hz')
 _PLANT = {'area': 'area', 'floors': 'floors', 'plant_seed': 'seed', 'outdoors': 'outdoors'}
 _FRAMES_PER_M2 = 1.5  # of a plant, unless --frames is given
 _PERTURBATIONS = {
@@ -74,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='record a rosbag2 of a drive on another path as well')
     parser.add_argument('--seconds', type=float, metavar='S', help='length of the bag '
                         '(default: 20)')
+    parser.add_argument('--imu-hz', type=float, metavar='HZ', help='IMU samples a second in the '
+                        'bag, on /imu/data (default: 0, no IMU)')
     parser.add_argument('--storage', choices=('mcap', 'sqlite3'),
                         help='storage of the bag (default: mcap)')
     parser.add_argument('--config', type=Path, metavar='FILE', help='YAML file with any setting')

@@ -114,6 +114,17 @@ class BagWriter:
             twist=m('geometry_msgs/msg/TwistWithCovariance', twist=speed,
                     covariance=_covariance(twist_covariance))))
 
+    def imu(self, topic: str, stamp_ns: int, frame_id: str, gyro: ArrayLike, accel: ArrayLike,
+            ) -> None:
+        """Write `sensor_msgs/Imu` (rad/s, m/s^2) without an orientation."""
+        m, unknown = self._messages, np.zeros(9)
+        self.write(topic, 'sensor_msgs/msg/Imu', stamp_ns, m(
+            'sensor_msgs/msg/Imu', header=m.header(stamp_ns, frame_id),
+            orientation=m.quaternion(np.eye(3)),
+            orientation_covariance=np.array([-1.0] + 8 * [0.0]),  # REP-145: there is none
+            angular_velocity=m.vector(gyro), angular_velocity_covariance=unknown,
+            linear_acceleration=m.vector(accel), linear_acceleration_covariance=unknown))
+
     def pose(self, topic: str, stamp_ns: int, frame_id: str, T: ArrayLike) -> None:
         """Write `geometry_msgs/PoseStamped`."""
         m = self._messages

@@ -14,8 +14,8 @@ from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
 from thermal_nerf_loc.sensing.thermal import PlanckRadiometry
 from thermal_nerf_loc.tracking.bag_replay import find_odometry, find_replay_cameras, Replay
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, SynchronizerConfig
+from thermal_nerf_loc.tracking.motion.odometry import CameraMotion, TransformInput
 from thermal_nerf_loc.tracking.node_config import read_parameter_file
-from thermal_nerf_loc.tracking.odometry import CameraMotion, TransformInput
 from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
 T_SLIP = se3.exp([0.3, -0.1, 0.0, 0.0, 0.0, 0.2])
