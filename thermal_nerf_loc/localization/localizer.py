@@ -48,6 +48,7 @@ _RIVAL_SHARE = 0.85  # of the best's coarse score: a rival is refined before the
 _MAX_REMAINING_PX = 3.0  # how far from the aligner's optimum iNeRF may end
 _MAX_EXACT_SIGMAS = 6.0  # how far an exact round may move a pose: beyond, it went astray
 _MAX_GUESS_SIGMAS = 4.0  # how far from a guess a pose by landmarks may lie
+_MIN_EDGE_CONFIDENCE = 0.1  # below, edges are noise: wrong poses got up to 0.15
 _BOUNDS_MARGIN = 0.25  # of the map's size: a guess may lie so far outside
 
 
@@ -225,7 +226,8 @@ class Localizer:
             return best
         edges = EdgeAligner(refiner, self.config.edges, self.config.refinement.align)
         found = edges.best_of([best.T_world_cam, *starts], guess)
-        return pose_estimate.by_edges(self._judge(refiner, found, searched=True))
+        by_edges = pose_estimate.by_edges(self._judge(refiner, found, searched=True))
+        return best if by_edges.verdict.confidence < _MIN_EDGE_CONFIDENCE else by_edges
 
     def _best_of(self, refiner: CoarseToFine, hypotheses: Sequence[PoseHypothesis],
                  ) -> PoseEstimate:
