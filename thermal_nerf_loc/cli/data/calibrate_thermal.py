@@ -90,7 +90,8 @@ def _calibration(args: argparse.Namespace, rig: Any, progress: Any) -> Any:
     if args.board is not None:
         if args.size is None or args.spacing is None:
             raise InputError('board is not described', expected='--size CxR and --spacing M')
-        board = Board(args.board, *args.size, args.spacing)
+        columns, rows = args.size
+        board = Board(args.board, columns, rows, args.spacing)
         check_board(board)
         return calibrate.by_board(args.source, board, rig, args.rgb, topics, progress)
     if calibrate.is_bag(args.source):

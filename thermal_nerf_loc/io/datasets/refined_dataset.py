@@ -75,9 +75,9 @@ def with_rig(scene: Scene, rig: Mapping[str, RigCamera]) -> Scene:
                                  where=record.path,
                                  expected=f'{camera.width}x{camera.height} pixels',
                                  got=f'{record.camera.width}x{record.camera.height}')
-            moves = name == THERMAL and T is not None and RGB in records
-            records[name] = replace(record, camera=camera,
-                                    T_cam_sensor=T if moves else record.T_cam_sensor)
+            records[name] = replace(record, camera=camera)
+            if name == THERMAL and T is not None and RGB in records:
+                records[name] = replace(records[name], T_cam_sensor=T)
         frames.append(replace(frame, records=records))
     return replace(scene, frames=tuple(frames))
 

@@ -99,7 +99,8 @@ def by_data_set(scene: Scene, what: Sequence[str], rig: Mapping[str, RigCamera],
                 progress: Progress = silent) -> Calibration:
     """Adjust the cameras of a data set by points of its own images."""
     found = calibrate_by_images(scene, what, progress)
-    out, figures = dict(rig), {}
+    out = dict(rig)
+    figures: dict[str, Any] = {}
     for name in scene.modalities:
         records = [frame.records[name] for frame in found.scene.frames if name in frame.records]
         out[name] = out[name]._replace(camera=records[0].camera)

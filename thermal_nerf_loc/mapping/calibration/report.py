@@ -18,7 +18,7 @@ def residual_picture(fits: Mapping[str, LensFit]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     figure = Figure(figsize=(12.0, 3.6 * len(fits)), layout='constrained')
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     axes = figure.subplots(len(fits), 3, squeeze=False)
     for row, (name, fit) in zip(axes, fits.items()):
         corners = np.concatenate(list(fit.corners.values()))
@@ -40,7 +40,7 @@ def residual_picture(fits: Mapping[str, LensFit]) -> bytes:
         row[2].set(xlabel='image', ylabel='rms (px)',
                    title=f'{len(each)} images, {len(fit.left_out)} left out')
     stream = BytesIO()
-    canvas.print_png(stream)
+    figure.savefig(stream, format='png')
     return stream.getvalue()
 
 
