@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from thermal_nerf_loc.common.config import check, setting
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
-from thermal_nerf_loc.localization import pose_estimate
+from thermal_nerf_loc.localization import pose_estimate, pose_guess
 from thermal_nerf_loc.localization.confidence import verdict
 from thermal_nerf_loc.localization.confidence.fit_statistics import FitStatistics, summarize
 from thermal_nerf_loc.localization.confidence.verdict import ConfidenceConfig, PoseVerdict
@@ -49,7 +49,6 @@ _MAX_REMAINING_PX = 3.0  # how far from the aligner's optimum iNeRF may end
 _MAX_EXACT_SIGMAS = 6.0  # how far an exact round may move a pose: beyond, it went astray
 _MAX_GUESS_SIGMAS = 4.0  # how far from a guess a pose by landmarks may lie
 _MIN_EDGE_CONFIDENCE = 0.1  # below, edges are noise: wrong poses got up to 0.15
-_BOUNDS_MARGIN = 0.25  # of the map's size: a guess may lie so far outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +134,10 @@ class Localizer:
         """
         if T_world_cam_guess is None:
             return self.localize_anywhere(frame)
-        T_guess = self._checked_guess(T_world_cam_guess)
+        T_guess = pose_guess.checked(T_world_cam_guess, self.renderer.bounds)
         self.renderer.keep_near(T_guess[:3, 3])
-        sigma_m, sigma_rad = self._guess_sigmas(guess_covariance)
+        sigma_m, sigma_rad = pose_guess.sigmas(
+            guess_covariance, self.config.guess_sigma_m, self.config.guess_sigma_deg)
 
         def estimate(refiner: CoarseToFine, frame: Frame, found: LandmarkPose | None) -> _Estimate:
             if self.config.method == 'inerf':
@@ -377,27 +377,6 @@ class Localizer:
                              expected=', '.join(self.renderer.modalities),
                              got=', '.join(frame.images))
         return common
-
-    def _checked_guess(self, T: ArrayLike) -> Array:
-        guess = se3.check_pose(T, 'T_world_cam_guess')
-        if self.renderer.bounds is not None:
-            low, high = np.asarray(self.renderer.bounds, dtype=np.float64)
-            margin = _BOUNDS_MARGIN * (high - low)
-            if ((guess[:3, 3] < low - margin) | (guess[:3, 3] > high + margin)).any():
-                raise InputError('guess lies outside the map', where='T_world_cam_guess',
-                                 expected=f'{low.tolist()} to {high.tolist()} m',
-                                 got=guess[:3, 3].round(3).tolist())
-        return guess
-
-    def _guess_sigmas(self, covariance: ArrayLike | None) -> tuple[float, float]:
-        if covariance is None:
-            return self.config.guess_sigma_m, float(np.deg2rad(self.config.guess_sigma_deg))
-        P = np.asarray(covariance, dtype=np.float64)
-        if P.shape != (6, 6) or not np.isfinite(P).all():
-            raise InputError('covariance of the guess is none', expected='6x6 finite numbers',
-                             got=f'shape {P.shape}')
-        sigma_m, sigma_deg = verdict.sigmas(0.5 * (P + P.T))
-        return sigma_m, float(np.deg2rad(sigma_deg))
 
 
 def set_name(modalities: Sequence[str]) -> str:
