@@ -121,7 +121,7 @@ def _triangulated(scene: Scene, modality: str, tracks: Tracks, poses: Array) -> 
         trace = np.trace(H, axis1=1, axis2=2)[:, None, None]
         H += np.eye(3) * np.maximum(1e-9 * trace, 1e-12)
         positions = positions - np.linalg.solve(H, b[..., None])[..., 0]
-    covariances = np.linalg.inv(H) * sigma_px**2
+    covariances: Array = np.asarray(np.linalg.inv(H) * sigma_px**2, np.float64)
     offset = positions[tracks.point] - poses[tracks.image, :3, 3]
     range_m = np.maximum(np.linalg.norm(offset, axis=1), 1e-9)
     directions, nearest_m = np.zeros((tracks.points, 3)), np.full(tracks.points, np.inf)
@@ -155,8 +155,9 @@ def _landmarks(found: _Points, kept: Indices, descriptors: Array32, most: int) -
     chosen = [_different(descriptors[found.keypoint[order[start:stop]]], most)
               for start, stop in bounds.T]
     owners = np.repeat(np.arange(len(kept)), [len(part) for part in chosen])
-    return Landmarks(*(part[kept].astype(np.float32) for part in
-                       (found.positions, found.covariances, found.directions)),
+    return Landmarks(found.positions[kept].astype(np.float32),
+                     found.covariances[kept].astype(np.float32),
+                     found.directions[kept].astype(np.float32),
                      as_bytes(np.concatenate(chosen)), owners.astype(np.int32))
 
 
