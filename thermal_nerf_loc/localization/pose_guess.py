@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guess of a pose, from a user or a tracker: whether it can be one, and how far off it may be."""
+"""A guess of a pose: whether it can be one, and how far off it may be."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

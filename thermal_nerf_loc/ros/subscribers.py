@@ -23,7 +23,6 @@ from thermal_nerf_loc.ros.publishers import TF, TF_STATIC
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
 from thermal_nerf_loc.tracking.motion.odometry import ODOMETRY_TOPIC, TransformInput
 from thermal_nerf_loc.tracking.node_config import NodeConfig
-from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
 Array = NDArray[np.float64]
 

@@ -11,6 +11,7 @@ alone, and leaves the robot's paths free.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,15 +213,17 @@ def _change_furniture(layout: Layout, room: _Room, rng: np.random.Generator,
     return layout, made
 
 
+def _person(height_m: float, x: float, y: float) -> tuple[Solid, ...]:
+    return (cylinder('z', (x, y), 0.17, 0.0, height_m - 0.27, _CLOTHES),
+            sphere((x, y, height_m - 0.13), 0.12, _SKIN))
+
+
 def _change_people(layout: Layout, room: _Room, rng: np.random.Generator,
                    ) -> tuple[Layout, list[tuple[str, str]]]:
     """Two people, where there is space."""
     made = []
     for _ in range(2):
-        height = float(rng.uniform(1.55, 1.85))
-        person = _placed(layout, room, rng, lambda x, y, height=height: (
-            cylinder('z', (x, y), 0.17, 0.0, height - 0.27, _CLOTHES),
-            sphere((x, y, height - 0.13), 0.12, _SKIN)))
+        person = _placed(layout, room, rng, partial(_person, float(rng.uniform(1.55, 1.85))))
         if person:
             layout = replace(layout, solids=(*layout.solids, *person))
             made.append(('a person', f'stands at {_place(_middle(person[0]))}'))
@@ -260,7 +263,7 @@ def _points_of(solid: Solid) -> Array:
 
 def _middle(solid: Solid) -> Array:
     low, high = solid.corners
-    return 0.5 * (np.array(low) + np.array(high))
+    return 0.5 * (np.array(low, np.float64) + np.array(high, np.float64))
 
 
 def _place(point: Sequence[float] | Array) -> str:

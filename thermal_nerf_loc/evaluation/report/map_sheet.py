@@ -21,7 +21,6 @@ from thermal_nerf_loc.evaluation.map_quality import (
 from thermal_nerf_loc.io.atomic_files import write_atomically
 from thermal_nerf_loc.io.datasets.scene import Scene
 from thermal_nerf_loc.mapping.map.localization_map import LocalizationMap
-from thermal_nerf_loc.mapping.map.radiance_map import RadianceMap
 from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.visualization.normals import normals_of, paint_normals
 
@@ -78,8 +77,8 @@ def pick_views(scores: Sequence[ViewScore], most: int) -> list[str]:
     return [ranked[rank].name for rank in ranks]
 
 
-def write_sheet(path: Path, renderer: RadianceMap, scene: Scene, scores: Sequence[ViewScore],
-                most: int) -> None:
+def write_sheet(path: Path, renderer: LocalizationMap, scene: Scene,
+                scores: Sequence[ViewScore], most: int) -> None:
     """Render a few of the scored frames once more, and draw them beside the truth, as PNG."""
     index = {frame.name: i for i, frame in enumerate(scene.frames)}
     views = [view for name in pick_views(scores, most)

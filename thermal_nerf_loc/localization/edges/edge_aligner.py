@@ -109,8 +109,8 @@ class EdgeAligner:
         noise = float(image.noise.mean()) * width / image.camera.width
         self._floors[name] = max(_NOISES * 0.3 * noise / self.config.blur_px**2,
                                  _FLOORS * self.frame.prior(name).noise_floor)
-        edges = edge_image(values.reshape(height, width, -1), self.config.blur_px,
-                           self._floors[name])
+        edges = edge_image(values.reshape(height, width, -1).astype(np.float32),
+                           self.config.blur_px, self._floors[name])
         valid = None if image.valid is None else cv2.resize(
             image.valid.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
         return ObservedImage(image.camera.resized(width, height), edges, valid,
