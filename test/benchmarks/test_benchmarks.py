@@ -13,7 +13,8 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 PROGRAMS = ('against_sfm', 'candidates', 'depth_start', 'exact_poses', 'failure_detection',
-            'gpu', 'import_bag', 'lens_and_poses', 'localization', 'map_cost', 'map_geometry',
+            'gpu', 'import_bag', 'inertial', 'lens_and_poses', 'localization', 'map_cost',
+            'map_geometry',
             'moving_things', 'pose_basin', 'pose_real_sets', 'ray_sampling', 'real_rig',
             'refinement', 'rendering_speed', 'roofline', 'scale', 'self_supervision', 'stereo',
             'thermal_depth',

@@ -28,7 +28,8 @@ def test_derivatives_are_those_of_the_poses(motion):
     omega = se3.so3_log(np.swapaxes(before[:, :3, :3], 1, 2) @ after[:, :3, :3]) / (2 * STEP_S)
     np.testing.assert_allclose(imu.gyro, omega, atol=1e-4)
     accel = (before[:, :3, 3] - 2.0 * at[:, :3, 3] + after[:, :3, 3]) / STEP_S**2
-    force = np.einsum('nji,nj->ni', at[:, :3, :3], accel + (0.0, 0.0, 9.80665))
+    force = np.einsum('nji,nj->ni', at[:, :3, :3], 
+                      accel - np.array([0.0, 0.0, -9.80665]))
     np.testing.assert_allclose(imu.accel, force, atol=2e-2)
     assert np.abs(np.linalg.norm(imu.accel, axis=1) - 9.80665).max() < 5.0
 
@@ -70,8 +71,8 @@ def test_a_bag_has_an_imu_on_request(tmp_path):
     with BagReader(tmp_path / 'with') as reader:
         assert reader.topics['/imu/data'] == 'sensor_msgs/msg/Imu'
         samples = [m for _, _, m in reader.messages(['/imu/data'])]
-        frames = {t.child_frame_id: t.header.frame_id for _, _, m in reader.messages(['/tf_static'])
-                  for t in m.transforms}
+        frames = {t.child_frame_id: t.header.frame_id
+                  for _, _, m in reader.messages(['/tf_static']) for t in m.transforms}
     assert len(samples) == 101 and frames['imu_link'] == 'base_link'
     assert samples[0].header.frame_id == 'imu_link'
     assert samples[0].orientation_covariance[0] == -1.0

@@ -101,7 +101,8 @@ class LocalizerNode(ManagedNode):
         session = self._configured_session()
         self._thread = TrackingThread(session.synchronizer, session.robot, self._on_update,
                                       self._on_problem, self._after_update)
-        self._subscribers = Subscribers(self, self.config, session.synchronizer, self)
+        self._subscribers = Subscribers(self, self.config, session.synchronizer, self,
+                                        session.inertial)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._diagnostics_timer = self.create_timer(
             self.config.diagnostics_period_s, self._publish_diagnostics, clock=steady)

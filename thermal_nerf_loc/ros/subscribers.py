@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
 from tf2_msgs.msg import TFMessage
 
 from thermal_nerf_loc.common.errors import InputError
@@ -21,6 +21,8 @@ from thermal_nerf_loc.io.bags.topics import CameraTopics
 from thermal_nerf_loc.io.bags.transform_tree import TransformUnavailable
 from thermal_nerf_loc.ros.publishers import TF, TF_STATIC
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
+from thermal_nerf_loc.tracking.motion.inertial_motion import (
+    IMU_TOPIC, ImuInput, InertialMotion)
 from thermal_nerf_loc.tracking.motion.odometry import ODOMETRY_TOPIC, TransformInput
 from thermal_nerf_loc.tracking.node_config import NodeConfig
 
@@ -51,8 +53,8 @@ class Subscribers:
     """Subscriptions of one activation; what arrives goes to the synchronizer."""
 
     def __init__(self, node: LifecycleNode, config: NodeConfig, synchronizer: FrameSynchronizer,
-                 callbacks: SubscriberCallbacks) -> None:
-        """Subscribe."""
+                 callbacks: SubscriberCallbacks, inertial: InertialMotion | None = None) -> None:
+        """Subscribe; `inertial` takes what an IMU measures."""
         self._node, self._config, self._synchronizer = node, config, synchronizer
         self._callbacks = callbacks
         self._transforms = TransformInput(config.odometry, config.map_frame, synchronizer,
@@ -66,12 +68,15 @@ class Subscribers:
         subscribe(TFMessage, TF, self._on_tf, 100)
         if config.odometry == 'topic':
             subscribe(Odometry, ODOMETRY_TOPIC, self._on_odometry, 50)
+        if inertial is not None:
+            subscribe(Imu, IMU_TOPIC, ImuInput(inertial, synchronizer).add, QoSProfile(
+                depth=400, reliability=ReliabilityPolicy.BEST_EFFORT))
         self.subscribe_to_cameras()
 
     def subscribe_to_cameras(self) -> None:
         """Subscribe to the cameras that the synchronizer uses, and to no others."""
         self._unsubscribe(self._camera_subscriptions)
-        others = (TF_STATIC, ODOMETRY_TOPIC)
+        others = (TF_STATIC, ODOMETRY_TOPIC, IMU_TOPIC)
         self._silent = {topic: s for topic, s in self._silent.items() if topic in others}
         sensor = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE
                             if self._config.reliable_images else ReliabilityPolicy.BEST_EFFORT)

@@ -25,6 +25,8 @@ from thermal_nerf_loc.io.bags.topics import (CAMERA_INFO, CameraTopics, COMPRESS
                                              IMAGE)
 from thermal_nerf_loc.io.trajectory import Trajectory
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
+from thermal_nerf_loc.tracking.motion.inertial_motion import (
+    IMU, IMU_TOPIC, ImuInput, InertialMotion)
 from thermal_nerf_loc.tracking.motion.odometry import ODOMETRY_TOPIC, TransformInput
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
@@ -71,8 +73,9 @@ class Replay:
     robot: RobotTracker
     problems: list[str]
     pace: Pace | None = None
-    odometry: str = 'tf'  # parameter `odometry`: tf, topic or none
-    odometry_topic: str = f'/{ODOMETRY_TOPIC}'  # for 'topic'
+    odometry: str = 'tf'  # parameter `odometry`: tf, topic, imu or none
+    odometry_topic: str = f'/{ODOMETRY_TOPIC}'  # for 'topic', and for 'imu' that of the IMU
+    inertial: InertialMotion | None = None  # for 'imu'
 
     def updates(self, map_frame: str = 'map', progress: Progress = silent,
                 ) -> Iterator[RobotUpdate]:
@@ -101,7 +104,22 @@ class Replay:
                 inputs[topic] = _tf_input(transforms, topic == '/tf_static')
         if self.odometry == 'topic':
             inputs[self.odometry_topic] = lambda message, now_ns: transforms.add_odometry(message)
+        if self.inertial is not None:
+            inputs[self.odometry_topic] = self._imu_input(self.inertial)
         return inputs
+
+    def _imu_input(self, inertial: InertialMotion) -> Callable[[Any, int], None]:
+        imu, refused = ImuInput(inertial, self.synchronizer), set[str]()
+
+        def add(message: Any, now_ns: int) -> None:
+            try:
+                imu.add(message)
+            except UserError as error:  # each cause once: an IMU sends hundreds a second
+                if error.what not in refused:
+                    refused.add(error.what)
+                    self.problems.append(str(error))
+
+        return add
 
     def _image_input(self, modality: str) -> Callable[[Any, int], None]:
         def add(message: Any, now_ns: int) -> None:
@@ -179,7 +197,11 @@ def find_replay_cameras(reader: BagReader, bag: Path, modalities: Sequence[str],
 
 
 def find_odometry(reader: BagReader, source: str, given: str | None) -> str:
-    """The bag's topic that is the node's topic `odom`, where parameter `odometry` wants it."""
+    """The bag's topic of odometry, or of the IMU, where parameter `odometry` wants it."""
+    if source == 'imu':
+        topic = given or f'/{IMU_TOPIC}'
+        reader.require(topic, IMU, '--imu-topic')
+        return topic
     topic = given or f'/{ODOMETRY_TOPIC}'
     if source == 'topic':
         reader.require(topic, ODOMETRY, '--odometry-topic')

@@ -25,6 +25,8 @@ from thermal_nerf_loc.sensing.frame import RGB, THERMAL
 from thermal_nerf_loc.sensing.thermal import Radiometry, radiometry_from_mapping, RADIOMETRY_KEYS
 from thermal_nerf_loc.sensing.thermal_cameras import radiometry_of
 from thermal_nerf_loc.tracking.frame_synchronizer import SynchronizerConfig
+from thermal_nerf_loc.tracking.motion.inertial_filter import ImuConfig
+from thermal_nerf_loc.tracking.motion.inertial_motion import InertialMotion
 from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
 TRANSPORTS = ('raw', 'compressed')
@@ -44,6 +46,7 @@ FIXED = {
     'initial_pose': f'{_START}; publish on `initialpose` instead',
     'rgb_mask': _START, 'thermal_mask': _START, 'pose_file': _START, 'autostart': _START,
     'memory_mb': _START,
+    **{f'imu.{field.name}': _START for field in fields(ImuConfig)},
     'path_poses': _START, 'map_points': _START, 'map_points_spacing_m': _START,
     'threads': _START, 'bond_heartbeat_period': _START, 'amcl_names': _START,
     'occupancy_grid': _START, 'grid_resolution_m': _START, 'grid_low_m': _START,
@@ -128,8 +131,9 @@ class NodeConfig:
         True, 'render fewer rays for each frame before frames have to be dropped')
     map_frame: str = setting('map', 'frame of the map')
     odometry: str = setting(
-        'tf', 'where odometry comes from: tf, the topic `odom`, or nowhere',
-        choices=('tf', 'topic', 'none'))
+        'tf', 'where odometry comes from: tf, the topic `odom`, or nowhere; imu: none, but an '
+        'IMU on the topic `imu/data`', choices=('tf', 'topic', 'imu', 'none'))
+    imu: ImuConfig = setting(ImuConfig(), 'the IMU, for odometry: imu')
     initial_pose: tuple[float, ...] = setting(
         (), 'pose of the base in the map at the start: x y z qx qy qz qw; empty: unknown')
     planar: bool = setting(
@@ -182,6 +186,10 @@ class NodeConfig:
     def floor_z_m(self) -> float | None:
         """Height of the base in the map; None: the robot is not held to a floor."""
         return self.planar_z_m if self.planar else None
+
+    def inertial(self) -> InertialMotion | None:
+        """The motion by the IMU, where one is used."""
+        return InertialMotion(self.imu) if self.odometry == 'imu' else None
 
     def masks(self) -> dict[str, NDArray[np.bool_]]:
         """Pixels that count, of the cameras that see the robot's own body."""

@@ -21,6 +21,7 @@ from thermal_nerf_loc.geometry import se3
 from thermal_nerf_loc.io.atomic_files import read_json, write_json
 from thermal_nerf_loc.localization.localizer import Localization
 from thermal_nerf_loc.tracking.frame_synchronizer import RobotFrame
+from thermal_nerf_loc.tracking.motion.inertial_motion import InertialMotion
 from thermal_nerf_loc.tracking.tracker import FrameLocalizer, Tracker
 from thermal_nerf_loc.tracking.tracker_config import CONFIRMED, TrackerConfig
 
@@ -69,14 +70,15 @@ class RobotTracker:
     """
 
     def __init__(self, tracker: Tracker, initial_pose: Array | None = None,
-                 floor_z_m: float | None = None) -> None:
+                 floor_z_m: float | None = None, inertial: InertialMotion | None = None) -> None:
         """
         Start at `T_map_base`, where given, and again whenever time starts over.
 
         `floor_z_m`: height of the base in the map, of a robot that is level and stays there.
+        `inertial` is that of the tracker, which learns where the camera is on the robot.
         """
         self._tracker, self._initial_pose = tracker, initial_pose
-        self.floor_z_m = floor_z_m
+        self.floor_z_m, self._inertial = floor_z_m, inertial
         self._start = None if initial_pose is None else _InitialPose(initial_pose, None, None)
         self._change: tuple[FrameLocalizer, TrackerConfig] | None = None
         self._last: RobotUpdate | None = None
@@ -129,6 +131,8 @@ class RobotTracker:
         """Track one frame."""
         self._apply_requests(robot_frame)
         T_base_cam, T_odom_base = robot_frame.T_base_cam, robot_frame.T_odom_base
+        if self._inertial is not None:
+            self._inertial.T_base_cam = T_base_cam
         T_odom_cam = None if T_odom_base is None else T_odom_base @ T_base_cam
         update = self._tracker.step(robot_frame.frame, T_odom_cam)
         T_map_base = T_map_odom = covariance = None

@@ -104,8 +104,11 @@ class Session:
         self._saved_ns = 0
         self._localizer = Localizer(loaded.renderer, config.localizer)
         self._searches = ThreadRunner(on_fault)
-        tracker = Tracker(self._localizer, config.tracker, BackgroundSearch(self._searches))
-        self.robot = RobotTracker(tracker, self._initial_pose(warn), config.floor_z_m)
+        self.inertial = config.inertial()
+        tracker = Tracker(self._localizer, config.tracker, BackgroundSearch(self._searches),
+                          self.inertial)
+        self.robot = RobotTracker(tracker, self._initial_pose(warn), config.floor_z_m,
+                                  self.inertial)
         self.synchronizer = FrameSynchronizer(
             config.synchronizer, tf, loaded.modalities, config.thermal_scale.radiometry(),
             masks=config.masks(), time_offsets_s=config.time_offsets_s(),

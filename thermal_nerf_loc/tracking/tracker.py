@@ -29,6 +29,7 @@ from thermal_nerf_loc.sensing.frozen_images import identical
 from thermal_nerf_loc.tracking.background_search import BackgroundSearch, SearchResult
 from thermal_nerf_loc.tracking.kidnap_detection import (
     contradicts, KidnapEvidence, plainly_contradicts)
+from thermal_nerf_loc.tracking.motion.inertial_motion import InertialMotion
 from thermal_nerf_loc.tracking.motion.odometry import at_one_stamp, CameraMotion
 from thermal_nerf_loc.tracking.tracker_config import (
     CONFIRMED, DEGRADED, INITIALIZING, LOST, TrackerConfig, TRACKING)
@@ -76,9 +77,14 @@ class Tracker:
     """Tracks a camera; `step` takes every frame, live or from a bag."""
 
     def __init__(self, localizer: FrameLocalizer, config: TrackerConfig | None = None,
-                 global_search: BackgroundSearch | None = None) -> None:
-        """Start without a pose; without a `global_search`, `initialize` has to give one."""
-        self.localizer, self.global_search = localizer, global_search
+                 global_search: BackgroundSearch | None = None,
+                 inertial: InertialMotion | None = None) -> None:
+        """
+        Start without a pose; without a `global_search`, `initialize` has to give one.
+
+        With `inertial`, a confirmed pose is that of its filter, which takes every fix.
+        """
+        self.localizer, self.global_search, self.inertial = localizer, global_search, inertial
         self.config = TrackerConfig() if config is None else config
         check(self.config, 'tracker')
         self.reset()
@@ -100,6 +106,8 @@ class Tracker:
         self._is_start_given = self._is_search_demanded = False
         if self.global_search is not None:
             self.global_search.reset()
+        if self.inertial is not None:
+            self.inertial.stop()
 
     def initialize_anywhere(self) -> None:
         """Forget everything and search the whole map with the next frame, whatever is set."""
@@ -147,7 +155,11 @@ class Tracker:
         motion = CameraMotion.predicted(self.config, elapsed_s, self._T_odom_cam, odometry,
                                         self._velocity)
         self._stamp_ns, self._T_odom_cam = stamp_ns, odometry
-        if self._estimate is not None:
+        predicted = None if self.inertial is None else self.inertial.predict(stamp_ns)
+        if predicted is not None and self._estimate is not None:
+            motion = CameraMotion.between(self.config, self._estimate.T, predicted.T, elapsed_s)
+            self._estimate = predicted
+        elif self._estimate is not None:
             self._estimate = self._estimate.moved(motion.delta, motion.Q)
         if self._candidate is not None:
             self._candidate = replace(self._candidate, estimate=self._candidate.estimate.moved(
@@ -249,7 +261,9 @@ class Tracker:
             return reason
         fix = self._fix(found)
         if is_confirmed and self._estimate.disagreement(fix) <= self.config.gate:
-            self._accept(self._estimate.fused(fix), stamp_ns, found.verdict == VERDICT_OK)
+            fused = None if self.inertial is None else self.inertial.correct(fix)
+            self._accept(fused or self._estimate.fused(fix), stamp_ns,
+                         found.verdict == VERDICT_OK, goes_on=fused is not None)
             return reason
         return self._propose(fix, stamp_ns)
 
@@ -273,9 +287,16 @@ class Tracker:
         return ('fix disagrees with the filter' if is_confirmed else
                 f'{self._candidate.count} of {needed} agreeing fixes')
 
-    def _accept(self, estimate: PoseGaussian, stamp_ns: int, full_pose: bool = True) -> None:
-        """Take an estimate over; only a fix of the full pose clears the kidnap evidence."""
+    def _accept(self, estimate: PoseGaussian, stamp_ns: int, full_pose: bool = True,
+                goes_on: bool = False) -> None:
+        """
+        Take an estimate over; only a fix of the full pose clears the kidnap evidence.
+
+        The inertial filter `goes_on` where the estimate is its own; else it starts there.
+        """
         self._estimate, self._candidate, self._misses = estimate, None, 0
+        if self.inertial is not None and not goes_on:
+            self.inertial.start(estimate, stamp_ns)
         if self._state not in CONFIRMED:
             self._tracked_since_ns = stamp_ns
         self._state, self._fix_ns = TRACKING, stamp_ns
@@ -298,6 +319,8 @@ class Tracker:
         if (sigma_m > self.config.lost_sigma_m or sigma_deg > self.config.lost_sigma_deg
                 or (stamp_ns - self._fix_ns) * _NS > self.config.lost_after_s):
             self._state, self._velocity = LOST, None
+            if self.inertial is not None:
+                self.inertial.stop()
             self._estimate, self._kidnap_evidence = widened, KidnapEvidence(stamp_ns)
         elif self._misses >= self.config.degraded_after:
             self._state = DEGRADED

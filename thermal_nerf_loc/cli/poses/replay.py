@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                             f'/{name}/image_raw; without any such, found as by import-bag)')
     parser.add_argument('--odometry-topic', metavar='TOPIC',
                         help='nav_msgs/Odometry, for parameter odometry: topic (default: /odom)')
+    parser.add_argument('--imu-topic', metavar='TOPIC',
+                        help='sensor_msgs/Imu, for parameter odometry: imu (default: /imu/data)')
     for name in ('rgb', 'thermal'):
         parser.add_argument(f'--{name}-mask', type=Path, metavar='FILE', help='image of 0 where '
                             f'the {name} camera sees the robot itself (default: none)')
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> Mapping[str, Any]:
     request = ReplayRequest(args.map, args.bag[0], args.out, modality, args.through_ros,
                             tuple(args.initial_pose),
                             {'rgb': args.rgb_topic, 'thermal': args.thermal_topic,
-                             'odometry': args.odometry_topic},
+                             'odometry': args.odometry_topic, 'imu': args.imu_topic},
                             params_file=args.params_file, rate=args.rate, init=args.init,
                             device=args.device,
                             masks={name: path for name, path in masks.items() if path is not None})

@@ -37,6 +37,8 @@ from thermal_nerf_loc.mapping.tiles.map_loading import load_map
 from thermal_nerf_loc.tracking.bag_replay import (find_odometry, find_replay_cameras, Pace,
                                                   Replay, rising_trajectory)
 from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer
+from thermal_nerf_loc.tracking.motion.inertial_motion import IMU_TOPIC
+from thermal_nerf_loc.tracking.motion.odometry import ODOMETRY_TOPIC
 from thermal_nerf_loc.tracking.node_config import NodeConfig, read_parameter_file
 from thermal_nerf_loc.tracking.robot_tracker import RobotTracker, RobotUpdate
 
@@ -128,7 +130,8 @@ def replay_drive(request: ReplayRequest, a_map: LazyMap, progress: Progress) -> 
     with BagReader(request.bag) as reader:
         topics = request.topics or {}
         cameras = find_replay_cameras(reader, request.bag, modalities_of(config.modality), topics)
-        odometry = find_odometry(reader, config.odometry, topics.get('odometry'))
+        odometry = find_odometry(reader, config.odometry, topics.get(
+            'imu' if config.odometry == 'imu' else 'odometry'))
         truth = find_truth(reader, request.truth, request.truth_gap_s)
         initial_pose, notes = _start(config, truth, request.init)
         config = replace(config, initial_pose=initial_pose)
@@ -190,8 +193,9 @@ def _offline(request: ReplayRequest, config: NodeConfig, cameras: Mapping[str, C
     pace = None if request.rate is None else Pace(request.rate)
     runner = InlineRunner() if pace is None else ThreadRunner(
         lambda error: _LOG.warning('a search failed: %r', error))
-    robot = RobotTracker(Tracker(localizer, config.tracker, BackgroundSearch(runner)),
-                         floor_z_m=config.floor_z_m)
+    inertial = config.inertial()
+    robot = RobotTracker(Tracker(localizer, config.tracker, BackgroundSearch(runner), inertial),
+                         floor_z_m=config.floor_z_m, inertial=inertial)
     if config.initial_pose:
         robot.set_initial_pose(se3.from_quaternion(config.initial_pose[:3],
                                                    config.initial_pose[3:]))
@@ -200,7 +204,8 @@ def _offline(request: ReplayRequest, config: NodeConfig, cameras: Mapping[str, C
                                      time_offsets_s=config.time_offsets_s(),
                                      max_rate_hz=config.max_rate_hz)
     cameras = {m: cameras[m] for m in chosen}
-    task = Replay(reader, cameras, synchronizer, robot, [], pace, config.odometry, odometry)
+    task = Replay(reader, cameras, synchronizer, robot, [], pace, config.odometry, odometry,
+                  inertial)
     started = time.monotonic()
     updates = list(task.updates(config.map_frame, progress))
     seconds = time.monotonic() - started
@@ -248,7 +253,8 @@ def _through_ros(request: ReplayRequest, config: NodeConfig, cameras: Mapping[st
     if request.device:
         parameters.append(f'device:={request.device}')
     parameters += [f'{name}_mask:={path.resolve()}' for name, path in request.masks.items()]
-    remappings = [f'odom:={odometry}'] if config.odometry == 'topic' else []
+    remapped = {'topic': ODOMETRY_TOPIC, 'imu': IMU_TOPIC}.get(config.odometry)
+    remappings = [f'{remapped}:={odometry}'] if remapped else []
     for modality, topics in cameras.items():
         tail = '/compressed' if topics.compressed else ''
         parameters.append(f'{modality}_transport:={"compressed" if tail else "raw"}')

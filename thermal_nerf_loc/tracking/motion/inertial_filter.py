@@ -4,8 +4,8 @@ The pose of an IMU in the map by an error-state Kalman filter.
 
 Nominal state: position, velocity, rotation, the biases of accelerometer and gyro, and gravity in
 the map. The error state (18) has the rotation as a vector in the body frame (J. Sola, Quaternion
-kinematics for the error-state Kalman filter, 2017, sections 5 and 6). Gravity belongs to the state,
-since a map made of images need not stand upright; where it does, gravity holds roll and pitch.
+kinematics for the error-state Kalman filter, 2017, sections 5 and 6). Gravity belongs to the
+state: a map made of images need not stand upright; where it does, gravity holds roll and pitch.
 """
 
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ _MOST_RAD_S, _MOST_M_S2 = 100.0, 1000.0  # no IMU measures more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Sample:
+class _ImuSample:
     stamp_ns: int
     gyro: Array  # rad/s in the IMU's frame
     accel: Array  # m/s^2, specific force: +g upwards at rest
@@ -44,7 +44,7 @@ class InertialMotion:
     def __init__(self, config: ImuConfig = ImuConfig()) -> None:
         """Start without samples; the first fix starts the filter."""
         self._config = config
-        self._samples: deque[_Sample] = deque(maxlen=_SAMPLES)
+        self._samples: deque[_ImuSample] = deque(maxlen=_SAMPLES)
         self._lock = threading.Lock()
         self._T_base_imu: Array | None = None
         self.T_base_cam = np.eye(4)  # of the tracked camera; set before each step
@@ -75,7 +75,7 @@ class InertialMotion:
             elif stamp <= newest:
                 return
             self._T_base_imu = T_base_imu
-            self._samples.append(_Sample(stamp, gyro, accel))
+            self._samples.append(_ImuSample(stamp, gyro, accel))
 
     def stop(self) -> None:
         """Rest until the next fix; the biases stay known."""
@@ -115,7 +115,7 @@ class InertialMotion:
                                                   near.accel, known)
             self._filter_ns = stamp
 
-    def _near(self, stamp: int) -> _Sample | None:
+    def _near(self, stamp: int) -> _ImuSample | None:
         with self._lock:
             nearest = min(self._samples, key=lambda s: abs(s.stamp_ns - stamp), default=None)
         is_near = nearest is not None and (
@@ -158,7 +158,7 @@ class InertialMotion:
         return self._filter.pose.moved(se3.inverse(self._T_cam_imu()), np.zeros((6, 6)))
 
 
-def _mean(first: _Sample, second: _Sample, t0: int, t1: int) -> tuple[Array, Array]:
+def _mean(first: _ImuSample, second: _ImuSample, t0: int, t1: int) -> tuple[Array, Array]:
     """Of gyro and accelerometer between two times, linear between the samples."""
     span = second.stamp_ns - first.stamp_ns
     share = (0.5 * (t0 + t1 - 2 * first.stamp_ns) / span) if span else 0.0

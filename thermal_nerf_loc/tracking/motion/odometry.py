@@ -150,6 +150,12 @@ class CameraMotion:
                             config.odometry_sigma_deg
                             + config.acceleration_deg_s2 * elapsed_s**2), elapsed_s)
 
+    @classmethod
+    def between(cls, config: TrackerConfig, T_last: Array, T_now: Array, elapsed_s: float,
+                ) -> 'CameraMotion':
+        """From one pose to another, as uncertain as by odometry."""
+        return cls(*_by_odometry(config, T_last, T_now), elapsed_s)
+
 
 def _by_odometry(config: TrackerConfig, T_odom_last: Array, T_odom_now: Array,
                  ) -> tuple[Array, Array]:
