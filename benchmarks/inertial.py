@@ -4,11 +4,11 @@ Two seconds without sight: how far the pose drifts with nothing, odometry or an 
 
     python benchmarks/inertial.py [--map FILE] [--bag BAG] [--begins S ...]
 
-A simulated drive (`simulate --bag --imu-hz 200`) is replayed. For some seconds the lamp is out (RGB
-is black but for the noise of its sensor) and the shutter is closed (the last thermal image is sent
-again). Printed for each way of knowing the motion: the error of the position at the last frame in
-darkness, the largest one during it, the state then, and the error with sight. Target: at most 5 cm
-with the IMU.
+A simulated drive (`simulate --bag --imu-hz 200`) is replayed. For some seconds the lamp is out
+(RGB is black but for the noise of its sensor) and the shutter is closed (the last thermal image
+is sent again). Printed for each way of knowing the motion: the error of the position at the last
+frame in darkness, the largest one during it, the state then, and the error with sight. Target: at
+most 5 cm with the IMU.
 """
 
 import argparse
@@ -40,10 +40,12 @@ class DarkReader:
         return getattr(self._reader, name)
 
     def messages(self, topics: Any) -> Iterator[tuple[str, int, Any]]:
-        """Messages in the order of the bag."""
-        first_ns = None
+        """Messages in the order of the bag, until a second and a half after the last darkness."""
+        first_ns, end_s = None, max(self._begins_s) + self._dark_s + 1.5
         for topic, now_ns, message in self._reader.messages(topics):
             first_ns = now_ns if first_ns is None else first_ns
+            if (now_ns - first_ns) * 1e-9 > end_s:
+                return
             if topic.endswith('/image_raw'):
                 self._change(topic, message, (now_ns - first_ns) * 1e-9)
             yield topic, now_ns, message

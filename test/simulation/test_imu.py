@@ -28,7 +28,7 @@ def test_derivatives_are_those_of_the_poses(motion):
     omega = se3.so3_log(np.swapaxes(before[:, :3, :3], 1, 2) @ after[:, :3, :3]) / (2 * STEP_S)
     np.testing.assert_allclose(imu.gyro, omega, atol=1e-4)
     accel = (before[:, :3, 3] - 2.0 * at[:, :3, 3] + after[:, :3, 3]) / STEP_S**2
-    force = np.einsum('nji,nj->ni', at[:, :3, :3], 
+    force = np.einsum('nji,nj->ni', at[:, :3, :3],
                       accel - np.array([0.0, 0.0, -9.80665]))
     np.testing.assert_allclose(imu.accel, force, atol=2e-2)
     assert np.abs(np.linalg.norm(imu.accel, axis=1) - 9.80665).max() < 5.0
