@@ -88,8 +88,9 @@ def localized(args: argparse.Namespace, renderer: Any, frames: dict[str, list[An
     from thermal_nerf_loc.localization.localizer import Localizer
 
     config = configured(START, seed=args.seed)
-    localizers = {'values': Localizer(renderer, replace(
-        config, edges=replace(config.edges, rays=0))), 'edges': Localizer(renderer, config)}
+    localizers = {
+        name: Localizer(renderer, replace(config, edges=replace(config.edges, when=when)))
+        for name, when in (('values', 'never'), ('edges', 'always'))}
     views = next(iter(frames.values()))
     warm_up(localizers.values(), views[0])
     modalities, starts = modalities_of(renderer, views), (False, True)[:1 + args.search]

@@ -95,7 +95,7 @@ def test_replay_through_ros(bag, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(drive_replay, 'LiveRun',
                         functools.partial(live_replay.LiveRun, node=(NODE,)))
     world = make_world('room')
-    monkeypatch.setattr(RadianceMap, 'load', lambda path: world)  # for the report
+    monkeypatch.setattr(RadianceMap, 'load', lambda path, device='cpu': world)  # for the report
     before = dict(os.environ)
     code = main(['replay', 'room', str(bag), '--out', str(tmp_path), '--through-ros'])
     assert code == 0, capsys.readouterr().err

@@ -43,7 +43,7 @@ from thermal_nerf_loc.sensing.frame import Frame
 
 Array = NDArray[np.float64]
 
-ALWAYS, SEARCH, NEVER = 'always', 'search', 'never'  # when landmarks are matched
+ALWAYS, SEARCH, NEVER = 'always', 'search', 'never'  # when landmarks are matched, edges tried
 _RIVAL_SHARE = 0.85  # of the best's coarse score: a rival is refined before the best is accepted
 _MAX_REMAINING_PX = 3.0  # how far from the aligner's optimum iNeRF may end
 _MAX_EXACT_SIGMAS = 6.0  # how far an exact round may move a pose: beyond, it went astray
@@ -146,6 +146,8 @@ class Localizer:
             if by_landmarks is not None:
                 return by_landmarks, ()
             best = self._refine_guess(refiner, T_guess, sigma_m, sigma_rad)
+            if self.config.edges.when != ALWAYS:
+                return best, ()
             return self._refine_by_edges(refiner, best, (), (T_guess, sigma_m, sigma_rad)), ()
 
         return self._localize_by(estimate, frame, T_guess)
@@ -222,7 +224,7 @@ class Localizer:
 
         It starts from `best`, from `starts`, and from poses around a guess with its sigmas.
         """
-        if best.accepted or best.verdict.partial or self.config.edges.rays == 0:
+        if best.accepted or best.verdict.partial or self.config.edges.when == NEVER:
             return best
         edges = EdgeAligner(refiner, self.config.edges, self.config.refinement.align)
         found = edges.best_of([best.T_world_cam, *starts], guess)

@@ -20,7 +20,6 @@ _BINS, _PIXELS = 64, 40_000
 _PALETTES = (0.22, 0.5), (0.1, 0.9)
 
 
-
 def is_coloured(pixels: NDArray[Any]) -> bool:
     """Whether the channels (h, w, 3) differ by more than compression and overlays explain."""
     # raw counts fill a small part of 16 bits
@@ -38,7 +37,6 @@ def is_false_colour(rgb: NDArray[Any]) -> bool:
     total = float(chroma.var(axis=0).sum())
     explained = 1.0 - _within_bins(brightness, chroma) / max(total, 1e-9)
     return any(total > least**2 and explained > share for least, share in _PALETTES)
-
 
 
 def _within_bins(brightness: NDArray[np.float32], chroma: NDArray[np.float32]) -> float:

@@ -39,7 +39,7 @@ def folder(tmp_path, monkeypatch):
     write_png(tmp_path / 't.png', np.uint16(np.rint((celsius[..., 0] + 273.15) / 0.01)))
     write_png(tmp_path / 'black.png', np.zeros((120, 160, 3), np.uint8))
     (tmp_path / 'camera.yaml').write_text(yaml.safe_dump(CAMERAS))
-    monkeypatch.setattr(RadianceMap, 'load', classmethod(lambda cls, path: ROOM))
+    monkeypatch.setattr(RadianceMap, 'load', classmethod(lambda cls, path, device='cpu': ROOM))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -133,7 +133,8 @@ def test_bad_input_is_named(folder, capsys, words, complaint):
 def test_map_without_the_modality(folder, capsys, monkeypatch):
     class ThermalOnly(PaintedRoom):
         modalities = (THERMAL,)
-    monkeypatch.setattr(RadianceMap, 'load', classmethod(lambda cls, path: ThermalOnly()))
+    monkeypatch.setattr(RadianceMap, 'load',
+                        classmethod(lambda cls, path, device='cpu': ThermalOnly()))
     code, _, said = run(capsys, '--rgb', 'a.png', '--camera', 'camera.yaml', '--guess', GUESS)
     assert code == 2
     assert 'map has no rgb' in said

@@ -53,7 +53,7 @@ def short_bag(tmp_path_factory):
 @pytest.fixture
 def world_as_map(monkeypatch):
     world = make_world('room')
-    monkeypatch.setattr(RadianceMap, 'load', lambda path: world)
+    monkeypatch.setattr(RadianceMap, 'load', lambda path, device='cpu': world)
 
 
 def test_a_bag_becomes_a_trajectory_and_a_report(world_as_map, bag, tmp_path, capsys):

@@ -15,7 +15,7 @@ from thermal_nerf_loc.simulation.record import simulate_bag, SimulationConfig
 @pytest.fixture
 def bag(tmp_path, monkeypatch):
     world = make_world('room')
-    monkeypatch.setattr(RadianceMap, 'load', lambda path: world)
+    monkeypatch.setattr(RadianceMap, 'load', lambda path, device='cpu': world)
     simulate_bag(tmp_path / 'drive', SimulationConfig(seconds=0.6, size=(64, 48), rgb_hz=8.0,
                                                       thermal_hz=8.0, supersampling=1))
     return tmp_path / 'drive'

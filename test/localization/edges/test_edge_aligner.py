@@ -16,7 +16,7 @@ from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.record import Robot, SimulationConfig
 
 CONFIG = LocalizerConfig(guess_sigma_deg=3.0, guess_sigma_m=0.05)
-FAST = EdgeConfig(rays=5000, search_rays=3000)
+FAST = EdgeConfig(when='always', rays=5000, search_rays=3000)
 
 
 @pytest.fixture(scope='module')
@@ -88,7 +88,7 @@ def test_a_guess_is_searched_around(world, frames):
 
 def test_the_localizer_takes_edges_where_values_do_not_fit(world, frames):
     config = replace(CONFIG, edges=FAST)
-    by_values = Localizer(world, replace(config, edges=replace(FAST, rays=0)))
+    by_values = Localizer(world, replace(config, edges=replace(FAST, when='never')))
     by_edges = Localizer(world, config)
     poses = {False: [], True: []}
     for k, frame in enumerate(frame.only(THERMAL) for frame in frames):
@@ -106,6 +106,6 @@ def test_nothing_changes_where_values_fit(world):
                   held_out=True, seed=1)
     frame = robot.frame(10**10)
     results = [Localizer(world, replace(CONFIG, edges=edges)).localize(frame, start_near(frame, 0))
-               for edges in (FAST, replace(FAST, rays=0))]
+               for edges in (FAST, replace(FAST, when='never'))]
     np.testing.assert_array_equal(results[0].T_world_cam, results[1].T_world_cam)
     assert results[0].verdict == 'ok' and results[0].rays == results[1].rays

@@ -264,7 +264,7 @@ def test_figures_of_depth():
 
 def test_the_whole_chain(room, tmp_path, monkeypatch, capsys):
     """Distil, write maps, and a training takes them: depth and confidence reach its frames."""
-    monkeypatch.setattr(RadianceMap, 'load', classmethod(lambda cls, path: World()))
+    monkeypatch.setattr(RadianceMap, 'load', classmethod(lambda cls, path, device='cpu': World()))
     network, maps = tmp_path / 'n', tmp_path / 'maps'
     command = ['distill-depth', 'm', str(room.root), '--out', str(network), '--steps', '4']
     assert main([*command, '--views', '2', '--sheet', str(tmp_path / 's.png'), '--json',

@@ -161,8 +161,9 @@ def _configured(args: argparse.Namespace) -> Any:
         exact_rays = base.refinement.exact.rays if args.config else EXACT_RAYS
     refinement = replace(base.refinement, exact=replace(base.refinement.exact, rays=exact_rays))
     landmarks = args.landmarks or (base.landmarks if args.config else ALWAYS)
-    config = replace(base, refinement=refinement, landmarks=landmarks, method=args.method,
-                     seed=args.seed,
+    edges = base.edges if args.config else replace(base.edges, when=ALWAYS)
+    config = replace(base, refinement=refinement, landmarks=landmarks, edges=edges,
+                     method=args.method, seed=args.seed,
                      guess_sigma_m=args.perturb_m, guess_sigma_deg=args.perturb_deg)
     check(config, 'option')
     return config

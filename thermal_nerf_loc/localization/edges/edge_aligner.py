@@ -58,7 +58,10 @@ _LAST_ROUNDS = 2  # of the pose that was chosen
 class EdgeConfig:
     """Edges, where values do not fit."""
 
-    rays: int = setting(12000, 'most rays for each image and rendering; 0: never', 0, 1_000_000)
+    when: str = setting('search', 'when they are tried: always (a second for a frame that values '
+                        'do not fit), only in a search of the whole map, or never',
+                        choices=('always', 'search', 'never'))
+    rays: int = setting(12000, 'most rays for each image and rendering', 100, 1_000_000)
     search_rays: int = setting(10000, 'the same for the search around a guess, for an image '
                                'without its wider surroundings', 100, 1_000_000)
     blur_px: float = setting(0.8, 'blur before the gradient, in pixels of the rendering', 0.1, 10.)
