@@ -1,20 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of an IMU: what is taken, what is refused, and what a silence does."""
 
+from dataclasses import replace
 from types import SimpleNamespace as Message
 
 import numpy as np
 import pytest
+from small_drive import START_NS, write_drive
 
 from thermal_nerf_loc.common.errors import InputError
 from thermal_nerf_loc.geometry import se3
+from thermal_nerf_loc.geometry.camera import Camera
 from thermal_nerf_loc.geometry.pose_gaussian import diagonal, PoseGaussian
+from thermal_nerf_loc.io.bags.reader import BagReader
 from thermal_nerf_loc.io.bags.transform_tree import TransformBuffer
+from thermal_nerf_loc.localization.localizer import Localization
+from thermal_nerf_loc.sensing.frame import Frame, SensorImage
 from thermal_nerf_loc.simulation.imu import exact_imu, T_BASE_IMU
 from thermal_nerf_loc.simulation.layouts import make_world
 from thermal_nerf_loc.simulation.paths import make_motion
-from thermal_nerf_loc.tracking.frame_synchronizer import FrameSynchronizer, SynchronizerConfig
+from thermal_nerf_loc.tracking.bag_replay import find_odometry, find_replay_cameras, Replay
+from thermal_nerf_loc.tracking.frame_synchronizer import (
+    FrameSynchronizer, RobotFrame, SynchronizerConfig)
 from thermal_nerf_loc.tracking.motion.inertial_motion import ImuInput, InertialMotion
+from thermal_nerf_loc.tracking.node_config import NodeConfig
+from thermal_nerf_loc.tracking.robot_tracker import RobotTracker
+from thermal_nerf_loc.tracking.tracker import Tracker
+from thermal_nerf_loc.tracking.tracker_config import TrackerConfig
 
 S = 10**9
 T_BASE_CAM = se3.exp([0.2, 0.1, 0.4, -1.2, 1.1, -1.0])
@@ -138,3 +150,83 @@ def test_memory_stays_bounded():
     for ns in range(0, 30_000 * 100_000, 100_000):
         inertial.add(ns, np.zeros(3), np.array([0.0, 0.0, 9.8]), T_BASE_IMU)
     assert len(inertial._samples) == 20_000
+
+
+class Sighted:
+    """A localizer that knows the truth while there is sight."""
+
+    def __init__(self, truth):
+        self.truth, self.is_dark = truth, False
+
+    def localize(self, frame, T_world_cam_guess=None, guess_covariance=None):
+        if self.is_dark:  # the images carry nothing
+            return Localization(frame.stamp_ns, T_world_cam_guess, 9.0 * np.eye(6), 0.0, 'lost',
+                                'dark', 0.01, 0)
+        return Localization(frame.stamp_ns, self.truth(frame.stamp_ns), 1e-5 * np.eye(6), 0.9,
+                            'ok', '', 0.01, 100)
+
+
+def drive_through_darkness(inertial, silent_after_ns=None):
+    """The largest error of the robot's pose in 2 s of darkness, and the states."""
+    path = make_motion(make_world('room'), 'drone', 0, held_out=True)
+    stamps = np.arange(0, 11 * S, 5_000_000)
+    samples = exact_imu(path, stamps / S, T_BASE_IMU)
+    sighted = Sighted(lambda ns: path.poses(ns / S)[0] @ T_BASE_CAM)
+    robot = RobotTracker(Tracker(sighted, TrackerConfig(), None, inertial), inertial=inertial)
+    robot.set_initial_pose(path.poses(66_700_000 / S)[0])
+    errors, states, given = [], [], 0
+    for ns in range(66_700_000, 10 * S, 66_700_000):
+        while inertial is not None and given < len(stamps) and stamps[given] <= ns:
+            if silent_after_ns is None or stamps[given] < silent_after_ns:
+                inertial.add(int(stamps[given]), samples.gyro[given], samples.accel[given],
+                             T_BASE_IMU)
+            given += 1
+        sighted.is_dark = 7 * S <= ns < 9 * S
+        pixels = np.random.default_rng(ns).random((4, 4, 1)).astype(np.float32)
+        image = SensorImage(Camera.from_fov(4, 4, 60.0), pixels, ns)
+        update = robot.step(RobotFrame(Frame(ns, {'thermal': image}), T_BASE_CAM, None, False, ()))
+        states.append(update.state)
+        if sighted.is_dark and update.T_map_base is not None:
+            errors.append(se3.distance(update.T_map_base, path.poses(ns / S)[0])[0])
+    return max(errors, default=np.inf), states
+
+
+def test_a_robot_is_tracked_through_two_seconds_of_darkness():
+    error, states = drive_through_darkness(InertialMotion())
+    assert error < 0.05 and states[-1] == 'tracking' and 'lost' not in states
+    assert drive_through_darkness(None)[0] > 2 * error
+
+
+def test_an_imu_that_falls_silent_costs_no_more_than_having_none():
+    _, states = drive_through_darkness(InertialMotion(), silent_after_ns=5 * S)
+    assert states[-1] == 'tracking'
+
+
+def test_a_drive_with_an_imu_is_replayed_and_needs_the_topic(tmp_path):
+    def with_imu(bag):
+        bag.transforms(START_NS, [('base_link', 'imu_link', T_BASE_IMU)], static=True)
+        for ns in range(START_NS, START_NS + 3 * S, 5_000_000):
+            bag.imu('/imu/data', ns, 'imu_link', np.zeros(3), AT_REST)
+        bag.imu('/imu/data', START_NS + 3 * S, 'imu_link', np.full(3, np.nan), AT_REST)
+
+    with BagReader(write_drive(tmp_path / 'bare')) as reader, \
+            pytest.raises(InputError, match=r'no /imu/data.*--imu-topic'):
+        find_odometry(reader, 'imu', None)
+    drive = write_drive(tmp_path / 'drive', change=with_imu)
+    inertial, frames = InertialMotion(), []
+    synchronizer = FrameSynchronizer(SynchronizerConfig(), TransformBuffer(), ('rgb',))
+    robot = Message(step=lambda f: frames.append(f) or Message(stamp_ns=f.frame.stamp_ns))
+    with BagReader(drive) as reader:
+        replay = Replay(reader, find_replay_cameras(reader, drive, ('rgb',), {}), synchronizer,
+                        robot, [], None, 'imu', find_odometry(reader, 'imu', None), inertial)
+        assert list(replay.updates())
+    assert all(frame.T_odom_base is None for frame in frames)  # that on tf is not taken
+    inertial.start(camera(), START_NS + 2 * S)
+    assert inertial.predict(START_NS + 2 * S + S // 2) is not None
+    (problem,) = replay.problems
+    assert 'IMU message holds no measurement' in problem
+
+
+def test_the_parameter_makes_the_filter():
+    assert NodeConfig().inertial() is None
+    assert isinstance(replace(NodeConfig(), odometry='imu').inertial(), InertialMotion)
