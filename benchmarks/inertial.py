@@ -139,7 +139,7 @@ def in_darkness(rows: Sequence[tuple[float, float, str]], begins_s: Sequence[flo
     for begin in begins_s:
         inside = [row for row in rows if begin + 0.1 <= row[0] < begin + dark_s]
         ends.append(inside[-1][1] if inside else float('nan'))
-        largest.append(max((row[1] for row in inside), default=float('nan')))
+        largest.append(float(np.max([row[1] for row in inside])) if inside else float('nan'))
         states.append(inside[-1][2] if inside else 'no frame')
     for time_s, error, _ in rows:
         if not any(begin <= time_s < begin + dark_s + 1.0 for begin in begins_s) and time_s > 1.0:
@@ -157,7 +157,7 @@ def report(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
          [(NAMES[source], centimetres(found['end_m']), centimetres(found['largest_m']),
            ' '.join(found['states']), centimetres([found['sight_m']]))
           for source, found in figures.items()])
-    worst = max(figures['imu']['largest_m'])
+    worst = float(np.max(figures['imu']['largest_m']))  # nan where it was lost
     print(f'IMU: worst {100 * worst:.1f} cm, target {100 * TARGET_M:g} cm: '
           f'{"reached" if worst <= TARGET_M else "missed"}')
     return {'reached': bool(worst <= TARGET_M), **figures}
