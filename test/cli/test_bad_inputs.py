@@ -298,7 +298,8 @@ BAD_INPUTS: dict[str, tuple[Case, tuple[str, ...]]] = {
         file('scene/thermal/00000.png', np.ones((6, 8), np.uint8)),
         ('thermal/00000.png: 8-bit thermal image called radiometric', 'expected 16-bit counts')),
     'thermal in false colours': (
-        file('scene/thermal/00001.png', np.arange(144, dtype=np.uint8).reshape(6, 8, 3) * np.uint8([1, 0, 1])),
+        file('scene/thermal/00001.png',
+             np.arange(144, dtype=np.uint8).reshape(6, 8, 3) * np.uint8([1, 0, 1])),
         ('thermal/00001.png: thermal image is in false colours', 'expected one channel')),
     'half a temperature scale': (
         thermal(celsius_offset=None),
