@@ -97,7 +97,8 @@ def test_operations_of_a_network_are_counted() -> None:
 def test_a_share_of_a_bound(capsys: pytest.CaptureFixture[str]) -> None:
     """1 us and 3 us after one another bound a ray to 250,000 a second."""
     from roofline import report, Stage
-    found = report('drawing', [Stage('a', 'much', 1e-6), Stage('b', 'more', 1e-6, 3e-6)], 1e5)
+    stages = [Stage.of_memory('a', 'much', 1e-6), Stage('b', 'more', 1e-6, 2e-6, 3e-6)]
+    found = report('drawing', stages, {'kernels': 1e5})
     assert found['torch_bound_rays_per_second'] == pytest.approx(2.5e5)
     assert found['hardware_bound_rays_per_second'] == pytest.approx(5e5)
     assert found['share_of_torch'] == pytest.approx(0.4)

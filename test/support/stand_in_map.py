@@ -11,7 +11,8 @@ class StandInMap(LocalizationMap):
 
     modalities = ('rgb', 'thermal')
     name = scene_name = ''
-    info = bounds = keyframes = panoramas = uncertainty = None
+    info = bounds = keyframes = panoramas = panorama_index = uncertainty = device = None
+    landmarks = {}
     radiometric = True
     viewpoints = np.empty((0, 4, 4))
     calibration, false_positive_tails = {}, {}

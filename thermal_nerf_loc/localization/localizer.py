@@ -220,15 +220,17 @@ class Localizer:
     def _refine_by_edges(self, refiner: CoarseToFine, best: PoseEstimate, starts: Sequence[Array],
                          guess: tuple[Array, float, float] | None = None) -> PoseEstimate:
         """
-        The pose by edges, where values did not fit; `best` where they did.
+        The pose by edges, where values fit nowhere; `best` where they did, be it in two places.
 
         It starts from `best`, from `starts`, and from poses around a guess with its sigmas.
         """
-        if best.accepted or best.verdict.partial or self.config.edges.when == NEVER:
+        if (best.verdict.verdict != verdict.VERDICT_LOST or best.verdict.partial
+                or self.config.edges.when == NEVER):
             return best
         edges = EdgeAligner(refiner, self.config.edges, self.config.refinement.align)
-        found = edges.best_of([best.T_world_cam, *starts], guess)
-        by_edges = pose_estimate.by_edges(self._judge(refiner, found, searched=True))
+        found, rivals = edges.best_of([best.T_world_cam, *starts], guess)
+        by_edges = pose_estimate.with_rivals(
+            pose_estimate.by_edges(self._judge(refiner, found, searched=True)), rivals, ())
         return best if by_edges.verdict.confidence < _MIN_EDGE_CONFIDENCE else by_edges
 
     def _best_of(self, refiner: CoarseToFine, hypotheses: Sequence[PoseHypothesis],

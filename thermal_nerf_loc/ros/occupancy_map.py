@@ -69,7 +69,8 @@ class OccupancyMap:
                 return
             self._publisher.publish(grid_message(
                 grid, frame, self._node.get_clock().now().nanoseconds))
-            for text in grid.notes():
+            rows, columns = grid.values.shape
+            for text in (f'{columns} x {rows} cells are on the topic map', *grid.notes()):
                 self._node.get_logger().info(f'occupancy grid: {text}')
         except Exception as error:  # a grid must not end the localizer
             if not stopped.is_set():

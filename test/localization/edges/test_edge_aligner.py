@@ -68,7 +68,7 @@ def test_a_pose_is_found_where_machines_are_off(world, frames, modalities):
     for k, frame in enumerate(frame.only(*modalities) for frame in frames):
         images, _ = observe(frame, modalities)
         refiner = CoarseToFine(world, CONFIG.refinement, images, 0)
-        found = EdgeAligner(refiner, FAST, CONFIG.refinement.align).best_of(
+        found, _ = EdgeAligner(refiner, FAST, CONFIG.refinement.align).best_of(
             [start_near(frame, k)])
         errors_m.append(se3.distance(found.T_world_cam, frame.T_world_cam)[0])
         assert refiner.rays > 0
@@ -80,7 +80,7 @@ def test_a_guess_is_searched_around(world, frames):
     images, _ = observe(frame, (RGB, THERMAL))
     T = se3.plus(frame.T_world_cam, (0.05, -0.03, 0.02, 0.05, 0.09, -0.05))  # 6.5 deg
     refiner = CoarseToFine(world, CONFIG.refinement, images, 0)
-    found = EdgeAligner(refiner, FAST, CONFIG.refinement.align).best_of(
+    found, _ = EdgeAligner(refiner, FAST, CONFIG.refinement.align).best_of(
         [], (T, 0.07, np.deg2rad(6.0)))
     metres, degrees = se3.distance(found.T_world_cam, frame.T_world_cam)
     assert metres < 0.05 and degrees < 1.0

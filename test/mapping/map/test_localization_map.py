@@ -34,7 +34,7 @@ class Rays(LocalizationMap):
 def test_what_renders_rays_is_a_map():
     """All else has a default that says: not known."""
     rays = Rays()
-    assert len(MEMBERS) == 19
+    assert len(MEMBERS) == 21
     for name in ('info', 'bounds', 'keyframes', 'panoramas', 'panorama_index', 'uncertainty'):
         assert getattr(rays, name) is None
     assert rays.calibration == {} == rays.false_positive_tails == rays.landmarks
@@ -58,15 +58,18 @@ def test_a_wrapped_map_passes_every_member_on():
     inner = StandInMap(name='n', scene_name='s', info='i', bounds='b', radiometric=False,
                        viewpoints='v', keyframes='k', panoramas='p', uncertainty='u',
                        calibration={'rgb': (1.0, 0.0)}, false_positive_tails={'rgb': (0, 1, 0)},
-                       modalities=('x',), flat_field_offset=lambda *size: ('offset', *size),
+                       modalities=('x',), device='d', landmarks={}, panorama_index='pi',
+                       flat_field_offset=lambda *size: ('offset', *size),
                        render_rays=lambda *rays: ('seen', *rays),
                        render_differentiable=lambda *rays: ('torch', *rays))
     asked = []
     inner.keep_near = inner.keep_within = asked.append
+    inner.on = lambda device: StandInMap(device=f'on {device}')
     for wrapped in (WrappedMap(inner), WrappedMap(WrappedMap(inner))):
         for name in MEMBERS - {'flat_field_offset', 'render_rays', 'render_differentiable',
-                               'keep_near', 'keep_within'}:
+                               'keep_near', 'keep_within', 'on'}:
             assert getattr(wrapped, name) is getattr(inner, name), name
+        assert wrapped.on('cuda').device == 'on cuda'
         wrapped.keep_near('here')
         wrapped.keep_within(400.0)
         assert asked[-2:] == ['here', 400.0]

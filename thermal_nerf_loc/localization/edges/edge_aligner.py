@@ -51,6 +51,7 @@ _SEARCH_SIGMAS = 1.3  # how far the search reaches, in sigmas of the guess
 _MIN_REACH_RAD, _MAX_REACH_RAD = np.deg2rad(3.0), np.deg2rad(40.0)
 _START_M, _START_RAD = 0.1, np.deg2rad(5.0)  # how far off a start may be
 _ALIKE = 6.0  # neighbours in a grid that err alike, and what was moved: by measured errors
+_RIVAL_SHARE = 0.9  # of the best agreement
 _LAST_ROUNDS = 2  # of the pose that was chosen
 
 
@@ -120,20 +121,26 @@ class EdgeAligner:
                              image.T_cam_sensor, noise_sigma(edges, valid), False)
 
     def best_of(self, starts: Sequence[Array], guess: tuple[Array, float, float] | None = None,
-                ) -> Alignment:
+                ) -> tuple[Alignment, list[Array]]:
         """
-        Refine poses by edges, and once more the one whose edges agree best.
+        Refine poses by edges, and once more the one whose edges agree best; and its rivals.
 
-        The poses are `starts` and those found around a `guess`, with its sigmas (m, rad).
+        The poses are `starts` and those found around a `guess`, with its sigmas (m, rad). A rival
+        lies elsewhere, and its edges agree nearly as well.
         """
         poses = [*starts, *(self._around(*guess) if guess else ())]
         found = [self._align_at(T, _FINE_BLURS_PX, _prior_around(T, _START_M, _START_RAD))
                  for T in poses]
-        best = max(found, key=self._agreement)
+        agreement = [self._agreement(one) for one in found]
+        most = max(agreement)
+        best = found[agreement.index(most)]
+        rivals = [one.T_world_cam for one, share in zip(found, agreement)
+                  if share > _RIVAL_SHARE * most
+                  and SAME_ANSWER.apart(one.T_world_cam, best.T_world_cam)]
         for _ in range(_LAST_ROUNDS):
             T = best.T_world_cam
             best = self._align_at(T, _FINE_BLURS_PX[-1:], _prior_around(T, _START_M, _START_RAD))
-        return best
+        return best, rivals
 
     def _around(self, T: Array, sigma_m: float, sigma_rad: float) -> list[Array]:
         """Poses turned and aligned around a guess, those first whose edges fit best."""

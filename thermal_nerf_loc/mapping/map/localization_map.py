@@ -162,6 +162,11 @@ class WrappedMap(LocalizationMap):
         self._inner, self._panoramas = inner, panoramas
         self._calibration, self._tails = calibration, false_positive_tails
 
+    def on(self, device: 'torch.device') -> 'WrappedMap':
+        """See `LocalizationMap`."""
+        return WrappedMap(self._inner.on(device), panoramas=self._panoramas,
+                          calibration=self._calibration, false_positive_tails=self._tails)
+
     @property
     def modalities(self) -> tuple[str, ...]:
         """See `Renderer`."""
