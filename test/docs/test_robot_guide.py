@@ -60,8 +60,10 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
                  '12']) == 0
     Path('made/bag').rename('drive')
     for words in commands():
-        few = {'train': ['--steps', '40', '--refine', 'rig', '--depth-from', 'none'],
+        few = {'train': ['--steps', '40', '--depth-from', 'none'],
                'localize': ['--frames', '1'],
                'export': ['--resolution', '0.2']}.get(words[0], [])
+        if words[0] == 'train':  # images as small as these hold no points
+            del words[words.index('--refine'):words.index('--refine') + 2]
         assert main([*words, *few]) in (0, 1), (words, capsys.readouterr().err)
     assert Path('map.yaml').is_file() or 'no surface' in capsys.readouterr().err

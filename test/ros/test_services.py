@@ -176,6 +176,7 @@ def test_the_rate_and_a_cameras_stamps_are_set_while_it_runs(tracked, node):
     assert len(tracked.poses_since(mark)) <= 8
     assert tracked.set('max_rate_hz', 0.0).successful
     assert tracked.set('thermal_time_offset_s', 0.001).successful
+    tracked.time_offset_ns = 1_000_000
     mark = tracked.mark()
     assert tracked.until(lambda: len(tracked.poses_since(mark)) > 3, 20.0, node), tracked.status
     assert tracked.set('thermal_time_offset_s', 0.0).successful

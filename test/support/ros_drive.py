@@ -111,6 +111,7 @@ class Drive:
         self.T0 = self.robot.T_world_base(0)  # of odom in the map: odometry has no error
         self.reset_faults()
         self.offset_ns = 0
+        self.time_offset_ns = 0  # that the node adds to the stamps of a camera
         self.updates = deque(maxlen=5000)  # (arrival s, stamp, error m, error deg, sigma m)
         self.map_odom = deque(maxlen=20000)  # (arrival s, error m, error deg)
         self.states = deque(maxlen=5000)  # (arrival s, state, reason)
@@ -358,6 +359,8 @@ class Drive:
 
     def _on_pose(self, message):
         stamp = messages.stamp_ns(message.header.stamp)
+        if stamp not in self._truth:
+            stamp -= self.time_offset_ns
         if stamp not in self._truth:
             return
         T = messages.matrix_from_pose(message.pose.pose)

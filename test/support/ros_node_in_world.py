@@ -24,7 +24,8 @@ class WorldMap(StandInMap):
         """Build the world that the file name says."""
         world, only = make_world(path.stem), path.suffix[1:].replace('torch', '')
         super().__init__(modalities=(only,) if only else world.modalities, scene_name=path.stem,
-                         render_rays=world.render_rays, bounds=world.bounds)
+                         render_rays=world.render_rays, bounds=world.bounds,
+                         viewpoints=world.viewpoints)
         if path.suffix == '.torch':
             self.render_rays = self._render_by_torch
         self._world = world

@@ -3,7 +3,6 @@
 
 import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +47,8 @@ class RadianceMap(map_file.MapContent, LocalizationMap):
 
     _renderers: dict[str, CpuRenderer] = field(default_factory=dict, init=False, repr=False)
     _on_device: dict[str, DeviceRenderer] = field(default_factory=dict, init=False, repr=False)
+    _joints: list[tuple[DensityGrid, FusedBranch]] = field(default_factory=list, init=False,
+                                                           repr=False)
 
     @classmethod
     def load(cls, path: Path, device: str = 'cpu') -> 'RadianceMap':
@@ -118,9 +119,10 @@ class RadianceMap(map_file.MapContent, LocalizationMap):
     def render_together(self, origins: Array32, directions: Array32) -> dict[str, RayRendering]:
         """All modalities along the same rays; one density serves those that share a field."""
         names = self.modalities
-        if self._joint is None:
+        joint = self._joint()
+        if joint is None:
             return {name: self.render_rays(name, origins, directions) for name in names}
-        grid, branch = self._joint
+        grid, branch = joint
         chunks = [branch.render(grid, origins[i:i + CHUNK_RAYS], directions[i:i + CHUNK_RAYS],
                                 RENDER_SAMPLES, RENDER_EXPLORING)
                   for i in range(0, max(len(origins), 1), CHUNK_RAYS)]
@@ -130,14 +132,16 @@ class RadianceMap(map_file.MapContent, LocalizationMap):
         return {name: RayRendering(self._in_units(name, part), distance, spread, opacity)
                 for name, part in zip(names, np.split(values, ends, axis=1), strict=True)}
 
-    @cached_property
     def _joint(self) -> tuple[DensityGrid, FusedBranch] | None:
         """All branches as one; None where they do not share a field, or no kernel serves."""
+        if self._joints:
+            return self._joints[0]
         first = self.learners[0]
         if self.device is not None or len(self.learners) > 1 or len(self.modalities) < 2 or (
                 not rendering.serves(first.field)):
             return None
-        return first.grid, FusedBranch(first.field, *self.modalities)
+        self._joints.append((first.grid, FusedBranch(first.field, *self.modalities)))
+        return self._joints[0]
 
     def _in_units(self, modality: str, values: Array32) -> Array32:
         """Values of a field in the unit of the sensor."""
