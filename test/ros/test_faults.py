@@ -151,7 +151,8 @@ def test_bad_tf_and_bad_starts_are_refused(drive, node):
     mark = drive.mark()
     drive.start_at(nowhere)
     drive.wait(1.0)
-    assert not drive.poses_since(mark + 0.3)
+    # outside of the map: never believed; where a search finds the robot, all the better
+    assert all(row[2] < WRONG_M for row in drive.poses_since(mark + 0.3))
     drive.start_at(drive.here())
     assert updates_flow(drive, node)
 
