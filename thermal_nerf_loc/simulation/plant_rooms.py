@@ -143,5 +143,3 @@ def _half_wall(rect: Rect, side: str, a: float, b: float, low: float, high: floa
         return box((x[0], a, low), (x[1], b, high), paint)
     y = (y0, y0 + _WALL_M) if side == 'y-' else (y1 - _WALL_M, y1)
     return box((a, y[0], low), (b, y[1], high), paint)
-
-
